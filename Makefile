@@ -1,0 +1,28 @@
+# Two commands on a fresh machine with Python >= 3.10: `make trace` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: trace test check clean
+
+trace: $(VENV)/installed
+	$(RUN) -m experiments.trace_relation $(ARGS)
+
+test: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+	$(RUN) -m pytest -q -m "not real"
+	$(RUN) -m pytest -q -m real
+
+quick: $(VENV)/installed
+	$(RUN) -m pytest -q
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[gemma,test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)

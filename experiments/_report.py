@@ -1,0 +1,180 @@
+"""From a run's traces to its averages, figures and closing table."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from experiments._run import RunFolder, write_whole
+from experiments._trace import Config
+
+if TYPE_CHECKING:
+    from kedit.results import AverageEffect, FactTrace
+    from kedit.stats import Interval
+
+ORDINARY, SEVERED = "resid_post", ("resid_post-severed-mlp_out", "resid_post-severed-attn_out")
+
+
+def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> None:
+    """Averages, figures and tables into the folder; the table to the screen, with the folder's name.
+
+    Raises:
+        InputError: no fact could be traced.
+    """
+    from rich.console import Console
+
+    from kedit.errors import InputError
+    from probes.trace import average, total_effects
+
+    reasons = [record["skipped"] for record in folder.records.values() if "skipped" in record]
+    wrong = sum(reason.startswith("it says") for reason in reasons)
+    if not any(traces.values()):
+        raise InputError(f"no fact could be traced ({wrong} answered wrong): see {folder.path}")
+    averages = {
+        part: {
+            name: average(done, name, config.baseline, config.seed) for name in done[0].grids
+        }
+        for part, done in traces.items()
+        if done
+    }
+    totals = {part: total_effects(done, config.seed) for part, done in traces.items() if done}
+    counted = {
+        "traced": {part: len(done) for part, done in traces.items()},
+        "relations": {part: len({trace.relation for trace in done}) for part, done in traces.items()},
+        "answered wrong": wrong,
+        "not usable": len(reasons) - wrong,
+    }
+    folder.write_json(
+        "averages.json",
+        {
+            "facts": counted,
+            "total effects": {
+                part: {name: _listed(interval._asdict()) for name, interval in total.items()}
+                for part, total in totals.items()
+            },
+            "averages": [
+                _listed(vars(effect)) for grids in averages.values() for effect in grids.values()
+            ],
+        },
+    )
+    _draw(config, folder, traces, averages)
+    console = Console(width=None if Console().is_terminal else 128)
+    rows = list(_rows(config, averages))
+    write_whole(folder.path / "table.csv", _csv(rows))
+    for part, total in totals.items():
+        console.print(_table(config, part, counted, total, [row for row in rows if row["part"] == part]))
+    console.print(
+        f"{wrong} facts that the model answers otherwise and {len(reasons) - wrong} that could not be "
+        f"used are left out (records.jsonl says why).\nEverything is in [bold]{folder.path}[/bold]"
+    )
+
+
+def _draw(
+    config: Config,
+    folder: RunFolder,
+    traces: "Mapping[str, Sequence[FactTrace]]",
+    averages: "Mapping[str, Mapping[str, AverageEffect]]",
+) -> None:
+    pass
+
+
+def _rows(
+    config: Config, averages: "Mapping[str, Mapping[str, AverageEffect]]"
+) -> Iterator[dict[str, Any]]:
+    """The peak of each grid and bucket: layer (and head), average effect, interval."""
+    import numpy as np
+
+    from kedit.metrics import METRICS
+
+    metric = METRICS.index(config.metric)
+    for part, grids in averages.items():
+        for name, effect in grids.items():
+            for index, bucket in enumerate(effect.buckets):
+                row = {"part": part, "grid": name, "bucket": bucket, "tokens": effect.n_tokens[index]}
+                mean = effect.mean[metric, index]
+                if effect.n_tokens[index]:
+                    peak = np.unravel_index(np.argmax(mean), mean.shape)
+                    at = (metric, index, *peak)
+                    row |= {
+                        "facts": effect.n_facts[index],
+                        "layer": int(peak[0]),
+                        "head": int(peak[1]) if len(peak) > 1 else "",
+                        "effect": float(mean[peak]),
+                        "low": float(effect.low[at]),
+                        "high": float(effect.high[at]),
+                    }
+                yield row
+
+
+def _table(
+    config: Config,
+    part: str,
+    counted: Mapping[str, Any],
+    total: "Mapping[str, Interval]",
+    rows: Sequence[Mapping[str, Any]],
+):
+    from rich import box
+    from rich.table import Table
+
+    from kedit.metrics import METRICS
+
+    metric = METRICS.index(config.metric)
+    scores = ", ".join(
+        f"{name} {interval.mean[metric]:.3f} [{interval.low[metric]:.3f}, {interval.high[metric]:.3f}]"
+        for name, interval in total.items()
+    )
+    table = Table(
+        title=f"Corrupted {part}: where restoring brings the answer back ({config.metric})",
+        caption=(
+            f"{counted['traced'][part]} facts, {counted['relations'][part]} relations; {scores}.\n"
+            "Peak layer, average indirect effect, 95 % bootstrap interval over facts (seed "
+            f"{config.seed}); the peak is chosen on the same facts."
+        ),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    names = list(dict.fromkeys(row["grid"] for row in rows if "severed" not in row["grid"]))
+    severed = [row for row in rows if "severed" in row["grid"] and row["tokens"]]
+    table.add_column("token")
+    for name in names:
+        table.add_column(f"{name}, window {config.window}" if name.endswith("_out") else name)
+    for bucket in dict.fromkeys(row["bucket"] for row in rows):
+        cells = [row for row in rows if row["bucket"] == bucket and row["grid"] in names]
+        table.add_row(bucket, *(_cell(row) for row in cells))
+    for row in severed:
+        if row["bucket"] == "last corrupted":
+            held = row["grid"].split("-")[-1].removesuffix("_out")
+            table.add_row(f"  with {held} severed", _cell(row), *[""] * (len(names) - 1))
+    return table
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    if not row["tokens"]:
+        return "-"
+    where = f"L{row['layer']}" + (f"H{row['head']}" if row["head"] != "" else "")
+    return f"{where} {row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    fields = ["part", "grid", "bucket", "tokens", "facts", "layer", "head", "effect", "low", "high"]
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _listed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays as nested lists, and no NaN, which JSON does not have."""
+    import numpy as np
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return plain(value.tolist())
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return {name: plain(value) for name, value in fields.items()}

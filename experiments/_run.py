@@ -1,0 +1,141 @@
+"""The run folder: configuration, versions, one record as it is finished, resume, lock."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Config = TypeVar("Config")
+RESULTS = Path("results")
+PACKAGES = ("kedit", "torch", "transformer-lens", "transformers", "numpy")
+
+
+def command(config_class: type[Config], run: Callable[[Config], Path], default: Config | None = None):
+    """Parses the command line into a Config and runs it; what a user can mend is one line and exit 2."""
+    import simple_parsing
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("kedit").setLevel(logging.INFO)
+    config = simple_parsing.parse(
+        config_class,
+        default=default,
+        prog=f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}",
+        add_config_path_arg=False,
+        add_option_string_dash_variants=simple_parsing.DashVariant.DASH,
+        description=sys.modules[run.__module__].__doc__,
+    )
+    from kedit.errors import InputError
+
+    try:
+        run(config)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped: what was finished is kept, the same command goes on from there")
+
+
+class RunFolder:
+    """One run's folder. Records are appended as they are finished; a torn last line is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: dict[str, dict[str, Any]] = {}
+        self._lines = path / "records.jsonl"
+        kept = 0
+        if self._lines.exists():
+            for line in self._lines.read_bytes().splitlines(keepends=True):
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    break
+                if not line.endswith(b"\n"):
+                    break
+                self.records[record["key"]] = record
+                kept += len(line)
+            with self._lines.open("rb+") as lines:
+                lines.truncate(kept)
+
+    def add(self, key: str, record: Mapping[str, Any], tensors: Mapping[str, "Tensor"] | None = None):
+        """Keeps one finished record; its tensors are on disk before its line is."""
+        if tensors:
+            from safetensors.torch import save_file
+
+            self._tensors(key).parent.mkdir(exist_ok=True)
+            scratch = self._tensors(key).with_suffix(".part")
+            save_file(dict(tensors), scratch)
+            scratch.replace(self._tensors(key))
+        self.records[key] = {"key": key, **record}
+        with self._lines.open("ab") as lines:
+            lines.write(json.dumps(self.records[key], ensure_ascii=False).encode() + b"\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+
+    def tensors(self, key: str) -> dict[str, "Tensor"]:
+        from safetensors.torch import load_file
+
+        return load_file(self._tensors(key))
+
+    def write_json(self, name: str, value: Any) -> None:
+        write_whole(self.path / name, json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+    def _tensors(self, key: str) -> Path:
+        return self.path / "tensors" / f"{key}.safetensors"
+
+
+@contextlib.contextmanager
+def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Iterator[RunFolder]:
+    """The folder of this experiment and configuration: new, or with what an earlier run finished.
+
+    Args:
+        config: a dataclass with `out` ("" for a name of its own) and `model`.
+        outside: fields that change how results are drawn, not what is measured.
+
+    Raises:
+        InputError: another process works in the folder, or it holds a run of another configuration.
+    """
+    from kedit.errors import InputError
+
+    fields = dataclasses.asdict(config)
+    measured = {name: value for name, value in fields.items() if name not in ("out", *outside)}
+    digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{Path(str(fields['model'])).stem}-{digest}"
+    path = Path(fields["out"]) if fields["out"] else RESULTS / experiment / name
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{path} is in use by another process") from None
+        saved = path / "config.json"
+        if saved.exists():
+            before = json.loads(saved.read_text())["measured"]
+            other = [key for key in measured if measured[key] != before.get(key)]
+            if other:
+                raise InputError(
+                    f"{path} holds a run with {other[0]}={before.get(other[0])!r}, this one has "
+                    f"{measured[other[0]]!r}: choose another --out, or remove that folder"
+                )
+        write_whole(saved, json.dumps({"measured": measured, "all": fields}, indent=1))
+        versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+        versions |= {"python": platform.python_version(), "machine": platform.platform()}
+        write_whole(path / "versions.json", json.dumps(versions, indent=1))
+        yield RunFolder(path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file is there whole, or as it was before."""
+    scratch = path.with_name(f"{path.name}.part")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)

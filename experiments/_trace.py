@@ -1,0 +1,227 @@
+"""What trace_relation and patch_heads share: their options, and tracing facts into a run folder."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from simple_parsing import field as option
+
+from experiments._run import RunFolder
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+    from kedit.facts import Fact
+    from kedit.results import FactTrace
+    from probes.corrupt import Corruption, Noise
+    from probes.patch import Patch
+
+DRAWING = ("metric", "heatmaps", "baseline")  # options that change pictures and tables only
+SITES = ["resid_post", "mlp_out", "attn_out", "z", "severed"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is traced, how it is corrupted, and what is drawn of it."""
+
+    model: str = "gemma-3-270m"
+    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
+    facts: str = "auto"
+    """builtin, toy, or a file: known_1000.json, CounterFact, or JSON Lines of your own (auto:
+    the toy's own for the toy, else builtin)."""
+    limit: int = 40
+    """How many facts to trace, over as many relations as there are; 0 for all."""
+    corrupt: Literal["both", "relation", "subject"] = "both"
+    """Whose words are corrupted."""
+    by: Literal["replacement", "noise"] = "replacement"
+    """Other words of the same token length (one run a fact), or noise on the embeddings."""
+    noise: str = "s3"
+    """Noise rule: s3 (3 standard deviations of the words' embeddings), upstream (the same, drawn as
+    ROME's published code does), m, t5, u0.1, or a number; ending in = it replaces the embedding."""
+    samples: int = 10
+    """Noise samples a fact (replacement takes one)."""
+    sites: list[str] = field(default_factory=lambda: list(SITES))
+    """Any of resid_post mlp_out attn_out z severed."""
+    window: int = 10
+    """Layers of MLP or attention outputs restored together; 1 for single layers."""
+    metric: Literal["prob", "logprob", "logit_diff"] = "prob"
+    """Which score the figures and the table show; all three are measured."""
+    baseline: Literal["own", "pooled"] = "own"
+    """Subtract each fact's own corrupted score, or all facts' average (as ROME's notebook)."""
+    heatmaps: int = 0
+    """Draw the maps of this many single facts."""
+    seed: int = 0
+    """Of the choice of facts, replacements and noise, and of the bootstrap."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    dtype: str = "float32"
+    """Of the weights; on CUDA also bfloat16 or float16."""
+    out: str = ""
+    """The run's folder (default: results/EXPERIMENT/MODEL-HASH)."""
+    preset: Literal["", "rake"] = option(default="", cmd=True)
+    """rake: the paper's setting for corrupted relations, all facts: upstream noise, 10 samples,
+    windows of 10, pooled baseline. It replaces these options."""
+
+
+def settled(config: Config) -> Config:
+    """`config` with its preset and its automatic choices filled in."""
+    if config.preset == "rake":
+        config = replace(
+            config, corrupt="relation", by="noise", noise="upstream", samples=10, window=10,
+            baseline="pooled", metric="prob", limit=0,
+        )  # fmt: skip
+    if config.facts == "auto":
+        config = replace(config, facts="toy" if config.model == "toy" else "builtin")
+    return config
+
+
+def patches(config: Config) -> "list[Patch]":
+    """The sweeps that the options ask for.
+
+    Raises:
+        InputError: an unknown site.
+    """
+    from kedit.errors import InputError
+    from probes.patch import Patch
+
+    chosen: list[Patch] = []
+    for site in config.sites:
+        if site == "severed":
+            chosen += [Patch("resid_post", severed="mlp_out"), Patch("resid_post", severed="attn_out")]
+        elif site in ("mlp_out", "attn_out"):
+            chosen.append(Patch(site, config.window))
+        elif site in SITES:
+            chosen.append(Patch(site))  # pyright: ignore[reportArgumentType]
+        else:
+            raise InputError(f"--sites {site}: any of {' '.join(SITES)} is wanted")
+    return chosen
+
+
+def parts(config: Config) -> tuple[str, ...]:
+    return ("relation", "subject") if config.corrupt == "both" else (config.corrupt,)
+
+
+def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]]":
+    """Traces facts that the model answers right until `limit` of them are done, for each part.
+
+    What the folder already holds is not done again. A fact that the model answers wrong, or that
+    cannot be used, is recorded with the reason and counts for nothing.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    from kedit.data import load_facts
+    from kedit.errors import InputError
+    from kedit.model import load
+    from kedit.results import FactTrace
+    from probes.corrupt import noise_rule
+    from probes.trace import says, trace
+
+    sweeps = patches(config)
+    pool = load_facts(config.facts)
+    order = spread_out(pool, config.seed)
+    limit = min(config.limit or len(order), len(order))
+    folder.path.joinpath("README.txt").write_text(_EXPLAINED)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("facts"),
+        Elapsed(), TextColumn("left:"), Remaining(elapsed_when_finished=False),
+    )  # fmt: skip
+    with Progress(*columns) as progress:
+        bar = progress.add_task(f"loading {config.model}", total=limit)
+        model = load(config.model, config.device, config.dtype)
+        noises = {
+            part: noise_rule(model, config.noise, order, part)
+            for part in parts(config)
+            if config.by == "noise"
+        }
+        traced = 0
+        for fact in order:
+            if traced == limit:
+                break
+            progress.update(bar, description=f"{fact.subject[:20]}: {fact.relation.name[:18]}")
+            key = _key(fact)
+            if key not in folder.records:
+                try:
+                    known, said = says(model, fact)
+                    if not known:
+                        folder.add(key, {"prompt": fact.prompt, "skipped": f"it says {said!r}"})
+                        continue
+                    done = [
+                        trace(
+                            model, fact, part, _corruption(config, model, fact, part, pool, noises), sweeps
+                        )
+                        for part in parts(config)
+                    ]
+                except InputError as error:
+                    folder.add(key, {"prompt": fact.prompt, "skipped": str(error)})
+                    continue
+                tensors = {
+                    f"{trace.part}:{name}": value
+                    for trace in done
+                    for name, value in trace.tensors().items()
+                }
+                folder.add(key, {"traces": [trace.to_record() for trace in done]}, tensors)
+            if "skipped" not in folder.records[key]:
+                traced += 1
+                progress.update(bar, completed=traced)
+    found: dict[str, list[FactTrace]] = {part: [] for part in parts(config)}
+    for key in [_key(fact) for fact in order]:
+        record = folder.records.get(key, {})
+        for entry in record.get("traces", []):
+            if len(found[entry["part"]]) < limit:
+                prefix = f"{entry['part']}:"
+                tensors = {
+                    name.removeprefix(prefix): value
+                    for name, value in folder.tensors(key).items()
+                    if name.startswith(prefix)
+                }
+                found[entry["part"]].append(FactTrace.from_record(entry, tensors))
+    return found
+
+
+def spread_out(facts: "Sequence[Fact]", seed: int) -> "list[Fact]":
+    """One fact of every relation in turn, drawn by `seed`; each (subject, relation) once, first template."""
+    by_relation: dict[str, dict[str, Fact]] = {}
+    for fact in facts:
+        by_relation.setdefault(fact.relation.id, {}).setdefault(fact.subject, fact)
+    draw = random.Random(seed)
+    queues = [list(by_subject.values()) for by_subject in by_relation.values()]
+    for queue in queues:
+        draw.shuffle(queue)
+    draw.shuffle(queues)
+    return [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+
+
+def _key(fact: "Fact") -> str:
+    import hashlib
+
+    return hashlib.sha256(f"{fact.relation.id}:{fact.prompt}:{fact.object}".encode()).hexdigest()[:16]
+
+
+def _corruption(
+    config: Config,
+    model: "HookedTransformer",
+    fact: "Fact",
+    part: str,
+    pool: "Sequence[Fact]",
+    noises: "dict[str, Noise]",
+) -> "Corruption":
+    from kedit.prompts import encode
+    from probes.corrupt import add_noise, prompt_seed, replaced
+
+    if config.by == "replacement":
+        return replaced(model, fact, part, pool, config.seed)
+    prompt, seed = encode(model, fact), prompt_seed(config.seed, fact)
+    return add_noise(model, prompt, part, noises[part], config.samples, seed)
+
+
+_EXPLAINED = """\
+config.json    what was asked for
+versions.json  the packages and the machine
+records.jsonl  one line a fact as it is finished: prompt, tokens, corruption; or why it was skipped
+tensors/       its scores (metric x layer x position [x head]), restored, clean and corrupted
+averages.json  what the figures show: average effects by bucket, with intervals
+*.png, *.pdf   the figures
+"""

@@ -1,0 +1,177 @@
+"""One look for every figure: sizes, fonts, colours, scales, the caption line, and how one is saved."""
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import CenteredNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import MaxNLocator
+from numpy import ndarray
+
+SINGLE, DOUBLE = 3.4, 7.0  # inches: one column of a page, and two
+FONT = "DejaVu Sans"  # comes with matplotlib, so that a figure is the same on every machine
+SMALL = 6  # points
+
+# Okabe and Ito's and Tol's palettes, told apart by the colour-blind
+SITE_COLOURS = {
+    "resid_post": "#0072B2",
+    "mlp_out": "#009E73",
+    "attn_out": "#D55E00",
+    "z": "#AA4499",
+}
+PART_COLOURS = {"subject": "#332288", "relation": "#DDAA33"}
+SIGNED = "RdBu_r"  # blue below zero, white at zero, red above
+
+SITES = {"resid_post": "residual", "mlp_out": "MLP", "attn_out": "attention", "z": "head"}
+METRIC_NAMES = {
+    "prob": "probability of the answer",
+    "logprob": "log-probability of the answer",
+    "logit_diff": "logit difference, answer − foil",
+}
+EFFECT_UNITS = {"prob": "probability", "logprob": "nats", "logit_diff": "logits"}
+
+styled = rc_context(
+    {
+        "font.family": [FONT],
+        "font.size": 7,
+        "axes.titlesize": 7,
+        "axes.labelsize": 7,
+        "axes.linewidth": 0.6,
+        "axes.titlelocation": "left",
+        "axes.unicode_minus": True,
+        "xtick.labelsize": SMALL,
+        "ytick.labelsize": SMALL,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+        "legend.fontsize": SMALL,
+        "legend.frameon": False,
+        "lines.linewidth": 1.2,
+        "hatch.linewidth": 0.5,
+        "text.parse_math": False,  # tokens may hold a $
+        "pdf.fonttype": 42,  # text stays text
+    }
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the line under a figure says of its numbers.
+
+    Args:
+        n_facts: facts averaged over.
+        corruption: what was corrupted and how, in words.
+        metric: one of kedit.metrics.METRICS.
+        seed: of the noise and of the bootstrap.
+    """
+
+    n_facts: int
+    corruption: str
+    metric: str = "prob"
+    seed: int = 0
+
+    @property
+    def unit_label(self) -> str:
+        """The label of an axis of effects."""
+        return f"indirect effect ({EFFECT_UNITS[self.metric]})"
+
+    def caption(self, interval: str) -> str:
+        """One line; `interval` says where the figure shows its intervals: "bands", "brackets"."""
+        return (
+            f"n = {self.n_facts} facts; corruption: {readable(self.corruption)}; "
+            f"metric: {METRIC_NAMES[self.metric]}; seed {self.seed}; "
+            f"{interval}: 95 % bootstrap interval over facts."
+        )
+
+
+def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
+    """An empty figure of so many inches, its title above and its small caption line below."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    left = 0.05 / width
+    if title:
+        figure.suptitle(title, x=left, ha="left", fontsize=8, fontweight="bold", wrap=True)
+    figure.supxlabel(caption, x=left, ha="left", fontsize=SMALL, color="0.3", wrap=True)
+    return figure
+
+
+@styled
+def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
+    """Writes `name`.png (200 dpi) and `name`.pdf: the same bytes for the same figure, at any time.
+
+    There is nothing to close: these figures are not pyplot's, and go when the last name for them does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
+    figure.savefig(png, dpi=200, metadata={"Software": None})
+    figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return png, pdf
+
+
+def norm(*effects: ndarray) -> CenteredNorm:
+    """One scale for all the panels compared: symmetric about zero, wide enough for every effect."""
+    largest = max((np.abs(finite(values)).max(initial=0.0) for values in effects), default=0.0)
+    return CenteredNorm(0.0, halfrange=float(largest) or 1.0)  # all zero: any width does
+
+
+def finite(values: ndarray) -> ndarray:
+    """The entries that are neither NaN nor infinite, flat."""
+    return values[np.isfinite(values)]
+
+
+def layer_axis(ax: Axes, n_layers: int) -> None:
+    """Whole layers from left to right, half a layer to spare on both sides."""
+    ax.set_xlim(-0.5, n_layers - 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_xlabel("layer")
+
+
+def site_name(name: str, window: int) -> str:
+    """An EffectGrid's name in plain language: "MLP, window 10", "single residual, MLP severed"."""
+    site, _, severed = name.partition("-severed-")
+    if site == "z":
+        plain = "heads"
+    else:
+        plain = f"{SITES[site]}, window {window}" if window > 1 else f"single {SITES[site]}"
+    return f"{plain}, {SITES[severed]} severed" if severed else plain
+
+
+def estimate(mean: float, low: float, high: float) -> str:
+    """A number and its interval, all to the second significant digit of the largest."""
+    largest = max(abs(mean), abs(low), abs(high))
+    decimals = min(6, max(0, 1 - int(np.floor(np.log10(largest))))) if largest > 0 else 0
+    mean, low, high = (round(value, decimals) + 0.0 for value in (mean, low, high))  # no -0.0
+    text = f"{mean:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return text.replace("-", "−")
+
+
+def readable(text: str, width: int | None = None) -> str:
+    """`text` as the font can draw it, shortened to `width` characters.
+
+    Line ends are drawn as ↵, a lone blank as ␣; what the font lacks is spelt as its code point.
+    """
+    shown = text.strip(" ").replace("\n", "↵") or "␣"
+    shown = "".join(_drawable(unicodedata.normalize("NFC", shown)))
+    return shown if width is None or len(shown) <= width else shown[: width - 1] + "…"
+
+
+def _drawable(text: str) -> Iterable[str]:
+    for char in text:
+        known = char.isprintable() and all(ord(char) in glyphs for glyphs in _glyphs())
+        yield char if known else f"‹{ord(char):X}›"
+
+
+@cache
+def _glyphs() -> tuple[frozenset[int], ...]:
+    """The code points of the font, regular and bold."""
+    return tuple(
+        frozenset(get_font(findfont(FontProperties(FONT, weight=weight))).get_charmap())
+        for weight in ("normal", "bold")
+    )

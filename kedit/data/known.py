@@ -1,0 +1,41 @@
+"""ROME's known_1000.json: facts that GPT-2 XL completes, for causal tracing (Meng et al. 2022)."""
+
+import re
+from pathlib import Path
+
+from kedit.data.read import Record, field, records
+from kedit.errors import RecordError
+from kedit.facts import Fact, Relation
+
+
+def load(path: str | Path) -> list[Fact]:
+    """Every record as a fact; `prompt` counts, since `template` is cut short in some records.
+
+    Raises:
+        RecordError: names file, record and field.
+    """
+    return [parse(place, record) for place, record in records(path)]
+
+
+def parse(place: str, record: Record) -> Fact:
+    subject, prompt = field(place, record, "subject"), field(place, record, "prompt")
+    relation = field(place, record, "relation_id")
+    try:
+        return Fact(
+            subject, Relation(relation, relation), field(place, record, "attribute"),
+            cut_out(prompt, subject),
+        )  # fmt: skip
+    except RecordError as error:
+        raise error if str(error).startswith(place) else RecordError(f"{place}: {error}") from None
+
+
+def cut_out(prompt: str, subject: str) -> str:
+    """`prompt` with `{}` for its first `subject` that is not part of a longer word.
+
+    Raises:
+        RecordError: the subject is not in the prompt as a word of its own.
+    """
+    found = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)
+    if not found:
+        raise RecordError(f"field 'prompt': {subject!r} is not a word of its own in {prompt!r}")
+    return f"{prompt[: found.start()]}{{}}{prompt[found.end() :]}"

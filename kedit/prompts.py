@@ -1,0 +1,103 @@
+"""From a fact's text to tokens, spans and answer ids; alone in knowing of BOS and leading blanks."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from kedit.errors import InputError, SpanError
+from kedit.facts import CharSpan, Fact
+
+TokenSpan = tuple[int, int]  # [start, end) in positions of the prompt, BOS counted
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A fact's prompt as the model reads it.
+
+    Args:
+        tokens: one row, with BOS if the model was trained with one.
+        labels: the text under each token.
+        subject: positions of the subject's tokens.
+        relation: positions of the relation's tokens, a span for each run of words.
+        answer_ids: the object's tokens, as they follow the prompt.
+    """
+
+    tokens: Int[Tensor, " pos"]
+    labels: tuple[str, ...]
+    subject: TokenSpan
+    relation: tuple[TokenSpan, ...]
+    answer_ids: tuple[int, ...]
+
+    def positions(self, part: str) -> tuple[int, ...]:
+        """All positions of "subject" or of "relation", ascending."""
+        spans = (self.subject,) if part == "subject" else self.relation
+        return tuple(sorted({pos for span in spans for pos in range(*span)}))
+
+
+def encode(model: HookedTransformer, fact: Fact) -> Prompt:
+    """Tokens, spans and answer of `fact` under the model's tokenizer.
+
+    Raises:
+        SpanError: subject or relation words cover no token (the tokenizer gives no offsets).
+        InputError: the prompt is longer than the model's context.
+    """
+    encoded = _tokenizer(model)(fact.prompt, add_special_tokens=False, return_offsets_mapping=True)
+    offsets: list[CharSpan] = encoded["offset_mapping"]
+    ids = bos_ids(model) + encoded["input_ids"]
+    if len(ids) > model.cfg.n_ctx:
+        raise InputError(
+            f"{fact.prompt[:60]!r}...: {len(ids)} tokens, the model reads {model.cfg.n_ctx}"
+        )
+    first = len(bos_ids(model))
+    labels = ("<bos>",) * first + tuple(fact.prompt[start:end] for start, end in offsets)
+    return Prompt(
+        tokens=torch.tensor(ids, device=device(model)),
+        labels=labels,
+        subject=_token_span(offsets, fact.subject_span, fact, first),
+        relation=tuple(_token_span(offsets, span, fact, first) for span in fact.relation_spans),
+        answer_ids=answer_ids(model, fact.object),
+    )
+
+
+def answer_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
+    """Token ids of `text` as the continuation of a prompt: after one blank, without BOS."""
+    return tuple(_tokenizer(model)(f" {text}", add_special_tokens=False)["input_ids"])
+
+
+def plain_ids(model: HookedTransformer, text: str) -> list[int]:
+    """Token ids of `text` alone: no blank before it, no BOS."""
+    return _tokenizer(model)(text, add_special_tokens=False)["input_ids"]
+
+
+def bos_ids(model: HookedTransformer) -> list[int]:
+    """[BOS] for a model trained to see one first (Gemma, Llama), [] for the others (GPT-2, GPT-J).
+
+    `kedit.model.prepare` reads it off the tokenizer as the model's authors published it.
+    """
+    if not model.cfg.default_prepend_bos:
+        return []
+    bos = _tokenizer(model).bos_token_id
+    return [] if bos is None else [bos]
+
+
+def device(model: HookedTransformer) -> torch.device:
+    """Where the model's tokens must lie: read off the weights, not off the configuration."""
+    return model.embed.W_E.device
+
+
+def _tokenizer(model: HookedTransformer):
+    if model.tokenizer is None:
+        raise InputError("the model has no tokenizer: load it with kedit.model.load")
+    return model.tokenizer
+
+
+def _token_span(offsets: list[CharSpan], span: CharSpan, fact: Fact, first: int) -> TokenSpan:
+    start, end = span
+    # a token counts when it overlaps the span in at least one character; empty ones never do
+    inside = [i for i, (a, b) in enumerate(offsets) if b > a and b > start and a < end]
+    if not inside:
+        raise SpanError(f"{fact.prompt[start:end]!r} covers no token of {fact.prompt!r}")
+    return inside[0] + first, inside[-1] + 1 + first

@@ -1,0 +1,76 @@
+"""A run of the model: its tokens, the hooks it is run under, and what it leaves behind."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
+from transformer_lens.utils import get_act_name
+
+Held = Literal["attn_out", "mlp_out"]
+
+
+@dataclass(frozen=True)
+class States:
+    """What one run left at every layer. A clean run has one row, a corrupted one a row a sample.
+
+    Args:
+        resid: resid_pre of each layer, then resid_post of the last: n_layers + 1 entries.
+        attn_out, mlp_out: what each layer's halves added to the residual stream.
+        z: each layer's heads' outputs before W_O.
+        keys, values: as attention caches them: before rotary embedding, ungrouped heads not repeated.
+    """
+
+    resid: tuple[Float[Tensor, "batch pos d_model"], ...]
+    attn_out: tuple[Float[Tensor, "batch pos d_model"], ...]
+    mlp_out: tuple[Float[Tensor, "batch pos d_model"], ...]
+    z: tuple[Float[Tensor, "batch pos head d_head"], ...]
+    keys: tuple[Float[Tensor, "batch pos kv_head d_head"], ...]
+    values: tuple[Float[Tensor, "batch pos kv_head d_head"], ...]
+
+    @property
+    def last(self) -> Float[Tensor, "batch d_model"]:
+        """The residual that is unembedded: after the last layer, at the last position."""
+        return self.resid[-1][:, -1]
+
+    def written(self, held: Held) -> tuple[Float[Tensor, "batch pos d_model"], ...]:
+        return self.attn_out if held == "attn_out" else self.mlp_out
+
+
+@dataclass(frozen=True)
+class Run:
+    """Tokens, and the hooks they are run under (a corruption's noise, say)."""
+
+    tokens: Int[Tensor, "batch pos"]
+    hooks: tuple[tuple[str, Callable], ...] = ()
+
+    @torch.no_grad()
+    def states(self, model: HookedTransformer) -> States:
+        """Runs once and keeps what patching needs."""
+        n_layers = model.cfg.n_layers
+        kept = ["resid_pre", "attn_out", "z"] + ([] if model.cfg.attn_only else ["mlp_out"])
+        names = [[get_act_name(kind, layer) for layer in range(n_layers)] for kind in kept]
+        past = TransformerLensKeyValueCache.init_cache(
+            model.cfg, self.tokens.device, batch_size=len(self.tokens)
+        )
+        with model.hooks(fwd_hooks=list(self.hooks)):
+            last, cache = model.run_with_cache(
+                self.tokens,
+                return_cache_object=False,
+                names_filter=[name for layers in names for name in layers],
+                stop_at_layer=n_layers,
+                past_kv_cache=past,
+                attention_mask=torch.ones_like(self.tokens),  # else guessed from padding tokens
+            )
+        resid, attn, z, *mlp = ([cache[name] for name in layers] for layers in names)
+        return States(
+            resid=(*resid, last),
+            attn_out=tuple(attn),
+            mlp_out=tuple(mlp[0]) if mlp else tuple(torch.zeros_like(out) for out in attn),
+            z=tuple(z),
+            keys=tuple(entry.past_keys for entry in past.entries),
+            values=tuple(entry.past_values for entry in past.entries),
+        )

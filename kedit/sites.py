@@ -1,0 +1,130 @@
+"""What writes to the residual stream: the two halves of a block, and the heads inside one of them.
+
+Alone in knowing post-norms (Gemma, OLMo 2), parallel blocks (GPT-J, NeoX) and how a block's parts
+hang together. Everything is computed by HookedTransformer's own modules and weights.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.components import LayerNorm, RMSNorm, TransformerBlock
+from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
+
+OLMO_QK_NORM = {"OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM"}
+
+
+def is_parallel(block: TransformerBlock) -> bool:
+    """Whether attention and MLP both read the block's input (so that there is no resid_mid)."""
+    return block.cfg.parallel_attn_mlp
+
+
+def attn_read(block: TransformerBlock, resid_pre: Tensor) -> Tensor:
+    """What the block's attention reads of the residual stream."""
+    if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        return resid_pre
+    return norm(block.ln1, resid_pre)
+
+
+def attn_written(block: TransformerBlock, raw: Tensor) -> Tensor:
+    """The raw output of W_O as it reaches the residual stream: through the post-norm, if there is one."""
+    if block.cfg.use_normalization_before_and_after:
+        return norm(block.ln1_post, raw)
+    if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        return norm(block.ln1, raw)
+    return raw
+
+
+def mlp_out(
+    block: TransformerBlock, resid_mid: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """What the block's MLP adds, reading `resid_mid` (in a parallel block: resid_pre)."""
+    if block.cfg.attn_only:
+        return torch.zeros_like(resid_mid)
+    if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        return norm(block.ln2, block.mlp(resid_mid))
+    written = block.mlp(norm(block.ln2, resid_mid))
+    return norm(block.ln2_post, written) if block.cfg.use_normalization_before_and_after else written
+
+
+def w_o(block: TransformerBlock) -> Float[Tensor, "d_model key"]:
+    """W_O as one matrix over all heads, as F.linear takes it: `F.linear(z.flatten(-2), w_o, b_O)`."""
+    return rearrange(block.attn.W_O, "head d_head d_model -> d_model (head d_head)")
+
+
+def head_written(
+    block: TransformerBlock,
+    z: Float[Tensor, "batch head d_head"],
+    clean_z: Float[Tensor, "#batch head d_head"],
+) -> Float[Tensor, "head batch d_model"]:
+    """attn_out at one position with head h's z taken from `clean_z` and the others' from `z`, each h."""
+    raw = F.linear(z.flatten(-2), w_o(block), block.attn.b_O)
+    change = torch.einsum("bhd,hdm->hbm", clean_z - z, block.attn.W_O)
+    return attn_written(block, raw + change)
+
+
+def has_plain_attention(block: TransformerBlock, n_ctx: int) -> bool:
+    """Whether softmax(q kᵀ / scale) v under a causal mask is all that its heads do (`attend`)."""
+    attn, cfg = block.attn, block.cfg
+    return (
+        cfg.positional_embedding_type in ("standard", "rotary")
+        and cfg.attention_dir == "causal"
+        and cfg.original_architecture not in OLMO_QK_NORM
+        and cfg.attn_scores_soft_cap <= 0
+        and cfg.clip_qkv is None
+        and not (cfg.use_attention_sinks or cfg.use_logn_attn or cfg.load_in_4bit)
+        and not cfg.ungroup_grouped_query_attention
+        and (attn.attn_type == "global" or n_ctx <= cfg.window_size)
+    )
+
+
+def attend(
+    block: TransformerBlock,
+    query: Float[Tensor, "row sample query_pos head d_head"],
+    keys: Float[Tensor, "row sample pos kv_head d_head"],
+    values: Float[Tensor, "row sample pos kv_head d_head"],
+    past_keys: Float[Tensor, "#sample past_pos kv_head d_head"],
+    past_values: Float[Tensor, "#sample past_pos kv_head d_head"],
+) -> Float[Tensor, "row sample query_pos key"]:
+    """The heads' outputs z, flattened, for the last positions, behind a past that all rows share.
+
+    Only for blocks with `has_plain_attention`; equal to `block.attn` up to rounding.
+    """
+    n_past, n_new, n_query = past_keys.shape[1], keys.shape[2], query.shape[2]
+    shape = query.shape
+    query, keys, values = query.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)
+    if block.cfg.positional_embedding_type == "rotary":
+        query = block.attn.apply_rotary(query, n_past + n_new - n_query)
+        keys = block.attn.apply_rotary(keys, n_past)
+        past_keys = block.attn.apply_rotary(past_keys, 0) if n_past else past_keys
+    mask = None
+    if n_query > 1:
+        seen = torch.ones(n_query, n_past + n_new, dtype=torch.bool, device=query.device)
+        mask = seen.tril(n_past + n_new - n_query)
+    z = F.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        behind(past_keys, keys, shape[0]).transpose(1, 2),
+        behind(past_values, values, shape[0]).transpose(1, 2),
+        attn_mask=mask,
+        scale=1 / block.attn.attn_scale,
+        enable_gqa=keys.shape[2] != query.shape[2],
+    )
+    return z.transpose(1, 2).flatten(2).unflatten(0, shape[:2])
+
+
+def behind(past: Tensor, new: Tensor, n_rows: int) -> Float[Tensor, "row_sample pos kv_head d_head"]:
+    """`new` after a past that has one entry a sample (or one for all), the same for every row."""
+    new = new.unflatten(0, (n_rows, -1))
+    shared = past.expand(n_rows, new.shape[1], *past.shape[1:])
+    return torch.cat([shared, new], dim=2).flatten(0, 1)
+
+
+def norm(module: nn.Module, resid: Tensor) -> Tensor:
+    """`module(resid)`, in one pass over memory where that is the same function."""
+    if resid.dtype == torch.float32 and getattr(module, "w", resid).dtype == torch.float32:
+        if isinstance(module, LayerNorm):
+            return F.layer_norm(resid, (module.length,), module.w, module.b, module.eps)
+        if isinstance(module, RMSNorm):
+            return F.rms_norm(resid, module.w.shape, module.w, module.eps)
+    return module(resid)

@@ -1,0 +1,45 @@
+"""Bootstrap intervals on plain arrays; the facts are what is drawn again."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+
+class Interval(NamedTuple):
+    """An estimate and the bounds of its bootstrap interval, all of one shape."""
+
+    mean: Float[ndarray, "*shape"]
+    low: Float[ndarray, "*shape"]
+    high: Float[ndarray, "*shape"]
+
+
+def resamples(n: int, draws: int, seed: int) -> Int[ndarray, "draw n"]:
+    """How often each of `n` units is in each bootstrap draw."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+
+
+def bootstrap_ratio(
+    sums: Float[ndarray, "n *shape"],
+    counts: Float[ndarray, " n"],
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """sum(sums) / sum(counts) over the units, with a percentile interval over draws of units.
+
+    With counts of one this is the mean. Draws in which all counts are zero are left out; where
+    every count is zero the result is NaN.
+    """
+    n = len(sums)
+    if counts.sum() == 0:
+        nothing = np.full(sums.shape[1:], np.nan)
+        return Interval(nothing, nothing, nothing)
+    flat = sums.reshape(n, -1).astype(float)
+    weights = resamples(n, draws, seed)
+    drawn = weights @ counts
+    ratios = (weights[drawn > 0] @ flat) / drawn[drawn > 0, None]
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    mean = flat.sum(0) / counts.sum()
+    return Interval(*(values.reshape(sums.shape[1:]) for values in (mean, low, high)))

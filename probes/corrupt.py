@@ -1,0 +1,215 @@
+"""From a clean run to a corrupted one: noise on the subject or the relation, or other words."""
+
+import random
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from kedit.errors import InputError, NoReplacement
+from kedit.facts import Fact
+from kedit.prompts import Prompt, encode, plain_ids
+from kedit.runs import Run
+
+PARTS = ("relation", "subject")
+UPSTREAM_SEED = 1  # Meng et al.'s code draws from numpy.random.RandomState(1), anew for each trace
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A corrupted run of a prompt: the positions it differs at, and what was done, in words."""
+
+    run: Run
+    positions: tuple[int, ...]
+    description: str
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Additive noise on token embeddings: sigma * standard, or mean + standard @ transform.
+
+    Args:
+        scale: of a spherical normal or a uniform distribution.
+        uniform: draw from [-scale, scale] instead of a normal distribution.
+        mean, transform: of a multivariate normal, with `transform.T @ transform` its covariance.
+        degrees: of freedom of Student's t with that covariance; None for the normal.
+        upstream: draw as Meng et al.'s code does, with RandomState(1), whatever the seed.
+        substitute: put the noise in the embedding's place instead of adding it.
+    """
+
+    scale: float = 0.0
+    uniform: bool = False
+    mean: Float[Tensor, " d_model"] | None = None
+    transform: Float[Tensor, "d_model d_model"] | None = None
+    degrees: float | None = None
+    upstream: bool = False
+    substitute: bool = False
+
+    def draw(self, shape: tuple[int, int, int], seed: int) -> Float[Tensor, "sample pos d_model"]:
+        """Noise for `sample` rows; the same for the same seed, on every device."""
+        source = np.random.RandomState(UPSTREAM_SEED if self.upstream else seed)
+        if self.uniform:
+            return torch.from_numpy(source.uniform(-self.scale, self.scale, shape)).float()
+        standard = torch.from_numpy(source.randn(*shape))
+        if self.transform is None:
+            return (self.scale * standard).float()
+        noise = standard @ self.transform.double()
+        if self.degrees is not None:
+            # variance matched: a t variable with d degrees has d / (d - 2) times the normal's
+            chi2 = torch.from_numpy(source.chisquare(self.degrees, (*shape[:2], 1)))
+            noise = noise * ((self.degrees - 2) / chi2).sqrt()
+        assert self.mean is not None
+        return (self.mean.double() + noise).float()
+
+
+def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part: str) -> Noise:
+    """The noise that `rule` means for these facts (the rules of Meng et al.'s causal tracing code).
+
+    Args:
+        rule: "s3": normal, 3 times the standard deviation of all embedding entries of the corrupted
+            words' tokens; "upstream": the same, drawn as ROME's published code does; "m": normal with
+            mean and covariance of the embeddings of the facts' prompts; "t5": Student's t with 5
+            degrees, likewise; "u0.1": uniform in [-0.1, 0.1]; "0.03": normal with that deviation.
+            Ending in "=": put in the embedding's place instead of added to it ("s3=").
+        facts: whose words are corrupted; all facts of an experiment, so that each has the same noise.
+        part: "relation" or "subject".
+
+    Raises:
+        InputError: no such rule, or no facts to measure on.
+    """
+    if not facts:
+        raise InputError("noise is measured on facts, and there are none")
+    substitute, rule = rule.endswith("="), rule.removesuffix("=")
+    kind, number = rule[:1], rule[1:]
+    try:
+        if rule == "upstream":
+            noise = Noise(3.0 * embedding_std(model, _corrupted_words(facts, part)), upstream=True)
+        elif kind == "s":
+            noise = Noise(float(number or 1) * embedding_std(model, _corrupted_words(facts, part)))
+        elif kind == "u":
+            noise = Noise(float(number), uniform=True)
+        elif rule == "m" or kind == "t":
+            degrees = None if rule == "m" else float(number)
+            if degrees is not None and degrees <= 2:
+                raise InputError(f"noise {rule!r}: more than 2 degrees are wanted")
+            ids = [token for fact in facts for token in plain_ids(model, fact.prompt)]
+            rows = embeddings(model, ids)
+            mean, centred = rows.mean(0), (rows - rows.mean(0)).double()
+            values, vectors = torch.linalg.eigh(centred.T @ centred / max(len(rows) - 1, 1))
+            transform = (vectors * values.clamp(min=0).sqrt()).T
+            noise = Noise(mean=mean.cpu(), transform=transform.float().cpu(), degrees=degrees)
+        else:
+            noise = Noise(float(rule))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"noise {rule!r}: one of s3, upstream, m, t5, u0.1 or a number is wanted"
+        ) from None
+    return replace(noise, substitute=substitute)
+
+
+def add_noise(
+    model: HookedTransformer, prompt: Prompt, part: str, noise: Noise, samples: int, seed: int
+) -> Corruption:
+    """`samples` rows of the prompt with noise on the embeddings (before positions) of one part."""
+    positions = prompt.positions(part)
+    where = torch.tensor(positions, device=prompt.tokens.device)
+    drawn = noise.draw((samples, len(positions), model.cfg.d_model), seed).to(model.embed.W_E)
+
+    def corrupt(embed: Tensor, hook: object) -> Tensor:
+        embed = embed.clone()  # earlier hooks may have kept this very tensor
+        embed[:, where] = drawn if noise.substitute else embed[:, where] + drawn
+        return embed
+
+    size = f", standard deviation {noise.scale:.4g}" if noise.scale and not noise.uniform else ""
+    return Corruption(
+        Run(prompt.tokens.expand(samples, -1), (("hook_embed", corrupt),)),
+        positions,
+        f"noise on the {part}{size}, {samples} samples",
+    )
+
+
+def replaced(
+    model: HookedTransformer, fact: Fact, part: str, pool: Iterable[Fact], seed: int
+) -> Corruption:
+    """The prompt with other words of the same token length: symmetric replacement (Zhang, Nanda 2023).
+
+    Another relation of the same domain about the same subject, or another subject of the same
+    relation with another object, taken from `pool`. Every other word stays, token for token, if the
+    pool allows; which of the equally good ones is taken depends on `seed` and the prompt only.
+
+    Raises:
+        NoReplacement: nothing in the pool has the same number of tokens in the same places.
+    """
+    prompt = encode(model, fact)
+    own = set(prompt.positions(part))
+    found: dict[str, tuple[int, Prompt, tuple[int, ...]]] = {}
+    for text, other in _candidates(fact, part, pool).items():
+        candidate = encode(model, other)
+        if len(candidate.tokens) != len(prompt.tokens):
+            continue
+        if part == "relation" and candidate.subject != prompt.subject:
+            continue
+        differs = (candidate.tokens != prompt.tokens).nonzero()[:, 0].tolist()
+        if not own & set(differs):
+            continue
+        found[text] = (len(set(differs) - own), candidate, tuple(differs))
+    if not found:
+        raise NoReplacement(f"no other {part} has the tokens' places of {fact.prompt!r}")
+    fewest = min(outside for outside, *_ in found.values())
+    best = sorted(text for text, (outside, *_) in found.items() if outside == fewest)
+    text = random.Random(prompt_seed(seed, fact)).choice(best)
+    _, candidate, differs = found[text]
+    return Corruption(Run(candidate.tokens[None]), differs, f"replaced by {text!r}")
+
+
+def prompt_seed(seed: int, fact: Fact) -> int:
+    """A seed of the fact's own, so that its noise does not depend on the facts before it."""
+    return zlib.crc32(f"{seed}:{fact.prompt}".encode())
+
+
+def embedding_std(model: HookedTransformer, texts: Iterable[str]) -> float:
+    """Standard deviation of all embedding entries of the texts' tokens, each text encoded alone."""
+    ids = [token for text in texts for token in plain_ids(model, text)]
+    return embeddings(model, ids).std().item()
+
+
+@torch.no_grad()
+def embeddings(model: HookedTransformer, ids: Sequence[int]) -> Float[Tensor, "token d_model"]:
+    """Token embeddings as hook_embed gives them (Gemma scales them before that hook)."""
+    tokens: Int[Tensor, "1 token"] = torch.tensor([list(ids)], device=model.embed.W_E.device)
+    return model.hook_embed(model.embed(tokens))[0].float()
+
+
+def _corrupted_words(facts: Iterable[Fact], part: str) -> list[str]:
+    if part == "subject":
+        return [fact.subject for fact in facts]
+    return [
+        " ".join(fact.prompt[start:end] for start, end in fact.relation_spans) for fact in facts
+    ]
+
+
+def _candidates(fact: Fact, part: str, pool: Iterable[Fact]) -> dict[str, Fact]:
+    """Prompts of other facts, by text: true ones, or the subject under another relation's template."""
+    made: dict[str, Fact] = {}
+    same_answer: set[str] = set()
+    for other in pool:
+        if part == "subject":
+            if other.relation.id == fact.relation.id and other.object != fact.object:
+                swapped = replace(fact, subject=other.subject)
+                made[swapped.prompt] = swapped
+        elif other.relation.id != fact.relation.id and other.relation.domain == fact.relation.domain:
+            swapped = replace(
+                other, subject=fact.subject, relation_words=other.relation_words
+            )
+            made[swapped.prompt] = swapped
+            # a relation under which the subject has the same object would corrupt nothing
+            if other.subject == fact.subject and other.object == fact.object:
+                same_answer.add(other.relation.id)
+    return {text: made[text] for text in made if made[text].relation.id not in same_answer}

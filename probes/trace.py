@@ -1,0 +1,209 @@
+"""Causal tracing of facts: corrupt, sweep, average over token buckets (Meng et al. 2022; RaKE 2023)."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from kedit.errors import InputError
+from kedit.facts import Fact
+from kedit.metrics import last_logits
+from kedit.prompts import encode
+from kedit.results import AverageEffect, EffectGrid, FactTrace
+from kedit.runs import Run
+from kedit.stats import Interval, bootstrap_ratio, resamples
+from probes.corrupt import Corruption
+from probes.patch import Patch, Question, sweep
+
+BUCKETS = (
+    "first corrupted",
+    "middle corrupted",
+    "last corrupted",
+    "between",
+    "first subsequent",
+    "further",
+    "last token",
+)
+PAPER_WINDOW = 10  # layers, as Meng et al.'s code
+
+
+def paper_patches(window: int = PAPER_WINDOW) -> tuple[Patch, ...]:
+    """What Meng et al. restore (single residuals; windows of MLP and attention outputs), and each head."""
+    return (
+        Patch("resid_post"),
+        Patch("mlp_out", window),
+        Patch("attn_out", window),
+        Patch("z"),
+        Patch("resid_post", severed="mlp_out"),
+        Patch("resid_post", severed="attn_out"),
+    )
+
+
+@torch.no_grad()
+def says(model: HookedTransformer, fact: Fact) -> tuple[bool, str]:
+    """Whether the object's first token is the model's first choice, and what that choice is."""
+    prompt = encode(model, fact)
+    last = model(prompt.tokens[None], stop_at_layer=model.cfg.n_layers)[:, -1]
+    choice = int(last_logits(model, last).argmax())
+    return choice == prompt.answer_ids[0], model.tokenizer.decode([choice])
+
+
+def trace(
+    model: HookedTransformer,
+    fact: Fact,
+    part: str,
+    corruption: Corruption,
+    patches: Sequence[Patch],
+) -> FactTrace:
+    """Sweeps `fact` under one corruption with every patch.
+
+    The answer is the object's first token. The foil of the logit difference is the token that the
+    corrupted runs give most probability besides the answer. A severed sweep covers the last
+    corrupted position only, as the paper's does.
+
+    Raises:
+        InputError: the corruption changes no position of this prompt.
+    """
+    prompt = encode(model, fact)
+    if not corruption.positions:
+        raise InputError(f"nothing is corrupted in {fact.prompt!r}")
+    clean = Run(prompt.tokens[None]).states(model)
+    corrupted = corruption.run.states(model)
+    answer = prompt.answer_ids[0]
+    mean_prob = last_logits(model, corrupted.last).softmax(-1).mean(0)
+    mean_prob[answer] = -1
+    question = Question(answer, int(mean_prob.argmax()))
+    grids = {}
+    for patch in patches:
+        positions = corruption.positions[-1:] if patch.severed else None
+        grid = sweep(model, clean, corrupted, patch, question, positions)
+        grids[grid.name] = grid
+    return FactTrace(
+        subject=fact.subject,
+        relation=fact.relation.id,
+        object=fact.object,
+        prompt=fact.prompt,
+        labels=prompt.labels,
+        part=part,
+        corrupted=corruption.positions,
+        corruption=corruption.description,
+        answer=model.tokenizer.decode([question.answer]),
+        foil=model.tokenizer.decode([question.foil]),
+        grids=grids,
+    )
+
+
+def buckets(corrupted: Sequence[int], n_pos: int) -> dict[str, list[int]]:
+    """The positions in each of BUCKETS, as in Meng et al.'s averages, for one or more corrupted spans.
+
+    A corrupted span's only token is both its first and its last; a span that ends the prompt makes
+    the last corrupted token the last token too, and leaves "first subsequent" and "further" empty.
+    "between" (ours) holds the tokens that two corrupted spans enclose; tokens before the first
+    corrupted one are in no bucket, since nothing can be restored there.
+    """
+    first, last, end = corrupted[0], corrupted[-1], n_pos - 1
+    return {
+        "first corrupted": [first],
+        "middle corrupted": [pos for pos in corrupted if first < pos < last],
+        "last corrupted": [last],
+        "between": [pos for pos in range(first, last) if pos not in corrupted],
+        "first subsequent": [last + 1] if last + 1 < end else [],
+        "further": list(range(last + 2, end)),
+        "last token": [end],
+    }
+
+
+def average(
+    traces: Iterable[FactTrace],
+    name: str,
+    baseline: Literal["own", "pooled"] = "own",
+    seed: int = 0,
+    draws: int = 2000,
+) -> AverageEffect:
+    """Average indirect effect by bucket and layer over facts, tokens pooled, with bootstrap intervals.
+
+    Args:
+        traces: of one part, each with the grid `name`.
+        baseline: what is subtracted from a restored score: the fact's "own" corrupted score, or the
+            "pooled" average of all facts' (Meng et al.'s notebook; differs where facts have unequally
+            many tokens in a bucket).
+        seed, draws: of the bootstrap, which draws facts.
+    """
+    kept = [(trace, trace.grids[name]) for trace in traces]
+    if not kept:
+        raise InputError(f"no traces with {name!r} to average")
+    low_scores = np.stack([grid.corrupted.numpy() for _, grid in kept])
+    results: list[Interval] = []
+    n_tokens, n_facts = [], []
+    for bucket in BUCKETS:
+        sums, counts = zip(*(_bucket_sum(trace, grid, bucket) for trace, grid in kept), strict=True)
+        total, count = np.stack(sums).astype(float), np.array(counts, dtype=float)
+        spread = (slice(None), slice(None), *[None] * (total.ndim - 2))
+        if baseline == "own":
+            centred = total - (low_scores * count[:, None])[spread]
+            results.append(bootstrap_ratio(centred, count, draws, seed))
+        else:
+            results.append(_pooled(total, count, low_scores[spread], draws, seed))
+        n_tokens.append(int(count.sum()))
+        n_facts.append(int((count > 0).sum()))
+    trace, grid = kept[0]
+    mean, low, high = (np.stack(values, axis=1) for values in zip(*results, strict=True))
+    return AverageEffect(
+        name=name,
+        part=trace.part,
+        window=grid.window,
+        buckets=BUCKETS,
+        n_tokens=tuple(n_tokens),
+        n_facts=tuple(n_facts),
+        mean=mean,
+        low=low,
+        high=high,
+    )
+
+
+def total_effects(traces: Sequence[FactTrace], seed: int = 0) -> dict[str, Interval]:
+    """Clean and corrupted scores and their difference, averaged over facts: each by metric."""
+    grids = [next(iter(trace.grids.values())) for trace in traces]
+    clean = np.stack([grid.clean.numpy() for grid in grids]).astype(float)
+    corrupted = np.stack([grid.corrupted.numpy() for grid in grids]).astype(float)
+    ones = np.ones(len(grids))
+    return {
+        "clean": bootstrap_ratio(clean, ones, seed=seed),
+        "corrupted": bootstrap_ratio(corrupted, ones, seed=seed),
+        "total effect": bootstrap_ratio(clean - corrupted, ones, seed=seed),
+    }
+
+
+def _bucket_sum(
+    trace: FactTrace, grid: EffectGrid, bucket: str
+) -> tuple[Float[Tensor, "metric layer *head"], int]:
+    wanted = buckets(trace.corrupted, len(trace.labels))[bucket]
+    columns = [index for index, pos in enumerate(grid.positions) if pos in wanted]
+    return grid.restored[:, :, columns].sum(2), len(columns)
+
+
+def _pooled(
+    total: Float[ndarray, "fact metric layer *head"],
+    count: Float[ndarray, " fact"],
+    low_scores: Float[ndarray, "fact metric *one"],
+    draws: int,
+    seed: int,
+) -> Interval:
+    """sum(total) / sum(count) - mean(low_scores), both over the same drawn facts."""
+    if count.sum() == 0:
+        return bootstrap_ratio(total, count)
+    shift = np.broadcast_to(low_scores, total.shape)
+    weights = resamples(len(total), draws, seed)
+    weights = weights[weights @ count > 0]
+    flat, flat_shift = total.reshape(len(total), -1), shift.reshape(len(total), -1)
+    drawn = (weights @ flat) / (weights @ count)[:, None] - weights @ flat_shift / len(total)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    mean = flat.sum(0) / count.sum() - flat_shift.mean(0)
+    return Interval(*(values.reshape(total.shape[1:]) for values in (mean, low, high)))
+
+

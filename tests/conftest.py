@@ -1,0 +1,184 @@
+"""Models for the tests: the toy, and tiny random ones of every family, built from configurations."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformer_lens import HookedTransformer
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from kedit import hf as hugging_face
+from kedit import toy as toy_module
+from kedit.model import load, prepare, quiet
+
+VOCAB = 1000  # more than either tokenizer's
+WINDOW = 4  # tokens a local layer sees: fewer than a prompt has
+LOCAL_GLOBAL = ["sliding_attention", "full_attention"] * 2
+GROUPED = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 1,
+}
+GPT = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
+ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+CAPPED = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}  # low, so that they bite
+
+# OLMo 2 is left out: TransformerLens 3.9 knows its configurations by name only, those of 1B and 7B.
+# OLMo 3 has the same blocks (norms behind each half, QK norm over all heads) and is here instead.
+CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
+    "gpt2": lambda: transformers.GPT2Config(**GPT, **ENDS, n_ctx=64),
+    "gptj": lambda: transformers.GPTJConfig(**GPT, **ENDS, rotary_dim=4),
+    "neox": lambda: transformers.GPTNeoXConfig(**_ungrouped(), use_parallel_residual=True),
+    "neox sequential": lambda: transformers.GPTNeoXConfig(
+        **_ungrouped(), use_parallel_residual=False
+    ),
+    "neo": lambda: transformers.GPTNeoConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        num_layers=4,
+        num_heads=4,
+        max_position_embeddings=64,
+        window_size=WINDOW,
+        attention_types=[[["global", "local"], 2]],
+        **ENDS,
+    ),
+    "llama": lambda: transformers.LlamaConfig(**GROUPED),
+    "mistral": lambda: transformers.MistralConfig(**GROUPED, sliding_window=WINDOW),
+    "qwen2": lambda: transformers.Qwen2Config(**GROUPED),
+    "qwen3": lambda: transformers.Qwen3Config(**GROUPED, head_dim=8),
+    "gemma": lambda: transformers.GemmaConfig(**GROUPED, head_dim=8),
+    "gemma2": lambda: transformers.Gemma2Config(
+        **GROUPED,
+        **CAPPED,
+        head_dim=8,
+        query_pre_attn_scalar=12,
+        sliding_window=WINDOW,
+        layer_types=LOCAL_GLOBAL,
+    ),
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **GROUPED,
+        head_dim=8,
+        query_pre_attn_scalar=12,
+        sliding_window=WINDOW,
+        layer_types=LOCAL_GLOBAL,
+    ),
+    "opt": lambda: transformers.OPTConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        ffn_dim=128,
+        word_embed_proj_dim=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        pad_token_id=1,
+        **ENDS,
+    ),
+    "bloom": lambda: transformers.BloomConfig(
+        vocab_size=VOCAB, hidden_size=32, n_layer=4, n_head=4, pad_token_id=1, **ENDS
+    ),
+    "olmo3": lambda: transformers.Olmo3Config(
+        **GROUPED, sliding_window=WINDOW, layer_types=LOCAL_GLOBAL
+    ),
+}
+FAMILIES = tuple(CONFIGS)
+
+
+class Family(NamedTuple):
+    """A tiny random model in both forms, with the same weights."""
+
+    hf: PreTrainedModel
+    model: HookedTransformer
+
+
+FamilyOf = Callable[[str], Family]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def toy() -> HookedTransformer:
+    return load("toy", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def family() -> FamilyOf:
+    """Builds the tiny model of a family, once a session."""
+
+    @functools.cache
+    def made(name: str) -> Family:
+        hf = random_module(CONFIGS[name]())
+        with quiet():
+            model = hugging_face.hooked(hf, torch.float32)
+        return Family(hf, prepare(model, toy_module.tokenizer()))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def bosless() -> PreTrainedTokenizerFast:
+    """A tokenizer as GPT-2's: bytes and merges, and nothing put before a text."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator((f"{text} {end}" for text, end in toy_module.texts()), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )
+
+
+@pytest.fixture(scope="session")
+def bosless_gpt2(family: FamilyOf, bosless: PreTrainedTokenizerFast) -> HookedTransformer:
+    """The tiny GPT-2 under a tokenizer without BOS, so that a prompt's first word is at position 0."""
+    with quiet():
+        model = hugging_face.hooked(family("gpt2").hf, torch.float32)
+    return prepare(model, bosless)
+
+
+def random_module(config: PretrainedConfig) -> PreTrainedModel:
+    """The configuration's causal model with weights so large that no half of a block is idle.
+
+    At Hugging Face's own scale (0.02) a block adds next to nothing and a wrong patch goes unseen.
+    """
+    with quiet():
+        hf = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in hf.named_parameters():
+        noise = torch.randn(weight.shape, generator=generator)
+        if weight.ndim == 1:  # biases and norms: around the value they have
+            weight.data += 0.2 * noise
+        elif "emb" in name or "wte" in name or "wpe" in name or "lm_head" in name:
+            weight.data = 0.5 * noise
+        else:
+            weight.data = 1.5 * noise / min(weight.shape) ** 0.5
+    return hf.eval().requires_grad_(False)
+
+
+def _ungrouped() -> dict[str, Any]:
+    return {name: value for name, value in GROUPED.items() if name != "num_key_value_heads"}

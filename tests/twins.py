@@ -1,0 +1,75 @@
+"""Slow twins: the readable loop, one hooked forward a cell, that the fast path has to equal."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import ActivationCache, HookedTransformer
+from transformer_lens.utils import get_act_name
+
+from kedit.runs import Run
+from probes.patch import Patch, Question
+
+Hooks = list[tuple[str, Callable]]
+
+
+@torch.no_grad()
+def sweep(
+    model: HookedTransformer,
+    clean: Run,
+    corrupted: Run,
+    patch: Patch,
+    question: Question,
+    cells: list[tuple[int, ...]] | None = None,
+) -> Float[Tensor, "metric layer pos *head"]:
+    """`probes.patch.sweep` cell by cell, whole prompts, all logits; NaN where `cells` leaves one out."""
+    _, clean_cache = model.run_with_cache(clean.tokens)
+    with model.hooks(fwd_hooks=list(corrupted.hooks)):
+        _, corrupted_cache = model.run_with_cache(corrupted.tokens)
+    n_pos = clean.tokens.shape[1]
+    heads = (model.cfg.n_heads,) if patch.site == "z" else ()
+    scores = torch.full((3, model.cfg.n_layers, n_pos, *heads), torch.nan)
+    for cell in cells or every_cell(scores.shape[1:]):
+        hooks = [*corrupted.hooks, *cell_hooks(model, patch, cell, clean_cache, corrupted_cache)]
+        logits = model.run_with_hooks(corrupted.tokens, fwd_hooks=hooks)[:, -1].float()
+        answer, foil = logits[:, question.answer], logits[:, question.foil]
+        logprob = answer - logits.logsumexp(-1)
+        scores[(slice(None), *cell)] = torch.stack(
+            [logprob.exp().mean(), logprob.mean(), (answer - foil).mean()]
+        ).cpu()
+    return scores
+
+
+def every_cell(shape: torch.Size) -> Iterator[tuple[int, ...]]:
+    return (tuple(cell) for cell in torch.ones(shape).nonzero().tolist())
+
+
+def cell_hooks(
+    model: HookedTransformer,
+    patch: Patch,
+    cell: tuple[int, ...],
+    clean: ActivationCache,
+    corrupted: ActivationCache,
+) -> Hooks:
+    """The hooks that restore one cell, and that sever the others if the patch says so."""
+    layer, pos, *head = cell
+    where = (slice(None), pos, *head)
+    hooks: Hooks = []
+    if patch.severed:
+        for every in range(model.cfg.n_layers):
+            name = get_act_name(patch.severed, every)
+            hooks.append((name, write(where, corrupted[name])))
+    for restored in patch.layers(layer, model.cfg.n_layers):
+        name = get_act_name(patch.site, restored)
+        hooks.append((name, write(where, clean[name])))
+    return hooks
+
+
+def write(where: tuple, source: Tensor) -> Callable:
+    def hook(act: Tensor, hook: object) -> Tensor:
+        act = act.clone()
+        act[where] = source[where]
+        return act
+
+    return hook
