@@ -11,7 +11,7 @@ trace: $(VENV)/installed
 test: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pyright
+	$(RUN) -m pyright --pythonpath $(RUN)
 	$(RUN) -m pytest -q -m "not real"
 	$(RUN) -m pytest -q -m real
 

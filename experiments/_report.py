@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from kedit.results import AverageEffect, FactTrace
     from kedit.stats import Interval
 
+MAPPED = ("resid_post", "mlp_out", "attn_out")
 ORDINARY, SEVERED = "resid_post", ("resid_post-severed-mlp_out", "resid_post-severed-attn_out")
 
 
 def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> None:
-    """Averages, figures and tables into the folder; the table to the screen, with the folder's name.
+    """Averages, figures and tables into the folder; the table and the folder's name to the screen.
 
     Raises:
         InputError: no fact could be traced.
@@ -32,16 +33,16 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     if not any(traces.values()):
         raise InputError(f"no fact could be traced ({wrong} answered wrong): see {folder.path}")
     averages = {
-        part: {
-            name: average(done, name, config.baseline, config.seed) for name in done[0].grids
-        }
+        part: {name: average(done, name, config.baseline, config.seed) for name in done[0].grids}
         for part, done in traces.items()
         if done
     }
     totals = {part: total_effects(done, config.seed) for part, done in traces.items() if done}
     counted = {
         "traced": {part: len(done) for part, done in traces.items()},
-        "relations": {part: len({trace.relation for trace in done}) for part, done in traces.items()},
+        "relations": {
+            part: len({trace.relation for trace in done}) for part, done in traces.items()
+        },
         "answered wrong": wrong,
         "not usable": len(reasons) - wrong,
     }
@@ -58,15 +59,18 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
             ],
         },
     )
-    _draw(config, folder, traces, averages)
+    _draw(config, folder, traces, averages, totals)
     console = Console(width=None if Console().is_terminal else 128)
     rows = list(_rows(config, averages))
     write_whole(folder.path / "table.csv", _csv(rows))
     for part, total in totals.items():
-        console.print(_table(config, part, counted, total, [row for row in rows if row["part"] == part]))
+        console.print(
+            _table(config, part, counted, total, [row for row in rows if row["part"] == part])
+        )
     console.print(
-        f"{wrong} facts that the model answers otherwise and {len(reasons) - wrong} that could not be "
-        f"used are left out (records.jsonl says why).\nEverything is in [bold]{folder.path}[/bold]"
+        f"{wrong} facts that the model answers otherwise and {len(reasons) - wrong} that could not "
+        "be used are left out (records.jsonl says why).\n"
+        f"Everything is in [bold]{folder.path}[/bold]"
     )
 
 
@@ -75,8 +79,38 @@ def _draw(
     folder: RunFolder,
     traces: "Mapping[str, Sequence[FactTrace]]",
     averages: "Mapping[str, Mapping[str, AverageEffect]]",
+    totals: "Mapping[str, Mapping[str, Interval]]",
 ) -> None:
-    pass
+    """Every figure that the measured grids allow, as PNG and PDF."""
+    from figures.curves import severed, sides
+    from figures.heads import heads
+    from figures.style import Study, save
+    from figures.trace import averages as maps
+    from figures.trace import heatmap
+
+    how = "replaced by others" if config.by == "replacement" else f"under noise ({config.noise})"
+    for part, grids in averages.items():
+        study = Study(len(traces[part]), f"the {part}'s words {how}", config.metric, config.seed)
+        mapped = [grids[name] for name in grids if name in MAPPED]
+        if mapped:
+            save(maps(mapped, study, totals[part]["total effect"]), folder.path, f"{part}-maps")
+        if "z" in grids:
+            save(heads(grids["z"], study), folder.path, f"{part}-heads")
+        cut = [grids[name] for name in SEVERED if name in grids]
+        if cut and ORDINARY in grids:
+            save(severed(grids[ORDINARY], cut, study), folder.path, f"{part}-severed")
+        for trace in traces[part][: config.heatmaps]:
+            for name in trace.grids:
+                if "severed" not in name:
+                    title = f"{part}-{trace.relation}-{trace.subject}-{name}".replace("/", "_")
+                    save(heatmap(trace, name, config.metric), folder.path / "facts", title)
+    both = [
+        [averages[part][name] for name in averages[part] if name in MAPPED] for part in averages
+    ]
+    if len(both) == 2 and both[0]:
+        study = Study(len(next(iter(traces.values()))), f"words {how}", config.metric, config.seed)
+        relation, subject = both
+        save(sides(relation, subject, study), folder.path, "relation-against-subject")
 
 
 def _rows(
@@ -91,7 +125,12 @@ def _rows(
     for part, grids in averages.items():
         for name, effect in grids.items():
             for index, bucket in enumerate(effect.buckets):
-                row = {"part": part, "grid": name, "bucket": bucket, "tokens": effect.n_tokens[index]}
+                row = {
+                    "part": part,
+                    "grid": name,
+                    "bucket": bucket,
+                    "tokens": effect.n_tokens[index],
+                }
                 mean = effect.mean[metric, index]
                 if effect.n_tokens[index]:
                     peak = np.unravel_index(np.argmax(mean), mean.shape)
@@ -121,8 +160,8 @@ def _table(
 
     metric = METRICS.index(config.metric)
     scores = ", ".join(
-        f"{name} {interval.mean[metric]:.3f} [{interval.low[metric]:.3f}, {interval.high[metric]:.3f}]"
-        for name, interval in total.items()
+        f"{name} {mean[metric]:.2f} [{low[metric]:.2f}, {high[metric]:.2f}]"
+        for name, (mean, low, high) in total.items()
     )
     table = Table(
         title=f"Corrupted {part}: where restoring brings the answer back ({config.metric})",

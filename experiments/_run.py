@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound=Any)
 RESULTS = Path("results")
 PACKAGES = ("kedit", "torch", "transformer-lens", "transformers", "numpy")
 
 
-def command(config_class: type[Config], run: Callable[[Config], Path], default: Config | None = None):
-    """Parses the command line into a Config and runs it; what a user can mend is one line and exit 2."""
+def command(
+    config_class: type[Config], run: Callable[[Config], Path], default: Config | None = None
+):
+    """Parses the command line and runs; what a user can mend is told in one line."""
     import simple_parsing
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -67,7 +69,9 @@ class RunFolder:
             with self._lines.open("rb+") as lines:
                 lines.truncate(kept)
 
-    def add(self, key: str, record: Mapping[str, Any], tensors: Mapping[str, "Tensor"] | None = None):
+    def add(
+        self, key: str, record: Mapping[str, Any], tensors: Mapping[str, "Tensor"] | None = None
+    ):
         """Keeps one finished record; its tensors are on disk before its line is."""
         if tensors:
             from safetensors.torch import save_file

@@ -1,15 +1,17 @@
 """What trace_relation and patch_heads share: their options, and tracing facts into a run folder."""
 
+import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from simple_parsing import field as option
 
 from experiments._run import RunFolder
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformer_lens import HookedTransformer
 
     from kedit.facts import Fact
@@ -30,7 +32,7 @@ class Config:
     facts: str = "auto"
     """builtin, toy, or a file: known_1000.json, CounterFact, or JSON Lines of your own (auto:
     the toy's own for the toy, else builtin)."""
-    limit: int = 40
+    limit: int = 32
     """How many facts to trace, over as many relations as there are; 0 for all."""
     corrupt: Literal["both", "relation", "subject"] = "both"
     """Whose words are corrupted."""
@@ -88,7 +90,10 @@ def patches(config: Config) -> "list[Patch]":
     chosen: list[Patch] = []
     for site in config.sites:
         if site == "severed":
-            chosen += [Patch("resid_post", severed="mlp_out"), Patch("resid_post", severed="attn_out")]
+            chosen += [
+                Patch("resid_post", severed="mlp_out"),
+                Patch("resid_post", severed="attn_out"),
+            ]
         elif site in ("mlp_out", "attn_out"):
             chosen.append(Patch(site, config.window))
         elif site in SITES:
@@ -115,89 +120,106 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     from kedit.data import load_facts
     from kedit.errors import InputError
     from kedit.model import load
-    from kedit.results import FactTrace
     from probes.corrupt import noise_rule
-    from probes.trace import says, trace
 
     sweeps = patches(config)
     pool = load_facts(config.facts)
     order = spread_out(pool, config.seed)
     limit = min(config.limit or len(order), len(order))
-    folder.path.joinpath("README.txt").write_text(_EXPLAINED)
+    folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("facts"),
         Elapsed(), TextColumn("left:"), Remaining(elapsed_when_finished=False),
     )  # fmt: skip
+    finished: list[str] = []
     with Progress(*columns) as progress:
         bar = progress.add_task(f"loading {config.model}", total=limit)
         model = load(config.model, config.device, config.dtype)
-        noises = {
-            part: noise_rule(model, config.noise, order, part)
-            for part in parts(config)
-            if config.by == "noise"
-        }
-        traced = 0
-        for fact in order:
-            if traced == limit:
+        noises = {}
+        if config.by == "noise":
+            every = [worded[0] for worded in order]
+            noises = {part: noise_rule(model, config.noise, every, part) for part in parts(config)}
+        for worded in order:
+            if len(finished) == limit:
                 break
+            fact, key = worded[0], _key(worded[0])
             progress.update(bar, description=f"{fact.subject[:20]}: {fact.relation.name[:18]}")
-            key = _key(fact)
             if key not in folder.records:
                 try:
-                    known, said = says(model, fact)
-                    if not known:
-                        folder.add(key, {"prompt": fact.prompt, "skipped": f"it says {said!r}"})
-                        continue
-                    done = [
-                        trace(
-                            model, fact, part, _corruption(config, model, fact, part, pool, noises), sweeps
-                        )
-                        for part in parts(config)
-                    ]
+                    folder.add(key, *_traced(config, model, worded, sweeps, pool, noises))
                 except InputError as error:
                     folder.add(key, {"prompt": fact.prompt, "skipped": str(error)})
-                    continue
-                tensors = {
-                    f"{trace.part}:{name}": value
-                    for trace in done
-                    for name, value in trace.tensors().items()
-                }
-                folder.add(key, {"traces": [trace.to_record() for trace in done]}, tensors)
             if "skipped" not in folder.records[key]:
-                traced += 1
-                progress.update(bar, completed=traced)
-    found: dict[str, list[FactTrace]] = {part: [] for part in parts(config)}
-    for key in [_key(fact) for fact in order]:
-        record = folder.records.get(key, {})
-        for entry in record.get("traces", []):
-            if len(found[entry["part"]]) < limit:
-                prefix = f"{entry['part']}:"
-                tensors = {
-                    name.removeprefix(prefix): value
-                    for name, value in folder.tensors(key).items()
-                    if name.startswith(prefix)
-                }
-                found[entry["part"]].append(FactTrace.from_record(entry, tensors))
-    return found
+                finished.append(key)
+                progress.update(bar, completed=len(finished))
+    return {part: [_read(folder, key, part) for key in finished] for part in parts(config)}
 
 
-def spread_out(facts: "Sequence[Fact]", seed: int) -> "list[Fact]":
-    """One fact of every relation in turn, drawn by `seed`; each (subject, relation) once, first template."""
-    by_relation: dict[str, dict[str, Fact]] = {}
+def spread_out(facts: "Sequence[Fact]", seed: int) -> "list[list[Fact]]":
+    """One (relation, subject) of every relation in turn, drawn by `seed`, each in all its wordings.
+
+    Wordings in which something follows the relation's words come first, else in the given order:
+    where they end the prompt, the last corrupted token and the last token are one.
+    """
+    by_relation: dict[str, dict[str, list[Fact]]] = {}
     for fact in facts:
-        by_relation.setdefault(fact.relation.id, {}).setdefault(fact.subject, fact)
+        by_relation.setdefault(fact.relation.id, {}).setdefault(fact.subject, []).append(fact)
     draw = random.Random(seed)
     queues = [list(by_subject.values()) for by_subject in by_relation.values()]
     for queue in queues:
         draw.shuffle(queue)
+        for worded in queue:
+            worded.sort(key=lambda fact: fact.relation_spans[-1][1] == len(fact.prompt))
     draw.shuffle(queues)
-    return [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    return [
+        queue[turn]
+        for turn in range(max(map(len, queues)))
+        for queue in queues
+        if turn < len(queue)
+    ]
+
+
+def _traced(
+    config: Config,
+    model: "HookedTransformer",
+    worded: "Sequence[Fact]",
+    sweeps: "Sequence[Patch]",
+    pool: "Sequence[Fact]",
+    noises: "Mapping[str, Noise]",
+) -> "tuple[dict[str, Any], dict[str, Tensor]]":
+    """Record and tensors of a fact, in the first wording that the model answers right."""
+    from probes.trace import says, trace
+
+    heard = []
+    for fact in worded:
+        known, said = says(model, fact)
+        if known:
+            break
+        heard.append(said)
+    else:
+        return {"prompt": worded[0].prompt, "skipped": f"it says {', '.join(map(repr, heard))}"}, {}
+    done = [
+        trace(model, fact, part, _corruption(config, model, fact, part, pool, noises), sweeps)
+        for part in parts(config)
+    ]
+    tensors = {f"{one.part}:{name}": value for one in done for name, value in one.tensors().items()}
+    return {"traces": [one.to_record() for one in done]}, tensors
+
+
+def _read(folder: RunFolder, key: str, part: str) -> "FactTrace":
+    from kedit.results import FactTrace
+
+    (record,) = (entry for entry in folder.records[key]["traces"] if entry["part"] == part)
+    prefix = f"{part}:"
+    tensors = folder.tensors(key).items()
+    own = {name.removeprefix(prefix): value for name, value in tensors if name.startswith(prefix)}
+    return FactTrace.from_record(record, own)
 
 
 def _key(fact: "Fact") -> str:
-    import hashlib
-
-    return hashlib.sha256(f"{fact.relation.id}:{fact.prompt}:{fact.object}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{fact.relation.id}:{fact.prompt}:{fact.object}".encode()).hexdigest()[
+        :16
+    ]
 
 
 def _corruption(
@@ -206,7 +228,7 @@ def _corruption(
     fact: "Fact",
     part: str,
     pool: "Sequence[Fact]",
-    noises: "dict[str, Noise]",
+    noises: "Mapping[str, Noise]",
 ) -> "Corruption":
     from kedit.prompts import encode
     from probes.corrupt import add_noise, prompt_seed, replaced

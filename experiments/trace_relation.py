@@ -5,6 +5,7 @@ from pathlib import Path
 from experiments._run import command, open_run
 from experiments._trace import DRAWING, Config, settled, trace_facts
 
+
 def run(config: Config) -> Path:
     """Traces, averages, draws and prints; what is already in the run's folder is not done again."""
     config = settled(config)

@@ -1,9 +1,9 @@
-"""One look for every figure: sizes, fonts, colours, scales, the caption line, and how one is saved."""
+"""One look for every figure: sizes, fonts, colours, scales, the caption line, and the saving."""
 
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -78,18 +78,18 @@ class Study:
     metric: str = "prob"
     seed: int = 0
 
-    @property
-    def unit_label(self) -> str:
-        """The label of an axis of effects."""
-        return f"indirect effect ({EFFECT_UNITS[self.metric]})"
-
     def caption(self, interval: str) -> str:
         """One line; `interval` says where the figure shows its intervals: "bands", "brackets"."""
         return (
             f"n = {self.n_facts} facts; corruption: {readable(self.corruption)}; "
             f"metric: {METRIC_NAMES[self.metric]}; seed {self.seed}; "
-            f"{interval}: 95 % bootstrap interval over facts."
+            f"{interval}: 95\u00a0% bootstrap interval over facts."
         )
+
+
+def effect_label(metric: str) -> str:
+    """The label of an axis or a colour bar of effects."""
+    return f"indirect effect ({EFFECT_UNITS[metric]})"
 
 
 def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
@@ -106,7 +106,7 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     """Writes `name`.png (200 dpi) and `name`.pdf: the same bytes for the same figure, at any time.
 
-    There is nothing to close: these figures are not pyplot's, and go when the last name for them does.
+    There is nothing to close: no figure here is pyplot's, each goes with its last name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
@@ -130,7 +130,6 @@ def layer_axis(ax: Axes, n_layers: int) -> None:
     """Whole layers from left to right, half a layer to spare on both sides."""
     ax.set_xlim(-0.5, n_layers - 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.set_xlabel("layer")
 
 
 def site_name(name: str, window: int) -> str:
@@ -141,6 +140,11 @@ def site_name(name: str, window: int) -> str:
     else:
         plain = f"{SITES[site]}, window {window}" if window > 1 else f"single {SITES[site]}"
     return f"{plain}, {SITES[severed]} severed" if severed else plain
+
+
+def number(value: float) -> str:
+    """Two significant digits."""
+    return f"{value:.2g}".replace("-", "−")
 
 
 def estimate(mean: float, low: float, high: float) -> str:
@@ -155,23 +159,25 @@ def estimate(mean: float, low: float, high: float) -> str:
 def readable(text: str, width: int | None = None) -> str:
     """`text` as the font can draw it, shortened to `width` characters.
 
-    Line ends are drawn as ↵, a lone blank as ␣; what the font lacks is spelt as its code point.
+    Line ends are drawn as ↵, a lone blank as ␣; what the font lacks is spelt as its code points.
     """
-    shown = text.strip(" ").replace("\n", "↵") or "␣"
-    shown = "".join(_drawable(unicodedata.normalize("NFC", shown)))
+    drawn = unicodedata.normalize("NFC", text.strip(" ").replace("\n", "↵")) or "␣"
+    pieces = []
+    for known, chars in groupby(drawn, _in_font):
+        run = list(chars)
+        pieces.append("".join(run) if known else f"‹{' '.join(f'{ord(char):X}' for char in run)}›")
+    shown = "".join(pieces)
     return shown if width is None or len(shown) <= width else shown[: width - 1] + "…"
 
 
-def _drawable(text: str) -> Iterable[str]:
-    for char in text:
-        known = char.isprintable() and all(ord(char) in glyphs for glyphs in _glyphs())
-        yield char if known else f"‹{ord(char):X}›"
+def _in_font(char: str) -> bool:
+    return char.isprintable() and all(ord(char) in glyphs for glyphs in _glyphs())
 
 
 @cache
 def _glyphs() -> tuple[frozenset[int], ...]:
     """The code points of the font, regular and bold."""
     return tuple(
-        frozenset(get_font(findfont(FontProperties(FONT, weight=weight))).get_charmap())
+        frozenset(get_font(findfont(FontProperties(family=FONT, weight=weight))).get_charmap())
         for weight in ("normal", "bold")
     )

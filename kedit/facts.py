@@ -60,7 +60,7 @@ class Fact:
 
     @property
     def relation_spans(self) -> tuple[CharSpan, ...]:
-        """Where the relation's words stand in the prompt: one span on each side of the subject, or more."""
+        """Where the relation's words stand in the prompt, left to right: one span or several."""
         gap = self.template.index("{}")
         grown = len(self.subject) - len("{}")
         spans: list[CharSpan] = []
@@ -76,9 +76,11 @@ class Fact:
             for words in self.relation_words:
                 start = self.template.find(words, after)
                 after = start + len(words)
-                if start < 0 or not words or start <= gap < after:
+                over_gap = start < gap + len("{}") and after > gap
+                if start < 0 or not words.strip() or over_gap:
                     raise RecordError(
-                        f"relation_words: {words!r} is not in {self.template!r} (in order, beside {{}})"
+                        f"relation_words: {words!r} is not in {self.template!r}, "
+                        "in order and beside {}"
                     )
                 spans.append((start, after))
         if not spans:

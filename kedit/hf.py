@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens import loading_from_pretrained as lens_loading
-from transformer_lens.pretrained.weight_conversions import convert_gemma_weights
+from transformer_lens.pretrained.weight_conversions.gemma import convert_gemma_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -20,6 +20,7 @@ from kedit.errors import ModelUnavailable
 
 log = logging.getLogger("kedit")
 
+PROBED = 16  # tokens on which a converted model is held against its source
 GEMMAS = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"}
 
 
@@ -75,9 +76,9 @@ def _dequantised(place: Callable[[Path], Any], name: str) -> Path:
             scratch, gguf_file=source.name, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=source.name)
-        # a module read from GGUF refuses save_pretrained; a fresh one with the same weights does not
+        # a module read from GGUF refuses save_pretrained; a fresh one with its weights does not
         if hasattr(hf.config, "quantization_config"):
-            del hf.config.quantization_config
+            delattr(hf.config, "quantization_config")
         hf.config.architectures = [type(hf).__name__]
         plain = type(hf)(hf.config)
         plain.load_state_dict(hf.state_dict())
@@ -91,17 +92,40 @@ def _dequantised(place: Callable[[Path], Any], name: str) -> Path:
     return folder
 
 
-def hooked(hf: PreTrainedModel, dtype: torch.dtype, official: str | None = None) -> HookedTransformer:
+@torch.no_grad()
+def hooked(
+    hf: PreTrainedModel, dtype: torch.dtype, official: str | None = None
+) -> HookedTransformer:
     """`hf` as a HookedTransformer on the CPU, nothing folded, centred or factored, no tokenizer.
 
     Args:
         hf: module of a decoder-only family that TransformerLens converts.
         dtype: of the weights.
-        official: TransformerLens' name for the model; without it the configuration is read from `hf`.
+        official: TransformerLens' name for the model; without it the configuration is `hf`'s.
 
     Raises:
-        ModelUnavailable: TransformerLens has no converter for this architecture.
+        ModelUnavailable: TransformerLens has no converter for this architecture, or ignores a
+            setting of it, so that the converted model's logits are not the module's.
     """
+    try:
+        model = _converted(hf, dtype, official)
+    except (NotImplementedError, AttributeError, RuntimeError, KeyError) as error:
+        raise ModelUnavailable(
+            f"TransformerLens cannot convert this {type(hf).__name__}: {error}"
+        ) from error
+    # some settings are ignored in silence (attention biases, scaled rotary embeddings ...)
+    tokens = torch.arange(2, 2 + PROBED)[None] % hf.config.vocab_size
+    wanted, got = hf(tokens).logits.float(), model(tokens).float()
+    largest = float((wanted - got).abs().max() / wanted.std())
+    if not largest < (1e-2 if dtype.itemsize >= 4 else 0.5):
+        raise ModelUnavailable(
+            f"TransformerLens converts this {type(hf).__name__} wrongly: its logits are off by "
+            f"{largest:.2g} standard deviations from the Hugging Face module's"
+        )
+    return model
+
+
+def _converted(hf: PreTrainedModel, dtype: torch.dtype, official: str | None) -> HookedTransformer:
     architecture = (hf.config.architectures or [type(hf).__name__])[0]
     if architecture in GEMMAS:
         cfg = HookedTransformerConfig.from_dict(
@@ -109,24 +133,23 @@ def hooked(hf: PreTrainedModel, dtype: torch.dtype, official: str | None = None)
         )
         state = convert_gemma_weights(hf, cfg)
     else:
-        # TransformerLens dispatches on words in the path ("llama", "bert", ...): hexadecimal has none
+        # TransformerLens dispatches on words in the path ("llama", "bert"): hexadecimal has none
         with tempfile.TemporaryDirectory() as scratch:
             source = official or str(Path(scratch, os.urandom(8).hex()))
             if official is None:
                 hf.config.architectures = [architecture]
+                if architecture == "GPT2LMHeadModel" and not hasattr(hf.config, "n_ctx"):
+                    hf.config.n_ctx = hf.config.n_positions  # TransformerLens reads the old name
                 hf.config.save_pretrained(source)
-            try:
-                cfg = lens_loading.get_pretrained_model_config(
-                    source, hf_cfg=hf.config.to_dict(), device="cpu", dtype=dtype
-                )
-            except NotImplementedError as error:
-                raise ModelUnavailable(
-                    f"TransformerLens cannot convert {architecture}: {error}"
-                ) from None
+            cfg = lens_loading.get_pretrained_model_config(
+                source, hf_cfg=hf.config.to_dict(), device="cpu", dtype=dtype
+            )
             state = lens_loading.get_pretrained_state_dict(source, cfg, hf, dtype=dtype)
     cfg.tokenizer_name = None
     cfg.device = "cpu"
     model = HookedTransformer(cfg, move_to_device=False)
+    for parameter in model.parameters():
+        parameter.data.zero_()  # a converter may leave one out that the family does not use
     model.load_and_process_state_dict(
         state,
         fold_ln=False,

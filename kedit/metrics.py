@@ -1,4 +1,4 @@
-"""From the last residual to one number a prompt, without a row of logits for every prompt at once."""
+"""From the last residual to one number a prompt, never holding all prompts' logits at once."""
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ def answer_scores(
 ) -> Float[Tensor, "metric row"]:
     """How strongly each final residual says `answer`, by every metric of METRICS, in float32.
 
-    prob is softmax(logits)[answer], logprob its logarithm, logit_diff logits[answer] - logits[foil].
-    The normaliser runs over the vocabulary in chunks, so that 262,144 logits a row never lie in memory.
+    prob is softmax(logits)[answer], logprob its logarithm, logit_diff logits[answer - foil]. The
+    normaliser runs over the vocabulary in chunks: 262,144 logits a row never lie in memory.
     """
     pair = torch.tensor([answer, foil], device=resid.device)
     columns = model.unembed.W_U[:, pair].T, model.unembed.b_U[pair]
@@ -48,7 +48,9 @@ def _log_normaliser(
         part = slice(start, start + width)
         logits = _capped(model, F.linear(rows, weight[part], bias[part]))
         peak = logits.amax(-1, keepdim=True)
-        lse = logits.sub_(peak).exp_().sum(-1).log() + peak[:, 0]  # in place: half of logsumexp's time
+        lse = (
+            logits.sub_(peak).exp_().sum(-1).log() + peak[:, 0]
+        )  # in place: half of logsumexp's time
         total = lse if total is None else torch.logaddexp(total, lse)
     assert total is not None
     return total

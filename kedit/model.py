@@ -1,16 +1,15 @@
-"""load(name): any decoder as a HookedTransformer with unprocessed weights, frozen, ready to trace."""
+"""load(name): any decoder as a HookedTransformer, weights unprocessed and frozen."""
 
 import contextlib
 import difflib
 import io
+import logging
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import (
     get_official_model_name,  # pyright: ignore[reportPrivateImportUsage]
@@ -22,9 +21,9 @@ from transformers.utils import logging as transformers_logging
 from kedit import hf as hugging_face
 from kedit import toy
 from kedit.errors import ModelUnavailable
+from kedit.sites import TANH_GELUS, tanh_gelu
 
 DEFAULT = "gemma-3-270m"
-TANH_GELUS = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}  # three names for one function
 
 
 def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) -> HookedTransformer:
@@ -41,24 +40,28 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise ModelUnavailable(f"--device {device}: auto, cpu, cuda or cuda:1 is wanted") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
         raise ModelUnavailable(f"--device {device}: this machine shows torch no CUDA device")
     weights = getattr(torch, dtype or "float32", None)
     if not (isinstance(weights, torch.dtype) and weights.is_floating_point):
         raise ModelUnavailable(f"--dtype {dtype}: not a floating-point type of torch")
-    if device == "cpu" and weights not in (torch.float32, torch.float64):
+    if place.type == "cpu" and weights not in (torch.float32, torch.float64):
         raise ModelUnavailable(f"--dtype {dtype}: on a CPU kedit computes in float32")
     with quiet():
         model, tokenizer = _find(name, weights)
-        model.to(torch.device(device), print_details=False)
+        model.to(place, print_details=False)
     return prepare(model, tokenizer)
 
 
 def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> HookedTransformer:
     """Freezes `model`, gives it `tokenizer`, and lays its weights out as its forward reads them.
 
-    TransformerLens copies W_O, the gated MLP's matrices and W_U into the other storage order at every
-    forward. Stored that way round, the copies are views: the same numbers at half the time.
+    TransformerLens copies W_O, the gated MLP's matrices and W_U into the other storage order at
+    every forward. Stored that way round, the copies are views: the same numbers in half the time.
     """
     model.eval().requires_grad_(False)
     for block in model.blocks:
@@ -71,7 +74,7 @@ def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> Hoo
             elif name == "W_O":
                 _restore_order(weight, (2, 0, 1))
         if model.cfg.act_fn in TANH_GELUS and hasattr(block.mlp, "act_fn"):
-            block.mlp.act_fn = partial(F.gelu, approximate="tanh")  # one pass instead of eight
+            block.mlp.act_fn = tanh_gelu
     _restore_order(model.unembed.W_U, (1, 0))
     # whether this tokenizer was trained to open a text with BOS; never TransformerLens' default
     begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
@@ -83,7 +86,7 @@ def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> Hoo
     return model
 
 
-def _restore_order(weight: nn.Parameter, order: tuple[int, ...]) -> None:
+def _restore_order(weight: Tensor, order: tuple[int, ...]) -> None:
     """Keeps shape and values of `weight`; its memory then runs along the axes in `order`."""
     inverse = sorted(range(len(order)), key=order.__getitem__)
     weight.data = weight.data.permute(order).contiguous().permute(inverse)
@@ -137,14 +140,18 @@ def _from_hub(name: str, dtype: torch.dtype):
 def quiet() -> Iterator[None]:
     """Keeps what the libraries print about themselves from the user."""
     level = transformers_logging.get_verbosity()
+    root = logging.getLogger()
+    root_level = root.level
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
+            root.setLevel(logging.ERROR)  # TransformerLens logs there; our own logger goes on
             yield
     finally:
+        root.setLevel(root_level)
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()

@@ -1,6 +1,7 @@
-"""From a fact's text to tokens, spans and answer ids; alone in knowing of BOS and leading blanks."""
+"""From a fact's text to tokens, spans and answer ids; alone in knowing BOS and leading blanks."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -67,9 +68,14 @@ def answer_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
     return tuple(_tokenizer(model)(f" {text}", add_special_tokens=False)["input_ids"])
 
 
-def plain_ids(model: HookedTransformer, text: str) -> list[int]:
+def plain_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
     """Token ids of `text` alone: no blank before it, no BOS."""
-    return _tokenizer(model)(text, add_special_tokens=False)["input_ids"]
+    return tuple(_tokenizer(model)(text, add_special_tokens=False)["input_ids"])
+
+
+def decoded(model: HookedTransformer, token: int) -> str:
+    """The text of one token."""
+    return _tokenizer(model).decode([token])
 
 
 def bos_ids(model: HookedTransformer) -> list[int]:
@@ -88,7 +94,7 @@ def device(model: HookedTransformer) -> torch.device:
     return model.embed.W_E.device
 
 
-def _tokenizer(model: HookedTransformer):
+def _tokenizer(model: HookedTransformer) -> Any:
     if model.tokenizer is None:
         raise InputError("the model has no tokenizer: load it with kedit.model.load")
     return model.tokenizer

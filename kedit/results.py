@@ -20,7 +20,7 @@ class EffectGrid:
         window: layers restored together around each layer.
         severed: "mlp_out" or "attn_out" if these were held at their corrupted values, else "".
         positions: the prompt's positions that the grid's columns stand for.
-        restored: mean over samples, by metric (in the order of METRICS), layer, position (and head).
+        restored: mean over samples, by metric (as METRICS has them), layer, position (and head).
         clean, corrupted: by metric; corrupted is the mean over samples.
     """
 
@@ -100,11 +100,13 @@ class FactTrace:
         """The inverse of `to_record` and `tensors`."""
         grids = {
             name: EffectGrid(
-                **{**labels, "positions": tuple(labels["positions"])},
-                **{
-                    field: tensors[f"{name}.{field}"]
-                    for field in ("restored", "clean", "corrupted")
-                },
+                site=labels["site"],
+                window=labels["window"],
+                severed=labels["severed"],
+                positions=tuple(labels["positions"]),
+                restored=tensors[f"{name}.restored"],
+                clean=tensors[f"{name}.clean"],
+                corrupted=tensors[f"{name}.corrupted"],
             )
             for name, labels in record["grids"].items()
         }
@@ -122,7 +124,7 @@ class AverageEffect:
         part: "subject" or "relation".
         window: layers restored together.
         buckets: the token buckets' names.
-        n_tokens: tokens in each bucket, over all facts; 0 for an empty bucket (its effects are NaN).
+        n_tokens: tokens in each bucket, over all facts; 0 for an empty one (its effects are NaN).
         n_facts: facts with at least one token in each bucket.
         mean, low, high: average and 95 % bootstrap interval over facts.
     """

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
-from transformer_lens.utils import get_act_name
+from transformer_lens.utilities.components_utils import get_act_name
 
 Held = Literal["attn_out", "mlp_out"]
 
@@ -21,7 +21,7 @@ class States:
         resid: resid_pre of each layer, then resid_post of the last: n_layers + 1 entries.
         attn_out, mlp_out: what each layer's halves added to the residual stream.
         z: each layer's heads' outputs before W_O.
-        keys, values: as attention caches them: before rotary embedding, ungrouped heads not repeated.
+        keys, values: as attention caches them: before rotary embedding, grouped heads once.
     """
 
     resid: tuple[Float[Tensor, "batch pos d_model"], ...]
@@ -67,7 +67,7 @@ class Run:
             )
         resid, attn, z, *mlp = ([cache[name] for name in layers] for layers in names)
         return States(
-            resid=(*resid, last),
+            resid=(*resid, cast(Tensor, last)),  # stop_at_layer gives a residual
             attn_out=tuple(attn),
             mlp_out=tuple(mlp[0]) if mlp else tuple(torch.zeros_like(out) for out in attn),
             z=tuple(z),

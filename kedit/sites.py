@@ -4,14 +4,21 @@ Alone in knowing post-norms (Gemma, OLMo 2), parallel blocks (GPT-J, NeoX) and h
 hang together. Everything is computed by HookedTransformer's own modules and weights.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens.components import LayerNorm, RMSNorm, TransformerBlock
+from transformer_lens.components.layer_norm import LayerNorm
+from transformer_lens.components.mlps.mlp import MLP
+from transformer_lens.components.rms_norm import RMSNorm
+from transformer_lens.components.transformer_block import TransformerBlock
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
+TANH_GELUS = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}  # three names for one function
+tanh_gelu = partial(F.gelu, approximate="tanh")  # in one pass instead of eight
 OLMO_QK_NORM = {"OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM"}
 
 
@@ -28,7 +35,7 @@ def attn_read(block: TransformerBlock, resid_pre: Tensor) -> Tensor:
 
 
 def attn_written(block: TransformerBlock, raw: Tensor) -> Tensor:
-    """The raw output of W_O as it reaches the residual stream: through the post-norm, if there is one."""
+    """The raw output of W_O as it reaches the residual stream: through a post-norm, if any."""
     if block.cfg.use_normalization_before_and_after:
         return norm(block.ln1_post, raw)
     if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
@@ -43,13 +50,15 @@ def mlp_out(
     if block.cfg.attn_only:
         return torch.zeros_like(resid_mid)
     if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
-        return norm(block.ln2, block.mlp(resid_mid))
-    written = block.mlp(norm(block.ln2, resid_mid))
-    return norm(block.ln2_post, written) if block.cfg.use_normalization_before_and_after else written
+        return norm(block.ln2, _mlp(block.mlp, resid_mid))
+    written = _mlp(block.mlp, norm(block.ln2, resid_mid))
+    return (
+        norm(block.ln2_post, written) if block.cfg.use_normalization_before_and_after else written
+    )
 
 
 def w_o(block: TransformerBlock) -> Float[Tensor, "d_model key"]:
-    """W_O as one matrix over all heads, as F.linear takes it: `F.linear(z.flatten(-2), w_o, b_O)`."""
+    """W_O over all heads as F.linear takes it: `F.linear(z.flatten(-2), w_o(block), b_O)`."""
     return rearrange(block.attn.W_O, "head d_head d_model -> d_model (head d_head)")
 
 
@@ -58,7 +67,7 @@ def head_written(
     z: Float[Tensor, "batch head d_head"],
     clean_z: Float[Tensor, "#batch head d_head"],
 ) -> Float[Tensor, "head batch d_model"]:
-    """attn_out at one position with head h's z taken from `clean_z` and the others' from `z`, each h."""
+    """attn_out at one position, for each head: with its z from `clean_z`, the others' from `z`."""
     raw = F.linear(z.flatten(-2), w_o(block), block.attn.b_O)
     change = torch.einsum("bhd,hdm->hbm", clean_z - z, block.attn.W_O)
     return attn_written(block, raw + change)
@@ -75,7 +84,7 @@ def has_plain_attention(block: TransformerBlock, n_ctx: int) -> bool:
         and cfg.clip_qkv is None
         and not (cfg.use_attention_sinks or cfg.use_logn_attn or cfg.load_in_4bit)
         and not cfg.ungroup_grouped_query_attention
-        and (attn.attn_type == "global" or n_ctx <= cfg.window_size)
+        and (attn.attn_type == "global" or n_ctx <= (cfg.window_size or 0))
     )
 
 
@@ -113,11 +122,22 @@ def attend(
     return z.transpose(1, 2).flatten(2).unflatten(0, shape[:2])
 
 
-def behind(past: Tensor, new: Tensor, n_rows: int) -> Float[Tensor, "row_sample pos kv_head d_head"]:
+def behind(
+    past: Tensor, new: Tensor, n_rows: int
+) -> Float[Tensor, "row_sample pos kv_head d_head"]:
     """`new` after a past that has one entry a sample (or one for all), the same for every row."""
     new = new.unflatten(0, (n_rows, -1))
     shared = past.expand(n_rows, new.shape[1], *past.shape[1:])
     return torch.cat([shared, new], dim=2).flatten(0, 1)
+
+
+def _mlp(mlp: nn.Module, read: Tensor) -> Tensor:
+    """`mlp(read)`; the plain kind without a second copy of its neurons, the widest tensor."""
+    if type(mlp) is not MLP or mlp.act_fn is not tanh_gelu:
+        return mlp(read)
+    neurons = torch.addmm(mlp.b_in, read.flatten(0, -2), mlp.W_in)
+    torch.ops.aten.gelu_(neurons, approximate="tanh")
+    return torch.addmm(mlp.b_out, neurons, mlp.W_out).view(read.shape)
 
 
 def norm(module: nn.Module, resid: Tensor) -> Tensor:

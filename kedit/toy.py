@@ -1,6 +1,6 @@
 """A tiny model with its own tokenizer that knows a few made-up facts from both sides.
 
-It is trained in seconds, the same way every time, and needs no network: for tests and `--model toy`.
+It is trained in seconds, the same way every time, without network: for tests and `--model toy`.
 """
 
 import hashlib
@@ -22,14 +22,11 @@ SEED = 0
 STEPS = 150
 
 PEOPLE = [
-    f"{first} {last}"
-    for first, last in zip(
-        "Ada Bruno Clara Dmitri Elif Farid Greta Hugo Inés João Kaito Lena Mira Nils Oona Pavel".split(),
-        "Alder Birch Cedar Dogwood Elm Fir Ginkgo Holly Ironwood Juniper Kapok Larch Maple Nutmeg "
-        "Olive Poplar".split(),
-        strict=True,
-    )
-]
+    "Ada Alder", "Bruno Birch", "Clara Cedar", "Dmitri Dogwood",
+    "Elif Elm", "Farid Fir", "Greta Ginkgo", "Hugo Holly",
+    "Inés Ironwood", "João Juniper", "Kaito Kapok", "Lena Larch",
+    "Mira Maple", "Nils Nutmeg", "Oona Olive", "Pavel Poplar",
+]  # fmt: skip
 # objects, templates with the words that carry the relation
 WORLD: dict[Relation, tuple[list[str], list[tuple[str, str]]]] = {
     Relation("P19", "birthplace", "hierarchical", "person"): (
@@ -79,7 +76,7 @@ def texts() -> list[tuple[str, str]]:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the toy's own texts, so that any text can be encoded; opens with <bos>."""
+    """Byte-level BPE over the toy's own texts: any text can be encoded; opens with <bos>."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

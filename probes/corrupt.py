@@ -2,7 +2,7 @@
 
 import random
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,11 +72,11 @@ def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part:
 
     Args:
         rule: "s3": normal, 3 times the standard deviation of all embedding entries of the corrupted
-            words' tokens; "upstream": the same, drawn as ROME's published code does; "m": normal with
-            mean and covariance of the embeddings of the facts' prompts; "t5": Student's t with 5
-            degrees, likewise; "u0.1": uniform in [-0.1, 0.1]; "0.03": normal with that deviation.
+            words' tokens; "upstream": the same, drawn as ROME's published code does; "m": normal
+            with mean and covariance of the embeddings of the facts' prompts; "t5": Student's t with
+            5 degrees, likewise; "u0.1": uniform in [-0.1, 0.1]; "0.03": normal with that deviation.
             Ending in "=": put in the embedding's place instead of added to it ("s3=").
-        facts: whose words are corrupted; all facts of an experiment, so that each has the same noise.
+        facts: whose words are corrupted; all facts of an experiment, for the same noise in each.
         part: "relation" or "subject".
 
     Raises:
@@ -105,6 +105,8 @@ def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part:
             noise = Noise(mean=mean.cpu(), transform=transform.float().cpu(), degrees=degrees)
         else:
             noise = Noise(float(rule))
+        if not np.isfinite(noise.scale):
+            raise ValueError(rule)
     except ValueError as error:
         if isinstance(error, InputError):
             raise
@@ -136,37 +138,39 @@ def add_noise(
 
 
 def replaced(
-    model: HookedTransformer, fact: Fact, part: str, pool: Iterable[Fact], seed: int
+    model: HookedTransformer, fact: Fact, part: str, pool: Sequence[Fact], seed: int
 ) -> Corruption:
-    """The prompt with other words of the same token length: symmetric replacement (Zhang, Nanda 2023).
+    """The prompt with other words of the same token length (Zhang, Nanda 2023, arXiv 2309.16042).
 
-    Another relation of the same domain about the same subject, or another subject of the same
-    relation with another object, taken from `pool`. Every other word stays, token for token, if the
-    pool allows; which of the equally good ones is taken depends on `seed` and the prompt only.
+    For a relation: another one of the same domain, about the same subject, its words in this
+    template where they fit, else in a template of its own. For a subject: another one of the same
+    relation with another object, else one of the same domain. All other words stay, token for
+    token, if the pool allows; which of the equally good ones is taken depends on `seed` and the
+    prompt only.
 
     Raises:
         NoReplacement: nothing in the pool has the same number of tokens in the same places.
     """
     prompt = encode(model, fact)
     own = set(prompt.positions(part))
-    found: dict[str, tuple[int, Prompt, tuple[int, ...]]] = {}
-    for text, other in _candidates(fact, part, pool).items():
-        candidate = encode(model, other)
-        if len(candidate.tokens) != len(prompt.tokens):
-            continue
-        if part == "relation" and candidate.subject != prompt.subject:
-            continue
-        differs = (candidate.tokens != prompt.tokens).nonzero()[:, 0].tolist()
-        if not own & set(differs):
-            continue
-        found[text] = (len(set(differs) - own), candidate, tuple(differs))
-    if not found:
-        raise NoReplacement(f"no other {part} has the tokens' places of {fact.prompt!r}")
-    fewest = min(outside for outside, *_ in found.values())
-    best = sorted(text for text, (outside, *_) in found.items() if outside == fewest)
-    text = random.Random(prompt_seed(seed, fact)).choice(best)
-    _, candidate, differs = found[text]
-    return Corruption(Run(candidate.tokens[None]), differs, f"replaced by {text!r}")
+    for candidates in _candidates(fact, part, pool):
+        found: dict[str, tuple[int, Prompt, tuple[int, ...]]] = {}
+        for text, other in candidates.items():
+            candidate = encode(model, other)
+            if len(candidate.tokens) != len(prompt.tokens):
+                continue
+            if part == "relation" and candidate.subject != prompt.subject:
+                continue
+            differs = (candidate.tokens != prompt.tokens).nonzero()[:, 0].tolist()
+            if own & set(differs):
+                found[text] = (len(set(differs) - own), candidate, tuple(differs))
+        if found:
+            fewest = min(outside for outside, *_ in found.values())
+            best = sorted(text for text, (outside, *_) in found.items() if outside == fewest)
+            text = random.Random(prompt_seed(seed, fact)).choice(best)
+            _, candidate, differs = found[text]
+            return Corruption(Run(candidate.tokens[None]), differs, f"replaced by {text!r}")
+    raise NoReplacement(f"no other {part} has the tokens' places of {fact.prompt!r}")
 
 
 def prompt_seed(seed: int, fact: Fact) -> int:
@@ -195,21 +199,51 @@ def _corrupted_words(facts: Iterable[Fact], part: str) -> list[str]:
     ]
 
 
-def _candidates(fact: Fact, part: str, pool: Iterable[Fact]) -> dict[str, Fact]:
-    """Prompts of other facts, by text: true ones, or the subject under another relation's template."""
-    made: dict[str, Fact] = {}
-    same_answer: set[str] = set()
-    for other in pool:
-        if part == "subject":
-            if other.relation.id == fact.relation.id and other.object != fact.object:
-                swapped = replace(fact, subject=other.subject)
-                made[swapped.prompt] = swapped
-        elif other.relation.id != fact.relation.id and other.relation.domain == fact.relation.domain:
-            swapped = replace(
-                other, subject=fact.subject, relation_words=other.relation_words
-            )
-            made[swapped.prompt] = swapped
-            # a relation under which the subject has the same object would corrupt nothing
-            if other.subject == fact.subject and other.object == fact.object:
-                same_answer.add(other.relation.id)
-    return {text: made[text] for text in made if made[text].relation.id not in same_answer}
+def _candidates(fact: Fact, part: str, pool: Sequence[Fact]) -> Iterator[dict[str, Fact]]:
+    """Prompts that could stand in, by text; the better kind first."""
+    domain = [other for other in pool if other.relation.domain == fact.relation.domain]
+    if part == "subject":
+        for kin in ([other for other in domain if other.relation.id == fact.relation.id], domain):
+            swapped = [
+                replace(fact, subject=other.subject)
+                for other in kin
+                if other.subject != fact.subject
+                and (other.relation.id != fact.relation.id or other.object != fact.object)
+            ]
+            yield {other.prompt: other for other in swapped}
+        return
+    # a relation under which the subject has the same object would corrupt nothing
+    same = {
+        other.relation.id
+        for other in domain
+        if other.subject == fact.subject and other.object == fact.object
+    } | {fact.relation.id}
+    others = [other for other in domain if other.relation.id not in same]
+    wordings = {(other.template, other.relation_words): other for other in others}.values()
+    swapped = [_in_template(fact, other) for other in wordings]
+    swapped += [replace(other, subject=fact.subject) for other in wordings]
+    yield {other.prompt: other for other in swapped if other is not None}
+
+
+def _in_template(fact: Fact, other: Fact) -> Fact | None:
+    """`fact` with `other`'s relation words in its own template, if both begin and go on alike."""
+    around, foreign = _around(fact), _around(other)
+    if not fact.relation_words or len(around) != len(foreign):
+        return None
+    *inner, last = zip(around, foreign, strict=True)
+    tails = [text.split("{}")[0] if "{}" in text else "" for text in last]
+    if any(a != b for a, b in inner) or tails[0] != tails[1]:
+        return None
+    pieces = [
+        text for pair in zip(around, (*other.relation_words, ""), strict=True) for text in pair
+    ]
+    return replace(fact, template="".join(pieces), relation_words=other.relation_words)
+
+
+def _around(fact: Fact) -> list[str]:
+    """What stands before, between and behind the relation's words in the template."""
+    rest, pieces = fact.template, []
+    for words in fact.relation_words:
+        before, _, rest = rest.partition(words)
+        pieces.append(before)
+    return [*pieces, rest]

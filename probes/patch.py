@@ -44,6 +44,8 @@ class Patch:
             raise InputError(f"site {self.site!r}: one of {', '.join(SITES)} is wanted")
         if self.window < 1 or (self.window > 1 and self.site not in ("mlp_out", "attn_out")):
             raise InputError(f"window {self.window}: only mlp_out and attn_out take more than 1")
+        if self.severed not in ("", "mlp_out", "attn_out"):
+            raise InputError(f"severed {self.severed!r}: mlp_out, attn_out or nothing is wanted")
         if self.severed and self.site != "resid_post":
             raise InputError(f"severing {self.severed} is defined for resid_post, not {self.site}")
 
@@ -70,7 +72,7 @@ def sweep(
     question: Question,
     positions: Sequence[int] | None = None,
 ) -> EffectGrid:
-    """The score of every (layer, position[, head]) cell restored in the corrupted run, mean over samples.
+    """The mean score over samples with each (layer, position[, head]) cell restored.
 
     The same numbers as one hooked forward a cell (tests/twins.py), at a fraction of the work: see
     `kedit.forward`.
@@ -108,7 +110,9 @@ def sweep(
     def unembed() -> None:
         if waiting:
             cells, finals = zip(*waiting, strict=True)
-            restored[:, list(cells)] = score(torch.cat(finals)).unflatten(1, (len(cells), -1)).mean(2)
+            restored[:, list(cells)] = (
+                score(torch.cat(finals)).unflatten(1, (len(cells), -1)).mean(2)
+            )
             waiting.clear()
 
     patched = (
@@ -143,7 +147,7 @@ def _column(
     is_first: bool,
     number: Int[Tensor, "layer *head"],
 ) -> Column:
-    """The cells at one position, by their numbers in the grid; those that cannot matter are left out."""
+    """The cells at one position, by their numbers in the grid, without those that cannot matter."""
     n_layers = model.cfg.n_layers
     n_samples, n_pos = corrupted.resid[0].shape[:2]
     begin, hold, before = pos, None, None
@@ -173,7 +177,7 @@ def _entries(
     pos: int,
     number: Int[Tensor, "layer *head"],
 ) -> Iterator[Entry]:
-    """The states that enter at `pos`: after which layer, what, and each cell with its last held layer."""
+    """What enters at `pos`: behind which layer, which state, each cell with its last held layer."""
     n_layers = model.cfg.n_layers
     cells = number.tolist()
     if patch.site == "resid_post":
@@ -208,7 +212,7 @@ def _behind_attention(
     pos: int,
     written: Float[Tensor, "row d_model"],
 ) -> Float[Tensor, "row d_model"]:
-    """resid_post at one position of the corrupted run, had its attention written `written` there."""
+    """The corrupted run's resid_post at one position, had its attention written `written` there."""
     block = model.blocks[layer]
     copies = len(written) // len(corrupted.resid[0])
     resid_pre = corrupted.resid[layer][:, pos].repeat(copies, 1)

@@ -1,4 +1,4 @@
-"""Causal tracing of facts: corrupt, sweep, average over token buckets (Meng et al. 2022; RaKE 2023)."""
+"""Causal tracing of facts: corrupt, sweep, average over token buckets (Meng et al. 2022; RaKE)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 from kedit.errors import InputError
 from kedit.facts import Fact
 from kedit.metrics import last_logits
-from kedit.prompts import encode
+from kedit.prompts import decoded, encode
 from kedit.results import AverageEffect, EffectGrid, FactTrace
 from kedit.runs import Run
 from kedit.stats import Interval, bootstrap_ratio, resamples
@@ -33,7 +33,7 @@ PAPER_WINDOW = 10  # layers, as Meng et al.'s code
 
 
 def paper_patches(window: int = PAPER_WINDOW) -> tuple[Patch, ...]:
-    """What Meng et al. restore (single residuals; windows of MLP and attention outputs), and each head."""
+    """What Meng et al. restore (residuals; windows of MLP and attention outputs), and each head."""
     return (
         Patch("resid_post"),
         Patch("mlp_out", window),
@@ -50,7 +50,7 @@ def says(model: HookedTransformer, fact: Fact) -> tuple[bool, str]:
     prompt = encode(model, fact)
     last = model(prompt.tokens[None], stop_at_layer=model.cfg.n_layers)[:, -1]
     choice = int(last_logits(model, last).argmax())
-    return choice == prompt.answer_ids[0], model.tokenizer.decode([choice])
+    return choice == prompt.answer_ids[0], decoded(model, choice)
 
 
 def trace(
@@ -92,14 +92,14 @@ def trace(
         part=part,
         corrupted=corruption.positions,
         corruption=corruption.description,
-        answer=model.tokenizer.decode([question.answer]),
-        foil=model.tokenizer.decode([question.foil]),
+        answer=decoded(model, question.answer),
+        foil=decoded(model, question.foil),
         grids=grids,
     )
 
 
 def buckets(corrupted: Sequence[int], n_pos: int) -> dict[str, list[int]]:
-    """The positions in each of BUCKETS, as in Meng et al.'s averages, for one or more corrupted spans.
+    """The positions in each of BUCKETS, as Meng et al. average them, for one or more spans.
 
     A corrupted span's only token is both its first and its last; a span that ends the prompt makes
     the last corrupted token the last token too, and leaves "first subsequent" and "further" empty.
@@ -125,13 +125,13 @@ def average(
     seed: int = 0,
     draws: int = 2000,
 ) -> AverageEffect:
-    """Average indirect effect by bucket and layer over facts, tokens pooled, with bootstrap intervals.
+    """Average indirect effect by bucket and layer, tokens pooled, with intervals over facts.
 
     Args:
         traces: of one part, each with the grid `name`.
         baseline: what is subtracted from a restored score: the fact's "own" corrupted score, or the
-            "pooled" average of all facts' (Meng et al.'s notebook; differs where facts have unequally
-            many tokens in a bucket).
+            "pooled" average of all facts' (Meng et al.'s notebook; differs where facts have
+            unequally many tokens in a bucket).
         seed, draws: of the bootstrap, which draws facts.
     """
     kept = [(trace, trace.grids[name]) for trace in traces]
@@ -205,5 +205,3 @@ def _pooled(
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     mean = flat.sum(0) / count.sum() - flat_shift.mean(0)
     return Interval(*(values.reshape(total.shape[1:]) for values in (mean, low, high)))
-
-

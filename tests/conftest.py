@@ -1,10 +1,11 @@
-"""Models for the tests: the toy, and tiny random ones of every family, built from configurations."""
+"""Models for the tests: the toy, and tiny random ones of every family, from configurations."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import functools
+import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,41 +13,57 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from kedit import hf as hugging_face
 from kedit import toy as toy_module
+from kedit.facts import Fact
+from kedit.metrics import METRICS
 from kedit.model import load, prepare, quiet
+from kedit.prompts import encode
+from kedit.results import EffectGrid
+from kedit.runs import Run
+from probes.corrupt import Corruption
+from probes.patch import Patch, Question, sweep
+from tests import twins
 
 VOCAB = 1000  # more than either tokenizer's
 WINDOW = 4  # tokens a local layer sees: fewer than a prompt has
 LOCAL_GLOBAL = ["sliding_attention", "full_attention"] * 2
-GROUPED = {
+ENDS: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0}
+UNGROUPED: dict[str, Any] = {
+    **ENDS,
+    "pad_token_id": 1,
     "vocab_size": VOCAB,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
-    "num_key_value_heads": 2,
     "max_position_embeddings": 64,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": 1,
 }
-GPT = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
-ENDS = {"bos_token_id": 0, "eos_token_id": 0}
-CAPPED = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}  # low, so that they bite
+GROUPED: dict[str, Any] = UNGROUPED | {"num_key_value_heads": 2}
+GPT: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "n_embd": 32,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 64,
+    **ENDS,
+}
+GPT_2: dict[str, Any] = GPT | {"n_ctx": 64}  # TransformerLens reads this one
+# soft caps so low that they bite
+CAPPED: dict[str, Any] = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 6.0}
+ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 300.0}  # no family's default
 
 # OLMo 2 is left out: TransformerLens 3.9 knows its configurations by name only, those of 1B and 7B.
 # OLMo 3 has the same blocks (norms behind each half, QK norm over all heads) and is here instead.
 CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
-    "gpt2": lambda: transformers.GPT2Config(**GPT, **ENDS, n_ctx=64),
-    "gptj": lambda: transformers.GPTJConfig(**GPT, **ENDS, rotary_dim=4),
-    "neox": lambda: transformers.GPTNeoXConfig(**_ungrouped(), use_parallel_residual=True),
-    "neox sequential": lambda: transformers.GPTNeoXConfig(
-        **_ungrouped(), use_parallel_residual=False
-    ),
+    "gpt2": lambda: transformers.GPT2Config(**GPT_2),
+    "gptj": lambda: transformers.GPTJConfig(**GPT, rotary_dim=4),
+    "neox": lambda: transformers.GPTNeoXConfig(**UNGROUPED, use_parallel_residual=True),
+    "neox sequential": lambda: transformers.GPTNeoXConfig(**UNGROUPED, use_parallel_residual=False),
     "neo": lambda: transformers.GPTNeoConfig(
         vocab_size=VOCAB,
         hidden_size=32,
@@ -57,15 +74,16 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         attention_types=[[["global", "local"], 2]],
         **ENDS,
     ),
-    "llama": lambda: transformers.LlamaConfig(**GROUPED),
+    "llama": lambda: transformers.LlamaConfig(**GROUPED, rope_parameters=ROPE),
     "mistral": lambda: transformers.MistralConfig(**GROUPED, sliding_window=WINDOW),
-    "qwen2": lambda: transformers.Qwen2Config(**GROUPED),
+    "qwen2": lambda: transformers.Qwen2Config(**GROUPED, rope_parameters=ROPE),
     "qwen3": lambda: transformers.Qwen3Config(**GROUPED, head_dim=8),
-    "gemma": lambda: transformers.GemmaConfig(**GROUPED, head_dim=8),
+    "gemma": lambda: transformers.GemmaConfig(**GROUPED, head_dim=8, rope_parameters=ROPE),
     "gemma2": lambda: transformers.Gemma2Config(
         **GROUPED,
         **CAPPED,
         head_dim=8,
+        rope_parameters=ROPE,
         query_pre_attn_scalar=12,
         sliding_window=WINDOW,
         layer_types=LOCAL_GLOBAL,
@@ -73,21 +91,15 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "gemma3": lambda: transformers.Gemma3TextConfig(
         **GROUPED,
         head_dim=8,
+        rope_parameters={
+            "full_attention": ROPE,
+            "sliding_attention": ROPE | {"rope_theta": 30.0},
+        },
         query_pre_attn_scalar=12,
         sliding_window=WINDOW,
         layer_types=LOCAL_GLOBAL,
     ),
-    "opt": lambda: transformers.OPTConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        ffn_dim=128,
-        word_embed_proj_dim=32,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        pad_token_id=1,
-        **ENDS,
-    ),
+    "opt": lambda: transformers.OPTConfig(**UNGROUPED, ffn_dim=128, word_embed_proj_dim=32),
     "bloom": lambda: transformers.BloomConfig(
         vocab_size=VOCAB, hidden_size=32, n_layer=4, n_head=4, pad_token_id=1, **ENDS
     ),
@@ -96,6 +108,17 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     ),
 }
 FAMILIES = tuple(CONFIGS)
+
+PATCHES = (
+    Patch("resid_post"),
+    *(Patch(half, window) for half in ("mlp_out", "attn_out") for window in (1, 3, 10)),
+    Patch("z"),
+    Patch("resid_post", severed="mlp_out"),
+    Patch("resid_post", severed="attn_out"),
+)
+QUESTION = Question(answer=300, foil=301)
+# logits reach 10, and float32 keeps seven digits of them
+TOLERANCES = {"prob": 1e-5, "logprob": 5e-5, "logit_diff": 5e-5}
 
 
 class Family(NamedTuple):
@@ -155,7 +178,7 @@ def bosless() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def bosless_gpt2(family: FamilyOf, bosless: PreTrainedTokenizerFast) -> HookedTransformer:
-    """The tiny GPT-2 under a tokenizer without BOS, so that a prompt's first word is at position 0."""
+    """The tiny GPT-2 under a tokenizer without BOS, so that a prompt's first word is at 0."""
     with quiet():
         model = hugging_face.hooked(family("gpt2").hf, torch.float32)
     return prepare(model, bosless)
@@ -180,5 +203,40 @@ def random_module(config: PretrainedConfig) -> PreTrainedModel:
     return hf.eval().requires_grad_(False)
 
 
-def _ungrouped() -> dict[str, Any]:
-    return {name: value for name, value in GROUPED.items() if name != "num_key_value_heads"}
+def clean_run(model: HookedTransformer, fact: Fact) -> Run:
+    return Run(encode(model, fact).tokens[None])
+
+
+def swept(
+    model: HookedTransformer,
+    fact: Fact,
+    corruption: Corruption,
+    patch: Patch,
+    positions: tuple[int, ...] | None = None,
+    question: Question = QUESTION,
+) -> EffectGrid:
+    clean, corrupted = clean_run(model, fact).states(model), corruption.run.states(model)
+    return sweep(model, clean, corrupted, patch, question, positions)
+
+
+def assert_equals_twin(
+    model: HookedTransformer,
+    fact: Fact,
+    corruption: Corruption,
+    patch: Patch,
+    n_cells: int | None = None,
+) -> None:
+    """The sweep equals its slow twin at every cell, or at `n_cells` of those that can differ."""
+    grid = swept(model, fact, corruption, patch)
+    cells = list(twins.every_cell(grid.restored.shape[1:]))
+    if n_cells is not None:
+        cells = [cell for cell in cells if cell[1] >= corruption.positions[0]]
+        cells = random.Random(f"{model.cfg.original_architecture} {patch}").sample(cells, n_cells)
+    slow = twins.sweep(model, clean_run(model, fact), corruption.run, patch, QUESTION, cells)
+    for cell in cells:
+        assert_same_scores(grid.restored[(slice(None), *cell)], slow[(slice(None), *cell)])
+
+
+def assert_same_scores(actual: Tensor, expected: Tensor) -> None:
+    for metric, one, other in zip(METRICS, actual, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=TOLERANCES[metric], rtol=0)

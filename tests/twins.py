@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache, HookedTransformer
-from transformer_lens.utils import get_act_name
+from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.runs import Run
 from probes.patch import Patch, Question
 
-Hooks = list[tuple[str, Callable]]
+Hooks = list[tuple[str | Callable, Callable]]
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def sweep(
     question: Question,
     cells: list[tuple[int, ...]] | None = None,
 ) -> Float[Tensor, "metric layer pos *head"]:
-    """`probes.patch.sweep` cell by cell, whole prompts, all logits; NaN where `cells` leaves one out."""
+    """`probes.patch.sweep` cell by cell, all logits of whole prompts; NaN for cells left out."""
     _, clean_cache = model.run_with_cache(clean.tokens)
     with model.hooks(fwd_hooks=list(corrupted.hooks)):
         _, corrupted_cache = model.run_with_cache(corrupted.tokens)

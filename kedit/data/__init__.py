@@ -11,7 +11,7 @@ from kedit.facts import Fact
 
 
 def load_facts(source: str | Path) -> Sequence[Fact]:
-    """Facts of "builtin", "toy", or a file: known_1000.json, CounterFact, or JSON Lines of one's own.
+    """Facts of "builtin", "toy", or a file: known_1000.json, CounterFact, or one's own JSON Lines.
 
     Raises:
         RecordError: no such file, no records, or a record that breaks its schema.

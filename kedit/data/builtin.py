@@ -11,7 +11,7 @@ FILE = Path(__file__).with_name("facts.json")
 
 @cache
 def load() -> tuple[Fact, ...]:
-    """Every fact under every template of its relation; under its relation's first template first."""
+    """Every fact under every template of its relation; all under their first templates first."""
     relations = json.loads(FILE.read_text(encoding="utf-8"))["relations"]
     most = max(len(entry["templates"]) for entry in relations)
     return tuple(

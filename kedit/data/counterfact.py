@@ -1,4 +1,4 @@
-"""CounterFact in its original schema (Meng et al. 2022), as facts: the true object of each record."""
+"""CounterFact in its original schema (Meng et al. 2022), as facts with their true objects."""
 
 from pathlib import Path
 

@@ -17,8 +17,8 @@ FIELDS = {
 def load(path: str | Path) -> list[Fact]:
     """Every record as a fact.
 
-    Wanted: subject, relation (its name), object, and either template (with `{}`) or prompt (in which
-    the subject is looked for). May be there: relation_id, relation_words (list), kind, domain.
+    Wanted: subject, relation (its name), object, and either template (with `{}`) or prompt (in
+    which the subject is looked for). Optional: relation_id, relation_words (list), kind, domain.
 
     Raises:
         RecordError: names file, record and field.
@@ -29,20 +29,26 @@ def load(path: str | Path) -> list[Fact]:
 def parse(place: str, record: Record) -> Fact:
     unknown = sorted(set(record) - FIELDS)
     if unknown:
-        raise RecordError(f"{place}: unknown field {unknown[0]!r}; known: {', '.join(sorted(FIELDS))}")
+        raise RecordError(
+            f"{place}: unknown field {unknown[0]!r}; known: {', '.join(sorted(FIELDS))}"
+        )
     subject, name = field(place, record, "subject"), field(place, record, "relation")
     kind = record.get("kind", "other")
     if kind not in get_args(Kind):
         raise RecordError(f"{place}: field 'kind': one of {get_args(Kind)} is wanted, got {kind!r}")
     words = record.get("relation_words", [])
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise RecordError(f"{place}: field 'relation_words': a list of texts is wanted, got {words!r}")
+        raise RecordError(
+            f"{place}: field 'relation_words': a list of texts is wanted, got {words!r}"
+        )
     try:
         if "template" in record:
             template = field(place, record, "template")
         else:
             template = cut_out(field(place, record, "prompt"), subject)
-        relation = Relation(str(record.get("relation_id", name)), name, kind, record.get("domain", ""))
+        relation = Relation(
+            str(record.get("relation_id", name)), name, kind, record.get("domain", "")
+        )
         return Fact(subject, relation, field(place, record, "object"), template, tuple(words))
     except RecordError as error:
         raise error if str(error).startswith(place) else RecordError(f"{place}: {error}") from None

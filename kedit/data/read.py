@@ -1,4 +1,4 @@
-"""Records out of JSON and JSON Lines files, plain or compressed, with errors that name the place."""
+"""Records of JSON and JSON Lines files, plain or compressed, with errors that name the place."""
 
 import gzip
 import io
@@ -49,7 +49,9 @@ def field(place: str, record: Record, name: str, kind: type = str) -> Any:
             raise RecordError(f"{place}: field {name!r} is missing")
         value = value[key]
     if not isinstance(value, kind) or (isinstance(value, str) and not value.strip()):
-        raise RecordError(f"{place}: field {name!r}: a {kind.__name__} is wanted, got {value!r:.60}")
+        raise RecordError(
+            f"{place}: field {name!r}: a {kind.__name__} is wanted, got {value!r:.60}"
+        )
     return value
 
 

@@ -1,0 +1,291 @@
+"""How fast is patching? Ratios to the plain ways, in one run: python -m benchmarks.trace [--quick]
+
+At GPT-2 small's shape (random weights cost the same), 12 tokens, the first 4 corrupted:
+  loop_*      ROME's way: a whole forward of the Hugging Face model a cell, 1 clean + 10 noisy rows
+  tl_*        transformer_lens.patching on a HookedTransformer as it is loaded, 1 corrupted row
+  peak_share  FLOPs that an exact resid sweep needs, by this machine's matmul peak, over our time
+and on Gemma 3 270M (its weights if the extra is installed, else random ones of its shape):
+  gemma       one hooked forward a cell on a HookedTransformer as it is loaded
+
+A plain loop's cells all cost the same: some are timed, spread over the grid, and multiplied.
+"""
+
+import argparse
+import copy
+from functools import partial
+
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig, patching
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from benchmarks._timing import matmul_peak, report, seconds
+from kedit import toy
+from kedit.errors import ModelUnavailable
+from kedit.hf import gemma_270m_folder, hooked, read_folder
+from kedit.model import prepare, quiet
+from kedit.runs import Run
+from probes.patch import Patch, Question, sweep
+from tests import twins
+
+LAYERS, WIDTH, HEADS, VOCAB = 12, 768, 12, 50257
+TOKENS, SPAN, SAMPLES, WINDOW = 12, 4, 10, 10
+QUESTION = Question(5, 6)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and cells, under 50 s")
+    quick = parser.parse_args().quick
+    torch.manual_seed(0)
+    torch.set_grad_enabled(False)
+    peak = matmul_peak(5 if quick else 15)
+    print(f"{torch.get_num_threads()} threads, matmul peak {peak / 1e9:.0f} GFLOP/s")
+    figures = loops(peak, quick) | against_lens(quick) | {"gemma": on_gemma(quick)}
+    report(figures)
+
+
+def loops(peak: float, quick: bool) -> dict[str, float]:
+    """Ratios to ROME's loop, and the share of the peak."""
+    model = gpt2_small()
+    hf = GPT2LMHeadModel(GPT2Config()).eval()
+    clean, corrupted = noisy_runs(model, SAMPLES)
+    rows = torch.cat([clean.tokens, corrupted.tokens])
+    cells = LAYERS * TOKENS
+    loop = cells * seconds(partial(rome_cell, hf, rows, 6, 5), 5 if quick else 12)
+    lens = cells * seconds(
+        lambda: model.run_with_hooks(rows, fwd_hooks=list(corrupted.hooks)), 3 if quick else 6
+    )
+    print(f"ROME's loop, {cells} cells: {loop:.1f} s (on HookedTransformer: {lens:.1f} s)")
+    figures = {}
+    for key, patch in (
+        ("loop_resid", Patch("resid_post")),
+        ("loop_mlp", Patch("mlp_out", WINDOW)),
+        ("loop_attn", Patch("attn_out", WINDOW)),
+    ):
+        ours = seconds(
+            lambda patch=patch: sweep(
+                model, clean.states(model), corrupted.states(model), patch, QUESTION
+            ),
+            2 if quick else 5,
+        )
+        flops = needed_flops(patch, SAMPLES)
+        figures[key] = loop / ours
+        print(
+            f"{patch.site}, {SAMPLES} samples: {ours:.2f} s, {loop / ours:.1f}x the loop "
+            f"({lens / ours:.1f}x on HookedTransformer); {flops / 1e9:.0f} GFLOP needed, "
+            f"{flops / ours / peak:.0%} of the peak"
+        )
+        if patch.site == "resid_post":
+            figures["peak_share"] = flops / ours / peak
+    return figures
+
+
+def against_lens(quick: bool) -> dict[str, float]:
+    """Ratios to transformer_lens.patching, one corrupted row."""
+    stock = gpt2_small(ready=False)
+    ready = prepare(copy.deepcopy(stock), toy.tokenizer())
+    clean = Run(torch.randint(0, VOCAB, (1, TOKENS)))
+    corrupted = Run(torch.cat([torch.randint(0, VOCAB, (1, SPAN)), clean.tokens[:, SPAN:]], dim=1))
+    figures = {}
+    for key, patch, lens, cells in (
+        ("tl_resid", Patch("resid_post"), patching.get_act_patch_resid_pre, LAYERS * TOKENS),
+        (
+            "tl_heads",
+            Patch("z"),
+            patching.get_act_patch_attn_head_out_by_pos,
+            LAYERS * TOKENS * HEADS,
+        ),
+    ):
+        ours = seconds(
+            lambda patch=patch: sweep(
+                ready, clean.states(ready), corrupted.states(ready), patch, QUESTION
+            ),
+            2 if quick else 5,
+        )
+        plain = {
+            name: cells * lens_cell_seconds(lens, model, clean, corrupted, quick)
+            for name, model in (("as loaded", stock), ("prepared by kedit", ready))
+        }
+        figures[key] = plain["as loaded"] / ours
+        print(
+            f"{patch.site}, 1 sample: {ours:.2f} s; transformer_lens.patching, {cells} cells: "
+            + ", ".join(f"{name} {time:.1f} s ({time / ours:.1f}x)" for name, time in plain.items())
+        )
+    return figures
+
+
+def lens_cell_seconds(
+    lens, model: HookedTransformer, clean: Run, corrupted: Run, quick: bool
+) -> float:
+    """Seconds a cell of a function of transformer_lens.patching, from a subset of its cells."""
+    import pandas as pd
+
+    _, cache = model.run_with_cache(clean.tokens)
+    axes = lens.keywords["index_axis_names"]
+    spread = range(0, LAYERS, 4 if quick else 2)
+    index = pd.DataFrame(
+        [
+            {"layer": layer, "pos": (5 * layer) % TOKENS, "head": layer, "head_index": layer}
+            for layer in spread
+        ]
+    )[list(axes)]
+    patch_some = partial(lens.func, **{**lens.keywords, "index_axis_names": None})
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        return logits[0, -1].softmax(-1)[QUESTION.answer]
+
+    with quiet():
+        whole = seconds(
+            lambda: patch_some(model, corrupted.tokens, cache, metric, index_df=index),
+            2 if quick else 3,
+        )
+    return whole / len(index)
+
+
+def on_gemma(quick: bool) -> float:
+    """Ratio to one hooked forward a cell on Gemma 3 270M, stock HookedTransformer."""
+    samples, n_pos = (4, 10) if quick else (SAMPLES, TOKENS)
+    try:
+        hf, tokenizer = read_folder(gemma_270m_folder())
+        kind = "its weights"
+    except ModelUnavailable:
+        from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+        hf = Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                hidden_size=640, intermediate_size=2048, num_hidden_layers=18, vocab_size=262_144,
+                num_attention_heads=4, num_key_value_heads=1, head_dim=256,
+            )
+        )  # fmt: skip
+        tokenizer, kind = toy.tokenizer(), "random weights"
+    with quiet():
+        stock = hooked(hf, torch.float32)
+    del hf
+    clean, corrupted = noisy_runs(stock, samples, n_pos)
+    patch = Patch("resid_post")
+    spots = [(4, 4), (12, 8)] if quick else [(2, 3), (6, 6), (10, 9), (15, 11)]
+    cells = stock.cfg.n_layers * n_pos
+    _, cache = stock.run_with_cache(clean.tokens)
+    plain = (
+        cells
+        * seconds(
+            lambda: [
+                stock.run_with_hooks(
+                    corrupted.tokens,
+                    fwd_hooks=[
+                        *corrupted.hooks,
+                        *twins.cell_hooks(stock, patch, spot, cache, cache),
+                    ],
+                )
+                for spot in spots
+            ],
+            1,
+        )
+        / len(spots)
+    )
+    ready = prepare(stock, tokenizer)
+    ours = seconds(
+        lambda: sweep(ready, clean.states(ready), corrupted.states(ready), patch, QUESTION),
+        1 if quick else 3,
+    )
+    print(
+        f"Gemma 3 270M ({kind}), resid, {cells} cells, {samples} samples: {ours:.1f} s, "
+        f"plain hooks {plain:.0f} s ({plain / ours:.1f}x)"
+    )
+    return plain / ours
+
+
+def gpt2_small(ready: bool = True) -> HookedTransformer:
+    """GPT-2 small's shape with random weights."""
+    with quiet():
+        model = HookedTransformer(
+            HookedTransformerConfig(
+                n_layers=LAYERS, d_model=WIDTH, n_heads=HEADS, d_head=WIDTH // HEADS,
+                d_mlp=4 * WIDTH, n_ctx=1024, d_vocab=VOCAB, act_fn="gelu_new",
+                normalization_type="LN", seed=0, device="cpu",
+            )
+        )  # fmt: skip
+    return prepare(model, toy.tokenizer()) if ready else model
+
+
+def noisy_runs(model: HookedTransformer, samples: int, n_pos: int = TOKENS) -> tuple[Run, Run]:
+    """A clean run of random tokens, and one with noise on the first SPAN embeddings."""
+    tokens = torch.randint(0, model.cfg.d_vocab, (1, n_pos))
+    noise = torch.randn(samples, SPAN, model.cfg.d_model)
+
+    def corrupt(embed: torch.Tensor, hook: object) -> torch.Tensor:
+        embed = embed.clone()
+        embed[-samples:, :SPAN] += noise
+        return embed
+
+    return Run(tokens), Run(tokens.expand(samples, -1), (("hook_embed", corrupt),))
+
+
+def rome_cell(hf: GPT2LMHeadModel, rows: torch.Tensor, layer: int, pos: int) -> torch.Tensor:
+    """One cell as the published code does it: whole forward, the clean row's state copied over."""
+    noise = torch.randn(len(rows) - 1, SPAN, WIDTH)
+
+    def corrupt(module: object, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        output[1:, :SPAN] += noise
+        return output
+
+    def restore(module: object, inputs: object, output: object) -> object:
+        hidden = output[0] if isinstance(output, tuple) else output
+        assert isinstance(hidden, torch.Tensor)
+        hidden[1:, pos] = hidden[0, pos]
+        return output
+
+    handles = [
+        hf.transformer.wte.register_forward_hook(corrupt),
+        hf.transformer.h[layer].register_forward_hook(restore),
+    ]
+    try:
+        return hf(rows).logits[1:, -1].softmax(-1).mean(0)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def needed_flops(patch: Patch, samples: int) -> float:
+    """Multiplications and additions that an exact sweep cannot avoid (norms and activations aside).
+
+    By causality a cell needs the layers above its own, on the positions from its own on; cells
+    whose windows begin together share what they have in common; a held half is not computed at the
+    held position; behind the last block only the last position counts; what nothing reads is free.
+    """
+    qkvo, mlp = 8 * WIDTH**2, 16 * WIDTH**2
+    unembed = 2 * WIDTH * VOCAB
+    total = 0.0
+    for pos in range(TOKENS):
+        exact_column = patch.site == "resid_post" and pos == 0  # all clean from there on
+        n_new = TOKENS - pos - exact_column
+        cells = []
+        for layer in range(LAYERS):
+            window = [layer] if patch.site == "resid_post" else patch.layers(layer, LAYERS)
+            if window[0] < LAYERS - 1 or pos == TOKENS - 1:
+                cells.append((window[0], window[-1]))
+        starts = {start for start, _ in cells}
+        total += unembed * len({(a, b) for a, b in cells})
+        if patch.site == "attn_out":
+            total += mlp * len(starts)  # the first layer's MLP reads the restored attention
+        for layer in range(1, LAYERS):
+            held = {start for start, end in cells if start < layer <= end}
+            free = [1 for start, end in cells if end < layer]
+            if layer == LAYERS - 1:
+                keys = n_new * qkvo / 2
+                held_last = pos == TOKENS - 1
+                attention = qkvo / 2 + 4 * WIDTH * TOKENS
+                per_free = keys + attention + mlp
+                skipped = (mlp if patch.site == "mlp_out" else attention) if held_last else 0
+            else:
+                scores = sum(4 * WIDTH * (TOKENS - later) for later in range(n_new))
+                per_free = n_new * (qkvo + mlp) + scores
+                skipped = mlp if patch.site == "mlp_out" else qkvo / 2 + 4 * WIDTH * (pos + 1)
+            total += len(free) * per_free + len(held) * (per_free - skipped)
+    return total * samples
+
+
+if __name__ == "__main__":
+    main()

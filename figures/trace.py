@@ -1,0 +1,185 @@
+"""Causal traces as maps: one fact by token and layer; the averages by token bucket and layer."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy import ndarray
+
+from figures.style import (
+    DOUBLE,
+    METRIC_NAMES,
+    SIGNED,
+    SINGLE,
+    SMALL,
+    Study,
+    effect_label,
+    estimate,
+    finite,
+    layer_axis,
+    new_figure,
+    norm,
+    number,
+    readable,
+    site_name,
+    styled,
+)
+from kedit.errors import InputError
+from kedit.metrics import METRICS
+from kedit.results import AverageEffect, FactTrace
+from kedit.stats import Interval
+
+ROW = 0.16  # inches a row of a map
+LABEL_WIDTH = 20  # characters of a token
+
+
+@styled
+def heatmap(trace: FactTrace, name: str, metric: str = "prob") -> Figure:
+    """One fact's indirect effects, tokens from top to bottom, corrupted ones bold with an asterisk.
+
+    A grid by head shows the head with the largest effect, of either sign, at each layer and token.
+    """
+    grid = trace.grids[name]
+    effect = grid.indirect_effect(metric).numpy()
+    labels = [readable(trace.labels[pos], LABEL_WIDTH) for pos in grid.positions]
+    plain, largest = site_name(name, grid.window), ""
+    if effect.ndim == 3:
+        layer, column, head = np.unravel_index(np.abs(effect).argmax(), effect.shape)
+        plain, largest = (
+            "strongest head of each cell",
+            f"; largest L{layer}H{head}, {labels[column]}",
+        )
+        effect = _strongest(effect)
+    clean, corrupted = (float(run[METRICS.index(metric)]) for run in (grid.clean, grid.corrupted))
+    figure = new_figure(
+        SINGLE,
+        1.35 + ROW * max(len(labels), 4),
+        f"{plain[0].upper()}{plain[1:]}: effect on “{readable(trace.answer, LABEL_WIDTH)}”",
+        f"n = 1 fact, so no interval; corrupted (*): {trace.part}, {readable(trace.corruption)}; "
+        f"metric: {METRIC_NAMES[metric]}, {number(clean)} clean, {number(corrupted)} corrupted"
+        f"{largest}.",
+    )
+    ax = figure.subplots()
+    mesh = draw_map(ax, effect.T, norm(effect))
+    starred = [pos in trace.corrupted for pos in grid.positions]
+    rows = [f"{text}*" if star else text for text, star in zip(labels, starred, strict=True)]
+    ax.set_yticks(range(len(rows)), rows)
+    for tick, star in zip(ax.get_yticklabels(), starred, strict=True):
+        tick.set_fontweight("bold" if star else "normal")
+    colour_bar(figure, mesh, [ax], metric)
+    return figure
+
+
+@styled
+def averages(
+    effects: Sequence[AverageEffect], study: Study, total: Interval | None = None
+) -> Figure:
+    """Average indirect effects by token bucket and layer, a panel for each site, on one scale.
+
+    The strongest cell of each panel is outlined, and its value written with its interval. `total`
+    is clean - corrupted by metric, as `probes.trace.total_effects` has it.
+
+    Raises:
+        InputError: no effects, effects by head, or effects over different tokens.
+    """
+    if len({(effect.buckets, effect.n_tokens) for effect in effects}) != 1:
+        raise InputError(f"{len(effects)} effects, wanted at least one, all over the same tokens")
+    index = METRICS.index(study.metric)
+    means = [effect.mean[index] for effect in effects]
+    if any(mean.ndim != 2 for mean in means):
+        raise InputError("effects by head are drawn by figures.heads.heads")
+    title = "Average indirect effect"
+    if total is not None:
+        title += f"; total effect {estimate(*(float(values[index]) for values in total))}"
+    n_buckets = len(effects[0].buckets)
+    caption = study.caption("brackets")
+    figure = new_figure(DOUBLE, 1.4 + 1.2 * ROW * n_buckets, title, caption)
+    axes = figure.subplots(1, len(effects), sharey=True, squeeze=False)[0]
+    scale = norm(*means)
+    meshes = [draw_map(ax, mean, scale) for ax, mean in zip(axes, means, strict=True)]
+    for ax, effect in zip(axes, effects, strict=True):
+        ax.set_title(f"{site_name(effect.name, effect.window)}\n{_mark_peak(ax, effect, index)}")
+    axes[0].set_yticks(range(n_buckets), bucket_labels(effects[0]))
+    colour_bar(figure, meshes[0], axes, study.metric)
+    return figure
+
+
+def draw_map(ax: Axes, effect: Float[ndarray, "row layer"], scale: Normalize) -> QuadMesh:
+    """Rows from top to bottom, layers from left to right; a row without numbers is hatched."""
+    n_rows, n_layers = effect.shape
+    mesh = ax.pcolormesh(
+        np.arange(n_layers + 1) - 0.5,
+        np.arange(n_rows + 1) - 0.5,
+        np.ma.masked_invalid(effect),
+        cmap=SIGNED,
+        norm=scale,
+        edgecolors="face",  # or a PDF shows white hairs between the cells
+        linewidth=0.1,
+    )
+    for row in np.flatnonzero(~np.isfinite(effect).any(1)):
+        _hatch(ax, float(row), n_layers)
+    ax.set_ylim(n_rows - 0.5, -0.5)
+    layer_axis(ax, n_layers)
+    ax.set_xlabel("layer")
+    return mesh
+
+
+def colour_bar(figure: Figure, mesh: QuadMesh, axes: Iterable[Axes], metric: str) -> None:
+    """The scale that `axes` share, with its unit."""
+    bar = figure.colorbar(
+        mesh,
+        ax=list(axes),
+        label=effect_label(metric).replace(" (", "\n("),
+        aspect=25,
+        fraction=0.08,
+        pad=0.02,
+    )
+    bar.locator = MaxNLocator(5, symmetric=True)
+    bar.outline.set_linewidth(0.6)
+
+
+def bucket_labels(effect: AverageEffect) -> list[str]:
+    """Each bucket with its number of tokens: "last corrupted (n = 60)"."""
+    return [f"{name} (n = {n})" for name, n in zip(effect.buckets, effect.n_tokens, strict=True)]
+
+
+def outline(ax: Axes, row: float, column: float) -> None:
+    """A frame around one cell of a map."""
+    ax.add_patch(
+        Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=0.9)
+    )
+
+
+def _hatch(ax: Axes, row: float, n_layers: int) -> None:
+    ax.add_patch(
+        Rectangle(
+            (-0.5, row - 0.5), n_layers, 1, facecolor="0.95", edgecolor="0.7", hatch="////", lw=0
+        )
+    )
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    ax.text(
+        (n_layers - 1) / 2, row, "empty", ha="center", va="center", fontsize=SMALL, color="0.35",
+        bbox=box,
+    )  # fmt: skip
+
+
+def _mark_peak(ax: Axes, effect: AverageEffect, index: int) -> str:
+    """Outlines the largest effect of either sign, and says where and how large it is."""
+    mean = effect.mean[index]
+    if not finite(mean).any():
+        return "no effect" if finite(mean).size else "empty"
+    row, layer = np.unravel_index(np.nanargmax(np.abs(mean)), mean.shape)
+    outline(ax, float(row), float(layer))
+    bounds = (float(values[index, row, layer]) for values in (effect.mean, effect.low, effect.high))
+    return f"peak at layer {layer}\n{estimate(*bounds)}"
+
+
+def _strongest(effect: Float[ndarray, "layer pos head"]) -> Float[ndarray, "layer pos"]:
+    heads = np.abs(effect).argmax(2)
+    return np.take_along_axis(effect, heads[..., None], 2)[..., 0]

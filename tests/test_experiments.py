@@ -1,0 +1,170 @@
+"""Every experiment runs on the toy; a run goes on where it was stopped; folders are guarded."""
+
+import csv
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments import patch_heads, trace_relation
+from experiments._run import RunFolder, open_run
+from experiments._trace import Config, spread_out
+from kedit.data import builtin
+from kedit.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+TOY = Config(model="toy", limit=3)
+EXPERIMENTS = [file.stem for file in (ROOT / "experiments").glob("[a-z]*.py")]
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_help_answers_at_once_without_torch(name: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['experiments/{name}.py', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('experiments.{name}', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--model" in done.stdout
+
+
+@pytest.mark.parametrize("options", [{}, {"by": "noise", "samples": 2, "heatmaps": 1}])
+def test_trace_relation_runs_on_the_toy(tmp_path: Path, options: dict) -> None:
+    folder = trace_relation.run(replace(TOY, out=str(tmp_path / "run"), **options))
+    wanted = {"config.json", "versions.json", "records.jsonl", "averages.json", "table.csv"}
+    assert wanted <= {file.name for file in folder.iterdir()}
+    assert len(list(folder.glob("*.png"))) == len(list(folder.glob("*.pdf"))) >= 5
+    averages = json.loads((folder / "averages.json").read_text())
+    assert averages["facts"]["traced"] == {"relation": 3, "subject": 3}
+    rows = table(folder)
+    restored = [
+        float(row["effect"])
+        for row in rows
+        if row["grid"] == "resid_post" and row["bucket"] == "last token"
+    ]
+    for part, best in zip(("relation", "subject"), restored, strict=True):
+        total = averages["total effects"][part]["total effect"]["mean"][0]
+        assert best == pytest.approx(total, abs=1e-5)  # the last residual is the whole answer
+
+
+def test_patch_heads_runs_on_the_toy(tmp_path: Path) -> None:
+    folder = patch_heads.run(replace(TOY, sites=["z"], out=str(tmp_path / "run")))
+    rows = table(folder)
+    assert {row["grid"] for row in rows} == {"z"}
+    assert any(row["head"] for row in rows)
+    assert list(folder.glob("*.png"))
+
+
+def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    whole = trace_relation.run(replace(TOY, out=str(tmp_path / "whole")))
+    command = [sys.executable, "-m", "experiments.trace_relation", "--model", "toy", "--limit", "3"]
+    out = tmp_path / "stopped"
+    lines = out / "records.jsonl"
+    process = subprocess.Popen(
+        [*command, "--out", str(out)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = lines.read_bytes()
+    with lines.open("ab") as torn:
+        torn.write(b'{"key": "torn')
+    again = trace_relation.run(replace(TOY, out=str(out)))
+    assert lines.read_bytes().startswith(finished)  # what was finished is not done again
+    for name in ("averages.json", "table.csv"):
+        assert (again / name).read_text() == (whole / name).read_text()
+
+
+def test_a_folder_of_another_run_is_not_touched(tmp_path: Path) -> None:
+    with open_run("x", replace(TOY, out=str(tmp_path))):
+        pass
+    with (
+        pytest.raises(InputError, match="holds a run with seed=0, this one has 1"),
+        open_run("x", replace(TOY, out=str(tmp_path), seed=1)),
+    ):
+        pass
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    config = replace(TOY, out=str(tmp_path))
+    with (
+        open_run("x", config),
+        pytest.raises(InputError, match="in use by another process"),
+        open_run("x", config),
+    ):
+        pass
+
+
+def test_options_for_drawing_do_not_make_another_run(tmp_path: Path) -> None:
+    with open_run("x", replace(TOY, out=str(tmp_path)), ("metric",)):
+        pass
+    with open_run("x", replace(TOY, out=str(tmp_path), metric="logprob"), ("metric",)) as folder:
+        assert isinstance(folder, RunFolder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "no-such-model"], "unknown model 'no-such-model'"),
+        (["--model", "toy", "--sites", "elbow"], "--sites elbow: any of resid_post"),
+        (["--model", "toy", "--facts", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (["--model", "toy", "--by", "noise", "--noise", "loud"], "noise 'loud'"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.trace_relation", *arguments, "--out", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert message in line
+    assert "Traceback" not in done.stderr
+
+
+def test_facts_are_spread_over_relations_and_drawn_by_the_seed() -> None:
+    facts = builtin.load()
+    order = spread_out(facts, 0)
+    relations = {fact.relation.id for fact in facts}
+    assert len({worded[0].relation.id for worded in order[: len(relations)]}) == len(relations)
+    assert len(order) == len({(fact.relation.id, fact.subject) for fact in facts})
+    assert sum(map(len, order)) == len(facts)
+    assert order == spread_out(facts, 0) != spread_out(facts, 1)
+
+
+def test_wordings_with_something_behind_the_relation_come_first() -> None:
+    for worded in spread_out(builtin.load(), 0):
+        ends = [fact.relation_spans[-1][1] == len(fact.prompt) for fact in worded]
+        assert ends == sorted(ends)
+
+
+def test_the_papers_preset_is_the_papers_setting() -> None:
+    module = importlib.import_module("experiments._trace")
+    config = module.settled(Config(preset="rake"))
+    assert (config.corrupt, config.by, config.noise) == ("relation", "noise", "upstream")
+    assert (config.samples, config.window, config.baseline) == (10, 10, "pooled")

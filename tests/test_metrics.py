@@ -1,0 +1,78 @@
+"""Scores without a row of logits for every prompt, against softmax over all logits."""
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from kedit import metrics
+from kedit.metrics import METRICS, answer_scores, last_logits
+from tests.conftest import FAMILIES, FamilyOf
+
+ANSWER, FOIL = 300, 17
+
+
+def finals(model: HookedTransformer, n_rows: int) -> Float[Tensor, "row d_model"]:
+    generator = torch.Generator().manual_seed(0)
+    return 3 * torch.randn(n_rows, model.cfg.d_model, generator=generator)
+
+
+def by_hand(model: HookedTransformer, resid: Tensor) -> Float[Tensor, "metric row"]:
+    logits = model.unembed(model.ln_final(resid[None]))[0].double()
+    cap = model.cfg.output_logits_soft_cap
+    logits = cap * torch.tanh(logits / cap) if cap > 0 else logits
+    logprob = logits.log_softmax(-1)[:, ANSWER]
+    gap = logits[:, ANSWER] - logits[:, FOIL]
+    return torch.stack([logits.softmax(-1)[:, ANSWER], logprob, gap]).float()
+
+
+def test_the_metrics_and_their_order():
+    assert METRICS == ("prob", "logprob", "logit_diff")
+
+
+@pytest.mark.parametrize("chunk", [1, 700, 999 * 5, 2**22])  # a token, parts that do not fit, all
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])  # LN, RMS, capped logits
+def test_scores_equal_softmax_over_all_logits_whatever_the_chunk(
+    family: FamilyOf, monkeypatch: pytest.MonkeyPatch, name: str, chunk: int
+):
+    model = family(name).model
+    resid = finals(model, 5)
+    monkeypatch.setattr(metrics, "CHUNK", chunk)
+    torch.testing.assert_close(
+        answer_scores(model, resid, ANSWER, FOIL), by_hand(model, resid), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_more_rows_than_are_normalised_at_once_are_scored_alike(toy: HookedTransformer):
+    resid = finals(toy, 2500)
+    scores = answer_scores(toy, resid, ANSWER, FOIL)
+    assert scores.shape == (3, 2500)
+    torch.testing.assert_close(scores, by_hand(toy, resid), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_last_logits_are_the_models_own(family: FamilyOf, name: str):
+    model = family(name).model
+    tokens = torch.randint(2, 500, (3, 9), generator=torch.Generator().manual_seed(0))
+    resid = model(tokens, stop_at_layer=model.cfg.n_layers)[:, -1]
+    torch.testing.assert_close(last_logits(model, resid), model(tokens)[:, -1], atol=1e-5, rtol=0)
+
+
+def test_a_cap_bounds_the_logits(family: FamilyOf):
+    model = family("gemma2").model
+    resid = finals(model, 20)
+    assert model.unembed(model.ln_final(resid[None])).abs().max() > 6  # the cap has work to do
+    assert last_logits(model, resid).abs().max() < 6
+
+
+def test_scores_of_great_logits_stay_finite(toy: HookedTransformer):
+    resid = 1e4 * finals(toy, 4)
+    assert answer_scores(toy, resid, ANSWER, FOIL).isfinite().all()
+
+
+def test_scoring_leaves_the_residuals_as_they_were(toy: HookedTransformer):
+    resid = finals(toy, 4)
+    before = resid.clone()
+    answer_scores(toy, resid, ANSWER, FOIL)
+    assert torch.equal(resid, before)

@@ -1,0 +1,203 @@
+"""Loading: what comes back, what is refused and with which words, and that nothing is printed."""
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import PretrainedConfig
+
+from kedit import toy as toy_module
+from kedit.errors import ModelUnavailable
+from kedit.model import DEFAULT, load
+from kedit.prompts import bos_ids, plain_ids
+from tests.conftest import (
+    CONFIGS,
+    GPT,
+    GPT_2,
+    GROUPED,
+    LOCAL_GLOBAL,
+    ROPE,
+    UNGROUPED,
+    random_module,
+)
+
+
+def saved(config: PretrainedConfig, folder: Path) -> Path:
+    """A local Hugging Face folder: random weights and the toy's tokenizer."""
+    random_module(config).save_pretrained(folder)
+    toy_module.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_the_toy_is_frozen_in_eval_mode_in_float32_and_opens_with_bos():
+    model = load("toy", device="cpu")
+    assert not model.training
+    assert not any(weight.requires_grad for weight in model.parameters())
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert model.cfg.default_prepend_bos
+    assert bos_ids(model) == [toy_module.tokenizer().bos_token_id]
+    assert model.embed.W_E.device.type == "cpu"
+
+
+def test_loading_twice_gives_two_models_with_the_same_weights():
+    one, other = load("toy", device="cpu"), load("toy", device="cpu")
+    for name, weight in one.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name])
+    one.embed.W_E.data.add_(1)
+    assert not torch.equal(one.embed.W_E, other.embed.W_E)
+
+
+def test_float64_is_had_for_the_asking():
+    model = load("toy", device="cpu", dtype="float64")
+    assert {weight.dtype for weight in model.parameters()} == {torch.float64}
+    assert model(torch.tensor([[0, 5, 6]])).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "close"), [("gpt2-xll", "gpt2-xl"), ("toyy", "toy"), ("gemma-3-270", DEFAULT)]
+)
+def test_an_unknown_name_is_refused_with_close_ones(name: str, close: str):
+    with pytest.raises(ModelUnavailable, match=f"unknown model '{name}'.*close names: .*{close}"):
+        load(name, device="cpu")
+
+
+def test_a_name_like_no_other_is_refused_without_close_ones():
+    with pytest.raises(ModelUnavailable, match="unknown model '§§§'") as caught:
+        load("§§§", device="cpu")
+    assert "close names" not in str(caught.value)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path):
+    with pytest.raises(ModelUnavailable, match="is no Hugging Face folder: it has no config.json"):
+        load(str(tmp_path), device="cpu")
+    with pytest.raises(ModelUnavailable, match=r"\./nowhere is no Hugging Face folder"):
+        load("./nowhere", device="cpu")
+
+
+@pytest.mark.parametrize("content", ["{}", "no json", '{"model_type": "no such type"}'])
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ModelUnavailable, match=f"{re.escape(str(tmp_path))} cannot be read"):
+        load(str(tmp_path), device="cpu")
+
+
+def test_a_missing_gguf_file_is_refused(tmp_path: Path):
+    with pytest.raises(ModelUnavailable, match=r"there is no file .*model\.gguf"):
+        load(str(tmp_path / "model.gguf"), device="cpu")
+
+
+def test_without_network_a_hub_name_is_refused_with_what_to_do():
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    with pytest.raises(
+        ModelUnavailable,
+        match=f"could not be had from the Hugging Face hub.*local folder.*--model {DEFAULT}",
+    ):
+        load("pythia-70m-deduped-v0", device="cpu")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bool", "nonsense", "nn", "Tensor"])
+def test_a_dtype_that_is_none_is_refused(dtype: str):
+    with pytest.raises(ModelUnavailable, match=f"--dtype {dtype}: not a floating-point type"):
+        load("toy", device="cpu", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_short_dtype_on_the_cpu_is_refused(dtype: str):
+    with pytest.raises(ModelUnavailable, match=f"--dtype {dtype}: on a CPU kedit computes"):
+        load("toy", device="cpu", dtype=dtype)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, device: str):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelUnavailable, match=f"--device {device}: .* no CUDA device"):
+        load("toy", device=device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cpu:x"])
+def test_a_device_that_is_none_is_refused(device: str):
+    with pytest.raises(ModelUnavailable, match=f"--device {device}"):
+        load("toy", device=device)
+
+
+@pytest.mark.parametrize("folder", ["plain", "my-llama-bert-t5", "gemma-tuned", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_local_folder_loads_whatever_it_is_called(tmp_path: Path, name: str, folder: str):
+    path = saved(CONFIGS[name](), tmp_path / folder)
+    model = load(str(path), device="cpu")
+    tokens = torch.tensor([[0, 5, 6, 7, 300]])
+    with torch.no_grad():
+        expected = transformers.AutoModelForCausalLM.from_pretrained(path)(tokens).logits
+    torch.testing.assert_close(model(tokens), expected, atol=1e-4, rtol=0)
+    assert bos_ids(model) == [0]
+    assert plain_ids(model, "Ada") and 0 not in plain_ids(model, "Ada")
+
+
+def test_a_gpt2_folder_of_todays_transformers_loads(tmp_path: Path):
+    """Its configuration has n_positions and no n_ctx, which TransformerLens reads."""
+    load(str(saved(transformers.GPT2Config(**GPT), tmp_path / "made")), device="cpu")
+
+
+GEMMA_3: dict[str, Any] = {
+    **GROUPED,
+    "head_dim": 8,
+    "query_pre_attn_scalar": 12,
+    "sliding_window": 4,
+    "layer_types": LOCAL_GLOBAL,
+}
+LINEAR: dict[str, Any] = {"rope_type": "linear", "rope_theta": 300.0, "factor": 8.0}
+UNUSUAL: dict[str, Callable[[], PretrainedConfig]] = {
+    "olmo2": lambda: transformers.Olmo2Config(**GROUPED),  # no converter
+    "llama, wide heads": lambda: transformers.LlamaConfig(**GROUPED, head_dim=16),
+    "llama, attention biases": lambda: transformers.LlamaConfig(**GROUPED, attention_bias=True),
+    "llama, linear rope": lambda: transformers.LlamaConfig(**GROUPED, rope_parameters=LINEAR),
+    "qwen2, sliding": lambda: transformers.Qwen2Config(
+        **GROUPED, use_sliding_window=True, sliding_window=4, max_window_layers=2
+    ),
+    "gemma, silu": lambda: transformers.GemmaConfig(**GROUPED, head_dim=8, hidden_act="silu"),
+    "gemma3, linear rope": lambda: transformers.Gemma3TextConfig(
+        **GEMMA_3, rope_parameters={"full_attention": LINEAR, "sliding_attention": ROPE}
+    ),
+    "gpt2, own d_mlp": lambda: transformers.GPT2Config(**GPT_2, n_inner=48),
+    "opt, norms behind": lambda: transformers.OPTConfig(
+        **UNGROUPED, ffn_dim=128, word_embed_proj_dim=32, do_layer_norm_before=False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_an_unusual_configuration_is_loaded_right_or_refused(tmp_path: Path, name: str):
+    path = saved(UNUSUAL[name](), tmp_path / "made")
+    try:
+        model = load(str(path), device="cpu")
+    except ModelUnavailable:
+        return
+    tokens = torch.arange(2, 14)[None]
+    with torch.no_grad():
+        expected = transformers.AutoModelForCausalLM.from_pretrained(path)(tokens).logits
+    torch.testing.assert_close(model(tokens), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["toy", "llama", "bloom"])
+def test_nothing_is_printed_warned_or_logged_on_loading(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+):
+    source = name if name == "toy" else str(saved(CONFIGS[name](), tmp_path / "made"))
+    capfd.readouterr()
+    caplog.clear()
+    recwarn.clear()
+    with caplog.at_level(logging.WARNING):
+        load(source, device="cpu")
+    assert capfd.readouterr() == ("", "")
+    assert [str(warning.message) for warning in recwarn] == []
+    assert caplog.messages == []

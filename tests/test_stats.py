@@ -1,0 +1,73 @@
+"""Bootstrap intervals, on numbers small enough to check by hand."""
+
+import numpy as np
+import pytest
+
+from kedit.stats import bootstrap_ratio, resamples
+
+
+def test_a_resample_draws_as_many_units_as_there_are():
+    weights = resamples(7, draws=500, seed=0)
+    assert weights.shape == (500, 7)
+    assert (weights.sum(1) == 7).all() and (weights >= 0).all()
+    assert weights.mean(0) == pytest.approx(np.ones(7), abs=0.2)
+    assert np.array_equal(weights, resamples(7, 500, seed=0))
+    assert not np.array_equal(weights, resamples(7, 500, seed=1))
+
+
+def test_two_units_give_the_three_draws_that_there_are():
+    # (1, 1), (1, 3) or (3, 1), (3, 3): means of 1, 2 and 3 in a quarter, a half, a quarter of draws
+    sums, counts = np.array([1.0, 3.0]), np.ones(2)
+    assert bootstrap_ratio(sums, counts) == (2, 1, 3)
+    assert bootstrap_ratio(sums, counts, level=0.4) == (2, 2, 2)
+
+
+def test_units_weigh_by_their_counts():
+    # 10 tokens in all, 2 + 12 their sum; drawn twice, a unit shows its own ratio: 2 / 1 or 12 / 9
+    mean, low, high = bootstrap_ratio(np.array([2.0, 12.0]), np.array([1.0, 9.0]))
+    assert mean == pytest.approx(1.4)
+    assert (low, high) == pytest.approx((12 / 9, 2))
+
+
+def test_draws_of_units_without_tokens_are_left_out():
+    mean, low, high = bootstrap_ratio(np.array([0.0, 6.0]), np.array([0.0, 2.0]))
+    assert (mean, low, high) == (3, 3, 3)
+
+
+def test_one_unit_has_no_width():
+    assert bootstrap_ratio(np.array([5.0]), np.array([2.0])) == (2.5, 2.5, 2.5)
+
+
+@pytest.mark.parametrize("n", [0, 1, 4])
+def test_nothing_to_average_is_nan_of_the_right_shape(n: int):
+    for values in bootstrap_ratio(np.zeros((n, 3, 2)), np.zeros(n)):
+        assert values.shape == (3, 2)
+        assert np.isnan(values).all()
+
+
+def test_an_array_is_averaged_entry_by_entry():
+    sums = np.random.default_rng(0).normal(size=(12, 3, 4))
+    counts = np.arange(1.0, 13.0)
+    whole = bootstrap_ratio(sums, counts, draws=300, seed=5)
+    alone = bootstrap_ratio(sums[:, 1, 2], counts, draws=300, seed=5)
+    assert [float(values[1, 2]) for values in whole] == pytest.approx([float(v) for v in alone])
+    assert all(values.shape == (3, 4) for values in whole)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    sums, counts = np.random.default_rng(0).normal(size=20), np.ones(20)
+    assert bootstrap_ratio(sums, counts, seed=3) == bootstrap_ratio(sums, counts, seed=3)
+    assert bootstrap_ratio(sums, counts, seed=3) != bootstrap_ratio(sums, counts, seed=4)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    source = np.random.default_rng(0)
+    covered, n_trials = 0, 400
+    for trial in range(n_trials):
+        counts = source.integers(1, 5, size=40).astype(float)
+        sums = counts * source.normal(1.0, 1.0, size=40)
+        _, low, high = bootstrap_ratio(sums, counts, draws=400, seed=trial)
+        covered += low <= 1.0 <= high
+    assert (
+        0.90 < covered / n_trials < 0.98
+    )  # 95 % is wanted; percentile intervals fall a little short
