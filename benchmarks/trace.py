@@ -1,28 +1,32 @@
-"""How fast is patching? Ratios to the plain ways, in one run: python -m benchmarks.trace [--quick]
+"""How fast is patching? Ratios to the plain ways, in one run: python -m benchmarks.trace
 
 At GPT-2 small's shape (random weights cost the same), 12 tokens, the first 4 corrupted:
-  loop_*      ROME's way: a whole forward of the Hugging Face model a cell, 1 clean + 10 noisy rows
+  loop_*      ROME's way: a whole forward of the Hugging Face model a cell, clean row and noisy
   tl_*        transformer_lens.patching on a HookedTransformer as it is loaded, 1 corrupted row
   peak_share  FLOPs that an exact resid sweep needs, by this machine's matmul peak, over our time
 and on Gemma 3 270M (its weights if the extra is installed, else random ones of its shape):
   gemma       one hooked forward a cell on a HookedTransformer as it is loaded
 
-A plain loop's cells all cost the same: some are timed, spread over the grid, and multiplied.
+A plain loop's cells all cost the same: some are timed, and multiplied by their number. The quick run
+takes 4 samples instead of 10, on Gemma 2 and 8 tokens, and one round of each.
 """
 
 import argparse
+import contextlib
 import copy
+import io
 from functools import partial
 
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig, patching
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from benchmarks._timing import matmul_peak, report, seconds
 from kedit import toy
 from kedit.errors import ModelUnavailable
-from kedit.hf import gemma_270m_folder, hooked, read_folder
+from kedit.hf import gemma_270m_folder, hooked
 from kedit.model import prepare, quiet
+from kedit.results import EffectGrid
 from kedit.runs import Run
 from probes.patch import Patch, Question, sweep
 from tests import twins
@@ -36,56 +40,58 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and cells, under 50 s")
-    quick = parser.parse_args().quick
+    parser.add_argument("--quick", action="store_true", help="fewer samples, cells and rounds")
+    parser.add_argument("--threads", type=int, default=1, help="one, to compare machines")
+    options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
-    peak = matmul_peak(5 if quick else 15)
-    print(f"{torch.get_num_threads()} threads, matmul peak {peak / 1e9:.0f} GFLOP/s")
-    figures = loops(peak, quick) | against_lens(quick) | {"gemma": on_gemma(quick)}
-    report(figures)
+    torch.set_num_threads(options.threads)
+    stock = gpt2_small()
+    ready = prepare(copy.deepcopy(stock), toy.tokenizer())
+    figures = loops(stock, ready, options.quick) | against_lens(stock, ready, options.quick)
+    report(figures | {"gemma": on_gemma(options.quick)})
 
 
-def loops(peak: float, quick: bool) -> dict[str, float]:
+def loops(stock: HookedTransformer, ready: HookedTransformer, quick: bool) -> dict[str, float]:
     """Ratios to ROME's loop, and the share of the peak."""
-    model = gpt2_small()
+    samples, rounds = (4, 1) if quick else (SAMPLES, 3)
     hf = GPT2LMHeadModel(GPT2Config()).eval()
-    clean, corrupted = noisy_runs(model, SAMPLES)
+    clean, corrupted = noisy_runs(ready, samples)
     rows = torch.cat([clean.tokens, corrupted.tokens])
     cells = LAYERS * TOKENS
-    loop = cells * seconds(partial(rome_cell, hf, rows, 6, 5), 5 if quick else 12)
+    plain = cells * seconds(partial(rome_cell, hf, rows, 6, 5), 5 * rounds)
     lens = cells * seconds(
-        lambda: model.run_with_hooks(rows, fwd_hooks=list(corrupted.hooks)), 3 if quick else 6
+        lambda: stock.run_with_hooks(rows, fwd_hooks=list(corrupted.hooks)), 2 * rounds
     )
-    print(f"ROME's loop, {cells} cells: {loop:.1f} s (on HookedTransformer: {lens:.1f} s)")
+    print(
+        f"GPT-2 small's shape, {torch.get_num_threads()} thread(s). ROME's loop, {cells} cells, "
+        f"{samples} samples: {plain:.1f} s; the same on a HookedTransformer as loaded: {lens:.1f} s"
+    )
     figures = {}
     for key, patch in (
         ("loop_resid", Patch("resid_post")),
         ("loop_mlp", Patch("mlp_out", WINDOW)),
         ("loop_attn", Patch("attn_out", WINDOW)),
     ):
-        ours = seconds(
-            lambda patch=patch: sweep(
-                model, clean.states(model), corrupted.states(model), patch, QUESTION
-            ),
-            2 if quick else 5,
-        )
-        flops = needed_flops(patch, SAMPLES)
-        figures[key] = loop / ours
+        before = matmul_peak(9)
+        ours = seconds(partial(whole_sweep, ready, clean, corrupted, patch), rounds, not quick)
+        peak = (before + matmul_peak(9)) / 2  # the clock drifts: measured on both sides
+        flops = needed_flops(patch, samples)
+        figures[key] = plain / ours
         print(
-            f"{patch.site}, {SAMPLES} samples: {ours:.2f} s, {loop / ours:.1f}x the loop "
-            f"({lens / ours:.1f}x on HookedTransformer); {flops / 1e9:.0f} GFLOP needed, "
-            f"{flops / ours / peak:.0%} of the peak"
+            f"  {patch.site}: {ours:.2f} s, {plain / ours:.1f}x ROME's loop "
+            f"({lens / ours:.1f}x HookedTransformer's); {flops / 1e9:.0f} GFLOP needed, "
+            f"{flops / ours / peak:.0%} of the peak of {peak / 1e9:.0f} GFLOP/s"
         )
         if patch.site == "resid_post":
             figures["peak_share"] = flops / ours / peak
     return figures
 
 
-def against_lens(quick: bool) -> dict[str, float]:
+def against_lens(
+    stock: HookedTransformer, ready: HookedTransformer, quick: bool
+) -> dict[str, float]:
     """Ratios to transformer_lens.patching, one corrupted row."""
-    stock = gpt2_small(ready=False)
-    ready = prepare(copy.deepcopy(stock), toy.tokenizer())
     clean = Run(torch.randint(0, VOCAB, (1, TOKENS)))
     corrupted = Run(torch.cat([torch.randint(0, VOCAB, (1, SPAN)), clean.tokens[:, SPAN:]], dim=1))
     figures = {}
@@ -99,10 +105,7 @@ def against_lens(quick: bool) -> dict[str, float]:
         ),
     ):
         ours = seconds(
-            lambda patch=patch: sweep(
-                ready, clean.states(ready), corrupted.states(ready), patch, QUESTION
-            ),
-            2 if quick else 5,
+            partial(whole_sweep, ready, clean, corrupted, patch), 1 if quick else 3, not quick
         )
         plain = {
             name: cells * lens_cell_seconds(lens, model, clean, corrupted, quick)
@@ -110,10 +113,15 @@ def against_lens(quick: bool) -> dict[str, float]:
         }
         figures[key] = plain["as loaded"] / ours
         print(
-            f"{patch.site}, 1 sample: {ours:.2f} s; transformer_lens.patching, {cells} cells: "
+            f"  {patch.site}, 1 sample: {ours:.2f} s; transformer_lens.patching, {cells} cells: "
             + ", ".join(f"{name} {time:.1f} s ({time / ours:.1f}x)" for name, time in plain.items())
         )
     return figures
+
+
+def whole_sweep(model: HookedTransformer, clean: Run, corrupted: Run, patch: Patch) -> EffectGrid:
+    """Both runs and the sweep between them."""
+    return sweep(model, clean.states(model), corrupted.states(model), patch, QUESTION)
 
 
 def lens_cell_seconds(
@@ -124,7 +132,7 @@ def lens_cell_seconds(
 
     _, cache = model.run_with_cache(clean.tokens)
     axes = lens.keywords["index_axis_names"]
-    spread = range(0, LAYERS, 4 if quick else 2)
+    spread = range(0, LAYERS, 6 if quick else 2)
     index = pd.DataFrame(
         [
             {"layer": layer, "pos": (5 * layer) % TOKENS, "head": layer, "head_index": layer}
@@ -136,19 +144,22 @@ def lens_cell_seconds(
     def metric(logits: torch.Tensor) -> torch.Tensor:
         return logits[0, -1].softmax(-1)[QUESTION.answer]
 
-    with quiet():
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # it shows a bar of its own
         whole = seconds(
             lambda: patch_some(model, corrupted.tokens, cache, metric, index_df=index),
-            2 if quick else 3,
+            1 if quick else 3,
+            not quick,
         )
     return whole / len(index)
 
 
 def on_gemma(quick: bool) -> float:
     """Ratio to one hooked forward a cell on Gemma 3 270M, stock HookedTransformer."""
-    samples, n_pos = (4, 10) if quick else (SAMPLES, TOKENS)
+    samples, n_pos = (2, 8) if quick else (SAMPLES, TOKENS)
+    bars = contextlib.redirect_stderr(io.StringIO())
     try:
-        hf, tokenizer = read_folder(gemma_270m_folder())
+        with quiet(), bars:
+            hf = AutoModelForCausalLM.from_pretrained(gemma_270m_folder(), dtype=torch.float32)
         kind = "its weights"
     except ModelUnavailable:
         from transformers import Gemma3ForCausalLM, Gemma3TextConfig
@@ -159,55 +170,56 @@ def on_gemma(quick: bool) -> float:
                 num_attention_heads=4, num_key_value_heads=1, head_dim=256,
             )
         )  # fmt: skip
-        tokenizer, kind = toy.tokenizer(), "random weights"
+        kind = "random weights"
     with quiet():
-        stock = hooked(hf, torch.float32)
+        model = hooked(hf, torch.float32)
     del hf
-    clean, corrupted = noisy_runs(stock, samples, n_pos)
+    prepare(model, toy.tokenizer())  # no text is read here
+    clean, corrupted = noisy_runs(model, samples, n_pos)
     patch = Patch("resid_post")
-    spots = [(4, 4), (12, 8)] if quick else [(2, 3), (6, 6), (10, 9), (15, 11)]
-    cells = stock.cfg.n_layers * n_pos
-    _, cache = stock.run_with_cache(clean.tokens)
-    plain = (
-        cells
-        * seconds(
-            lambda: [
-                stock.run_with_hooks(
-                    corrupted.tokens,
-                    fwd_hooks=[
-                        *corrupted.hooks,
-                        *twins.cell_hooks(stock, patch, spot, cache, cache),
-                    ],
-                )
-                for spot in spots
-            ],
-            1,
-        )
-        / len(spots)
-    )
-    ready = prepare(stock, tokenizer)
+    cells = model.cfg.n_layers * n_pos
     ours = seconds(
-        lambda: sweep(ready, clean.states(ready), corrupted.states(ready), patch, QUESTION),
-        1 if quick else 3,
+        partial(whole_sweep, model, clean, corrupted, patch), 1 if quick else 3, not quick
     )
+    spots = [(8, 5)] if quick else [(2, 3), (6, 6), (10, 9), (15, 11)]
+    in_our_layout = cells * hooked_cell_seconds(model, clean, corrupted, patch, spots)
+    for parameter in model.parameters():  # as TransformerLens itself stores them
+        parameter.data = parameter.data.contiguous()
+    plain = cells * hooked_cell_seconds(model, clean, corrupted, patch, spots)
     print(
-        f"Gemma 3 270M ({kind}), resid, {cells} cells, {samples} samples: {ours:.1f} s, "
-        f"plain hooks {plain:.0f} s ({plain / ours:.1f}x)"
+        f"Gemma 3 270M ({kind}), resid, {cells} cells, {samples} samples: {ours:.1f} s; plain hooks "
+        f"as loaded {plain:.0f} s ({plain / ours:.1f}x), prepared by kedit {in_our_layout:.0f} s "
+        f"({in_our_layout / ours:.1f}x)"
     )
     return plain / ours
 
 
-def gpt2_small(ready: bool = True) -> HookedTransformer:
-    """GPT-2 small's shape with random weights."""
+def hooked_cell_seconds(
+    model: HookedTransformer, clean: Run, corrupted: Run, patch: Patch, spots: list[tuple[int, int]]
+) -> float:
+    """Seconds a cell of the plain way: a whole forward under hooks."""
+    _, cache = model.run_with_cache(clean.tokens)
+    every = [
+        [*corrupted.hooks, *twins.cell_hooks(model, patch, spot, cache, cache)] for spot in spots
+    ]
+    whole = seconds(
+        lambda: [model.run_with_hooks(corrupted.tokens, fwd_hooks=hooks) for hooks in every],
+        1,
+        warm_up=False,
+    )
+    return whole / len(spots)
+
+
+def gpt2_small() -> HookedTransformer:
+    """GPT-2 small's shape with random weights, as TransformerLens makes it."""
     with quiet():
-        model = HookedTransformer(
+        return HookedTransformer(
             HookedTransformerConfig(
                 n_layers=LAYERS, d_model=WIDTH, n_heads=HEADS, d_head=WIDTH // HEADS,
                 d_mlp=4 * WIDTH, n_ctx=1024, d_vocab=VOCAB, act_fn="gelu_new",
                 normalization_type="LN", seed=0, device="cpu",
             )
         )  # fmt: skip
-    return prepare(model, toy.tokenizer()) if ready else model
 
 
 def noisy_runs(model: HookedTransformer, samples: int, n_pos: int = TOKENS) -> tuple[Run, Run]:

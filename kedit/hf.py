@@ -148,16 +148,13 @@ def _converted(hf: PreTrainedModel, dtype: torch.dtype, official: str | None) ->
     cfg.tokenizer_name = None
     cfg.device = "cpu"
     model = HookedTransformer(cfg, move_to_device=False)
-    for parameter in model.parameters():
-        parameter.data.zero_()  # a converter may leave one out that the family does not use
-    model.load_and_process_state_dict(
-        state,
-        fold_ln=False,
-        center_writing_weights=False,
-        center_unembed=False,
-        fold_value_biases=False,
-        refactor_factored_attn_matrices=False,
-    )
+    # not TransformerLens' own loading: without folding it would only copy, several times over
+    own = {name: value.detach().to(dtype) for name, value in state.items()}
+    left_out, _ = model.load_state_dict(own, strict=False, assign=True)
+    parameters = dict(model.named_parameters())
+    for name in left_out:
+        if name in parameters:  # one that the family does not use (Bloom's positions)
+            parameters[name].data.zero_()
     return model
 
 
