@@ -1,6 +1,7 @@
 """On Gemma 3 270M: what is claimed for a real model."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -100,3 +101,13 @@ def test_the_main_command_runs_on_gemma(tmp_path: Path) -> None:
     folder = trace_relation.run(Config(limit=2, out=str(tmp_path / "run")))
     facts = json.loads((folder / "averages.json").read_text())["facts"]
     assert facts["traced"] == {"relation": 2, "subject": 2}
+
+
+def test_the_readmes_python_runs() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    effect = names["result"].grids["resid_post"].indirect_effect("prob")
+    assert effect.shape == (18, len(names["result"].labels))
+    assert effect.max() > 0.1
