@@ -10,8 +10,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.forward import Column, Hold, Trunk, require_no_hooks, run_on
+from kedit.forward import require_no_hooks, run_on
 from kedit.metrics import METRICS, answer_scores
+from kedit.paths import Column, Hold, Trunk
 from kedit.results import EffectGrid
 from kedit.runs import States
 from kedit.sites import head_written, is_parallel, mlp_out

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import hypothesis
 import pytest
 import torch
 import transformers
@@ -28,6 +29,16 @@ from kedit.runs import Run
 from probes.corrupt import Corruption
 from probes.patch import Patch, Question, sweep
 from tests import twins
+
+# the same examples everywhere, and no clock: a busy machine is no failure
+hypothesis.settings.register_profile(
+    "kedit",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("kedit")
 
 VOCAB = 1000  # more than either tokenizer's
 WINDOW = 4  # tokens a local layer sees: fewer than a prompt has

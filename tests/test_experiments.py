@@ -54,15 +54,14 @@ def test_trace_relation_runs_on_the_toy(tmp_path: Path, options: dict) -> None:
     assert len(list(folder.glob("*.png"))) == len(list(folder.glob("*.pdf"))) >= 5
     averages = json.loads((folder / "averages.json").read_text())
     assert averages["facts"]["traced"] == {"relation": 3, "subject": 3}
-    rows = table(folder)
-    restored = [
-        float(row["effect"])
-        for row in rows
-        if row["grid"] == "resid_post" and row["bucket"] == "last token"
-    ]
-    for part, best in zip(("relation", "subject"), restored, strict=True):
-        total = averages["total effects"][part]["total effect"]["mean"][0]
-        assert best == pytest.approx(total, abs=1e-5)  # the last residual is the whole answer
+    resid = [grid for grid in averages["averages"] if grid["name"] == "resid_post"]
+    assert [grid["part"] for grid in resid] == ["relation", "subject"]
+    for grid in resid:
+        total = averages["total effects"][grid["part"]]["total effect"]["mean"][0]
+        last_token = grid["mean"][0][grid["buckets"].index("last token")]
+        assert last_token[-1] == pytest.approx(total, abs=1e-5)  # it is the whole answer
+        assert abs(total) > 1e-3
+    assert {row["grid"] for row in table(folder)} == {grid["name"] for grid in averages["averages"]}
 
 
 def test_patch_heads_runs_on_the_toy(tmp_path: Path) -> None:

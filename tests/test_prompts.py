@@ -158,7 +158,7 @@ def test_a_model_without_a_tokenizer_is_refused(toy: HookedTransformer):
 word = st.text(min_size=1, max_size=4).filter(lambda text: text.strip() and "<" not in text)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150)
 @given(name=word, before=st.just("") | word, after=st.just("") | word, blank=st.booleans())
 def test_the_tokens_of_any_span_hold_its_words(
     toy: HookedTransformer,

@@ -19,6 +19,8 @@ FLOORS = [
     {"toy", "hf"},
     {"model", "prompts", "sites"},
     {"runs", "metrics"},
+    {"paths"},
+    {"blocks"},
     {"forward", "results", "stats"},
     {"data"},
 ]
