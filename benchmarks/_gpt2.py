@@ -1,5 +1,7 @@
 """GPT-2 small's shape with random weights, a corruption of it, and what patching it must cost."""
 
+from collections.abc import Sequence
+
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import GPT2LMHeadModel
@@ -62,7 +64,7 @@ def rome_cell(hf: GPT2LMHeadModel, rows: torch.Tensor, layer: int, pos: int) -> 
             handle.remove()
 
 
-def needed_flops(patch: Patch) -> float:
+def needed_flops(patch: Patch, positions: Sequence[int]) -> float:
     """Multiplications and additions that an exact sweep cannot avoid (norms and activations aside).
 
     By causality a cell needs the layers above its own, on the positions from its own on; cells
@@ -72,7 +74,7 @@ def needed_flops(patch: Patch) -> float:
     qkvo, mlp = 8 * WIDTH**2, 16 * WIDTH**2
     unembed = 2 * WIDTH * VOCAB
     total = 0.0
-    for pos in range(TOKENS):
+    for pos in positions:
         exact_column = patch.site == "resid_post" and pos == 0  # all clean from there on
         n_new = TOKENS - pos - exact_column
         cells = []
