@@ -4,10 +4,11 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._run import RunFolder, write_whole
-from experiments._trace import Config
+from experiments._run import RunFolder, open_run, write_whole
+from experiments._trace import DRAWING, Config, settled, trace_facts
 
 if TYPE_CHECKING:
     from kedit.results import AverageEffect, FactTrace
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 MAPPED = ("resid_post", "mlp_out", "attn_out")
 ORDINARY, SEVERED = "resid_post", ("resid_post-severed-mlp_out", "resid_post-severed-attn_out")
+
+
+def traced(experiment: str, config: Config) -> Path:
+    """A whole tracing experiment, from its configuration to its folder."""
+    config = settled(config)
+    with open_run(experiment, config, DRAWING) as folder:
+        finish(config, folder, trace_facts(config, folder))
+    return folder.path
 
 
 def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> None:

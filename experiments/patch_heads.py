@@ -2,19 +2,14 @@
 
 from pathlib import Path
 
-from experiments._run import command, open_run
-from experiments._trace import DRAWING, Config, settled, trace_facts
+from experiments._report import traced
+from experiments._run import command
+from experiments._trace import Config
 
 
 def run(config: Config) -> Path:
     """Traces, averages, draws and prints; what is already in the run's folder is not done again."""
-    config = settled(config)
-    with open_run("patch_heads", config, DRAWING) as folder:
-        traces = trace_facts(config, folder)
-        from experiments._report import finish
-
-        finish(config, folder, traces)
-    return folder.path
+    return traced("patch_heads", config)
 
 
 if __name__ == "__main__":
