@@ -152,7 +152,8 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
             if "skipped" not in folder.records[key]:
                 finished.append(key)
                 progress.update(bar, completed=len(finished))
-    return {part: [_read(folder, key, part) for key in finished] for part in parts(config)}
+    traces = [_read(folder, key) for key in finished]
+    return {part: [by_part[part] for by_part in traces] for part in parts(config)}
 
 
 def spread_out(facts: "Sequence[Fact]", seed: int) -> "list[list[Fact]]":
@@ -206,14 +207,17 @@ def _traced(
     return {"traces": [one.to_record() for one in done]}, tensors
 
 
-def _read(folder: RunFolder, key: str, part: str) -> "FactTrace":
+def _read(folder: RunFolder, key: str) -> "dict[str, FactTrace]":
+    """A finished fact's traces, by the part that was corrupted."""
     from kedit.results import FactTrace
 
-    (record,) = (entry for entry in folder.records[key]["traces"] if entry["part"] == part)
-    prefix = f"{part}:"
-    tensors = folder.tensors(key).items()
-    own = {name.removeprefix(prefix): value for name, value in tensors if name.startswith(prefix)}
-    return FactTrace.from_record(record, own)
+    tensors = folder.tensors(key)
+    traces = {}
+    for record in folder.records[key]["traces"]:
+        own = f"{record['part']}:"
+        grids = {name.removeprefix(own): tensors[name] for name in tensors if name.startswith(own)}
+        traces[record["part"]] = FactTrace.from_record(record, grids)
+    return traces
 
 
 def _key(fact: "Fact") -> str:

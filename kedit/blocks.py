@@ -9,7 +9,7 @@ from torch import Tensor
 from transformer_lens.components.transformer_block import TransformerBlock
 
 from kedit.paths import Path
-from kedit.runs import States
+from kedit.runs import Held, States
 from kedit.sites import (
     attend,
     attn_read,
@@ -40,31 +40,33 @@ def through_block(
         pre = _joined([path.resid[:, :, -1:] for path in paths])
         sizes = [torch.Size([*size[:2], 1, size[3]]) for size in sizes]
 
-    # where a half is overwritten: the first position of the rows that are held at this layer
-    holds = [
-        (index, path.n_free(layer), path.column.hold)
-        for index, path in enumerate(paths)
-        if path.column.hold and not (is_last and path.resid.shape[2] > 1)
-    ]
-    for (index, n_free, hold), parts in ((held, _apart(written, sizes)) for held in holds):
-        if hold.half == "attn_out":
-            parts[index][n_free:, :, 0] = hold.values[layer]
+    # behind the last block the held position is there only if it is the last one
+    gone = [is_last and path.resid.shape[2] > 1 for path in paths]
+
+    def held(half: Held, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Each path's part of `tokens` where `half` is overwritten at this layer, and by what."""
+        return [
+            (part[path.n_free(layer) :, :, 0], path.column.hold.values[layer])
+            for path, part, lost in zip(paths, _apart(tokens, sizes), gone, strict=True)
+            if path.column.hold and path.column.hold.half == half and not lost
+        ]
+
+    for part, value in held("attn_out", written):
+        part[:] = value
     mid = pre + written
     read = pre if is_parallel(block) else mid
-    held_mlps = [
-        entry for entry in holds if entry[2].half == "mlp_out" and entry[1] < sizes[entry[0]][0]
-    ]
-    if not held_mlps:
+    computed = torch.ones(len(read), dtype=torch.bool, device=read.device)
+    overwritten = held("mlp_out", computed)
+    if not any(part.numel() for part, _ in overwritten):
         out = mlp_out(block, read[None])[0]
     else:
-        computed = torch.ones(len(read), dtype=torch.bool, device=read.device)
-        for (index, n_free, _), parts in ((held, _apart(computed, sizes)) for held in held_mlps):
-            parts[index][n_free:, :, 0] = False
+        for part, _ in overwritten:
+            part[:] = False
         out = torch.empty_like(read)
         if computed.any():
             out[computed] = mlp_out(block, read[computed][None])[0]
-        for (index, n_free, hold), parts in ((held, _apart(out, sizes)) for held in held_mlps):
-            parts[index][n_free:, :, 0] = hold.values[layer]
+        for part, value in held("mlp_out", out):
+            part[:] = value
     for path, resid in zip(paths, _apart(mid + out, sizes), strict=True):
         path.resid = resid
 
