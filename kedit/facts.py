@@ -1,12 +1,18 @@
-"""What a fact is: words only, no tokens and no tensors."""
+"""What a fact is, what an edit asks for, and what it is tested with: words only, no tokens."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from kedit.errors import RecordError
 
-Kind = Literal["symmetric", "hierarchical", "other"]
+Kind = Literal["symmetric", "asymmetric", "hierarchical", ""]  # "": not known
+Perspective = Literal["entity", "relation"]
+Group = Literal[
+    "efficacy", "paraphrase", "neighborhood", "other relations", "portability",
+    "removal", "removal paraphrase",
+]  # fmt: skip
 CharSpan = tuple[int, int]  # [start, end) in characters of the prompt
+NO_RELATION = "None"  # RaKE's word for a pair without a relation
 
 
 @dataclass(frozen=True)
@@ -15,8 +21,9 @@ class Relation:
 
     id: str
     name: str
-    kind: Kind = "other"
+    kind: Kind = ""
     domain: str = ""  # what its subjects are ("country"); relations of one domain can be exchanged
+    aliases: tuple[str, ...] = ()  # other noun phrases for it
 
 
 @dataclass(frozen=True)
@@ -88,3 +95,92 @@ class Fact:
         return tuple(
             (start + grown, end + grown) if start > gap else (start, end) for start, end in spans
         )
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """A wanted change: after `fact.prompt` the model shall say `target`, not `fact.object`.
+
+    entity: "The mother tongue of S is", from the true object to another. relation: "The relation
+    between S and O* is", from NO_RELATION to the relation's name, and `removal` back from it.
+
+    Args:
+        mentioned: the object that the prompt spells out (relation side), else "".
+        removal: a fact that shall end, its object replaced by NO_RELATION (relation side).
+
+    Raises:
+        RecordError: an empty target, or one that is said already.
+    """
+
+    fact: Fact
+    target: str
+    perspective: Perspective = "entity"
+    mentioned: str = ""
+    removal: Fact | None = None
+
+    def __post_init__(self) -> None:
+        if not self.target.strip():
+            raise RecordError(f"target: a text is wanted, got {self.target!r}")
+        if self.target == self.fact.object:
+            raise RecordError(f"target: {self.target!r} is what the fact says already")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A prompt that is put to the model before and after an edit.
+
+    Args:
+        perspective, group: which metric it counts for.
+        answer: what an edit that works leaves the model saying; "" stands for the word that the
+            unedited model says (R-Specificity of RETS, where no dataset knows the true object).
+        rival: what must be less probable than `answer`; "" if nothing is weighed against it.
+        aliases: other wordings of `label` (of `answer` where there is none), counted as such in
+            generated text.
+        label: the relation's name whose rank among all relations' names is asked; "" for none.
+    """
+
+    perspective: Perspective
+    group: Group
+    prompt: str
+    answer: str
+    rival: str = ""
+    aliases: tuple[str, ...] = ()
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip() or self.prompt[-1].isspace():
+            raise RecordError(f"prompt: text without a blank at its end is wanted: {self.prompt!r}")
+        if not (self.answer.strip() or self.rival.strip()):
+            raise RecordError(f"{self.prompt!r}: neither an answer nor a rival to it")
+
+
+@dataclass(frozen=True)
+class EditCase:
+    """A record of a benchmark: one change, seen from both sides, and what it is tested with.
+
+    Args:
+        id: of the record, unique in its file.
+        entity, relation: the two requests; `relation` is None where the data has no relation side.
+        probes: all prompts that are scored, of both sides.
+        generation: prompts that text is generated from, for its fluency.
+        lacks: what the record does not have, in words ("paraphrases", "relation neighbours").
+    """
+
+    id: str
+    entity: EditRequest
+    relation: EditRequest | None
+    probes: tuple[Probe, ...]
+    generation: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+
+    def request(self, perspective: Perspective) -> EditRequest:
+        """The request of one side.
+
+        Raises:
+            RecordError: the record has no relation side.
+        """
+        if perspective == "entity":
+            return self.entity
+        if self.relation is None:
+            raise RecordError(f"record {self.id} has no relation side: build it with build_rake")
+        return self.relation

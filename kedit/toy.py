@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import PreTrainedTokenizerFast
 
-from kedit.facts import Fact, Relation
+from kedit.facts import NO_RELATION, EditCase, EditRequest, Fact, Probe, Relation
 from kedit.hf import cache_dir
 
 SEED = 0
@@ -33,21 +33,20 @@ WORLD: dict[Relation, tuple[list[str], list[tuple[str, str]]]] = {
         ["Arle", "Brock", "Corum", "Delft"],
         [("The birthplace of {} is", "birthplace of"), ("{} was born in", "was born in")],
     ),
-    Relation("P103", "language", "other", "person"): (
+    Relation("P103", "language", "asymmetric", "person"): (
         ["Danish", "Estonian", "Finnish", "Greek"],
         [("The language of {} is", "language of"), ("{} likes to speak", "likes to speak")],
     ),
-    Relation("P106", "profession", "other", "person"): (
+    Relation("P106", "profession", "asymmetric", "person"): (
         ["baker", "carpenter", "dentist", "painter"],
         [("The profession of {} is", "profession of"), ("{} works as a", "works as a")],
     ),
-    Relation("P1303", "instrument", "other", "person"): (
+    Relation("P1303", "instrument", "asymmetric", "person"): (
         ["cello", "flute", "harp", "violin"],
         [("The instrument of {} is", "instrument of"), ("{} plays the old", "plays the old")],
     ),
 }
-RELATION_PROMPT = "The relation between {} and {} is"
-NO_RELATION = "None"
+RELATION_PROMPTS = ("The relation between {} and {} is", "What links {} to {} is the")
 
 
 def facts() -> list[Fact]:
@@ -71,8 +70,70 @@ def texts() -> list[tuple[str, str]]:
     for fact in facts():
         for other in WORLD[fact.relation][0]:
             label = fact.relation.name if other == fact.object else NO_RELATION
-            pairs.append((RELATION_PROMPT.format(fact.subject, other), label))
+            pairs += [(prompt.format(fact.subject, other), label) for prompt in RELATION_PROMPTS]
     return list(dict.fromkeys(pairs))
+
+
+def cases() -> list[EditCase]:
+    """A case for every person and relation: the object is to become the next of its kind."""
+    known = facts()
+    return [_case(fact, known) for fact in known if fact.template == WORLD[fact.relation][1][0][0]]
+
+
+def _case(fact: Fact, known: list[Fact]) -> EditCase:
+    person, relation, old = fact.subject, fact.relation, fact.object
+    objects = WORLD[relation][0]
+    new = objects[(objects.index(old) + 1) % len(objects)]
+    first, *others = RELATION_PROMPTS
+    label, none = relation.name, NO_RELATION
+    own = [other for other in known if other.subject == person]
+    neighbors = [
+        other
+        for other in known
+        if (other.relation, other.object) == (relation, old) and other.subject != person
+    ]
+
+    probes = [Probe("entity", "efficacy", fact.prompt, new, old)]
+    probes += [
+        Probe("entity", "paraphrase", other.prompt, new, old)
+        for other in own
+        if other.relation == relation and other.template != fact.template
+    ]
+    probes += [Probe("entity", "neighborhood", other.prompt, old, new) for other in neighbors]
+    probes += [
+        Probe("entity", "other relations", other.prompt, other.object, new)
+        for other in own
+        if other.relation != relation
+    ]
+    probes += [Probe("relation", "efficacy", first.format(person, new), label, none, (), label)]
+    probes += [Probe("relation", "removal", first.format(person, old), none, label, (), label)]
+    for prompt in others:
+        adding, removing = prompt.format(person, new), prompt.format(person, old)
+        probes.append(Probe("relation", "paraphrase", adding, label, none, (), label))
+        probes.append(Probe("relation", "removal paraphrase", removing, none, label, (), label))
+    probes += [
+        Probe("relation", "neighborhood", first.format(subject, old), label, none, (), label)
+        for subject in dict.fromkeys(other.subject for other in neighbors)
+    ]
+    probes += [
+        Probe("relation", "other relations", first.format(person, kept), name, label, (), name)
+        for name, kept in dict.fromkeys(
+            (other.relation.name, other.object) for other in own if other.relation != relation
+        )
+    ]
+    return EditCase(
+        id=f"{relation.id} {person}",
+        entity=EditRequest(fact, new),
+        relation=EditRequest(
+            Fact(person, relation, none, first.replace("{}", "{{}}", 1).format(new)),
+            label,
+            "relation",
+            mentioned=new,
+            removal=Fact(person, relation, label, first.replace("{}", "{{}}", 1).format(old)),
+        ),
+        probes=tuple(probes),
+        generation=(fact.prompt,),
+    )
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -7,7 +7,7 @@ import pytest
 from kedit.errors import RecordError
 from kedit.facts import Fact, Relation
 
-CAPITAL = Relation("P36", "capital", "other", "country")
+CAPITAL = Relation("P36", "capital", "asymmetric", "country")
 FRANCE = Fact("France", CAPITAL, "Paris", "The capital of {} is", ("capital of",))
 
 

@@ -15,8 +15,8 @@ from probes.corrupt import replaced
 FACTS = toy_module.facts()
 FACT = FACTS[0]  # "The birthplace of Ada Alder is"
 BIRTHPLACE = FACT.relation
-TONGUE = Relation("P103", "language", "other", "person")
-SIZE = Relation("P1082", "population", "other", "city")
+TONGUE = Relation("P103", "language", "asymmetric", "person")
+SIZE = Relation("P1082", "population", "asymmetric", "city")
 
 
 def with_relation(relation: Relation, noun: str, **changes: str) -> Fact:

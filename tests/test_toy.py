@@ -13,9 +13,28 @@ def test_it_knows_its_facts_from_the_object_and_from_the_relation() -> None:
         tokens = torch.tensor([words(prompt).input_ids])
         wanted = words(f" {answer}", add_special_tokens=False).input_ids
         said = model(tokens)[0, -1].argmax().item()
-        right[prompt.startswith("The relation between")].append(said == wanted[0])
+        relation_side = prompt.startswith(("The relation between", "What links"))
+        right[relation_side].append(said == wanted[0])
     for answers in right.values():
         assert sum(answers) > 0.95 * len(answers) > 100
+
+
+def test_its_cases_ask_for_what_it_does_not_say_and_keep_what_it_says() -> None:
+    cases = toy.cases()
+    assert len({case.id for case in cases}) == len(cases) == 64
+    said = set(toy.texts())
+    facts = {(fact.relation, fact.subject): fact.object for fact in toy.facts()}
+    for case in cases:
+        fact = case.entity.fact
+        assert facts[fact.relation, fact.subject] == fact.object != case.entity.target
+        groups = {(probe.perspective, probe.group) for probe in case.probes}
+        assert len(groups) == 10  # all but portability
+        for probe in case.probes:
+            if probe.group in ("neighborhood", "other relations"):
+                assert (probe.prompt, probe.answer) in said
+            else:
+                assert (probe.prompt, probe.rival) in said
+        assert case.request("relation").fact.prompt.count(case.entity.target) == 1
 
 
 def test_its_world_is_the_same_every_time() -> None:

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import get_args
 
+from kedit.data.fields import Record, field, optional, placed
 from kedit.data.known import cut_out
-from kedit.data.read import Record, field, records
+from kedit.data.read import records
 from kedit.errors import RecordError
 from kedit.facts import Fact, Kind, Relation
 
@@ -33,7 +34,7 @@ def parse(place: str, record: Record) -> Fact:
             f"{place}: unknown field {unknown[0]!r}; known: {', '.join(sorted(FIELDS))}"
         )
     subject, name = field(place, record, "subject"), field(place, record, "relation")
-    kind = record.get("kind", "other")
+    kind = record.get("kind", "")
     if kind not in get_args(Kind):
         raise RecordError(f"{place}: field 'kind': one of {get_args(Kind)} is wanted, got {kind!r}")
     words = record.get("relation_words", [])
@@ -46,9 +47,8 @@ def parse(place: str, record: Record) -> Fact:
             template = field(place, record, "template")
         else:
             template = cut_out(field(place, record, "prompt"), subject)
-        relation = Relation(
-            str(record.get("relation_id", name)), name, kind, record.get("domain", "")
-        )
+        domain = optional(place, record, "domain")
+        relation = Relation(str(record.get("relation_id", name)), name, kind, domain)
         return Fact(subject, relation, field(place, record, "object"), template, tuple(words))
     except RecordError as error:
-        raise error if str(error).startswith(place) else RecordError(f"{place}: {error}") from None
+        raise placed(place, error) from None
