@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from torch import Tensor
 
 Config = TypeVar("Config", bound=Any)
@@ -136,6 +137,18 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
         versions |= {"python": platform.python_version(), "machine": platform.platform()}
         write_whole(path / "versions.json", json.dumps(versions, indent=1))
         yield RunFolder(path)
+
+
+def progress(unit: str) -> "Progress":
+    """A bar with how many `unit` are done, the time it took and the time that is left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+        Elapsed(), TextColumn("left:"), Remaining(elapsed_when_finished=False),
+    )  # fmt: skip
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,14 +1,14 @@
 """What trace_relation and patch_heads share: their options, and tracing facts into a run folder."""
 
 import hashlib
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from simple_parsing import field as option
 
-from experiments._run import RunFolder
+from experiments._choose import in_turn
+from experiments._run import RunFolder, progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,10 +113,6 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     What the folder already holds is not done again. A fact that the model answers wrong, or that
     cannot be used, is recorded with the reason and counts for nothing.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn as Elapsed
-    from rich.progress import TimeRemainingColumn as Remaining
-
     from kedit.data import load_facts
     from kedit.errors import InputError
     from kedit.model import load
@@ -127,13 +123,9 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     order = spread_out(pool, config.seed)
     limit = min(config.limit or len(order), len(order))
     folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("facts"),
-        Elapsed(), TextColumn("left:"), Remaining(elapsed_when_finished=False),
-    )  # fmt: skip
     finished: list[str] = []
-    with Progress(*columns) as progress:
-        bar = progress.add_task(f"loading {config.model}", total=limit)
+    with progress("facts") as bars:
+        bar = bars.add_task(f"loading {config.model}", total=limit)
         model = load(config.model, config.device, config.dtype)
         noises = {}
         if config.by == "noise":
@@ -143,7 +135,7 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
             if len(finished) == limit:
                 break
             fact, key = worded[0], _key(worded[0])
-            progress.update(bar, description=f"{fact.subject[:20]}: {fact.relation.name[:18]}")
+            bars.update(bar, description=f"{fact.subject[:20]}: {fact.relation.name[:18]}")
             if key not in folder.records:
                 try:
                     folder.add(key, *_traced(config, model, worded, sweeps, pool, noises))
@@ -151,7 +143,7 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
                     folder.add(key, {"prompt": fact.prompt, "skipped": str(error)})
             if "skipped" not in folder.records[key]:
                 finished.append(key)
-                progress.update(bar, completed=len(finished))
+                bars.update(bar, completed=len(finished))
     traces = [_read(folder, key) for key in finished]
     return {part: [by_part[part] for by_part in traces] for part in parts(config)}
 
@@ -165,19 +157,10 @@ def spread_out(facts: "Sequence[Fact]", seed: int) -> "list[list[Fact]]":
     by_relation: dict[str, dict[str, list[Fact]]] = {}
     for fact in facts:
         by_relation.setdefault(fact.relation.id, {}).setdefault(fact.subject, []).append(fact)
-    draw = random.Random(seed)
-    queues = [list(by_subject.values()) for by_subject in by_relation.values()]
-    for queue in queues:
-        draw.shuffle(queue)
-        for worded in queue:
-            worded.sort(key=lambda fact: fact.relation_spans[-1][1] == len(fact.prompt))
-    draw.shuffle(queues)
-    return [
-        queue[turn]
-        for turn in range(max(map(len, queues)))
-        for queue in queues
-        if turn < len(queue)
-    ]
+    groups = [list(by_subject.values()) for by_subject in by_relation.values()]
+    for worded in (worded for group in groups for worded in group):
+        worded.sort(key=lambda fact: fact.relation_spans[-1][1] == len(fact.prompt))
+    return in_turn(groups, seed)
 
 
 def _traced(

@@ -1,16 +1,18 @@
 """Loaders: what they read, and how they refuse."""
 
+import gzip
 import json
 import lzma
+import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kedit.data import builtin, load_facts
+from kedit.data import builtin, load_facts, read
 from kedit.data.known import cut_out
-from kedit.data.read import records
+from kedit.data.read import records, records_and_errors
 from kedit.errors import InputError, RecordError
 from kedit.facts import Fact
 
@@ -44,7 +46,7 @@ def test_builtin_facts_are_many_and_of_every_kind() -> None:
     relations = {fact.relation for fact in facts}
     assert len(pairs) >= 240
     assert len(relations) >= 24
-    assert {relation.kind for relation in relations} == {"symmetric", "hierarchical", "other"}
+    assert {relation.kind for relation in relations} == {"symmetric", "hierarchical", "asymmetric"}
     for relation in relations:
         templates = {fact.template for fact in facts if fact.relation == relation}
         assert len(templates) >= 2, relation
@@ -167,3 +169,129 @@ def test_places_count_lines_from_one_and_records_from_zero(tmp_path: Path) -> No
     lines = tmp_path / "f.jsonl"
     lines.write_text("\n".join(json.dumps(OWN) for _ in range(2)), encoding="utf-8")
     assert [place for place, _ in records(lines)] == ["f.jsonl, line 1", "f.jsonl, line 2"]
+    array = written(tmp_path / "f.json", [OWN, OWN])
+    assert [place for place, _ in records(array)] == ["f.json, record 0", "f.json, record 1"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=12,
+)
+ANY_CHUNK = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@ANY_CHUNK
+@given(st.lists(JSON), st.sampled_from([None, 1, "\t"]), st.booleans(), st.integers(1, 40))
+def test_an_array_is_streamed_as_json_reads_it(
+    tmp_path: Path, monkeypatch, values: list, indent: int | str | None, ascii: bool, chunk: int
+) -> None:
+    monkeypatch.setattr(read, "CHUNK", chunk)
+    file = tmp_path / "f.json"
+    text = json.dumps(values, indent=indent, ensure_ascii=ascii)
+    file.write_bytes(text.encode("utf-8", "replace") + b" \n")
+    wanted = json.loads(file.read_bytes())
+    got = [record for _, record in records_and_errors(file)]
+    assert len(got) == len(wanted)
+    for streamed, value in zip(got, wanted, strict=True):
+        assert streamed == value if isinstance(value, dict) else isinstance(streamed, RecordError)
+
+
+@ANY_CHUNK
+@given(st.text('[]{},:"1e-. \nntrue', max_size=30), st.integers(1, 8))
+def test_what_json_refuses_is_refused_as_an_array(
+    tmp_path: Path, monkeypatch, text: str, chunk: int
+) -> None:
+    monkeypatch.setattr(read, "CHUNK", chunk)
+    file = tmp_path / "f.json"
+    file.write_text(text, encoding="utf-8")
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError:
+        whole = None
+    if isinstance(whole, list):
+        assert len(list(records_and_errors(file))) == len(whole)
+    else:
+        with pytest.raises(RecordError, match=r"f\.json.*(broken JSON|an array of records)"):
+            list(records_and_errors(file))
+
+
+def test_an_array_never_lies_in_memory_whole(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(read, "CHUNK", 1000)
+    file = written(tmp_path / "f.json", [{**OWN, "object": f"{n:0200}"} for n in range(5000)])
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in records(file)) == 5000
+        assert tracemalloc.get_traced_memory()[1] < file.stat().st_size / 5
+        tracemalloc.reset_peak()
+        assert len(json.loads(file.read_bytes())) == 5000  # the control: this does hold it
+        assert tracemalloc.get_traced_memory()[1] > file.stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"a": 1}, {"a": 2}', r"f.json, record 1: broken JSON: ',' or '\]' is wanted behind it"),
+        ('[{"a": 1}, {"a": 2 "b": 3}]', "f.json, record 1: broken JSON: Expecting ',' delimiter"),
+        ('[{"a": 1},]', "f.json, record 1: broken JSON"),
+        ('[{"a": 1}] [', "f.json: broken JSON: there is text behind the array"),
+        ("[" + "9" * 5000 + "]", "f.json, record 0: broken JSON"),
+        ("[" * 100_000, "f.json, record 0: broken JSON"),
+        ('{"a": 1}\n{"a": 2}', "f.json: broken JSON: Extra data"),
+        ("", "f.json: broken JSON"),
+    ],
+)
+def test_a_broken_array_is_named_and_ends_the_reading(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "f.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(RecordError, match=message):
+        list(records_and_errors(file))
+
+
+def test_a_broken_line_does_not_end_the_reading(tmp_path: Path) -> None:
+    lines = tmp_path / "f.jsonl"
+    lines.write_text(f"{json.dumps(OWN)}\n{{broken\n3\n{'9' * 5000}\n{{}}\n", encoding="utf-8")
+    got = [record for _, record in records_and_errors(lines)]
+    assert got[0] == OWN
+    assert [str(error)[:28] for error in got[1:4]] == [
+        "f.jsonl, line 2: broken JSON",
+        "f.jsonl, line 3: an object i",
+        "f.jsonl, line 4: broken JSON",
+    ]
+    assert got[4] == {}
+    with pytest.raises(RecordError, match="line 2: broken JSON"):
+        list(records(lines))
+
+
+@pytest.mark.parametrize("form", ["f.jsonl", "f.json"])
+@pytest.mark.parametrize(("suffix", "compress"), [(".xz", lzma.compress), (".gz", gzip.compress)])
+def test_a_torn_archive_is_named_behind_what_it_held(
+    tmp_path: Path, monkeypatch, form: str, suffix: str, compress
+) -> None:
+    monkeypatch.setattr(read, "CHUNK", 1000)
+    file = tmp_path / f"{form}{suffix}"
+    many = [{**OWN, "object": f"{n * n * 7919}"} for n in range(6000)]
+    text = json.dumps(many) if form == "f.json" else "\n".join(map(json.dumps, many))
+    whole = compress(text.encode())
+    file.write_bytes(whole)
+    assert sum(1 for _ in records(file)) == len(many)
+    file.write_bytes(whole[:-2000])
+    with pytest.raises(RecordError, match=rf"{file.name}: broken off after (line|record) \d+"):
+        list(records_and_errors(file))
+    file.write_bytes(whole[:20] + b"\xff" * 40 + whole[60:])
+    with pytest.raises(RecordError, match=file.name):
+        list(records(file))
+
+
+def test_text_that_is_not_utf8_is_named_and_a_byte_order_mark_is_not_minded(tmp_path: Path) -> None:
+    lines = tmp_path / "f.jsonl"
+    lines.write_bytes(b'{"a": "\xe9"}\n')
+    with pytest.raises(RecordError, match=r"f.jsonl: not UTF-8 after line 0"):
+        list(records(lines))
+    for file, text in ((lines, '{"a": 1}'), (tmp_path / "f.json", '[{"a": 1}]')):
+        file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert [record for _, record in records(file)] == [{"a": 1}]

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from kedit.data.read import Record, field, records
+from kedit.data.fields import Record, field, placed
+from kedit.data.read import records
 from kedit.errors import RecordError
 from kedit.facts import Fact, Relation
 
@@ -26,16 +27,19 @@ def parse(place: str, record: Record) -> Fact:
             cut_out(prompt, subject),
         )  # fmt: skip
     except RecordError as error:
-        raise error if str(error).startswith(place) else RecordError(f"{place}: {error}") from None
+        raise placed(place, error) from None
 
 
-def cut_out(prompt: str, subject: str) -> str:
+def cut_out(prompt: str, subject: str, name: str = "prompt") -> str:
     """`prompt` with `{}` for its first `subject` that is not part of a longer word.
+
+    Args:
+        name: of the field that holds the prompt, for the message.
 
     Raises:
         RecordError: the subject is not in the prompt as a word of its own.
     """
     found = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)
     if not found:
-        raise RecordError(f"field 'prompt': {subject!r} is not a word of its own in {prompt!r}")
+        raise RecordError(f"field {name!r}: {subject!r} is not a word of its own in {prompt!r}")
     return f"{prompt[: found.start()]}{{}}{prompt[found.end() :]}"

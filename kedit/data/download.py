@@ -1,0 +1,46 @@
+"""CounterFact from its public home, checked to the last byte and kept."""
+
+import hashlib
+import http.client
+import logging
+from pathlib import Path
+
+import torch.hub
+
+from kedit.errors import InputError
+from kedit.hf import cache_dir
+
+URL = "https://rome.baulab.info/data/dsets/counterfact.json"
+SHA256 = "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f"  # 45,108,470 bytes
+
+log = logging.getLogger("kedit")
+
+
+def counterfact(url: str = URL, sha256: str = SHA256) -> Path:
+    """CounterFact's file in our cache, downloaded if it is not there whole.
+
+    Raises:
+        InputError: it cannot be had, or is not the file that it was.
+    """
+    file = cache_dir() / "counterfact.json"
+    if file.exists() and _digest(file) == sha256:
+        return file
+    log.info("Downloading CounterFact (45 MB) from %s into %s", url, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256)
+    # RuntimeError is a wrong checksum; a connection that breaks off is an HTTPException
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        raise InputError(
+            f"CounterFact cannot be downloaded: {error}. Get {url} (or a part of it) in another "
+            "way and name the file with --source"
+        ) from None
+    return file
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as raw:
+        while chunk := raw.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

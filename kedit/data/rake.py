@@ -1,0 +1,113 @@
+"""RaKE: CounterFact with a relation side, as experiments.build_rake or its authors make it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import get_args
+
+from kedit.data import counterfact, relations
+from kedit.data.cases import edit_case
+from kedit.data.fields import Record, field, objects, optional, placed, texts
+from kedit.errors import RecordError
+from kedit.facts import NO_RELATION, EditCase, EditRequest, Fact, Kind, Probe, Relation
+
+
+def parse(place: str, record: Record) -> EditCase:
+    """Both sides of an edit.
+
+    What the authors' schema does not have may be missing: removal paraphrases, relation neighbours,
+    other relations, portability. The case then lacks it.
+
+    Raises:
+        RecordError: names place and field.
+    """
+    case = counterfact.parse(place, record)
+    where, rewrite = f"{place}: requested_rewrite", record["requested_rewrite"]
+    try:
+        relation = _relation(where, rewrite)
+        entity = replace(case.entity, fact=replace(case.entity.fact, relation=relation))
+        request = _request(where, rewrite, entity)
+        probes = (
+            *case.probes,
+            *_entity_probes(place, record, entity),
+            *_relation_probes(place, record, request),
+        )
+        stated = texts(place, record, "lacks")
+        return edit_case(case.id, entity, probes, request, case.generation, stated)
+    except RecordError as error:
+        raise placed(place, error) from None
+
+
+def _relation(where: str, rewrite: Record) -> Relation:
+    """Its first name is the one that is edited; the others are aliases. RaKE has no kinds: where
+    none is given, the kind is our table's."""
+    described = field(where, rewrite, "relation", dict)
+    names = texts(f"{where}: relation", described, "strs")
+    if not names:
+        raise RecordError(f"{where}: field 'relation.strs': at least one name is wanted")
+    known = relations.find(field(where, rewrite, "relation_id"))
+    kind = described.get("kind", known.kind)
+    if kind not in get_args(Kind):
+        raise RecordError(
+            f"{where}: field 'relation.kind': one of {get_args(Kind)} is wanted, got {kind!r:.60}"
+        )
+    return Relation(known.id, names[0], kind, aliases=names[1:])
+
+
+def _request(where: str, rewrite: Record, entity: EditRequest) -> EditRequest:
+    subject, relation = entity.fact.subject, entity.fact.relation
+    add = _template(where, rewrite, "add_rel_prompt", entity.target)
+    remove = _template(where, rewrite, "rm_rel_prompt", entity.fact.object)
+    return EditRequest(
+        Fact(subject, relation, NO_RELATION, add),
+        target=relation.name,
+        perspective="relation",
+        mentioned=entity.target,
+        removal=Fact(subject, relation, relation.name, remove),
+    )
+
+
+def _template(where: str, rewrite: Record, name: str, mentioned: str) -> str:
+    template = field(where, rewrite, name).rstrip()
+    if mentioned not in template:
+        raise RecordError(f"{where}: field {name!r}: {mentioned!r} is not in {template!r}")
+    return template
+
+
+def _entity_probes(place: str, record: Record, entity: EditRequest) -> Iterator[Probe]:
+    """Of what follows from the edit, and of what does not."""
+    for where, other in objects(place, record, "other_relations"):
+        prompt = field(where, other, "prompt").rstrip()
+        yield Probe("entity", "other relations", prompt, answer="", rival=entity.target)
+    if further := optional(place, record, "portability", dict):
+        where = f"{place}: portability"
+        prompt, answer = field(where, further, "prompt").rstrip(), field(where, further, "answer")
+        yield Probe("entity", "portability", prompt, answer)
+
+
+def _relation_probes(place: str, record: Record, request: EditRequest) -> Iterator[Probe]:
+    relation = request.fact.relation
+    holds = Probe(
+        "relation", "efficacy", request.fact.prompt, answer=relation.name, rival=NO_RELATION,
+        aliases=relation.aliases, label=relation.name,
+    )  # fmt: skip
+    yield holds
+    for prompt in texts(place, record, "rel_prompts"):
+        yield replace(holds, group="paraphrase", prompt=prompt)
+    for where, other in objects(place, record, "rel_neighborhood"):
+        prompt = field(where, other, "prompt").rstrip()
+        yield replace(holds, group="neighborhood", prompt=prompt)
+    if request.removal:
+        ended = Probe(
+            "relation", "removal", request.removal.prompt, answer=NO_RELATION,
+            rival=relation.name, aliases=relation.aliases, label=relation.name,
+        )  # fmt: skip
+        yield ended
+        for prompt in texts(place, record, "rm_rel_prompts"):
+            yield replace(ended, group="removal paraphrase", prompt=prompt)
+    for where, other in objects(place, record, "rel_other"):
+        label = field(where, other, "label")
+        known = relations.find(field(where, other, "relation_id"))
+        yield Probe(
+            "relation", "other relations", field(where, other, "prompt").rstrip(), answer=label,
+            rival=relation.name, aliases=known.aliases if known.name == label else (), label=label,
+        )  # fmt: skip

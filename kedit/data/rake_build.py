@@ -1,0 +1,180 @@
+"""RaKE out of CounterFact: the relation side of each edit, in our own words, the same everywhere.
+
+The two statements are those of arXiv 2311.09053; all other wordings are ours, and so is what goes
+beyond it: kinds, removal paraphrases, relation neighbours, other relations.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain, combinations, islice
+from pathlib import Path
+
+from kedit.data import rake, relations
+from kedit.data.fields import Record, Skipped, case_id, field, optional, skipped, texts
+from kedit.data.read import records_and_errors
+from kedit.data.relations import Described, Wording
+from kedit.data.survey import Edit, Survey, edits
+from kedit.errors import RecordError
+from kedit.facts import EditRequest
+
+NEIGHBOURS = 10  # at most, of each kind: as many as CounterFact has neighborhood prompts
+COPIED = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
+Question = tuple[str, str]  # and its answer
+
+
+def build(
+    path: Path, seen: Survey, questions: Mapping[str, Question] | None = None
+) -> Iterator[Record | Skipped]:
+    """Each record of a file with its relation side, in the order of the file, or why it has none.
+
+    Args:
+        seen: the survey of the same file.
+        questions: by case_id, one that the edit answers through another fact.
+
+    Raises:
+        RecordError: the file cannot be read.
+    """
+    for edit in edits(path):
+        if isinstance(edit, Skipped):
+            yield edit
+            continue
+        try:
+            record = _built(edit, seen, (questions or {}).get(edit.id))
+            case = rake.parse(edit.place, record)
+        except RecordError as error:
+            yield skipped(edit.place, error, edit.id)
+        else:
+            notes = list(_notes(edit.request, record["paraphrase_prompts"], seen))
+            yield {**record, "lacks": list(case.lacks), "notes": notes}
+
+
+def portability(path: Path) -> tuple[dict[str, Question], list[Skipped]]:
+    """By case_id, the questions of EasyEdit's additions to CounterFact; and the broken records.
+
+    Raises:
+        RecordError: the file cannot be read.
+    """
+    found: dict[str, Question] = {}
+    broken: list[Skipped] = []
+    for place, record in records_and_errors(path):
+        try:
+            if isinstance(record, RecordError):
+                raise record
+            if asked := optional(place, record, "portability", dict):
+                answer = field(place, asked, "New Answer")
+                found[case_id(place, record)] = (field(place, asked, "New Question"), answer)
+        except RecordError as error:
+            broken.append(skipped(place, error))
+    return found, broken
+
+
+def _built(edit: Edit, seen: Survey, question: Question | None) -> Record:
+    place, record, fact, target = edit.place, edit.record, edit.request.fact, edit.request.target
+    if fact.relation.id not in relations.table():
+        raise RecordError(f"{place}: relation_id {fact.relation.id!r} is none of CounterFact's")
+    described = relations.table()[fact.relation.id]
+    # by the id, not by the place: a case has the same prompts in every file; not by Python's hash,
+    # which is another in every process
+    draw = int.from_bytes(hashlib.sha256(edit.id.encode()).digest()[:8], "big")
+    wordings = _drawn(described, draw)
+    copied = {name: list(texts(place, record, name)) for name in COPIED}
+    built: Record = {"case_id": record["case_id"]}
+    if "pararel_idx" in record:
+        built["pararel_idx"] = field(place, record, "pararel_idx", int)
+    built |= {
+        "requested_rewrite": {
+            "prompt": fact.template,
+            "relation_id": fact.relation.id,
+            "target_new": _named(place, record, "target_new"),
+            "target_true": _named(place, record, "target_true"),
+            "subject": fact.subject,
+            "relation": {
+                "id": fact.relation.id,
+                "kind": fact.relation.kind,
+                "strs": [fact.relation.name, *fact.relation.aliases],
+            },
+            "add_rel_prompt": described.statement.filled("{}", target),
+            "rm_rel_prompt": described.statement.filled("{}", fact.object),
+        },
+        **copied,
+        "rel_prompts": [wording.filled(fact.subject, target) for wording in wordings],
+        "rm_rel_prompts": [wording.filled(fact.subject, fact.object) for wording in wordings],
+        "rel_neighborhood": [
+            {"subject": other, "prompt": described.statement.filled(other, fact.object)}
+            for other in _neighbours(edit.request, copied["neighborhood_prompts"], seen, draw)
+        ],
+        "other_relations": [
+            {"relation_id": wording.relation_id, "prompt": wording.filled(fact.subject)}
+            for wording in described.other_relations
+            if wording.relation_id not in seen.relations(fact.subject, target)
+        ],
+        "rel_other": list(islice(_other_pairs(edit.request, seen), NEIGHBOURS)),
+    }
+    if question:
+        built["portability"] = {"prompt": question[0], "answer": question[1]}
+    return built
+
+
+def _named(place: str, record: Record, name: str) -> Record:
+    """An object's name and, if the file has it, its Wikidata id."""
+    object = field(place, record, f"requested_rewrite.{name}", dict)
+    id = optional(f"{place}: {name}", object, "id")
+    return {"str": object["str"], **({"id": id} if id else {})}
+
+
+def _drawn(described: Described, draw: int) -> tuple[Wording, ...]:
+    """Two of the relation's own questions and one that fits all relations."""
+    pairs, generic = list(combinations(described.questions, 2)), relations.generic()
+    return (*pairs[draw % len(pairs)], generic[draw // len(pairs) % len(generic)])
+
+
+def _neighbours(request: EditRequest, prompts: list[str], seen: Survey, draw: int) -> list[str]:
+    """Other subjects with the same true object: those of the record first, then the file's."""
+    fact = request.fact
+    known = seen.subjects.get((fact.relation.id, fact.object), ())
+    start = draw % max(1, len(known))  # else the first ten would be everyone's
+    named = (seen.subject_of(prompt, fact.relation.id) for prompt in prompts)
+    found: dict[str, None] = {}
+    for subject in chain(named, known[start:], known[:start]):
+        if len(found) == NEIGHBOURS:
+            break
+        only = set(seen.objects(subject, fact.relation.id)) <= {fact.object}
+        if only and subject not in ("", fact.subject, fact.object):
+            found[subject] = None
+    return list(found)
+
+
+def _other_pairs(request: EditRequest, seen: Survey) -> Iterator[Record]:
+    """What else the file knows of the subject, where one relation alone leads to the object."""
+    fact = request.fact
+    for relation_id, object in seen.facts.get(fact.subject, ()):
+        known, only = relations.table().get(relation_id), seen.relations(fact.subject, object)
+        edited = relation_id == fact.relation.id or object in (fact.object, request.target)
+        if known and not edited and only == [relation_id] and object != fact.subject:
+            yield {
+                "relation_id": relation_id,
+                "label": known.relation.name,
+                "object": object,
+                "prompt": known.statement.filled(fact.subject, object),
+            }
+
+
+def _notes(request: EditRequest, paraphrases: list[str], seen: Survey) -> Iterator[str]:
+    """What a reader of the scores should know, in fixed phrases: they are counted."""
+    fact, target = request.fact, request.target
+    name = re.compile(rf"\b{re.escape(fact.relation.name)}\b", re.IGNORECASE)
+    where = {"subject": fact.subject, "true object": fact.object, "new object": target}
+    for words, text in where.items():
+        if name.search(text):
+            yield f"the relation's name stands in the {words}"
+    if fact.subject in (fact.object, target):
+        yield "subject and object have the same name"
+    if any(fact.subject not in prompt for prompt in paraphrases):
+        yield "a paraphrase does not name the subject"
+    if fact.relation.id in seen.relations(fact.subject, target):
+        yield "the file knows the new object as true too"
+    if set(seen.relations(fact.subject, fact.object)) - {fact.relation.id}:
+        yield "the file knows another relation to the true object"
+    if set(seen.relations(fact.subject, target)) - {fact.relation.id}:
+        yield "the file knows another relation to the new object"
