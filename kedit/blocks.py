@@ -18,6 +18,7 @@ from kedit.sites import (
     has_plain_attention,
     is_parallel,
     mlp_out,
+    sees_all,
     w_o,
 )
 
@@ -32,7 +33,7 @@ def through_block(
         run, first = path.column.before or corrupted, path.column.first
         pasts.append((run.keys[layer][:, :first], run.values[layer][:, :first]))
     sizes = [path.resid.shape for path in paths]
-    if has_plain_attention(block, corrupted.resid[0].shape[1]):
+    if has_plain_attention(block) and sees_all(block, corrupted.resid[0].shape[1]):
         written = _plain_attention(block, pre, sizes, pasts, is_last)
     else:
         written = _own_attention(block, pre, sizes, pasts, is_last)

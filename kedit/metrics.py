@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -25,9 +25,27 @@ def answer_scores(
     scores = []
     for rows in norm(model.ln_final, resid[None])[0].split(1024):
         chosen = _capped(model, F.linear(rows, *columns))
-        logprob = chosen[:, 0] - _log_normaliser(model, rows)
+        logprob = chosen[:, 0] - _over_vocabulary(model, rows)[0]
         scores.append(torch.stack([logprob.exp(), logprob, chosen[:, 0] - chosen[:, 1]]))
     return torch.cat(scores, dim=1)
+
+
+def token_scores(
+    model: HookedTransformer,
+    resid: Float[Tensor, "row d_model"],
+    rows: Int[Tensor, " token"],
+    tokens: Int[Tensor, " token"],
+) -> tuple[Float[Tensor, " token"], Bool[Tensor, " token"]]:
+    """Log-probability of each token after the final residual `resid[row]`; is it the likeliest?"""
+    normed = norm(model.ln_final, resid[None])[0]
+    parts = [_over_vocabulary(model, part) for part in normed.split(1024)]
+    normaliser, best = (torch.cat(values) for values in zip(*parts, strict=True))
+    logits = torch.empty(len(tokens), device=resid.device)
+    for part in torch.arange(len(tokens), device=resid.device).split(4096):
+        columns = model.unembed.W_U.T[tokens[part]]
+        chosen = torch.einsum("td,td->t", normed[rows[part]], columns)
+        logits[part] = _capped(model, chosen + model.unembed.b_U[tokens[part]])
+    return logits - normaliser[rows], best[rows] == tokens
 
 
 def last_logits(
@@ -38,22 +56,27 @@ def last_logits(
     return _capped(model, F.linear(rows, model.unembed.W_U.T, model.unembed.b_U))
 
 
-def _log_normaliser(
+def _over_vocabulary(
     model: HookedTransformer, rows: Float[Tensor, "row d_model"]
-) -> Float[Tensor, " row"]:
+) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
+    """logsumexp of each row's logits, and the likeliest token."""
     weight, bias = model.unembed.W_U.T, model.unembed.b_U
-    total = None
+    total = highest = best = None
     width = max(1, CHUNK // len(rows))
     for start in range(0, len(weight), width):
         part = slice(start, start + width)
         logits = _capped(model, F.linear(rows, weight[part], bias[part]))
-        peak = logits.amax(-1, keepdim=True)
-        lse = (
-            logits.sub_(peak).exp_().sum(-1).log() + peak[:, 0]
-        )  # in place: half of logsumexp's time
-        total = lse if total is None else torch.logaddexp(total, lse)
-    assert total is not None
-    return total
+        peak, where = logits.max(-1)
+        # in place: half of logsumexp's time
+        lse = logits.sub_(peak[:, None]).exp_().sum(-1).log() + peak
+        if total is None or highest is None or best is None:
+            total, highest, best = lse, peak, where
+            continue
+        total = torch.logaddexp(total, lse)
+        best = torch.where(peak > highest, where + start, best)
+        highest = torch.maximum(highest, peak)
+    assert total is not None and best is not None
+    return total, best
 
 
 def _capped(model: HookedTransformer, logits: Tensor) -> Tensor:

@@ -48,10 +48,7 @@ def encode(model: HookedTransformer, fact: Fact) -> Prompt:
     encoded = _tokenizer(model)(fact.prompt, add_special_tokens=False, return_offsets_mapping=True)
     offsets: list[CharSpan] = encoded["offset_mapping"]
     ids = bos_ids(model) + encoded["input_ids"]
-    if len(ids) > model.cfg.n_ctx:
-        raise InputError(
-            f"{fact.prompt[:60]!r}...: {len(ids)} tokens, the model reads {model.cfg.n_ctx}"
-        )
+    require_room(model, fact.prompt, len(ids))
     first = len(bos_ids(model))
     labels = ("<bos>",) * first + tuple(fact.prompt[start:end] for start, end in offsets)
     return Prompt(
@@ -61,6 +58,17 @@ def encode(model: HookedTransformer, fact: Fact) -> Prompt:
         relation=tuple(_token_span(offsets, span, fact, first) for span in fact.relation_spans),
         answer_ids=answer_ids(model, fact.object),
     )
+
+
+def prompt_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
+    """Token ids of `text` as a prompt: with BOS where the model was trained with one."""
+    return (*bos_ids(model), *plain_ids(model, text))
+
+
+def require_room(model: HookedTransformer, text: str, n_tokens: int) -> None:
+    """Raises InputError if the model's context is shorter than `n_tokens`, which `text` takes."""
+    if n_tokens > model.cfg.n_ctx:
+        raise InputError(f"{text[:60]!r}...: {n_tokens} tokens, the model reads {model.cfg.n_ctx}")
 
 
 def answer_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
@@ -73,9 +81,15 @@ def plain_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
     return tuple(_tokenizer(model)(text, add_special_tokens=False)["input_ids"])
 
 
-def decoded(model: HookedTransformer, token: int) -> str:
-    """The text of one token."""
-    return _tokenizer(model).decode([token])
+def decoded(model: HookedTransformer, *tokens: int) -> str:
+    """The text of tokens, special ones as they are written."""
+    return _tokenizer(model).decode(list(tokens))
+
+
+def end_ids(model: HookedTransformer) -> tuple[int, ...]:
+    """Tokens that end a text."""
+    end = _tokenizer(model).eos_token_id
+    return () if end is None else (end,)
 
 
 def bos_ids(model: HookedTransformer) -> list[int]:

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.components.mlps.mlp import MLP
@@ -74,8 +74,8 @@ def head_written(
     return attn_written(block, raw + change)
 
 
-def has_plain_attention(block: TransformerBlock, n_ctx: int) -> bool:
-    """Whether softmax(q kᵀ / scale) v under a causal mask is all that its heads do (`attend`)."""
+def has_plain_attention(block: TransformerBlock) -> bool:
+    """Whether softmax(q kᵀ / scale) v under a causal mask, perhaps a window, is all they do."""
     attn, cfg = block.attn, block.cfg
     return (
         cfg.positional_embedding_type in ("standard", "rotary")
@@ -85,8 +85,13 @@ def has_plain_attention(block: TransformerBlock, n_ctx: int) -> bool:
         and cfg.clip_qkv is None
         and not (cfg.use_attention_sinks or cfg.use_logn_attn or cfg.load_in_4bit)
         and not cfg.ungroup_grouped_query_attention
-        and (attn.attn_type == "global" or n_ctx <= (cfg.window_size or 0))
+        and attn.attn_type in ("global", "local")
     )
+
+
+def sees_all(block: TransformerBlock, n_ctx: int) -> bool:
+    """Whether no window hides anything from its heads in a text of `n_ctx` tokens."""
+    return block.attn.attn_type == "global" or n_ctx <= (block.cfg.window_size or 0)
 
 
 def attend(
@@ -99,7 +104,7 @@ def attend(
 ) -> Float[Tensor, "row sample query_pos key"]:
     """The heads' outputs z, flattened, for the last positions, behind a past that all rows share.
 
-    Only for blocks with `has_plain_attention`; equal to `block.attn` up to rounding.
+    Only for blocks with `has_plain_attention` that see all; `block.attn` up to rounding.
     """
     n_past, n_new, n_query = past_keys.shape[1], keys.shape[2], query.shape[2]
     shape = query.shape
@@ -121,6 +126,66 @@ def attend(
         enable_gqa=keys.shape[2] != query.shape[2],
     )
     return z.transpose(1, 2).flatten(2).unflatten(0, shape[:2])
+
+
+def attend_packed(
+    block: TransformerBlock,
+    resid_pre: Float[Tensor, "token d_model"],
+    past_keys: Float[Tensor, "row past kv_head d_head"],
+    past_values: Float[Tensor, "row past kv_head d_head"],
+    mask: Int[Tensor, "row pos"],
+    real: Bool[Tensor, "row new"],
+) -> tuple[
+    Float[Tensor, "token d_model"],
+    Float[Tensor, "row pos kv_head d_head"],
+    Float[Tensor, "row pos kv_head d_head"],
+]:
+    """attn_out of new tokens behind pasts with gaps, and keys and values of all positions.
+
+    Only for blocks with `has_plain_attention`. Unlike TransformerLens' cache this one holds keys
+    after the rotary embedding: a position never changes, and rotating it once is enough.
+
+    Args:
+        resid_pre: of the tokens at `real`, one after the other.
+        mask: 1 where there is a token; positions are counted over tokens only, and the tokens of
+            a row stand together.
+        real: which new positions are no padding.
+    """
+    read, n_past = attn_read(block, resid_pre), past_keys.shape[1]
+    packed = block.attn.calculate_qkv_matrices(read[None], read[None], read[None])
+    query, keys, values = (unpacked(each[0], real) for each in packed)
+    if block.cfg.positional_embedding_type == "rotary":
+        query = block.attn.apply_rotary(query, n_past, mask)
+        keys = block.attn.apply_rotary(keys, n_past, mask)
+    keys, values = torch.cat([past_keys, keys], 1), torch.cat([past_values, values], 1)
+    z = F.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
+        attn_mask=_seen(block, n_past, mask),
+        scale=1 / block.attn.attn_scale,
+        enable_gqa=keys.shape[2] != query.shape[2],
+    )
+    z = z.transpose(1, 2)[real].flatten(1)
+    return attn_written(block, F.linear(z, w_o(block), block.attn.b_O)), keys, values
+
+
+def unpacked(tokens: Float[Tensor, "token *width"], real: Bool[Tensor, "row new"]) -> Tensor:
+    """Packed tokens at their rows and positions, zeros where there is padding."""
+    rows = tokens.new_zeros(*real.shape, *tokens.shape[1:])
+    rows[real] = tokens
+    return rows
+
+
+def _seen(
+    block: TransformerBlock, n_past: int, mask: Int[Tensor, "row pos"]
+) -> Bool[Tensor, "row 1 new pos"]:
+    """What each new position attends to: tokens before it and itself, in its layer's window."""
+    n_ctx = mask.shape[1]
+    seen = torch.ones(n_ctx - n_past, n_ctx, dtype=torch.bool, device=mask.device).tril(n_past)
+    if block.attn.attn_type == "local":
+        seen = seen.triu(n_past - (block.cfg.window_size or n_ctx) + 1)
+    return seen & mask.bool()[:, None, None]
 
 
 def behind(

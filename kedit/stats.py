@@ -40,6 +40,22 @@ def bootstrap_ratio(
     weights = resamples(n, draws, seed)
     drawn = weights @ counts
     ratios = (weights[drawn > 0] @ flat) / drawn[drawn > 0, None]
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    mean = flat.sum(0) / counts.sum()
-    return Interval(*(values.reshape(sums.shape[1:]) for values in (mean, low, high)))
+    whole = percentile_interval(flat.sum(0) / counts.sum(), ratios, level)
+    return Interval(*(values.reshape(sums.shape[1:]) for values in whole))
+
+
+def percentile_interval(
+    mean: Float[ndarray, "*shape"], drawn: Float[ndarray, "draw *shape"], level: float = 0.95
+) -> Interval:
+    """`mean` with the percentiles of its bootstrap draws; draws that are NaN do not count."""
+    if np.isnan(mean).all():
+        return Interval(mean, mean, mean)
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Interval(mean, np.asarray(low), np.asarray(high))  # 0-d where `mean` is
+
+
+def harmonic_mean(values: Float[ndarray, "part *shape"]) -> Float[ndarray, "*shape"]:
+    """Over the first axis; zero where a part is zero or less."""
+    positive = (values > 0).all(0)
+    inverse = np.where(positive, 1 / np.where(values > 0, values, 1), 0).sum(0)
+    return np.where(positive, len(values) / np.maximum(inverse, 1e-300), values.min(0) * 0)

@@ -22,6 +22,9 @@ FLOORS = [
     {"paths"},
     {"blocks"},
     {"forward", "results", "stats"},
+    {"reading", "measures"},
+    {"likelihood", "generation"},
+    {"drift", "score"},
     {"data"},
 ]
 

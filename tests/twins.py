@@ -73,3 +73,24 @@ def write(where: tuple, source: Tensor) -> Callable:
         return act
 
     return hook
+
+
+@torch.no_grad()
+def likelihood(
+    model: HookedTransformer, prompt: tuple[int, ...], answer: tuple[int, ...]
+) -> tuple[float, bool]:
+    """`kedit.likelihood`: one prompt and one answer in one forward, all logits of all tokens."""
+    logits = model(torch.tensor([prompt + answer], device=model.embed.W_E.device))[0].double()
+    said = logits[len(prompt) - 1 : -1]
+    tokens = torch.tensor(answer, device=said.device)
+    logprobs = said.log_softmax(-1).gather(1, tokens[:, None])
+    return float(logprobs.mean()), bool((said.argmax(-1) == tokens).all())
+
+
+@torch.no_grad()
+def greedy(model: HookedTransformer, prompt: tuple[int, ...], n_tokens: int) -> tuple[int, ...]:
+    """The likeliest token, again and again, the whole text anew for each."""
+    text = list(prompt)
+    for _ in range(n_tokens):
+        text.append(int(model(torch.tensor([text], device=model.embed.W_E.device))[0, -1].argmax()))
+    return tuple(text[len(prompt) :])

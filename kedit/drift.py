@@ -1,0 +1,136 @@
+"""How far an edit moves the model on text that has nothing to do with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from kedit.errors import InputError
+from kedit.generation import sampled
+from kedit.metrics import last_logits
+from kedit.prompts import bos_ids, device, plain_ids
+
+WINDOW = 128  # tokens a chunk, BOS not counted
+ROWS = 64  # positions whose logits over the vocabulary lie in memory at once
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Held-out text, and what the unedited model makes of it.
+
+    Args:
+        chunks: tokens, each chunk with BOS where the model wants one.
+        resid: final residuals before ln_final; an edit leaves what comes after them as it is.
+        nll: negative log-probability of every token but each chunk's first, in nats.
+    """
+
+    chunks: Int[Tensor, "chunk pos"]
+    resid: Float[Tensor, "chunk pos d_model"]
+    nll: Float[Tensor, "chunk predicted"]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Before and after, on the same text.
+
+    Args:
+        before, after: each chunk's mean negative log-probability a token, in nats.
+        kl: each chunk's mean KL(before ‖ after) a token, in nats.
+    """
+
+    before: Float[Tensor, " chunk"]
+    after: Float[Tensor, " chunk"]
+    kl: Float[Tensor, " chunk"]
+
+    @property
+    def perplexity(self) -> tuple[float, float]:
+        """exp of the mean negative log-probability, before and after."""
+        return float(self.before.mean().exp()), float(self.after.mean().exp())
+
+
+def held_out(
+    model: HookedTransformer, file: str, n_chunks: int = 16, seed: int = 0
+) -> Int[Tensor, "chunk pos"]:
+    """Chunks of WINDOW tokens, evenly over `file`; of the model's own text where `file` is "".
+
+    Raises:
+        InputError: the file cannot be read, or is too short for one chunk.
+    """
+    start = bos_ids(model)
+    window = min(WINDOW, model.cfg.n_ctx - len(start))
+    ids = _read(model, file) if file else _own_text(model, n_chunks * window, window, seed)
+    n_chunks = min(n_chunks, len(ids) // window)
+    if n_chunks == 0:
+        raise InputError(f"--text {file}: {len(ids)} tokens, at least {window} are wanted")
+    stride = len(ids) // n_chunks
+    rows = [[*start, *ids[n * stride : n * stride + window]] for n in range(n_chunks)]
+    return torch.tensor(rows, device=device(model))
+
+
+def _read(model: HookedTransformer, file: str) -> tuple[int, ...]:
+    try:
+        return plain_ids(model, Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--text {file}: cannot be read as text: {error}") from None
+
+
+def _own_text(model: HookedTransformer, n_tokens: int, window: int, seed: int) -> tuple[int, ...]:
+    """What the model says when nothing is said to it, text after text."""
+    opening = tuple(bos_ids(model) or plain_ids(model, "\n"))
+    together = n_tokens // window
+    said: list[int] = []
+    while len(said) < n_tokens:
+        texts = sampled(
+            model, [opening] * together, len(opening) + window, model.cfg.d_vocab, seed + len(said)
+        )
+        said += [token for text in texts for token in text] or list(opening)
+    return tuple(said[:n_tokens])
+
+
+@torch.no_grad()
+def baseline(model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]) -> Baseline:
+    """What `model`, not yet edited, makes of the text."""
+    resid = _resid(model, chunks)
+    nll, _ = _compared(model, chunks, resid, None)
+    return Baseline(chunks, resid, nll)
+
+
+@torch.no_grad()
+def drift(model: HookedTransformer, before: Baseline) -> Drift:
+    """What the edited `model` makes of the same text."""
+    resid = _resid(model, before.chunks)
+    nll, kl = _compared(model, before.chunks, resid, before.resid)
+    return Drift(before.nll.mean(1), nll.mean(1), kl.mean(1))
+
+
+def _resid(model: HookedTransformer, chunks: Tensor) -> Float[Tensor, "chunk pos d_model"]:
+    return torch.cat(
+        [
+            model(
+                part,
+                stop_at_layer=model.cfg.n_layers,
+                attention_mask=torch.ones_like(part),  # else guessed from padding tokens
+            )
+            for part in chunks.split(8)
+        ]
+    )
+
+
+def _compared(
+    model: HookedTransformer, chunks: Tensor, resid: Tensor, before: Tensor | None
+) -> tuple[Float[Tensor, "chunk predicted"], Float[Tensor, "chunk predicted"]]:
+    """Each token's negative log-probability, and KL(before ‖ now) where it is predicted."""
+    rows, targets = resid[:, :-1].flatten(0, 1), chunks[:, 1:].flatten()
+    nll = torch.empty(len(rows), device=rows.device)
+    kl = torch.zeros_like(nll)
+    for part in torch.arange(len(rows), device=rows.device).split(ROWS):
+        now = last_logits(model, rows[part]).log_softmax(-1)
+        nll[part] = -now.gather(1, targets[part, None])[:, 0]
+        if before is not None:
+            then = last_logits(model, before[:, :-1].flatten(0, 1)[part]).log_softmax(-1)
+            kl[part] = (then.exp() * (then - now)).sum(-1)
+    shape = (len(chunks), chunks.shape[1] - 1)
+    return nll.view(shape), kl.view(shape)

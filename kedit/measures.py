@@ -1,0 +1,235 @@
+"""From scores of single cases to what a paper's table holds: each with its pre-edit value.
+
+Prompts are averaged within a case, then cases; a draw of the bootstrap is a draw of cases, the same
+for every measure, so that differences and harmonic means are drawn as a whole.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from kedit.facts import Perspective
+from kedit.results import EditScore, ProbeScore
+from kedit.stats import Interval, harmonic_mean, percentile_interval, resamples
+
+
+class Key(NamedTuple):
+    """Which side, which probes, which statistic of theirs."""
+
+    perspective: str
+    group: str
+    statistic: str
+
+
+# each of a probe, or None where it has no such thing
+STATISTICS: dict[str, Callable[[ProbeScore], float | None]] = {
+    # is the answer likelier than its rival? (mean over tokens, as RaKE)
+    "success": lambda p: None if p.rival_logprob is None else p.logprob > p.rival_logprob,
+    "magnitude": lambda p: (
+        None if p.rival_logprob is None else exp(p.logprob) - exp(p.rival_logprob)
+    ),
+    "probability": lambda p: exp(p.logprob),
+    "rival's probability": lambda p: None if p.rival_logprob is None else exp(p.rival_logprob),
+    "exact match": lambda p: p.exact,
+    "says it": lambda p: p.says,
+    "says the rival": lambda p: p.says_rival,
+    "reciprocal rank": lambda p: None if p.rank is None else 1 / p.rank,
+    "ranks first": lambda p: None if p.rank is None else p.rank == 1,
+}
+
+E_EFFICACY, E_PARAPHRASE, E_KEPT, E_OTHERS = (
+    Key("entity", group, "success")
+    for group in ("efficacy", "paraphrase", "neighborhood", "other relations")
+)
+R_EFFICACY, R_PARAPHRASE, R_REMOVAL, R_KEPT, R_OTHERS = (
+    Key("relation", group, "success")
+    for group in ("efficacy", "paraphrase", "removal", "neighborhood", "other relations")
+)
+# harmonic means of success rates, as the authors' summary takes them
+HARMONIC: dict[Key, tuple[Key, ...]] = {
+    Key("both", "Score", "harmonic mean"): (
+        E_EFFICACY, E_PARAPHRASE, E_KEPT, R_EFFICACY, R_PARAPHRASE,
+    ),
+    Key("entity", "Score", "harmonic mean"): (E_EFFICACY, E_PARAPHRASE, E_KEPT),
+    Key("both", "efficacy", "harmonic mean"): (E_EFFICACY, R_EFFICACY),
+    Key("both", "paraphrase", "harmonic mean"): (E_PARAPHRASE, R_PARAPHRASE),
+}  # fmt: skip
+# harmonic means of what was gained of what there was to gain, and of what was kept
+GAINED: dict[Key, tuple[Key, ...]] = {
+    Key("both", "Score", "lifts"): (E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE),
+    Key("entity", "Score", "lifts"): (E_EFFICACY, E_PARAPHRASE),
+    Key("relation", "Score", "lifts"): (R_EFFICACY, R_PARAPHRASE, R_REMOVAL),
+}
+KEPT: dict[Key, tuple[Key, ...]] = {
+    Key("both", "Score", "lifts"): (E_KEPT, R_KEPT),
+    Key("entity", "Score", "lifts"): (E_KEPT, E_OTHERS),
+    Key("relation", "Score", "lifts"): (R_KEPT, R_OTHERS),
+}
+# what an edit from one side brings on the other
+TRANSFER: dict[Key, tuple[Key, ...]] = {
+    Key("entity", "transfer", "gain"): (E_EFFICACY, E_PARAPHRASE),
+    Key("relation", "transfer", "gain"): (R_EFFICACY, R_PARAPHRASE),
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number before and after an edit, over cases.
+
+    Args:
+        key: what it is.
+        before, after, lift: means with 95 % bootstrap intervals over cases; lift = after - before,
+            case by case. Without an edit only `before`; Scores on lifts have only `after`.
+        n_cases, n_prompts: that it rests on.
+    """
+
+    key: Key
+    before: Interval | None
+    after: Interval | None
+    lift: Interval | None
+    n_cases: int
+    n_prompts: int
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain numbers, for JSON and CSV."""
+        intervals = {
+            f"{name} {bound}".removesuffix(" mean"): float(value)
+            for name in ("before", "after", "lift")
+            if (interval := getattr(self, name)) is not None
+            for bound, value in interval._asdict().items()
+        }
+        counts = {"n_cases": self.n_cases, "n_prompts": self.n_prompts}
+        return self.key._asdict() | intervals | counts
+
+
+def measures(scores: Sequence[EditScore], draws: int = 2000, seed: int = 0) -> list[Measure]:
+    """Every statistic of every group that the cases of one model have, then their Scores."""
+    old = _Means(scores, resamples(len(scores), draws, seed))
+    found = [Measure(key, _interval(old.of(key)), None, None, *old.counts(key)) for key in old]
+    for key, parts in _within(HARMONIC, old):
+        whole = _harmonic(old, parts)
+        found.append(Measure(key, _interval(whole), None, None, *old.counts(*parts)))
+    return found
+
+
+def changes(
+    before: Sequence[EditScore],
+    after: Sequence[EditScore],
+    edited: Perspective | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> list[Measure]:
+    """`measures` before and after an edit of each case, with lifts, and Scores on lifts.
+
+    Args:
+        after: the edited models' scores, of the same cases in the same order.
+        edited: the side that was edited; the other side's gain is then given as transfer.
+    """
+    assert [one.id for one in before] == [one.id for one in after]
+    weights = resamples(len(before), draws, seed)
+    old, new = _Means(before, weights), _Means(after, weights)
+    found = [_compared(key, old.of(key), new.of(key), old.counts(key)) for key in old]
+    for key, parts in _within(HARMONIC, old):
+        found.append(
+            _compared(key, _harmonic(old, parts), _harmonic(new, parts), old.counts(*parts))
+        )
+    for key, gained in _within(GAINED, old):
+        kept = [part for part in KEPT[key] if part in old]
+        shares = [_gain(old.of(part), new.of(part)) for part in gained]
+        shares += [_kept(old.of(part), new.of(part)) for part in kept]
+        score = harmonic_mean(np.stack(shares))
+        found.append(Measure(key, None, _interval(score), None, *old.counts(*gained, *kept)))
+    transferred = {key: parts for key, parts in TRANSFER.items() if edited not in (None, key[0])}
+    for key, parts in _within(transferred, old):
+        gain = np.mean([_gain(old.of(part), new.of(part)) for part in parts], axis=0)
+        found.append(Measure(key, None, _interval(gain), None, *old.counts(*parts)))
+    return found
+
+
+def by_relation(scores: Sequence[EditScore]) -> dict[str, list[EditScore]]:
+    """Scores of each relation's cases, the relations in order of their names."""
+    names = sorted({score.relation for score in scores})
+    return {name: [score for score in scores if score.relation == name] for name in names}
+
+
+def _within(
+    named: Mapping[Key, tuple[Key, ...]], there: "_Means"
+) -> Iterator[tuple[Key, tuple[Key, ...]]]:
+    """Those of which the cases have every part."""
+    return ((key, parts) for key, parts in named.items() if all(part in there for part in parts))
+
+
+def _harmonic(means: "_Means", parts: Sequence[Key]) -> Float[ndarray, " one_and_draws"]:
+    return harmonic_mean(np.stack([means.of(part) for part in parts]))
+
+
+def _compared(key: Key, old: ndarray, new: ndarray, counts: tuple[int, int]) -> Measure:
+    return Measure(key, _interval(old), _interval(new), _interval(new - old), *counts)
+
+
+class _Means:
+    """Each key's mean over all cases and over every draw of them, in one row: [1 + draws]."""
+
+    def __init__(self, scores: Sequence[EditScore], weights: Int[ndarray, "draw case"]) -> None:
+        values = [_by_key(score) for score in scores]
+        keys = list(dict.fromkeys(key for one in values for key in one))
+        self._column = {key: index for index, key in enumerate(keys)}
+        self._n_prompts = np.array([[len(one.get(key, ())) for key in keys] for one in values])
+        table = np.array([[_mean(one.get(key, ())) for key in keys] for one in values])
+        there = self._n_prompts > 0
+        weights = np.concatenate([np.ones((1, len(values))), weights])
+        drawn = weights @ there
+        with np.errstate(invalid="ignore"):  # a draw without any case that has it
+            self._means = np.where(drawn > 0, weights @ table / drawn, np.nan)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._column)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._column
+
+    def of(self, key: Key) -> Float[ndarray, " one_and_draws"]:
+        return self._means[:, self._column[key]]
+
+    def counts(self, *keys: Key) -> tuple[int, int]:
+        """Cases that have any of these, and the prompts they rest on."""
+        n_prompts = self._n_prompts[:, [self._column[key] for key in keys]]
+        return int((n_prompts > 0).any(1).sum()), int(n_prompts.sum())
+
+
+def _by_key(score: EditScore) -> Mapping[Key, list[float]]:
+    """All prompts' values of one case."""
+    values: dict[Key, list[float]] = {}
+    for probe in score.probes:
+        for name, statistic in STATISTICS.items():
+            value = statistic(probe)
+            if value is not None:
+                key = Key(probe.perspective, probe.group, name)
+                values.setdefault(key, []).append(float(value))
+    if score.fluency is not None:
+        values[Key("both", "generated text", "n-gram entropy")] = [score.fluency]
+    return values
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _interval(row: Float[ndarray, " one_and_draws"]) -> Interval:
+    return percentile_interval(np.asarray(row[0]), row[1:])
+
+
+def _gain(old: ndarray, new: ndarray) -> ndarray:
+    """The share of what was missing that is there now; what was complete counts as it is now."""
+    missing = 1 - old
+    return np.where(missing > 1e-9, (new - old) / np.maximum(missing, 1e-9), new)
+
+
+def _kept(old: ndarray, new: ndarray) -> ndarray:
+    """The share of what was there that is there still, at most all of it."""
+    return np.where(old > 0, np.minimum(new / np.where(old > 0, old, 1), 1), np.nan)

@@ -1,0 +1,229 @@
+"""Many prompts of different lengths in one forward, and what follows each of them in the next.
+
+Prompts are padded on the right, so that causality alone keeps the padding out and positions stay
+what they are. Before anything follows, each prompt's keys and values move up to the right edge: the
+gap is then at the left, and masked.
+
+Blocks that hold nothing out of the ordinary, and no hooks, are run by fused kernels over
+HookedTransformer's own weights; all others, and a model that live hooks patch or ablate, by
+HookedTransformer itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
+
+from kedit.forward import is_unhooked, max_tokens
+from kedit.prompts import device
+from kedit.sites import attend_packed, has_plain_attention, is_parallel, mlp_out, unpacked
+
+Tokens = tuple[int, ...]
+PADDING = 0  # any token: nothing reads it
+CACHE_BYTES = 2**29  # keys and values held at once
+TOGETHER = 4096  # tokens in one forward: more gains nothing
+LONGEST_RUN = 128  # prompts that share an opening; a bound on the time to find it
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Prompts that were read.
+
+    Args:
+        last: the final residual (before ln_final) at each prompt's last token.
+        keys, values: by layer; prompts end at the last position. What they hold is the business of
+            who made them: fused attention keeps rotated keys, HookedTransformer unrotated ones.
+        mask: 1 where there is a token, 0 in the gap at the left.
+    """
+
+    last: Float[Tensor, "prompt d_model"]
+    keys: tuple[Float[Tensor, "prompt pos kv_head d_head"], ...]
+    values: tuple[Float[Tensor, "prompt pos kv_head d_head"], ...]
+    mask: Int[Tensor, "prompt pos"]
+
+    def rows(self, index: Int[Tensor, " row"]) -> "Reading":
+        """These prompts only, in this order; a prompt may be there several times."""
+        return Reading(
+            self.last[index],
+            tuple(keys[index] for keys in self.keys),
+            tuple(values[index] for values in self.values),
+            self.mask[index],
+        )
+
+
+def batches(
+    model: HookedTransformer, lengths: Sequence[int], behind: int = 0
+) -> Iterator[list[int]]:
+    """Indices of prompts to read together, in the order given, as many as memory takes.
+
+    Args:
+        behind: tokens that stand before each of them already.
+    """
+    cfg = model.cfg
+    a_token = 2 * cfg.n_layers * (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head * 4  # bytes
+    budget = min(TOGETHER, max_tokens(model, cfg.n_ctx), max(64, CACHE_BYTES // a_token))
+    batch: list[int] = []
+    widest = 0
+    for index, length in enumerate(lengths):
+        widest = max(widest, length + behind)
+        if batch and (len(batch) + 1) * widest > budget:
+            yield batch
+            batch, widest = [], length + behind
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def read(model: HookedTransformer, prompts: Sequence[Tokens]) -> Reading:
+    """All `prompts` (use `batches` to bound them); what many of them open with is read once."""
+    place = device(model)
+    groups = shared_openings(prompts)
+    nothing = _nothing(model, len(groups), place)
+    openings = [prompts[members[0]][:length] for length, members in groups]
+    opened = _read_behind(model, nothing, openings) if any(openings) else nothing
+    group_of = {index: group for group, (_, members) in enumerate(groups) for index in members}
+    before = opened.rows(torch.tensor([group_of[index] for index in range(len(prompts))]))
+    tails = [prompt[groups[group_of[index]][0] :] for index, prompt in enumerate(prompts)]
+    return _read_behind(model, before, tails)
+
+
+def shared_openings(prompts: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
+    """Groups of prompts with the number of tokens that they all open with, to be read once.
+
+    The fewest tokens that two steps can read: of all ways to cut the sorted prompts into runs, the
+    one with the smallest sum of each run's opening and its members' tails.
+    """
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    shared = [0] + [
+        _n_shared(prompts[one], prompts[other])
+        for one, other in zip(order, order[1:], strict=False)
+    ]
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]  # tokens read, the run's start, its opening
+    for end in range(1, len(order) + 1):
+        opening, length = len(prompts[order[end - 1]]) - 1, len(prompts[order[end - 1]])
+        choices = [(best[end - 1][0] + length, end - 1, 0)]
+        tails = length
+        for start in range(end - 2, max(-1, end - 1 - LONGEST_RUN), -1):
+            # at least one token of each prompt stays behind the opening
+            opening = min(opening, shared[start + 1], len(prompts[order[start]]) - 1)
+            tails += len(prompts[order[start]])
+            tokens = tails - (end - start - 1) * opening
+            choices.append((best[start][0] + tokens, start, opening))
+        best.append(min(choices))
+    groups, end = [], len(order)
+    while end:
+        _, start, opening = best[end]
+        groups.append((opening, order[start:end]))
+        end = start
+    return groups
+
+
+def _n_shared(one: Tokens, other: Tokens) -> int:
+    """Tokens that both open with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _read_behind(model: HookedTransformer, before: Reading, rows: Sequence[Tokens]) -> Reading:
+    """The reading of `rows` of any lengths, each behind its own past."""
+    place = before.mask.device
+    tokens = padded(rows, place)
+    lengths = torch.tensor([len(row) for row in rows], device=place)
+    resid, whole = _forward(model, before, tokens, lengths)
+    # what is padding at the right becomes the gap at the left, which repeats the start
+    padding = (tokens.shape[1] - lengths)[:, None]
+    positions = torch.arange(whole.mask.shape[1], device=place)
+    source = (positions - padding).clamp(min=0)
+    moved = source[..., None, None]
+    return Reading(
+        resid[torch.arange(len(tokens), device=place), lengths - 1],
+        tuple(torch.take_along_dim(keys, moved, 1) for keys in whole.keys),
+        tuple(torch.take_along_dim(values, moved, 1) for values in whole.values),
+        torch.take_along_dim(whole.mask, source, 1) * (positions >= padding),
+    )
+
+
+@torch.no_grad()
+def read_on(
+    model: HookedTransformer, reading: Reading, tokens: Int[Tensor, "prompt new"]
+) -> tuple[Float[Tensor, "prompt new d_model"], Reading]:
+    """Final residuals of `tokens` behind each prompt, and the reading that includes them.
+
+    Padding at the right of `tokens` harms no residual before it, but is part of the new reading.
+    """
+    lengths = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+    return _forward(model, reading, tokens, lengths)
+
+
+def padded(rows: Sequence[Tokens], place: torch.device) -> Int[Tensor, "row pos"]:
+    """Rows of tokens as one tensor, padded at the right."""
+    width = max(map(len, rows), default=0)
+    return torch.tensor([list(row) + [PADDING] * (width - len(row)) for row in rows], device=place)
+
+
+def _nothing(model: HookedTransformer, n_rows: int, place: torch.device) -> Reading:
+    """Before the first token."""
+    cfg = model.cfg
+    heads = (n_rows, 0, cfg.n_key_value_heads or cfg.n_heads, cfg.d_head)
+    empty = tuple(torch.empty(heads, device=place, dtype=cfg.dtype) for _ in range(cfg.n_layers))
+    return Reading(
+        torch.empty(n_rows, cfg.d_model, device=place, dtype=cfg.dtype),
+        empty,
+        empty,
+        torch.ones(n_rows, 0, dtype=torch.long, device=place),
+    )
+
+
+def _forward(
+    model: HookedTransformer,
+    before: Reading,
+    tokens: Int[Tensor, "row new"],
+    lengths: Int[Tensor, " row"],
+) -> tuple[Float[Tensor, "row new d_model"], Reading]:
+    """Residuals (of padding behind `lengths`: anything), and keys and values, padding's too."""
+    mask = torch.cat([before.mask, torch.ones_like(tokens)], 1)
+    plain = all(has_plain_attention(block) for block in model.blocks)
+    if not plain or not is_unhooked(model):
+        return _by_its_own_blocks(model, before, tokens, mask)
+    real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+    resid = model.embed(tokens[real])  # packed: padding goes through no matrix
+    if model.cfg.positional_embedding_type == "standard":
+        resid = resid + model.pos_embed(tokens, before.mask.shape[1], mask)[real]
+    keys, values = [], []
+    for layer, block in enumerate(model.blocks):
+        past_keys, past_values = before.keys[layer], before.values[layer]
+        written, new_keys, new_values = attend_packed(
+            block, resid, past_keys, past_values, mask, real
+        )
+        mid = resid + written
+        resid = mid + mlp_out(block, (resid if is_parallel(block) else mid)[None])[0]
+        keys.append(new_keys)
+        values.append(new_values)
+    final = unpacked(resid, real)
+    return final, Reading(final[:, -1], tuple(keys), tuple(values), mask)
+
+
+def _by_its_own_blocks(
+    model: HookedTransformer, before: Reading, tokens: Tensor, mask: Tensor
+) -> tuple[Float[Tensor, "row new d_model"], Reading]:
+    """`_forward` as HookedTransformer does it: any family, hooks run."""
+    past = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, batch_size=len(tokens))
+    for entry, keys, values in zip(past.entries, before.keys, before.values, strict=True):
+        entry.past_keys, entry.past_values = keys, values
+    past.previous_attention_mask = before.mask
+    resid = model(
+        tokens,
+        past_kv_cache=past,
+        attention_mask=torch.ones_like(tokens),  # else guessed from padding tokens
+        stop_at_layer=model.cfg.n_layers,
+    )
+    return resid, Reading(
+        resid[:, -1],
+        tuple(entry.past_keys for entry in past.entries),
+        tuple(entry.past_values for entry in past.entries),
+        mask,
+    )

@@ -1,0 +1,197 @@
+"""An edit case under a model: every probe of both sides, as RaKE measures it and more strictly.
+
+A score says nothing of before or after: the same call measures the unedited and the edited model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformer_lens import HookedTransformer
+
+from kedit.facts import EditCase, Probe
+from kedit.generation import greedy, ngram_entropy, sampled, says
+from kedit.likelihood import Answered, Asked, likelihoods
+from kedit.metrics import last_logits
+from kedit.prompts import answer_ids, decoded, prompt_ids, require_room
+from kedit.reading import Tokens, batches, read
+from kedit.results import EditScore, ProbeScore
+
+SAID_TOKENS = 6  # enough for an article, quotation marks and a name
+GENERATED = ("efficacy", "paraphrase", "removal", "removal paraphrase", "portability")
+# all but the neighbours, which are many: their rank would cost more than all else
+RANKED = ("efficacy", "paraphrase", "removal", "removal paraphrase", "other relations")
+TOP_K, TEXT_TOKENS = 5, 100  # of generated texts, prompt included (Meng et al. 2022)
+LOOKED_AT = 20  # likeliest tokens among which a model's own word is looked for (RETS)
+_FUNCTION_WORDS = """
+a about after all also although an and any are as at be because been before being both but by
+can could did do does each either even ever every few for from had has have he her here hers him
+his how i if in into is it its itself just like made many may me might more most much must my
+neither no nor not now of often on once one only or other our out over own same several she
+should since so some still such than that the their them then there these they this those
+through to too under until up upon us very was we were what when where whether which while who
+whom whose why will with within would yet you your
+"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is measured beside the likelihoods, which always are.
+
+    Args:
+        labels: the relations' names among which a label's rank is taken; none: no ranks.
+        say: let the model speak, greedily, after the probes of GENERATED.
+        texts: generate texts for fluency, from each of a case's distinct generation prompts.
+        seed: of these texts.
+    """
+
+    labels: tuple[str, ...] = ()
+    say: bool = True
+    texts: bool = False
+    seed: int = 0
+
+
+def score(
+    model: HookedTransformer,
+    cases: Sequence[EditCase],
+    scoring: Scoring,
+    own_words: Mapping[str, int] | None = None,
+) -> list[EditScore]:
+    """Scores of `cases`, in order; many cases at once are faster than one by one.
+
+    Args:
+        own_words: EditScore.own_words of the unedited model; without them `model` is taken for it.
+
+    Raises:
+        InputError: a prompt and its answer are longer than the model's context; names the prompt.
+    """
+    if own_words is None:
+        own_words = _own_words(model, [probe for case in cases for probe in case.probes])
+    probes = [probe for case in cases for probe in case.probes]
+    asked = [_asked(model, probe, scoring.labels, own_words) for probe in probes]
+    answered = likelihoods(model, asked)
+    said = _said(model, probes, asked) if scoring.say else [None] * len(probes)
+    scores = iter(
+        [_probe_score(model, *one) for one in zip(probes, asked, answered, said, strict=True)]
+    )
+    fluencies = _fluencies(model, cases, scoring.seed) if scoring.texts else [None] * len(cases)
+    return [
+        EditScore(
+            id=case.id,
+            relation=case.entity.fact.relation.name,
+            kind=case.entity.fact.relation.kind,
+            probes=tuple(next(scores) for _ in case.probes),
+            fluency=fluency,
+            own_words={
+                probe.prompt: own_words[probe.prompt] for probe in case.probes if not probe.answer
+            },
+        )
+        for case, fluency in zip(cases, fluencies, strict=True)
+    ]
+
+
+def _asked(
+    model: HookedTransformer, probe: Probe, labels: Sequence[str], own_words: Mapping[str, int]
+) -> Asked:
+    """The answer, its rival, and the label's rank where the probe has a label."""
+    texts = [text for text in (probe.rival, probe.label) if text and text != probe.answer]
+    answers = [answer_ids(model, probe.answer) if probe.answer else (own_words[probe.prompt],)]
+    answers += [answer_ids(model, text) for text in dict.fromkeys(texts)]
+    field: tuple[Tokens, ...] = ()
+    ranked = 0
+    if probe.label and labels and probe.group in RANKED:
+        field = tuple(answer_ids(model, label) for label in labels if label != probe.label)
+        ranked = answers.index(answer_ids(model, probe.label))
+    asked = Asked(prompt_ids(model, probe.prompt), tuple(answers), field, ranked)
+    require_room(model, probe.prompt, len(asked.prompt) + max(map(len, asked.answers + field)))
+    return asked
+
+
+def _probe_score(
+    model: HookedTransformer,
+    probe: Probe,
+    asked: Asked,
+    answered: Answered,
+    said: str | None,
+) -> ProbeScore:
+    answer, *others = answered.answers
+    return ProbeScore(
+        perspective=probe.perspective,
+        group=probe.group,
+        prompt=probe.prompt,
+        answer=probe.answer or decoded(model, *asked.answers[0]),
+        rival=probe.rival,
+        logprob=answer.logprob,
+        rival_logprob=others[0].logprob if probe.rival else None,
+        exact=answer.exact,
+        rank=answered.rank,
+        said=said,
+        says=None if said is None else says(said, [probe.answer, *_aliases(probe, probe.answer)]),
+        says_rival=(
+            says(said, [probe.rival, *_aliases(probe, probe.rival)])
+            if said is not None and probe.rival
+            else None
+        ),
+    )
+
+
+def _aliases(probe: Probe, text: str) -> tuple[str, ...]:
+    """A relation's other names count for its label, whether that is the answer or the rival."""
+    return probe.aliases if text == (probe.label or probe.answer) else ()
+
+
+def _said(
+    model: HookedTransformer, probes: Sequence[Probe], asked: Sequence[Asked]
+) -> list[str | None]:
+    """What the model says by itself after the probes whose groups are GENERATED."""
+    spoken = list(
+        dict.fromkeys(
+            one.prompt for probe, one in zip(probes, asked, strict=True) if probe.group in GENERATED
+        )
+    )
+    said = greedy(model, spoken, SAID_TOKENS)
+    texts = {prompt: decoded(model, *tokens) for prompt, tokens in zip(spoken, said, strict=True)}
+    return [
+        texts[one.prompt] if probe.group in GENERATED else None
+        for probe, one in zip(probes, asked, strict=True)
+    ]
+
+
+def _own_words(model: HookedTransformer, probes: Sequence[Probe]) -> dict[str, int]:
+    """The likeliest token that is a word with a meaning, where the probe leaves it to the model."""
+    prompts = list(dict.fromkeys(probe.prompt for probe in probes if not probe.answer))
+    ids = [prompt_ids(model, prompt) for prompt in prompts]
+    for prompt, own in zip(prompts, ids, strict=True):
+        require_room(model, prompt, len(own) + 1)
+    words: dict[str, int] = {}
+    for batch in batches(model, [len(own) for own in ids]):
+        reading = read(model, [ids[index] for index in batch])
+        for part in torch.arange(len(batch)).split(LOOKED_AT):
+            likeliest = last_logits(model, reading.last[part]).topk(LOOKED_AT).indices.tolist()
+            for row, tokens in zip(part.tolist(), likeliest, strict=True):
+                meant = (token for token in tokens if _has_meaning(decoded(model, token)))
+                words[prompts[batch[row]]] = next(meant, tokens[0])
+    return words
+
+
+def _has_meaning(word: str) -> bool:
+    word = word.strip()
+    return word.isalpha() and len(word) > 1 and word.casefold() not in FUNCTION_WORDS
+
+
+def _fluencies(
+    model: HookedTransformer, cases: Sequence[EditCase], seed: int
+) -> list[float | None]:
+    """Mean n-gram entropy of each case's texts, prompts included (as the published code does)."""
+    prompts = list(dict.fromkeys(prompt for case in cases for prompt in case.generation))
+    ids = [prompt_ids(model, prompt) for prompt in prompts]
+    texts = sampled(model, ids, TEXT_TOKENS, TOP_K, seed)
+    entropy = {
+        prompt: ngram_entropy(prompt + decoded(model, *tokens))
+        for prompt, tokens in zip(prompts, texts, strict=True)
+    }
+    return [
+        sum(entropy[prompt] for prompt in distinct) / len(distinct) if distinct else None
+        for distinct in (list(dict.fromkeys(case.generation)) for case in cases)
+    ]

@@ -1,0 +1,173 @@
+"""An edit case under a model: each probe against one forward a prompt, and the groups' meaning."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+from kedit import toy as toy_module
+from kedit.errors import InputError
+from kedit.facts import EditCase, EditRequest, Fact, Probe, Relation
+from kedit.prompts import answer_ids, decoded, prompt_ids
+from kedit.results import EditScore, ProbeScore
+from kedit.score import FUNCTION_WORDS, Scoring, score
+from tests import twins
+
+LABELS = tuple(relation.name for relation in toy_module.WORLD)
+RANKED = Scoring(LABELS)
+FACT = Fact("Ada Alder", Relation("P19", "birthplace"), "Corum", "The birthplace of {} is")
+
+
+def case(*probes: Probe, generation: tuple[str, ...] = ()) -> EditCase:
+    return EditCase("mine", EditRequest(FACT, "Delft"), None, probes, generation)
+
+
+@pytest.fixture(scope="module")
+def scored(toy: HookedTransformer) -> list[EditScore]:
+    return score(toy, toy_module.cases(), RANKED)
+
+
+def of(scores: list[EditScore], perspective: str, group: str) -> list[ProbeScore]:
+    return [
+        probe
+        for one in scores
+        for probe in one.probes
+        if (probe.perspective, probe.group) == (perspective, group)
+    ]
+
+
+def test_every_probe_equals_the_slow_twin(toy: HookedTransformer, scored: list[EditScore]) -> None:
+    for edit_case, found in list(zip(toy_module.cases(), scored, strict=True))[::9]:
+        assert (found.id, found.relation) == (edit_case.id, edit_case.entity.fact.relation.name)
+        for probe, own in zip(edit_case.probes, found.probes, strict=True):
+            prompt = prompt_ids(toy, probe.prompt)
+            logprob, exact = twins.likelihood(toy, prompt, answer_ids(toy, probe.answer))
+            assert own.logprob == pytest.approx(logprob, abs=5e-5) and own.exact == exact
+            rival, _ = twins.likelihood(toy, prompt, answer_ids(toy, probe.rival))
+            assert own.rival_logprob == pytest.approx(rival, abs=5e-5)
+            if probe.label:
+                ranked = {
+                    label: twins.likelihood(toy, prompt, answer_ids(toy, label))[0]
+                    for label in LABELS
+                }
+                better = [name for name in LABELS if ranked[name] > ranked[probe.label]]
+                assert own.rank == 1 + len(better)
+
+
+def test_before_any_edit_the_toy_says_what_it_knows(scored: list[EditScore]) -> None:
+    for perspective in ("entity", "relation"):
+        for group in ("efficacy", "paraphrase"):
+            for probe in of(scored, perspective, group):
+                assert probe.rival_logprob is not None and probe.logprob < probe.rival_logprob
+                assert (probe.says, probe.says_rival, probe.exact) == (False, True, False)
+        for group in ("neighborhood", "other relations"):
+            for probe in of(scored, perspective, group):
+                assert probe.rival_logprob is not None and probe.logprob > probe.rival_logprob
+                assert probe.exact and probe.said is None
+    removals = of(scored, "relation", "removal")
+    assert {probe.rank for probe in removals} == {1}  # the relation holds: its name is first
+    assert len(removals) == 64
+
+
+def test_case_by_case_gives_what_all_at_once_gives(
+    toy: HookedTransformer, scored: list[EditScore]
+) -> None:
+    for edit_case, whole in list(zip(toy_module.cases(), scored, strict=True))[:4]:
+        (alone,) = score(toy, [edit_case], RANKED)
+        for one, other in zip(alone.probes, whole.probes, strict=True):
+            assert one.logprob == pytest.approx(other.logprob, abs=2e-5)
+            assert (one.said, one.rank, one.exact) == (other.said, other.rank, other.exact)
+
+
+def test_a_score_survives_json(scored: list[EditScore]) -> None:
+    assert EditScore.from_record(scored[0].to_record()) == scored[0]
+
+
+def test_an_answer_left_to_the_model_is_its_likeliest_word_with_a_meaning(
+    toy: HookedTransformer,
+) -> None:
+    probe = Probe("entity", "other relations", "The language of Ada Alder is", "", rival="Delft")
+    (before,) = score(toy, [case(probe)], RANKED)
+    (own,) = before.probes
+    assert own.answer == " Greek" and own.exact  # what the toy knows
+    assert decoded(toy, before.own_words[probe.prompt]) == " Greek"
+    # another model is held to the first one's word
+    token = answer_ids(toy, "Danish")[0]
+    (after,) = score(toy, [case(probe)], RANKED, own_words={probe.prompt: token})
+    assert after.probes[0].answer == " Danish" and not after.probes[0].exact
+
+
+def test_function_words_are_no_answer(
+    toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kedit.score.FUNCTION_WORDS", FUNCTION_WORDS | {"greek"})
+    probe = Probe("entity", "other relations", "The language of Ada Alder is", "", rival="Delft")
+    (before,) = score(toy, [case(probe)], RANKED)
+    assert before.probes[0].answer.strip() not in ("", "Greek")
+    assert not before.probes[0].exact
+
+
+def test_aliases_count_for_the_label_on_both_sides(toy: HookedTransformer) -> None:
+    prompt = "The relation between Ada Alder and Corum is"  # it says birthplace
+    adding = Probe("relation", "efficacy", prompt, "hometown", "None", ("birthplace",), "hometown")
+    removing = Probe("relation", "removal", prompt, "None", "hometown", ("birthplace",), "hometown")
+    (found,) = score(toy, [case(adding, removing)], RANKED)
+    add, remove = found.probes
+    assert (add.says, add.says_rival) == (True, False)
+    assert (remove.says, remove.says_rival) == (False, True)
+
+
+def test_a_question_without_a_rival_is_not_weighed(toy: HookedTransformer) -> None:
+    probe = Probe("entity", "portability", "The language of Ada Alder is", "Greek")
+    (found,) = score(toy, [case(probe)], RANKED)
+    (own,) = found.probes
+    assert (own.rival_logprob, own.says_rival, own.rank) == (None, None, None)
+    assert own.says and own.exact
+
+
+def test_fluency_is_measured_once_a_distinct_prompt_and_by_seed(toy: HookedTransformer) -> None:
+    probe = Probe("entity", "efficacy", FACT.prompt, "Delft", "Corum")
+    prompts = ("Ada Alder likes to speak", "Ada Alder plays the old")
+    texts = Scoring(texts=True)
+    twice = case(probe, generation=(prompts[0], *prompts))
+    (once,) = score(toy, [case(probe, generation=prompts)], texts)
+    (again,) = score(toy, [twice], texts)
+    (other,) = score(toy, [twice], dataclasses.replace(texts, seed=1))
+    assert once.fluency is not None and math.isfinite(once.fluency)
+    assert once.fluency == again.fluency != other.fluency
+    (silent,) = score(toy, [case(probe)], texts)
+    assert silent.fluency is None
+
+
+def test_a_prompt_beyond_the_context_is_named(toy: HookedTransformer) -> None:
+    long = "Ada Alder " * 40 + "is"
+    for answer in ("Corum", ""):
+        probe = Probe("entity", "paraphrase", long, answer, "Delft")
+        with pytest.raises(InputError, match=r"Ada Alder Ada .*tokens, the model reads 64"):
+            score(toy, [case(probe)], RANKED)
+
+
+def test_scoring_leaves_no_hook_and_no_weight_changed(toy: HookedTransformer) -> None:
+    before = {name: value.clone() for name, value in toy.state_dict().items()}
+    score(toy, toy_module.cases()[:2], Scoring(LABELS, texts=True))
+    assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
+    assert not any(point.fwd_hooks for point in toy.hook_dict.values())
+
+
+def test_a_patched_model_is_only_a_model(toy: HookedTransformer) -> None:
+    """Scoring under hooks needs no new code: with all attention gone the toy knows nothing."""
+    cases = toy_module.cases()[:3]
+    hooks: list[tuple[str | Callable, Callable]] = [
+        (name, lambda act, hook: torch.zeros_like(act))
+        for name in toy.hook_dict
+        if name.endswith("hook_z")
+    ]
+    with toy.hooks(fwd_hooks=hooks):
+        blind = score(toy, cases, RANKED)
+        prompt = prompt_ids(toy, cases[0].probes[0].prompt)
+        slow, _ = twins.likelihood(toy, prompt, answer_ids(toy, cases[0].probes[0].answer))
+    assert blind[0].probes[0].logprob == pytest.approx(slow, abs=5e-5)
+    assert not all(probe.exact for probe in of(blind, "entity", "neighborhood"))
