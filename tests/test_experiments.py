@@ -43,7 +43,7 @@ def test_help_answers_at_once_without_torch(name: str) -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "--model" in done.stdout
+    assert "--out" in done.stdout
 
 
 @pytest.mark.parametrize("options", [{}, {"by": "noise", "samples": 2, "heatmaps": 1}])

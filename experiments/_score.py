@@ -1,0 +1,120 @@
+"""Scoring the cases of a benchmark into a run folder: with progress, resume, and recorded skips."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from experiments._choose import in_turn
+from experiments._run import RunFolder, progress
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+    from kedit.facts import EditCase
+    from kedit.results import EditScore
+    from kedit.score import Scoring
+
+TOGETHER = 16  # cases scored at once: more saves no time, and less is lost when interrupted
+
+
+def benchmark(source: str) -> "tuple[list[EditCase], dict[str, str]]":
+    """Every case that can be used, and why others cannot be, by their places in the file.
+
+    Raises:
+        RecordError: the file cannot be read, or none of its records can be used.
+    """
+    from kedit.data import read_cases
+    from kedit.errors import RecordError
+    from kedit.facts import EditCase
+
+    cases, skipped = [], {}
+    for one in read_cases(source):
+        if isinstance(one, EditCase):
+            cases.append(one)
+        else:
+            skipped[one.place] = one.reason
+    if not cases:
+        first = next(iter(skipped.values()), "it is empty")
+        raise RecordError(f"{source}: none of its records can be used; the first: {first}")
+    return cases, skipped
+
+
+def labels(cases: "Sequence[EditCase]") -> tuple[str, ...]:
+    """The names of all relations that the cases speak of: what a relation's rank is among."""
+    named = (probe.label for case in cases for probe in case.probes if probe.label)
+    return tuple(sorted(set(named)))
+
+
+def spread(cases: "Sequence[EditCase]", limit: int, seed: int) -> "list[EditCase]":
+    """`limit` cases, one of every relation in turn, drawn by `seed`; all as they are for 0."""
+    if not limit:
+        return list(cases)
+    by_relation: dict[str, list[EditCase]] = {}
+    for case in cases:
+        by_relation.setdefault(case.entity.fact.relation.id, []).append(case)
+    return in_turn(by_relation.values(), seed)[:limit]
+
+
+def score_cases(
+    folder: RunFolder,
+    model: "HookedTransformer",
+    cases: "Sequence[EditCase]",
+    scoring: "Scoring",
+    n_texts: int,
+) -> "list[EditScore]":
+    """Scores of `cases`, in order; what the folder holds already is not done again.
+
+    A case that cannot be scored is recorded with the reason and left out.
+
+    Args:
+        n_texts: of so many cases, the first ones, texts are generated.
+    """
+    from dataclasses import replace
+
+    from kedit.results import EditScore
+
+    keys = {_key(case): case for case in cases}
+    with_texts = set(list(keys)[:n_texts])
+    todo = [key for key in keys if key not in folder.records]
+    with progress("cases") as bars:
+        bar = bars.add_task("scoring", total=len(keys), completed=len(keys) - len(todo))
+        for start in range(0, len(todo), TOGETHER):
+            chunk = todo[start : start + TOGETHER]
+            for texts in (True, False):
+                part = [key for key in chunk if (key in with_texts) == texts]
+                _score(
+                    folder, model, {key: keys[key] for key in part}, replace(scoring, texts=texts)
+                )
+            bars.update(bar, advance=len(chunk))
+    done = (folder.records[key] for key in keys)
+    return [EditScore.from_record(record) for record in done if "skipped" not in record]
+
+
+def _score(
+    folder: RunFolder,
+    model: "HookedTransformer",
+    cases: "dict[str, EditCase]",
+    scoring: "Scoring",
+) -> None:
+    """All at once; where that fails, one by one, so that a bad record costs only itself."""
+    from kedit.errors import InputError
+    from kedit.score import score
+
+    if not cases:
+        return
+    try:
+        scores = score(model, list(cases.values()), scoring)
+    except InputError:
+        for key, case in cases.items():
+            try:
+                folder.add(key, score(model, [case], scoring)[0].to_record())
+            except InputError as error:
+                folder.add(key, {"id": case.id, "skipped": str(error)})
+        return
+    for key, one in zip(cases, scores, strict=True):
+        folder.add(key, one.to_record())
+
+
+def _key(case: "EditCase") -> str:
+    """Changes with anything that is asked: a case that was built anew is scored anew."""
+    return hashlib.sha256(repr(case).encode()).hexdigest()[:16]

@@ -1,0 +1,144 @@
+"""Where does a model start? Every metric of the RaKE benchmark, on both sides, before any edit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments._run import RunFolder, command, open_run
+
+if TYPE_CHECKING:
+    from kedit.results import EditScore
+
+BUILT = "results/build_rake/counterfact/rake.jsonl"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which model, on which cases, and what is measured beside the likelihoods."""
+
+    model: str = "gemma-3-270m"
+    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
+    cases: str = "auto"
+    """builtin, toy, or a file: rake.jsonl as experiments.build_rake makes it, rel_counterfact.json,
+    CounterFact, EasyEdit's or zsRE (auto: the toy's own for the toy, else what build_rake made out
+    of CounterFact, else builtin)."""
+    limit: int = 0
+    """How many cases, over as many relations as there are; 0 for all."""
+    say: bool = True
+    """Let the model speak after the prompts, and look whether it says the answer."""
+    texts: int = 100
+    """Of so many cases, generate texts and take their n-gram entropy (slow); 0 for none."""
+    text: str = ""
+    """Held-out text for perplexity; by default text that the model itself says, by seed."""
+    seed: int = 0
+    """Of the choice of cases, of generated texts, and of the bootstrap."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    dtype: str = "float32"
+    """Of the weights; on CUDA also bfloat16 or float16."""
+    out: str = ""
+    """The run's folder (default: results/score_model/MODEL-HASH)."""
+
+
+def run(config: Config) -> Path:
+    """Scores, sums up, draws and prints; what is already in the run's folder is not done again."""
+    from dataclasses import replace
+
+    from experiments._score import benchmark, labels, score_cases, spread
+    from kedit.drift import baseline, held_out
+    from kedit.errors import InputError
+    from kedit.model import load
+    from kedit.score import Scoring
+
+    if config.cases == "auto":
+        built = BUILT if Path(BUILT).exists() else "builtin"
+        config = replace(config, cases="toy" if config.model == "toy" else built)
+    cases, skipped = benchmark(config.cases)
+    scoring = Scoring(labels(cases), config.say, seed=config.seed)
+    cases = spread(cases, config.limit, config.seed)
+    with open_run("score_model", config) as folder:
+        folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
+        model = load(config.model, config.device, config.dtype)
+        scores = score_cases(folder, model, cases, scoring, config.texts)
+        unscored = {
+            record["id"]: record["skipped"]
+            for record in folder.records.values()
+            if "skipped" in record
+        }
+        folder.write_json("skipped.json", skipped | unscored)
+        if not scores:
+            raise InputError(f"no case could be scored: see {folder.path / 'skipped.json'}")
+        nll = baseline(model, held_out(model, config.text, seed=config.seed)).nll.mean(1)
+        _finish(config, folder, scores, nll.tolist(), len(skipped | unscored))
+    return folder.path
+
+
+def _finish(
+    config: Config,
+    folder: RunFolder,
+    scores: "list[EditScore]",
+    nll: list[float],
+    n_skipped: int,
+) -> None:
+    """Measures over all cases and by relation, tables and figures."""
+    import numpy as np
+    from rich.console import Console
+
+    from experiments._tables import measures_table, write_csv
+    from figures.score import by_relation as drawn_by_relation
+    from figures.score import start
+    from figures.style import save
+    from kedit.measures import by_relation, measures
+    from kedit.stats import Interval, bootstrap_ratio
+
+    overall = measures(scores, seed=config.seed)
+    each = {name: measures(own, seed=config.seed) for name, own in by_relation(scores).items()}
+    mean_nll = bootstrap_ratio(np.array(nll), np.ones(len(nll)), seed=config.seed)
+    perplexity = Interval(*(np.exp(value) for value in mean_nll))
+    folder.write_json(
+        "measures.json",
+        {
+            "cases": len(scores),
+            "skipped": n_skipped,
+            "perplexity": {name: float(value) for name, value in perplexity._asdict().items()},
+            "perplexity chunks": len(nll),
+            "overall": [one.to_record() for one in overall],
+            "by relation": {
+                name: [one.to_record() for one in found] for name, found in each.items()
+            },
+        },
+    )
+    write_csv(folder.path / "measures.csv", {"all": overall, **each})
+    kinds = {score.relation: score.kind for score in scores}
+    study = f"{config.model}, before any edit; seed {config.seed}"
+    save(start(overall, study), folder.path, "start")
+    save(drawn_by_relation(each, kinds, study), folder.path, "by-relation")
+    console = Console(width=None if Console().is_terminal else 128)
+    console.print(measures_table(overall, f"{config.model} before any edit, {len(scores)} cases"))
+    low, high = perplexity.low, perplexity.high
+    text = config.text or "text of its own"
+    console.print(
+        f"Perplexity on {text}: {perplexity.mean:.2f} [{low:.2f}, {high:.2f}], n = {len(nll)} "
+        f"chunks. {n_skipped} records could not be used (skipped.json says why).\n"
+        f"Everything is in [bold]{folder.path}[/bold]"
+    )
+
+
+_EXPLAINED = """\
+records.jsonl   one case a line: every prompt with log-probabilities, ranks and what the model said
+measures.json   every metric over all cases and by relation, with 95 % bootstrap intervals
+measures.csv    the same as one table
+start.*, by-relation.*   the figures
+skipped.json    records that could not be used, with the reason
+
+A case holds "probes", and each of them: perspective (entity, relation), group (efficacy,
+paraphrase, neighborhood, other relations, portability, removal, removal paraphrase), prompt, answer
+(what an edit that works leaves the model saying), rival (what must then be less probable), logprob
+and rival_logprob (mean over tokens, nats), exact (all tokens likeliest, teacher-forced), rank (of
+the relation's name among all), said (greedy text), says and says_rival (it opens with the answer,
+with the rival).
+"""
+
+
+if __name__ == "__main__":
+    command(Config, run)
