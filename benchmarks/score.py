@@ -59,7 +59,7 @@ def a_batch_a_prompt(model: HookedTransformer, asked: list[Asked]) -> list[list[
 
 def rate(work, model: HookedTransformer, asked: list[Asked]) -> tuple[float, list]:
     """Prompts a second, and what was found."""
-    work(model, asked[:2])
+    work(model, asked[:1])  # warm
     start = time.perf_counter()
     found = work(model, asked)
     return len(asked) / (time.perf_counter() - start), found
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="fewer of both")
     options = parser.parse_args()
-    n_cases, n_plain = (12, 30) if options.quick else (options.cases, options.plain)
+    n_cases, n_plain = (6, 12) if options.quick else (options.cases, options.plain)
     torch.set_num_threads(options.threads)
     model = load(options.model, device="cpu")
     cases = builtin.cases()
@@ -95,7 +95,7 @@ def main() -> None:
     figures = {}
     for title, key, questions, n in (
         ("answer and rival", "gemma", asked, n_plain),
-        (f"rank among {len(names)} names too", "gemma_ranks", ranked, max(4, n_plain // 15)),
+        (f"rank among {len(names)} names too", "gemma_ranks", ranked, max(2, n_plain // 20)),
     ):
         sample = questions[:: max(1, len(questions) // n)][:n]
         fast, found = rate(likelihoods, model, questions)

@@ -20,8 +20,8 @@ from kedit.blocks import through_block
 from kedit.errors import InputError
 from kedit.paths import Column, Path, Trunk
 from kedit.runs import States
+from kedit.sites import SWITCHES, live_hooks
 
-SWITCHES = ("use_attn_in", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_result")
 CPU_BATCH = 24_000_000  # numbers in the widest activation (96 MiB): more gains nothing
 
 
@@ -59,7 +59,7 @@ def require_no_hooks(model: HookedTransformer) -> None:
     Raises:
         InputError: a hook is live, or a switch is on that changes what the blocks read.
     """
-    live = _live_hooks(model)
+    live = live_hooks(model)
     if live:
         raise InputError(
             f"the model has live hooks ({', '.join(live[:3])}): patching would not run them; "
@@ -68,15 +68,6 @@ def require_no_hooks(model: HookedTransformer) -> None:
     on = [name for name in SWITCHES if getattr(model.cfg, name)]
     if on or model.cfg.positional_embedding_type == "shortformer":
         raise InputError(f"patching needs these off: {', '.join(on) or 'shortformer positions'}")
-
-
-def is_unhooked(model: HookedTransformer) -> bool:
-    """Whether nothing but the weights decides what the blocks do."""
-    return not _live_hooks(model) and not any(getattr(model.cfg, name) for name in SWITCHES)
-
-
-def _live_hooks(model: HookedTransformer) -> list[str]:
-    return [name for name, point in model.hook_dict.items() if point.fwd_hooks]
 
 
 def _batches(corrupted: States, columns: Iterable[Column], budget: int) -> Iterator[list[Column]]:

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 
-from kedit.forward import is_unhooked, max_tokens
+from kedit.forward import max_tokens
+from kedit.packed import Kept, is_plain, through, unpacked
 from kedit.prompts import device
-from kedit.sites import attend_packed, has_plain_attention, is_parallel, mlp_out, unpacked
 
 Tokens = tuple[int, ...]
 PADDING = 0  # any token: nothing reads it
@@ -40,8 +40,8 @@ class Reading:
     """
 
     last: Float[Tensor, "prompt d_model"]
-    keys: tuple[Float[Tensor, "prompt pos kv_head d_head"], ...]
-    values: tuple[Float[Tensor, "prompt pos kv_head d_head"], ...]
+    keys: Kept
+    values: Kept
     mask: Int[Tensor, "prompt pos"]
 
     def rows(self, index: Int[Tensor, " row"]) -> "Reading":
@@ -186,25 +186,16 @@ def _forward(
 ) -> tuple[Float[Tensor, "row new d_model"], Reading]:
     """Residuals (of padding behind `lengths`: anything), and keys and values, padding's too."""
     mask = torch.cat([before.mask, torch.ones_like(tokens)], 1)
-    plain = all(has_plain_attention(block) for block in model.blocks)
-    if not plain or not is_unhooked(model):
+    if not is_plain(model):
         return _by_its_own_blocks(model, before, tokens, mask)
     real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-    resid = model.embed(tokens[real])  # packed: padding goes through no matrix
+    resid = model.embed(tokens[real])
     if model.cfg.positional_embedding_type == "standard":
         resid = resid + model.pos_embed(tokens, before.mask.shape[1], mask)[real]
-    keys, values = [], []
-    for layer, block in enumerate(model.blocks):
-        past_keys, past_values = before.keys[layer], before.values[layer]
-        written, new_keys, new_values = attend_packed(
-            block, resid, past_keys, past_values, mask, real
-        )
-        mid = resid + written
-        resid = mid + mlp_out(block, (resid if is_parallel(block) else mid)[None])[0]
-        keys.append(new_keys)
-        values.append(new_values)
-    final = unpacked(resid, real)
-    return final, Reading(final[:, -1], tuple(keys), tuple(values), mask)
+    layers = range(model.cfg.n_layers)
+    packed, keys, values = through(model, layers, resid, before.keys, before.values, mask, real)
+    final = unpacked(packed, real)
+    return final, Reading(final[:, -1], keys, values, mask)
 
 
 def _by_its_own_blocks(

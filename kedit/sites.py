@@ -9,18 +9,31 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
+from transformer_lens import HookedTransformer
 from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.components.mlps.mlp import MLP
 from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.transformer_block import TransformerBlock
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
+# what HookedTransformer can be told to compute in another way, for more hook points
+SWITCHES = ("use_attn_in", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_result")
 TANH_GELUS = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}  # three names for one function
 tanh_gelu = partial(F.gelu, approximate="tanh")  # in one pass instead of eight
 BUFFERED = 1024  # tokens whose neurons share one buffer on a CPU
 OLMO_QK_NORM = {"OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM"}
+
+
+def live_hooks(model: HookedTransformer) -> list[str]:
+    """Names of the hook points that have a hook."""
+    return [name for name, point in model.hook_dict.items() if point.fwd_hooks]
+
+
+def is_unhooked(model: HookedTransformer) -> bool:
+    """Whether nothing but the weights decides what the blocks do."""
+    return not live_hooks(model) and not any(getattr(model.cfg, name) for name in SWITCHES)
 
 
 def is_parallel(block: TransformerBlock) -> bool:
@@ -128,66 +141,6 @@ def attend(
     return z.transpose(1, 2).flatten(2).unflatten(0, shape[:2])
 
 
-def attend_packed(
-    block: TransformerBlock,
-    resid_pre: Float[Tensor, "token d_model"],
-    past_keys: Float[Tensor, "row past kv_head d_head"],
-    past_values: Float[Tensor, "row past kv_head d_head"],
-    mask: Int[Tensor, "row pos"],
-    real: Bool[Tensor, "row new"],
-) -> tuple[
-    Float[Tensor, "token d_model"],
-    Float[Tensor, "row pos kv_head d_head"],
-    Float[Tensor, "row pos kv_head d_head"],
-]:
-    """attn_out of new tokens behind pasts with gaps, and keys and values of all positions.
-
-    Only for blocks with `has_plain_attention`. Unlike TransformerLens' cache this one holds keys
-    after the rotary embedding: a position never changes, and rotating it once is enough.
-
-    Args:
-        resid_pre: of the tokens at `real`, one after the other.
-        mask: 1 where there is a token; positions are counted over tokens only, and the tokens of
-            a row stand together.
-        real: which new positions are no padding.
-    """
-    read, n_past = attn_read(block, resid_pre), past_keys.shape[1]
-    packed = block.attn.calculate_qkv_matrices(read[None], read[None], read[None])
-    query, keys, values = (unpacked(each[0], real) for each in packed)
-    if block.cfg.positional_embedding_type == "rotary":
-        query = block.attn.apply_rotary(query, n_past, mask)
-        keys = block.attn.apply_rotary(keys, n_past, mask)
-    keys, values = torch.cat([past_keys, keys], 1), torch.cat([past_values, values], 1)
-    z = F.scaled_dot_product_attention(
-        query.transpose(1, 2),
-        keys.transpose(1, 2),
-        values.transpose(1, 2),
-        attn_mask=_seen(block, n_past, mask),
-        scale=1 / block.attn.attn_scale,
-        enable_gqa=keys.shape[2] != query.shape[2],
-    )
-    z = z.transpose(1, 2)[real].flatten(1)
-    return attn_written(block, F.linear(z, w_o(block), block.attn.b_O)), keys, values
-
-
-def unpacked(tokens: Float[Tensor, "token *width"], real: Bool[Tensor, "row new"]) -> Tensor:
-    """Packed tokens at their rows and positions, zeros where there is padding."""
-    rows = tokens.new_zeros(*real.shape, *tokens.shape[1:])
-    rows[real] = tokens
-    return rows
-
-
-def _seen(
-    block: TransformerBlock, n_past: int, mask: Int[Tensor, "row pos"]
-) -> Bool[Tensor, "row 1 new pos"]:
-    """What each new position attends to: tokens before it and itself, in its layer's window."""
-    n_ctx = mask.shape[1]
-    seen = torch.ones(n_ctx - n_past, n_ctx, dtype=torch.bool, device=mask.device).tril(n_past)
-    if block.attn.attn_type == "local":
-        seen = seen.triu(n_past - (block.cfg.window_size or n_ctx) + 1)
-    return seen & mask.bool()[:, None, None]
-
-
 def behind(
     past: Tensor, new: Tensor, n_rows: int
 ) -> Float[Tensor, "row_sample pos kv_head d_head"]:
@@ -202,7 +155,7 @@ def _mlp(mlp: nn.Module, read: Tensor) -> Tensor:
 
     On a CPU fresh memory for all neurons is handed out page by page, at a fiftieth of all the time.
     """
-    if type(mlp) is not MLP or mlp.act_fn is not tanh_gelu:
+    if type(mlp) is not MLP or mlp.act_fn is not tanh_gelu or read.requires_grad:
         return mlp(read)
     tokens = read.flatten(0, -2)
     out = torch.empty_like(tokens)

@@ -67,6 +67,28 @@ def test_builtin_facts_come_under_their_first_template_first() -> None:
     assert len({(fact.relation.id, fact.subject) for fact in facts[:pairs]}) == pairs
 
 
+def test_every_builtin_fact_makes_a_case_of_both_sides() -> None:
+    facts = {(fact.relation.id, fact.subject): fact.object for fact in builtin.load()}
+    cases = builtin.cases()
+    assert len(cases) == len({case.id for case in cases}) == len(facts)
+    of_relation: dict[str, set[str]] = {}
+    for (relation, _), answer in facts.items():
+        of_relation.setdefault(relation, set()).add(answer)
+    for case in cases:
+        entity, relation = case.entity, case.request("relation")
+        old, new = entity.fact.object, entity.target
+        assert {old, new} <= of_relation[entity.fact.relation.id]
+        assert relation.mentioned == new and relation.fact.prompt.endswith(f"and {new} is")
+        for probe in case.probes:
+            assert (probe.label != "") == (probe.perspective == "relation")
+            assert not probe.answer or not probe.prompt.endswith(probe.answer)
+        changed = [probe for probe in case.probes if probe.perspective == "entity"]
+        assert {probe.answer for probe in changed if probe.rival == old} == {new}
+        adding = [p.prompt for p in case.probes if p.group == "paraphrase" and p.label]
+        assert len(adding) == len(set(adding)) == 3
+        assert all(new in prompt and entity.fact.subject in prompt for prompt in adding)
+
+
 def test_each_format_is_recognised(tmp_path: Path) -> None:
     known = load_facts(written(tmp_path / "known_1000.json", [KNOWN]))
     assert known[0].template == "{} is located in the continent of"

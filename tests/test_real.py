@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import trace_relation
+from experiments import score_model, trace_relation
 from experiments._trace import Config
 from kedit.data import builtin
 from kedit.hf import gemma_270m_folder, read_folder
+from kedit.likelihood import Asked, likelihoods
 from kedit.model import load
-from kedit.prompts import answer_ids, decoded, encode
+from kedit.prompts import answer_ids, decoded, encode, prompt_ids
 from kedit.runs import Run
 from probes.corrupt import add_noise, noise_rule, replaced
 from probes.patch import Question, sweep
@@ -101,6 +102,50 @@ def test_the_main_command_runs_on_gemma(tmp_path: Path) -> None:
     folder = trace_relation.run(Config(limit=2, out=str(tmp_path / "run")))
     facts = json.loads((folder / "averages.json").read_text())["facts"]
     assert facts["traced"] == {"relation": 2, "subject": 2}
+
+
+def test_batches_with_shared_openings_equal_one_prompt_at_a_time() -> None:
+    model = gemma()
+    probes = [probe for case in builtin.cases()[5::300] for probe in case.probes]
+    names = sorted({probe.label for probe in probes if probe.label})
+    asked = [
+        Asked(
+            prompt_ids(model, probe.prompt),
+            (answer_ids(model, probe.answer), answer_ids(model, probe.rival)),
+            tuple(answer_ids(model, name) for name in names) if probe.label else (),
+        )
+        for probe in probes
+    ]
+    found = list(zip(asked, likelihoods(model, asked), strict=True))
+    assert {len(answer) for one in asked for answer in one.answers} >= {1, 2, 3}
+    for one, answered in found[::3]:
+        for answer, likelihood in zip(one.answers, answered.answers, strict=True):
+            logprob, exact = twins.likelihood(model, one.prompt, answer)
+            assert likelihood.exact == exact
+            assert likelihood.logprob == pytest.approx(logprob, abs=2e-4)
+    for one, answered in [pair for pair in found if pair[0].field][::9]:
+        field = [twins.likelihood(model, one.prompt, answer)[0] for answer in one.field]
+        mine = twins.likelihood(model, one.prompt, one.answers[0])[0]
+        assert answered.rank == 1 + sum(other > mine + 1e-5 for other in field)
+
+
+def test_before_an_edit_gemma_prefers_the_true_object_and_keeps_to_one_line(
+    tmp_path: Path,
+) -> None:
+    config = score_model.Config(cases="builtin", limit=12, texts=1, out=str(tmp_path / "run"))
+    measured = json.loads((score_model.run(config) / "measures.json").read_text())
+    rows = {(m["perspective"], m["group"], m["statistic"]): m for m in measured["overall"]}
+    assert measured["cases"] == 12
+    assert rows["entity", "efficacy", "success"]["before"] < 0.5
+    assert rows["entity", "efficacy", "says the rival"]["before"] > 0.3  # it knows such facts
+    assert 1 < measured["perplexity"]["mean"] < 100
+    said = [
+        probe["said"]
+        for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()
+        for probe in json.loads(line)["probes"]
+        if probe["said"] is not None
+    ]
+    assert said and not any("\n" in text for text in said)
 
 
 def test_the_readmes_python_runs() -> None:

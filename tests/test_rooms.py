@@ -19,7 +19,7 @@ FLOORS = [
     {"toy", "hf"},
     {"model", "prompts", "sites"},
     {"runs", "metrics"},
-    {"paths"},
+    {"paths", "packed"},
     {"blocks"},
     {"forward", "results", "stats"},
     {"reading", "measures"},

@@ -48,7 +48,9 @@ def test_every_probe_equals_the_slow_twin(toy: HookedTransformer, scored: list[E
             assert own.logprob == pytest.approx(logprob, abs=5e-5) and own.exact == exact
             rival, _ = twins.likelihood(toy, prompt, answer_ids(toy, probe.rival))
             assert own.rival_logprob == pytest.approx(rival, abs=5e-5)
-            if probe.label:
+            if probe.group == "neighborhood" or not probe.label:
+                assert own.rank is None
+            else:
                 ranked = {
                     label: twins.likelihood(toy, prompt, answer_ids(toy, label))[0]
                     for label in LABELS

@@ -1,0 +1,124 @@
+"""Rows of different lengths through the blocks, packed: padding goes through no matrix.
+
+Each row stands behind a past of its own, all pasts ending at the same position: those that are
+shorter have a gap at their left, which is masked. Fused kernels over HookedTransformer's weights,
+and differentiable.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.components.transformer_block import TransformerBlock
+
+from kedit.sites import (
+    attn_read,
+    attn_written,
+    has_plain_attention,
+    is_parallel,
+    is_unhooked,
+    mlp_out,
+    w_o,
+)
+
+Kept = tuple[Float[Tensor, "_ _ kv_head d_head"], ...]  # rows and positions, by layer
+
+
+def is_plain(model: HookedTransformer) -> bool:
+    """Whether `through` computes what the model computes: plain attention, no hook, no switch."""
+    return is_unhooked(model) and all(has_plain_attention(block) for block in model.blocks)
+
+
+def through(
+    model: HookedTransformer,
+    layers: Sequence[int],
+    resid: Float[Tensor, "token d_model"],
+    past_keys: Kept,
+    past_values: Kept,
+    mask: Int[Tensor, "row pos"],
+    real: Bool[Tensor, "row new"],
+) -> tuple[Float[Tensor, "token d_model"], Kept, Kept]:
+    """Residual behind the last of `layers`, and keys and values of all positions at each of them.
+
+    Only for a model that `is_plain`. Unlike TransformerLens' cache these hold keys after the rotary
+    embedding: a position never changes, and rotating it once is enough.
+
+    Args:
+        layers: one after the other, not necessarily from the first.
+        resid: before the first of them, of the tokens at `real`, row by row.
+        past_keys, past_values: at each of `layers`, as this function returns them.
+        mask: of past and new positions, 1 where there is a token; those of a row stand together.
+        real: which new positions are no padding.
+    """
+    keys, values = [], []
+    for layer, old_keys, old_values in zip(layers, past_keys, past_values, strict=True):
+        block = model.blocks[layer]
+        written, new_keys, new_values = _attend(block, resid, old_keys, old_values, mask, real)
+        mid = resid + written
+        resid = mid + mlp_out(block, (resid if is_parallel(block) else mid)[None])[0]
+        keys.append(new_keys)
+        values.append(new_values)
+    return resid, tuple(keys), tuple(values)
+
+
+def unpacked(tokens: Float[Tensor, "token *width"], real: Bool[Tensor, "row new"]) -> Tensor:
+    """Packed tokens at their rows and positions, zeros where there is padding."""
+    rows = tokens.new_zeros(*real.shape, *tokens.shape[1:])
+    rows[real] = tokens
+    return rows
+
+
+def _attend(
+    block: TransformerBlock,
+    resid_pre: Float[Tensor, "token d_model"],
+    past_keys: Float[Tensor, "row past kv_head d_head"],
+    past_values: Float[Tensor, "row past kv_head d_head"],
+    mask: Int[Tensor, "row pos"],
+    real: Bool[Tensor, "row new"],
+) -> tuple[
+    Float[Tensor, "token d_model"],
+    Float[Tensor, "row pos kv_head d_head"],
+    Float[Tensor, "row pos kv_head d_head"],
+]:
+    """attn_out of new tokens behind pasts with gaps, and keys and values of all positions.
+
+    Only for blocks with `has_plain_attention`. Unlike TransformerLens' cache this one holds keys
+    after the rotary embedding: a position never changes, and rotating it once is enough.
+
+    Args:
+        resid_pre: of the tokens at `real`, one after the other.
+        mask: 1 where there is a token; positions are counted over tokens only, and the tokens of
+            a row stand together.
+        real: which new positions are no padding.
+    """
+    read, n_past = attn_read(block, resid_pre), past_keys.shape[1]
+    packed = block.attn.calculate_qkv_matrices(read[None], read[None], read[None])
+    query, keys, values = (unpacked(each[0], real) for each in packed)
+    if block.cfg.positional_embedding_type == "rotary":
+        query = block.attn.apply_rotary(query, n_past, mask)
+        keys = block.attn.apply_rotary(keys, n_past, mask)
+    keys, values = torch.cat([past_keys, keys], 1), torch.cat([past_values, values], 1)
+    z = F.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
+        attn_mask=_seen(block, n_past, mask),
+        scale=1 / block.attn.attn_scale,
+        enable_gqa=keys.shape[2] != query.shape[2],
+    )
+    z = z.transpose(1, 2)[real].flatten(1)
+    return attn_written(block, F.linear(z, w_o(block), block.attn.b_O)), keys, values
+
+
+def _seen(
+    block: TransformerBlock, n_past: int, mask: Int[Tensor, "row pos"]
+) -> Bool[Tensor, "row 1 new pos"]:
+    """What each new position attends to: tokens before it and itself, in its layer's window."""
+    n_ctx = mask.shape[1]
+    seen = torch.ones(n_ctx - n_past, n_ctx, dtype=torch.bool, device=mask.device).tril(n_past)
+    if block.attn.attn_type == "local":
+        seen = seen.triu(n_past - (block.cfg.window_size or n_ctx) + 1)
+    return seen & mask.bool()[:, None, None]
