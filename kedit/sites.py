@@ -57,18 +57,29 @@ def attn_written(block: TransformerBlock, raw: Tensor) -> Tensor:
     return raw
 
 
+def mlp_written(block: TransformerBlock, raw: Tensor) -> Tensor:
+    """The raw output of W_out as it reaches the residual stream: through a post-norm, if any."""
+    if block.cfg.use_normalization_before_and_after:
+        return norm(block.ln2_post, raw)
+    if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        return norm(block.ln2, raw)
+    return raw
+
+
+def mlp_read(block: TransformerBlock, resid_mid: Tensor) -> Tensor:
+    """What the block's MLP reads of the residual stream."""
+    if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        return resid_mid
+    return norm(block.ln2, resid_mid)
+
+
 def mlp_out(
     block: TransformerBlock, resid_mid: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """What the block's MLP adds, reading `resid_mid` (in a parallel block: resid_pre)."""
     if block.cfg.attn_only:
         return torch.zeros_like(resid_mid)
-    if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
-        return norm(block.ln2, _mlp(block.mlp, resid_mid))
-    written = _mlp(block.mlp, norm(block.ln2, resid_mid))
-    return (
-        norm(block.ln2_post, written) if block.cfg.use_normalization_before_and_after else written
-    )
+    return mlp_written(block, _mlp(block.mlp, mlp_read(block, resid_mid)))
 
 
 def w_o(block: TransformerBlock) -> Float[Tensor, "d_model key"]:

@@ -19,7 +19,7 @@ FLOORS = [
     {"toy", "hf"},
     {"model", "prompts", "sites"},
     {"runs", "metrics"},
-    {"paths", "packed"},
+    {"paths", "packed", "writes"},
     {"blocks"},
     {"forward", "results", "stats"},
     {"reading", "measures"},

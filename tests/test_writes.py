@@ -1,0 +1,60 @@
+"""Write sites: a linear memory in every family, MLP and attention alike."""
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+from transformer_lens.utilities.components_utils import get_act_name
+
+from kedit.errors import InputError
+from kedit.writes import WriteSite, flat, read_keys
+from tests.conftest import FAMILIES, FamilyOf
+
+TOKENS = torch.tensor([[0, 5, 9, 200, 201], [0, 7, 11, 13, 17]])
+HALVES = ("mlp", "attn")
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_what_is_written_is_key_times_weight_behind_the_post_norm(
+    family: FamilyOf, name: str, half: str
+) -> None:
+    model = family(name).model
+    site = WriteSite(2, half)  # pyright: ignore[reportArgumentType]
+    keys = read_keys(model, TOKENS, [site])[site]
+    assert keys.shape == (2, 5, site.d_key(model))
+    raw = keys @ site.weight(model) + site.bias(model)
+    _, cache = model.run_with_cache(TOKENS, attention_mask=torch.ones_like(TOKENS))
+    written = cache[site.raw_hook]
+    assert written.abs().max() > 1e-3
+    torch.testing.assert_close(site.written(model, raw), written, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_flat_weight_is_a_view_of_the_parameter(family: FamilyOf, name: str) -> None:
+    model = family(name).model
+    for half in HALVES:
+        site = WriteSite(1, half)  # pyright: ignore[reportArgumentType]
+        parameter = dict(model.named_parameters())[site.parameter]
+        assert site.weight(model).data_ptr() == parameter.data_ptr()
+        assert torch.equal(site.weight(model), flat(parameter))
+        assert site.weight(model).shape == (site.d_key(model), model.cfg.d_model)
+
+
+def test_keys_of_several_sites_come_from_one_forward_up_to_the_highest(
+    toy: HookedTransformer,
+) -> None:
+    sites = [WriteSite(0, "attn"), WriteSite(2), WriteSite(1, "attn")]
+    above: list[int] = []
+    name = get_act_name("resid_pre", 3)
+    with toy.hooks(fwd_hooks=[(name, lambda act, hook: above.append(1))]):
+        keys = read_keys(toy, TOKENS, sites)
+    assert set(keys) == set(sites) and not above
+    for site in sites:
+        assert torch.equal(keys[site], read_keys(toy, TOKENS, [site])[site])
+
+
+@pytest.mark.parametrize("layer", [4, -1])
+def test_a_layer_that_is_not_there_is_refused(toy: HookedTransformer, layer: int) -> None:
+    with pytest.raises(InputError, match=rf"no blocks.{layer}.mlp.W_out: it has 4 layers"):
+        WriteSite(layer).weight(toy)
