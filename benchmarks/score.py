@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="fewer of both")
     options = parser.parse_args()
-    n_cases, n_plain = (6, 12) if options.quick else (options.cases, options.plain)
+    n_cases, n_plain = (5, 10) if options.quick else (options.cases, options.plain)
     torch.set_num_threads(options.threads)
     model = load(options.model, device="cpu")
     cases = builtin.cases()

@@ -1,6 +1,7 @@
 """Measures as tables: for the screen, and as CSV."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,13 @@ if TYPE_CHECKING:
     from kedit.measures import Measure
     from kedit.stats import Interval
 
-SHOWN = ("success", "magnitude", "exact match", "says it", "reciprocal rank")
+SHOWN = {  # statistic: its column's heading
+    "success": "success",
+    "magnitude": "magnitude",
+    "exact match": "exact",
+    "says it": "says it",
+    "reciprocal rank": "1/rank",
+}
 FIELDS = [
     "cases of", "perspective", "group", "statistic",
     *(f"{name}{bound}" for name in ("before", "after", "lift") for bound in ("", " low", " high")),
@@ -22,52 +29,59 @@ FIELDS = [
 
 
 def measures_table(found: "Sequence[Measure]", title: str) -> "Table":
-    """One row a group of probes, one column a statistic; then the Scores and the texts' entropy."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=title,
-        caption="Means in percent (entropy: bits) with 95 % bootstrap intervals over cases.\n"
-        "success: answer likelier than its rival; magnitude: difference of the two probabilities; "
-        "exact: all tokens likeliest, teacher-forced;\nsays it: greedy text opens with it; "
-        "rank: mean reciprocal rank of the relation's name among all relations' names.",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        caption_justify="left",
+    """One row a group of probes, one column a statistic, of an unedited model."""
+    table = _table(
+        title,
+        "Means in percent with 95 % bootstrap intervals over cases. success: answer likelier than "
+        "its rival; magnitude:\ndifference of their probabilities; exact: all tokens likeliest, "
+        "teacher-forced; says it: greedy text opens with it;\n1/rank: of the relation's name "
+        "among all relations' names. n: prompts.",
+        ("side", "prompts", *SHOWN.values(), "cases", "n"),
     )
-    for column in ("side", "prompts", *SHOWN, "cases", "prompts"):
-        table.add_column(column, no_wrap=True)
     rows: dict[tuple[str, str], dict[str, Measure]] = {}
     for one in found:
         rows.setdefault(one.key[:2], {})[one.key.statistic] = one
     for (side, group), by_statistic in rows.items():
         shown = [name for name in SHOWN if name in by_statistic]
         if shown:
-            any_of = by_statistic[shown[0]]
             cells = [_percent(by_statistic[name].before) if name in shown else "" for name in SHOWN]
-            table.add_row(side, group, *cells, str(any_of.n_cases), str(any_of.n_prompts))
-    for one in found:
-        if not {one.key.statistic} & set(rows_of_probes()):
-            value = _bits(one.before) if "entropy" in one.key.statistic else _percent(one.before)
-            table.add_row(
-                one.key.perspective, f"{one.key.group}, {one.key.statistic}", value,
-                *[""] * (len(SHOWN) - 1), str(one.n_cases), str(one.n_prompts),
-            )  # fmt: skip
+            counts = by_statistic[shown[0]]
+            table.add_row(side, group, *cells, str(counts.n_cases), str(counts.n_prompts))
     return table
 
 
-def rows_of_probes() -> Sequence[str]:
-    """The statistics that are of single probes."""
+def scores_table(found: "Sequence[Measure]") -> "Table":
+    """What is not of single probes: Scores (percent) and the entropy of generated text (bits)."""
     from kedit.measures import STATISTICS
 
-    return tuple(STATISTICS)
+    table = _table("", "", ("side", "measure", "before any edit", "cases"))
+    for one in found:
+        if one.key.statistic not in STATISTICS:
+            value = _bits(one.before) if "entropy" in one.key.statistic else _percent(one.before)
+            name = f"{one.key.group}, {one.key.statistic}"
+            table.add_row(one.key.perspective, name, value, str(one.n_cases))
+    return table
+
+
+def _table(title: str, caption: str, columns: Sequence[str]) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        caption=caption,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
+    )
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
 
 
 def write_csv(path: Path, found: "Mapping[str, Sequence[Measure]]") -> None:
     """Every measure of every set of cases, a line each."""
-    import io
-
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n", restval="")
     writer.writeheader()
@@ -79,8 +93,14 @@ def write_csv(path: Path, found: "Mapping[str, Sequence[Measure]]") -> None:
 def _percent(interval: "Interval | None") -> str:
     if interval is None:
         return ""
-    mean, low, high = (100 * float(value) for value in interval)
-    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+    mean, low, high = (_short(100 * float(value)) for value in interval)
+    return f"{mean} [{low}, {high}]"
+
+
+def _short(value: float) -> str:
+    """Tenths where there is only one digit before the point."""
+    text = f"{value:.0f}" if abs(value) >= 9.95 or value == 0 else f"{value:.1f}"
+    return text.replace("-0.0", "0.0")
 
 
 def _bits(interval: "Interval | None") -> str:

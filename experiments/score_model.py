@@ -84,7 +84,7 @@ def _finish(
     import numpy as np
     from rich.console import Console
 
-    from experiments._tables import measures_table, write_csv
+    from experiments._tables import measures_table, scores_table, write_csv
     from figures.score import by_relation as drawn_by_relation
     from figures.score import start
     from figures.style import save
@@ -115,6 +115,7 @@ def _finish(
     save(drawn_by_relation(each, kinds, study), folder.path, "by-relation")
     console = Console(width=None if Console().is_terminal else 128)
     console.print(measures_table(overall, f"{config.model} before any edit, {len(scores)} cases"))
+    console.print(scores_table(overall))
     low, high = perplexity.low, perplexity.high
     text = config.text or "text of its own"
     console.print(

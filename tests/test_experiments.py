@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from experiments import patch_heads, trace_relation
-from experiments._run import RunFolder, open_run
+from experiments._run import RunFolder, command, open_run
 from experiments._trace import Config, spread_out
 from kedit.data import builtin
 from kedit.errors import InputError
@@ -128,21 +128,30 @@ def test_options_for_drawing_do_not_make_another_run(tmp_path: Path) -> None:
     [
         (["--model", "no-such-model"], "unknown model 'no-such-model'"),
         (["--model", "toy", "--sites", "elbow"], "--sites elbow: any of resid_post"),
-        (["--model", "toy", "--facts", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (["--model", "toy", "--by", "noise", "--noise", "loud"], "noise 'loud'"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(
-    tmp_path: Path, arguments: list[str], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
+    argv = ["experiments/trace_relation.py", *arguments, "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as end:
+        command(Config, trace_relation.run)
+    (line,) = str(end.value).splitlines()
+    assert line.startswith("error: ") and message in line
+
+
+def test_the_command_ends_with_that_line_and_no_traceback(tmp_path: Path) -> None:
+    arguments = ["--model", "toy", "--facts", "nowhere.jsonl", "--out", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.trace_relation", *arguments, "--out", str(tmp_path)],
+        [sys.executable, "-m", "experiments.trace_relation", *arguments],
         cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert message in line
+    assert "nowhere.jsonl: cannot be read" in line
     assert "Traceback" not in done.stderr
 
 

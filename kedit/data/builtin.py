@@ -81,6 +81,7 @@ def _case(
         removal=Fact(
             fact.subject, fact.relation, fact.relation.name, STATEMENT.filled("{}", fact.object)
         ),
+        mentioned_by_removal=fact.object,
     )
     wordings = relations.generic()
     chosen = [wordings[(number + step) % len(wordings)] for step in (0, 3, 6)]

@@ -63,6 +63,7 @@ def _request(where: str, rewrite: Record, entity: EditRequest) -> EditRequest:
         perspective="relation",
         mentioned=entity.target,
         removal=Fact(subject, relation, relation.name, remove),
+        mentioned_by_removal=entity.fact.object,
     )
 
 
