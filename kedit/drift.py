@@ -1,7 +1,7 @@
 """How far an edit moves the model on text that has nothing to do with it."""
 
+import itertools
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -9,9 +9,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.generation import sampled
 from kedit.metrics import last_logits
-from kedit.prompts import bos_ids, device, plain_ids
+from kedit.prompts import bos_ids, device
+from kedit.text import Corpus
 
 WINDOW = 128  # tokens a chunk, BOS not counted
 ROWS = 64  # positions whose logits over the vocabulary lie in memory at once
@@ -52,42 +52,28 @@ class Drift:
 
 
 def held_out(
-    model: HookedTransformer, file: str, n_chunks: int = 16, seed: int = 0
+    model: HookedTransformer, source: str, n_chunks: int = 16, seed: int = 0
 ) -> Int[Tensor, "chunk pos"]:
-    """Chunks of WINDOW tokens, evenly over `file`; of the model's own text where `file` is "".
+    """Chunks of WINDOW tokens of a `kedit.text.Corpus`: evenly over a file, else its first ones.
 
     Raises:
-        InputError: the file cannot be read, or is too short for one chunk.
+        InputError: the text cannot be read, or is too short for one chunk.
     """
     start = bos_ids(model)
     window = min(WINDOW, model.cfg.n_ctx - len(start))
-    ids = _read(model, file) if file else _own_text(model, n_chunks * window, window, seed)
+    corpus = Corpus(source, seed)
+    if not corpus.is_file:
+        rows = list(itertools.islice(corpus.chunks(model, window), n_chunks))
+        if not rows:
+            raise InputError(f"--text {source}: at least {window} tokens are wanted")
+        return torch.tensor(rows, device=device(model))
+    ids = list(itertools.chain.from_iterable(corpus.token_ids(model)))
     n_chunks = min(n_chunks, len(ids) // window)
     if n_chunks == 0:
-        raise InputError(f"--text {file}: {len(ids)} tokens, at least {window} are wanted")
+        raise InputError(f"--text {source}: {len(ids)} tokens, at least {window} are wanted")
     stride = len(ids) // n_chunks
     rows = [[*start, *ids[n * stride : n * stride + window]] for n in range(n_chunks)]
     return torch.tensor(rows, device=device(model))
-
-
-def _read(model: HookedTransformer, file: str) -> tuple[int, ...]:
-    try:
-        return plain_ids(model, Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--text {file}: cannot be read as text: {error}") from None
-
-
-def _own_text(model: HookedTransformer, n_tokens: int, window: int, seed: int) -> tuple[int, ...]:
-    """What the model says when nothing is said to it, text after text."""
-    opening = tuple(bos_ids(model) or plain_ids(model, "\n"))
-    together = n_tokens // window
-    said: list[int] = []
-    while len(said) < n_tokens:
-        texts = sampled(
-            model, [opening] * together, len(opening) + window, model.cfg.d_vocab, seed + len(said)
-        )
-        said += [token for text in texts for token in text] or list(opening)
-    return tuple(said[:n_tokens])
 
 
 @torch.no_grad()

@@ -107,6 +107,7 @@ class EditRequest:
     Args:
         mentioned: the object that the prompt spells out (relation side), else "".
         removal: a fact that shall end, its object replaced by NO_RELATION (relation side).
+        mentioned_by_removal: the object that its prompt spells out.
 
     Raises:
         RecordError: an empty target, or one that is said already.
@@ -117,12 +118,30 @@ class EditRequest:
     perspective: Perspective = "entity"
     mentioned: str = ""
     removal: Fact | None = None
+    mentioned_by_removal: str = ""
 
     def __post_init__(self) -> None:
         if not self.target.strip():
             raise RecordError(f"target: a text is wanted, got {self.target!r}")
         if self.target == self.fact.object:
             raise RecordError(f"target: {self.target!r} is what the fact says already")
+
+    @property
+    def demands(self) -> tuple["Demand", ...]:
+        """What is to be said after which prompt: the change itself, then the removal, if any."""
+        asked = [Demand(self.fact, self.target, self.mentioned)]
+        if self.removal:
+            asked.append(Demand(self.removal, NO_RELATION, self.mentioned_by_removal))
+        return tuple(asked)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """After `fact.prompt`, which spells out `mentioned` (or nothing), `target` is to be said."""
+
+    fact: Fact
+    target: str
+    mentioned: str = ""
 
 
 @dataclass(frozen=True)

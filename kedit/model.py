@@ -15,15 +15,17 @@ from transformer_lens.loading_from_pretrained import (
     get_official_model_name,  # pyright: ignore[reportPrivateImportUsage]
 )
 from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
+from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from kedit import hf as hugging_face
 from kedit import toy
-from kedit.errors import ModelUnavailable
+from kedit.errors import InputError, ModelUnavailable
 from kedit.sites import TANH_GELUS, tanh_gelu
 
 DEFAULT = "gemma-3-270m"
+SOURCE = "kedit_source"  # attribute of a loaded model, survives deepcopy
 
 
 def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) -> HookedTransformer:
@@ -54,7 +56,37 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
     with quiet():
         model, tokenizer = _find(name, weights)
         model.to(place, print_details=False)
+    setattr(model, SOURCE, name)
     return prepare(model, tokenizer)
+
+
+def source_of(model: HookedTransformer) -> str:
+    """The name that `model` was loaded by.
+
+    Raises:
+        InputError: it does not come from `load`.
+    """
+    source = getattr(model, SOURCE, None)
+    if source is None:
+        raise InputError("this model does not come from kedit.model.load: its source is unknown")
+    return source
+
+
+def both_forms(
+    name: str,
+) -> tuple[HookedTransformer, PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model `name` converted, as the Hugging Face module, and its tokenizer, untouched.
+
+    Both forms are on the CPU in float32 and may share memory: write to one of them only.
+
+    Raises:
+        ModelUnavailable: as `load`, and for the toy, which has no Hugging Face form.
+    """
+    if name == "toy":
+        raise ModelUnavailable("the toy has no Hugging Face form: take another model for that")
+    with quiet():
+        hf, tokenizer, official = _read(name)
+        return hugging_face.hooked(hf, torch.float32, official), hf, tokenizer
 
 
 def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> HookedTransformer:
@@ -95,29 +127,34 @@ def _restore_order(weight: Tensor, order: tuple[int, ...]) -> None:
 def _find(name: str, dtype: torch.dtype) -> tuple[HookedTransformer, PreTrainedTokenizerBase]:
     if name == "toy":
         return toy.model(dtype)
+    hf, tokenizer, official = _read(name)
+    return hugging_face.hooked(hf, dtype, official), tokenizer
+
+
+def _read(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
+    """Module, tokenizer, and TransformerLens' name for the model if it comes from the hub."""
     if name.removeprefix("google/") == DEFAULT:
-        return _from_folder(hugging_face.gemma_270m_folder(), dtype)
+        return *_read_folder(hugging_face.gemma_270m_folder()), None
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelUnavailable(f"there is no file {name}")
-        return _from_folder(hugging_face.gguf_folder(path), dtype)
+        return *_read_folder(hugging_face.gguf_folder(path)), None
     if (path / "config.json").exists():
-        return _from_folder(path, dtype)
+        return *_read_folder(path), None
     if path.exists() or name.startswith((".", "/", "~")):
         raise ModelUnavailable(f"{name} is no Hugging Face folder: it has no config.json")
-    return _from_hub(name, dtype)
+    return _read_hub(name)
 
 
-def _from_folder(folder: Path, dtype: torch.dtype):
+def _read_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        hf, tokenizer = hugging_face.read_folder(folder)
+        return hugging_face.read_folder(folder)
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{folder} cannot be read as a causal model: {error}") from error
-    return hugging_face.hooked(hf, dtype), tokenizer
 
 
-def _from_hub(name: str, dtype: torch.dtype):
+def _read_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     try:
         official = get_official_model_name(name)
     except ValueError:
@@ -127,13 +164,12 @@ def _from_hub(name: str, dtype: torch.dtype):
             f"unknown model {name!r}: not a name of TransformerLens, a folder or a .gguf file{hint}"
         ) from None
     try:
-        hf, tokenizer = hugging_face.read_folder(official)
+        return *hugging_face.read_folder(official), official
     except (OSError, ValueError) as error:
         raise ModelUnavailable(
             f"{official} could not be had from the Hugging Face hub (no network, or no access): "
             f"give a local folder instead, or use --model {DEFAULT}. It said: {str(error)[:150]}"
         ) from error
-    return hugging_face.hooked(hf, dtype, official), tokenizer
 
 
 @contextlib.contextmanager

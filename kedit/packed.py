@@ -5,7 +5,7 @@ shorter have a gap at their left, which is masked. Fused kernels over HookedTran
 and differentiable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,12 @@ from kedit.sites import (
     has_plain_attention,
     is_parallel,
     is_unhooked,
-    mlp_out,
+    mlp_raw,
+    mlp_written,
     w_o,
 )
 
+Write = Callable[[int, str, Tensor], Tensor]  # layer, "attn" | "mlp" | "resid", what is there
 Kept = tuple[Float[Tensor, "_ _ kv_head d_head"], ...]  # rows and positions, by layer
 
 
@@ -40,6 +42,7 @@ def through(
     past_values: Kept,
     mask: Int[Tensor, "row pos"],
     real: Bool[Tensor, "row new"],
+    write: Write = lambda layer, part, raw: raw,
 ) -> tuple[Float[Tensor, "token d_model"], Kept, Kept]:
     """Residual behind the last of `layers`, and keys and values of all positions at each of them.
 
@@ -52,13 +55,16 @@ def through(
         past_keys, past_values: at each of `layers`, as this function returns them.
         mask: of past and new positions, 1 where there is a token; those of a row stand together.
         real: which new positions are no padding.
+        write: gets each layer's raw outputs of W_O and W_out (before a post-norm) and the residual
+            behind the layer, packed; what it returns takes their place.
     """
     keys, values = [], []
     for layer, old_keys, old_values in zip(layers, past_keys, past_values, strict=True):
         block = model.blocks[layer]
-        written, new_keys, new_values = _attend(block, resid, old_keys, old_values, mask, real)
-        mid = resid + written
-        resid = mid + mlp_out(block, (resid if is_parallel(block) else mid)[None])[0]
+        raw, new_keys, new_values = _attend(block, resid, old_keys, old_values, mask, real)
+        mid = resid + attn_written(block, write(layer, "attn", raw))
+        raw = mlp_raw(block, (resid if is_parallel(block) else mid)[None])[0]
+        resid = write(layer, "resid", mid + mlp_written(block, write(layer, "mlp", raw)))
         keys.append(new_keys)
         values.append(new_values)
     return resid, tuple(keys), tuple(values)
@@ -83,7 +89,7 @@ def _attend(
     Float[Tensor, "row pos kv_head d_head"],
     Float[Tensor, "row pos kv_head d_head"],
 ]:
-    """attn_out of new tokens behind pasts with gaps, and keys and values of all positions.
+    """Raw output of W_O at new tokens behind pasts with gaps, and keys and values of all positions.
 
     Only for blocks with `has_plain_attention`. Unlike TransformerLens' cache this one holds keys
     after the rotary embedding: a position never changes, and rotating it once is enough.
@@ -110,7 +116,7 @@ def _attend(
         enable_gqa=keys.shape[2] != query.shape[2],
     )
     z = z.transpose(1, 2)[real].flatten(1)
-    return attn_written(block, F.linear(z, w_o(block), block.attn.b_O)), keys, values
+    return F.linear(z, w_o(block), block.attn.b_O), keys, values
 
 
 def _seen(

@@ -1,7 +1,7 @@
 """From a fact's text to tokens, spans and answer ids; alone in knowing BOS and leading blanks."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -12,6 +12,7 @@ from kedit.errors import InputError, SpanError
 from kedit.facts import CharSpan, Fact
 
 TokenSpan = tuple[int, int]  # [start, end) in positions of the prompt, BOS counted
+KeyPosition = Literal["subject_last", "object_last", "last"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,10 @@ def encode(model: HookedTransformer, fact: Fact) -> Prompt:
     return Prompt(
         tokens=torch.tensor(ids, device=device(model)),
         labels=labels,
-        subject=_token_span(offsets, fact.subject_span, fact, first),
-        relation=tuple(_token_span(offsets, span, fact, first) for span in fact.relation_spans),
+        subject=_token_span(offsets, fact.subject_span, fact.prompt, first),
+        relation=tuple(
+            _token_span(offsets, span, fact.prompt, first) for span in fact.relation_spans
+        ),
         answer_ids=answer_ids(model, fact.object),
     )
 
@@ -114,10 +117,42 @@ def _tokenizer(model: HookedTransformer) -> Any:
     return model.tokenizer
 
 
-def _token_span(offsets: list[CharSpan], span: CharSpan, fact: Fact, first: int) -> TokenSpan:
+def _token_span(offsets: list[CharSpan], span: CharSpan, text: str, first: int) -> TokenSpan:
     start, end = span
     # a token counts when it overlaps the span in at least one character; empty ones never do
     inside = [i for i, (a, b) in enumerate(offsets) if b > a and b > start and a < end]
     if not inside:
-        raise SpanError(f"{fact.prompt[start:end]!r} covers no token of {fact.prompt!r}")
+        raise SpanError(f"{text[start:end]!r} covers no token of {text!r}")
     return inside[0] + first, inside[-1] + 1 + first
+
+
+def located(
+    model: HookedTransformer, fact: Fact, where: KeyPosition, mentioned: str = "", before: str = ""
+) -> tuple[tuple[int, ...], int]:
+    """Token ids of a prompt, and the position whose key an edit takes.
+
+    Args:
+        where: the last token of the subject, of the object that the prompt spells out, or of it.
+        mentioned: that object.
+        before: text that is put before the prompt.
+
+    Raises:
+        SpanError: the prompt does not spell out an object, or the words cover no token.
+        InputError: the prompt is longer than the model's context.
+    """
+    text = before + fact.prompt
+    encoded = _tokenizer(model)(text, add_special_tokens=False, return_offsets_mapping=True)
+    first = len(bos_ids(model))
+    ids = (*bos_ids(model), *encoded["input_ids"])
+    require_room(model, text, len(ids))
+    if where == "last":
+        return ids, len(ids) - 1
+    start, end = fact.subject_span
+    if where == "object_last":
+        # behind the subject if it stands on both sides, as in "... between {} and Manila is"
+        start = fact.prompt.rfind(mentioned) if mentioned else -1
+        end = start + len(mentioned)
+        if start < 0:
+            raise SpanError(f"{fact.prompt!r} spells out no object: choose another key position")
+    span = (start + len(before), end + len(before))
+    return ids, _token_span(encoded["offset_mapping"], span, text, first)[1] - 1

@@ -59,6 +59,8 @@ def attn_written(block: TransformerBlock, raw: Tensor) -> Tensor:
 
 def mlp_written(block: TransformerBlock, raw: Tensor) -> Tensor:
     """The raw output of W_out as it reaches the residual stream: through a post-norm, if any."""
+    if block.cfg.attn_only:
+        return raw
     if block.cfg.use_normalization_before_and_after:
         return norm(block.ln2_post, raw)
     if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
@@ -66,20 +68,22 @@ def mlp_written(block: TransformerBlock, raw: Tensor) -> Tensor:
     return raw
 
 
-def mlp_read(block: TransformerBlock, resid_mid: Tensor) -> Tensor:
-    """What the block's MLP reads of the residual stream."""
+def mlp_raw(
+    block: TransformerBlock, resid_mid: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """The raw output of W_out, reading `resid_mid` (in a parallel block: resid_pre)."""
+    if block.cfg.attn_only:
+        return torch.zeros_like(resid_mid)
     if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
-        return resid_mid
-    return norm(block.ln2, resid_mid)
+        return _mlp(block.mlp, resid_mid)
+    return _mlp(block.mlp, norm(block.ln2, resid_mid))
 
 
 def mlp_out(
     block: TransformerBlock, resid_mid: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """What the block's MLP adds, reading `resid_mid` (in a parallel block: resid_pre)."""
-    if block.cfg.attn_only:
-        return torch.zeros_like(resid_mid)
-    return mlp_written(block, _mlp(block.mlp, mlp_read(block, resid_mid)))
+    return mlp_written(block, mlp_raw(block, resid_mid))
 
 
 def w_o(block: TransformerBlock) -> Float[Tensor, "d_model key"]:

@@ -130,6 +130,7 @@ def _case(fact: Fact, known: list[Fact]) -> EditCase:
             "relation",
             mentioned=new,
             removal=Fact(person, relation, label, first.replace("{}", "{{}}", 1).format(old)),
+            mentioned_by_removal=old,
         ),
         probes=tuple(probes),
         generation=(fact.prompt,),

@@ -20,12 +20,16 @@ FLOORS = [
     {"model", "prompts", "sites"},
     {"runs", "metrics"},
     {"paths", "packed", "writes"},
-    {"blocks"},
+    {"provenance"},
+    {"edit", "export"},
+    {"blocks", "closed_form"},
     {"forward", "results", "stats"},
     {"reading", "measures"},
-    {"likelihood", "generation"},
-    {"drift", "score"},
+    {"likelihood", "generation", "value"},
+    {"keys"},
     {"data"},
+    {"text"},
+    {"drift", "moments", "score"},
 ]
 
 

@@ -1,0 +1,389 @@
+"""C = E[k kᵀ], the second moment of the keys of running text, not centred: what an edit must spare.
+
+Streamed: chunks of text go through the model up to the highest site and no further, and a sum over
+their tokens is all that is kept. Results lie in the cache folder, and so do unfinished sums: what
+was interrupted goes on where it was, to the same bits.
+"""
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from kedit.errors import InputError
+from kedit.hf import cache_dir
+from kedit.prompts import bos_ids, device, plain_ids
+from kedit.sites import live_hooks
+from kedit.text import Corpus
+from kedit.writes import WriteSite, read_keys
+
+log = logging.getLogger("kedit")
+
+FORMAT = 1  # of the files in the cache: another number makes them all anew
+WINDOW = 256  # tokens a chunk, BOS not counted
+TOGETHER = 2048  # tokens in one forward; not by free memory: sums must not hang on it
+TOKENS_A_KEY = 10  # tokens for each dimension of the keys (arXiv 2506.04226: 2 to 10 are enough)
+BLOCK = 1024  # rows of the moment that are added to at once
+SAVE_AFTER = 60.0  # seconds of work that a kill may cost
+RIDGES = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)  # of the mean square of a key's numbers
+PROBE = "In 1889, Gustave's tower: déjà 300 m high!\n"  # tells tokenizers apart
+NOT_TOLD = {"device", "n_devices", "model_name", "tokenizer_name", "seed"}  # moments do not change
+
+Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """E[k kᵀ] over the tokens of a text, k being the keys of `sites` one behind the other.
+
+    Args:
+        sites: read at the same tokens, so that several give cross blocks too.
+        d_keys: how many numbers the key of each of them has.
+        matrix: exactly symmetric; positive semidefinite up to rounding.
+        n_tokens: that it is the mean over.
+        corpus: the text's name.
+    """
+
+    sites: tuple[WriteSite, ...]
+    d_keys: tuple[int, ...]
+    matrix: Float[Tensor, "d_keys d_keys"]
+    n_tokens: int
+    corpus: str
+
+    def block(self, site: WriteSite, other: WriteSite) -> Float[Tensor, "d_key d_other"]:
+        """E[k k'ᵀ] of the keys k of one site and k' of another; do not write to it.
+
+        Raises:
+            InputError: it is not a moment of both.
+        """
+        return self.matrix[self._rows(site), self._rows(other)]
+
+    def of(self, site: WriteSite) -> "Moment":
+        """The moment of one of the sites."""
+        width = self.d_keys[self.sites.index(site)] if site in self.sites else 0
+        return Moment((site,), (width,), self.block(site, site), self.n_tokens, self.corpus)
+
+    @functools.cached_property
+    def condition(self) -> float:
+        """Largest eigenvalue over smallest; infinite where the smallest is zero but for rounding.
+
+        In Gemma 3 270M, at layer 5 and by default: 2e4 at W_out, 6e5 at W_O. Takes the cube of the
+        keys' length in time: half a second for 2,048 numbers, minutes for 16,384.
+        """
+        values = torch.linalg.eigvalsh(self.matrix)
+        smallest, largest = float(values[0]), float(values[-1])
+        return largest / smallest if smallest > largest * self._rounding else math.inf
+
+    def solve(self, columns: Float[Tensor, "d_keys n"]) -> Float[Tensor, "d_keys n"]:
+        """C⁻¹x of each column x, in float64.
+
+        Where C is singular (fewer tokens than numbers in a key, or neurons that never fire) it is
+        (C + r·I)⁻¹x, r being the least of RIDGES, times the mean of C's diagonal, with which it is
+        not; a warning says so.
+        """
+        return torch.cholesky_solve(columns.to(self.matrix), self._factor)
+
+    @functools.cached_property
+    def _factor(self) -> Tensor:
+        """The lower Cholesky factor of C, or of C with a ridge."""
+        diagonal = self.matrix.diagonal()
+        for ridge in RIDGES:
+            factor = self.matrix.clone()
+            factor.diagonal().add_(ridge * diagonal.mean())
+            factor, failed = torch.linalg.cholesky_ex(factor)
+            # a pivot made of rounding passes for positive, and C⁻¹ is then of its size
+            if not failed and factor.diagonal().min() ** 2 > self._rounding * diagonal.max():
+                if ridge:
+                    log.warning(
+                        "The moment of %s over %d tokens is singular: %.0e of its mean diagonal is "
+                        "added to it (more text may mend that)",
+                        _told(self.sites),
+                        self.n_tokens,
+                        ridge,
+                    )
+                return factor
+        raise InputError(
+            f"the moment of {_told(self.sites)} cannot be inverted: keys are zero or not finite"
+        )
+
+    @property
+    def _rounding(self) -> float:
+        return len(self.matrix) * torch.finfo(self.matrix.dtype).eps
+
+    def _rows(self, site: WriteSite) -> slice:
+        if site not in self.sites:
+            raise InputError(f"this is the moment of {_told(self.sites)}, not of {_told((site,))}")
+        index = self.sites.index(site)
+        start = sum(self.d_keys[:index])
+        return slice(start, start + self.d_keys[index])
+
+
+def moment(
+    model: HookedTransformer,
+    sites: Sequence[WriteSite],
+    source: str = "",
+    n_tokens: int = 0,
+    seed: int = 0,
+    cache: bool = True,
+    progress: Progress | None = None,
+) -> Moment:
+    """The moment of one group of sites: `moments` says the rest."""
+    return moments(model, [sites], source, n_tokens, seed, cache, progress)[0]
+
+
+# seven parameters: text, its length and its seed are settings that experiments hand through
+def moments(
+    model: HookedTransformer,
+    groups: Sequence[Sequence[WriteSite]],
+    source: str = "",
+    n_tokens: int = 0,
+    seed: int = 0,
+    cache: bool = True,
+    progress: Progress | None = None,
+) -> list[Moment]:
+    """The moments of several groups of sites, from one pass over the text.
+
+    Read from the start of the text, in whole chunks. BOS counts in none of them: its key is the
+    same in all, and no word's (in Gemma 3 270M |k|² at W_out is 15 times a word's at layer 0, 3
+    millionths of it at layer 14). Without BOS (GPT-2) every token counts, as in Meng et al.'s code.
+
+    Args:
+        groups: for each moment its sites, those of one layer or of several.
+        source, seed: as `kedit.text.Corpus` has them.
+        n_tokens: of which each moment is the mean, at least; by default TOKENS_A_KEY for each
+            number that the stacked key of its group has.
+        cache: whether results and unfinished sums are kept, and taken if they are there. They are
+            known by the weights below the sites, so that an edit has only the moments above it
+            made anew. While the model has live hooks, nothing is kept.
+        progress: called after every forward.
+
+    Raises:
+        InputError: the text cannot be read or is too short, or the model has no such site.
+    """
+    corpus = Corpus(source, seed)
+    cache = cache and not live_hooks(model)
+    window = min(WINDOW, model.cfg.n_ctx - len(bos_ids(model)))
+    jobs = _jobs(model, groups, corpus, n_tokens, window, cache)
+    found: dict[_Job, Tensor] = {}
+    for job in jobs if cache else ():
+        kept = _kept(job.file)
+        if kept is not None:
+            found[job] = kept["matrix"]
+    missing = [job for job in dict.fromkeys(jobs) if job not in found]
+    if missing:
+        sums = _summed(model, missing, corpus, window, cache, progress)
+        for job, upper in zip(missing, sums, strict=True):
+            upper.triu_()
+            found[job] = (upper + upper.triu(1).T).cpu() / (job.n_chunks * window)
+            if cache:
+                told = {"model": str(model.cfg.model_name), "sites": _told(job.sites)}
+                _keep(job.file, {"matrix": found[job]}, told | {"corpus": corpus.name})
+        if cache:
+            with contextlib.suppress(OSError):  # one that could never be written, say
+                _unfinished(missing).unlink()
+    return [
+        Moment(job.sites, job.d_keys, found[job], job.n_chunks * window, corpus.name)
+        for job in jobs
+    ]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A moment to be made.
+
+    Args:
+        key: tells it from all others that give other numbers; "" if it is not to be kept.
+    """
+
+    sites: tuple[WriteSite, ...]
+    d_keys: tuple[int, ...]
+    n_chunks: int
+    key: str
+
+    @property
+    def file(self) -> Path:
+        return cache_dir() / "moments" / f"{self.key}.safetensors"
+
+
+def _jobs(
+    model: HookedTransformer,
+    groups: Sequence[Sequence[WriteSite]],
+    corpus: Corpus,
+    n_tokens: int,
+    window: int,
+    cache: bool,
+) -> list[_Job]:
+    hashed = functools.cache(_hashed)  # most weights lie below several groups
+    jobs = []
+    for sites in map(tuple, groups):
+        if not sites or len(set(sites)) < len(sites):
+            raise InputError(f"sites are wanted, each of them once, not {_told(sites) or 'none'}")
+        d_keys = tuple(site.d_key(model) for site in sites)
+        n_chunks = math.ceil((n_tokens or TOKENS_A_KEY * sum(d_keys)) / window)
+        key = _key(model, sites, corpus, (window, n_chunks), hashed) if cache else ""
+        jobs.append(_Job(sites, d_keys, n_chunks, key))
+    return jobs
+
+
+def _unfinished(jobs: Sequence[_Job]) -> Path:
+    """Where the sums of a pass lie while it lasts."""
+    digest = hashlib.sha256(" ".join(job.key for job in jobs).encode()).hexdigest()
+    return cache_dir() / "moments" / f"{digest}.unfinished.safetensors"
+
+
+def _summed(
+    model: HookedTransformer,
+    jobs: Sequence[_Job],
+    corpus: Corpus,
+    window: int,
+    cache: bool,
+    progress: Progress | None,
+) -> list[Float[Tensor, "d_keys d_keys"]]:
+    """The sum of k kᵀ over each job's chunks, its upper triangle only, in float64."""
+    place, n_bos = device(model), len(bos_ids(model))
+    sites = sorted({site for job in jobs for site in job.sites})
+    n_chunks = max(job.n_chunks for job in jobs)
+    together = max(1, TOGETHER // (window + n_bos))
+    kept = _kept(_unfinished(jobs)) if cache else None
+    if kept is None:
+        widths = [sum(job.d_keys) for job in jobs]
+        sums = [torch.zeros(width, width, dtype=torch.float64, device=place) for width in widths]
+        n_done = 0
+    else:
+        sums = [kept[str(number)].to(place) for number in range(len(jobs))]
+        n_done = int(kept["n_done"])
+        log.info("Going on with moments of which %d tokens are done", n_done * window)
+    chunks = corpus.chunks(model, window, n_done)
+    saved = time.monotonic()
+    while batch := list(itertools.islice(chunks, min(together, n_chunks - n_done))):
+        keys = read_keys(model, torch.tensor(batch, device=place), sites)
+        for job, total in zip(jobs, sums, strict=True):
+            # each moment is over its own number of chunks, whatever else is made in the pass
+            rows = max(0, job.n_chunks - n_done)
+            own = [keys[site][:rows, n_bos:].flatten(0, 1) for site in job.sites]
+            _add(total, torch.cat(own, 1))
+        n_done += len(batch)
+        if cache and n_done < n_chunks and time.monotonic() - saved >= SAVE_AFTER:
+            sofar = {str(number): total.cpu() for number, total in enumerate(sums)}
+            _keep(_unfinished(jobs), sofar | {"n_done": torch.tensor(n_done)}, {})
+            saved = time.monotonic()
+        if progress is not None:
+            progress(n_done * window, n_chunks * window)
+    if n_done < n_chunks:
+        raise InputError(
+            f"{corpus.name} has {n_done * window} tokens in whole chunks of {window}, "
+            f"{n_chunks * window} are wanted: give more text, or ask for fewer tokens"
+        )
+    return sums
+
+
+def _add(total: Float[Tensor, "d_keys d_keys"], keys: Float[Tensor, "token d_keys"]) -> None:
+    """Adds keysᵀ @ keys to the upper triangle of `total`, and something to the rest."""
+    keys = keys.to(total)
+    for start in range(0, len(total), BLOCK):
+        rows = slice(start, start + BLOCK)
+        total[rows, start:].addmm_(keys[:, rows].T, keys[:, start:])
+
+
+def _key(
+    model: HookedTransformer,
+    sites: tuple[WriteSite, ...],
+    corpus: Corpus,
+    size: tuple[int, int],
+    hashed: Callable[[Tensor], str],
+) -> str:
+    """A digest of all that the moment's numbers hang on."""
+    weights = dict(model.named_parameters())
+    if corpus.source:  # else all of the model says the text
+        weights = _below(model, sites)
+    facts = {
+        "format": FORMAT,
+        "config": {k: str(v) for k, v in model.cfg.to_dict().items() if k not in NOT_TOLD},
+        "weights": {name: hashed(weight) for name, weight in weights.items()},
+        "tokenizer": [*bos_ids(model), *plain_ids(model, PROBE)],
+        "sites": [vars(site) for site in sites],
+        "corpus": corpus.digest(),
+        "size": size,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _below(model: HookedTransformer, sites: tuple[WriteSite, ...]) -> dict[str, Tensor]:
+    """The parameters that keys at `sites` hang on, and a few more of the highest layer."""
+    top = max(site.layer for site in sites)
+    positions = getattr(model, "pos_embed", None)
+    parts = [model.embed, *([positions] if positions else []), *model.blocks[: top + 1]]
+    below = {id(weight) for part in parts for weight in part.parameters()}
+    # what the sites themselves write comes behind their keys: an edit of it leaves them as they are
+    behind = {WriteSite(top, "mlp").parameter}
+    if WriteSite(top, "mlp") not in sites:
+        behind.add(WriteSite(top, "attn").parameter)
+    return {
+        name: weight
+        for name, weight in model.named_parameters()
+        if id(weight) in below and name not in behind
+    }
+
+
+def _hashed(tensor: Tensor) -> str:
+    """A digest of all its numbers, wherever and in whatever order they lie in memory."""
+    plain = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
+    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _keep(file: Path, tensors: Tensors, told: Mapping[str, str]) -> None:
+    """Writes a file whole or not at all; with `told`, for those who look into it."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+            written = Path(scratch, file.name)
+            save_file(dict(tensors), written, {**told, "checksum": _checksum(file, tensors)})
+            written.replace(file)
+    except OSError as error:  # a full disk must not cost the hours that the sums took
+        log.warning("Moments are not kept in %s: %s", file.parent, error)
+
+
+def _kept(file: Path) -> Tensors | None:
+    """What `_keep` wrote; None if nothing is there, or not what was written."""
+    try:
+        with safe_open(file, "pt") as opened:
+            told = opened.metadata() or {}
+            # copied: the file may be replaced, or cut, while they are in use
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError) as error:
+        log.warning("%s cannot be read and is made anew: %s", file, error)
+        return None
+    if told.get("checksum") != _checksum(file, tensors):
+        log.warning("%s is damaged and is made anew: its checksum is wrong", file)
+        return None
+    return tensors
+
+
+def _checksum(file: Path, tensors: Tensors) -> str:
+    """Of the numbers, and of the name, which says what they are."""
+    lines = [file.name, *(f"{name} {_hashed(tensors[name])}" for name in sorted(tensors))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _told(sites: Sequence[WriteSite]) -> str:
+    return " + ".join(site.parameter for site in sites)

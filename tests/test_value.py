@@ -1,0 +1,161 @@
+"""Training a value only above the edit, against the whole model under hooks, step by step."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.utilities.components_utils import get_act_name
+
+from kedit import toy as toy_module
+from kedit.errors import InputError
+from kedit.keys import wanted_rows
+from kedit.value import Row, Slot, Trained, Training, train
+from kedit.writes import WriteSite
+from tests.conftest import FAMILIES, FamilyOf
+
+PLAIN = tuple(name for name in FAMILIES if name not in ("bloom", "gemma2", "olmo3"))
+POST_NORM = ("gemma3",)
+ROWS = (
+    Row((0, 5, 9, 200, 201, 30), 2, targets=(40, 41)),
+    Row((0, 7, 5, 9, 200, 201, 30), 3, targets=(40, 41)),
+    Row((0, 7, 8, 11, 12, 60), 4, group=1, targets=(61,), weight=0.5),
+    Row((0, 5, 9, 33, 34), 2),
+)
+SLOTS = (Slot(1, "mlp"), Slot(2, "attn"), Slot(2, "resid"))
+TRAINING = Training(steps=4, lr=0.1, weight_decay=0.3, kl=0.5, clamp=0.8, stop=0.0)
+
+
+def raw_hook(slot: Slot) -> str:
+    """Where what is written can be changed; behind a post-norm it cannot."""
+    return get_act_name(
+        {"mlp": "mlp_out", "attn": "attn_out", "resid": "resid_post"}[slot.part], slot.layer
+    )
+
+
+def slow(
+    model: HookedTransformer, rows: tuple[Row, ...], slots: tuple[Slot, ...], training: Training
+) -> Trained:
+    """The published loop: the whole model at every step, row by row."""
+    written = {}
+    for slot in slots:
+        name = raw_hook(slot)
+        acts = []
+        for row in rows:
+            _, cache = model.run_with_cache(torch.tensor([row.tokens]), names_filter=[name])
+            acts.append(cache[name][0, row.pos])
+        written[slot] = torch.stack(acts)
+    n_groups = 1 + max(row.group for row in rows)
+    firsts = [next(i for i, row in enumerate(rows) if row.group == g) for g in range(n_groups)]
+    norms = {slot: written[slot][firsts].norm(dim=-1) for slot in slots}
+    deltas = {slot: torch.zeros(n_groups, model.cfg.d_model, requires_grad=True) for slot in slots}
+    optimiser = torch.optim.Adam(list(deltas.values()), lr=training.lr)
+    losses, stay, nll = [], {}, torch.zeros(())
+    n_wanted = sum(bool(row.targets) for row in rows)
+    for step in range(training.steps):
+        nll, kl = torch.zeros(()), []
+        for number, row in enumerate(rows):
+
+            def write(slot: Slot, row: Row = row):
+                def hook(act: Tensor, hook: object) -> Tensor:
+                    act = act.clone()
+                    act[0, row.pos] += deltas[slot][row.group]
+                    return act
+
+                return hook
+
+            logprobs = model.run_with_hooks(
+                torch.tensor([row.tokens]),
+                fwd_hooks=[(raw_hook(slot), write(slot)) for slot in slots],
+            )[0].log_softmax(-1)
+            if row.targets:
+                said = logprobs[-len(row.targets) :]
+                chosen = said.gather(1, torch.tensor(row.targets)[:, None])
+                nll = nll - row.weight * chosen.mean() / n_wanted
+            else:
+                stay.setdefault(number, logprobs[row.pos].detach())
+                kl.append((logprobs[row.pos].exp() * (logprobs[row.pos] - stay[number])).sum())
+        loss = nll + (training.kl * sum(kl) / len(kl) if kl else 0)
+        for slot in slots:
+            size = (deltas[slot].square().sum(-1) + 1e-12).sqrt()
+            loss = loss + training.weight_decay * (size / norms[slot] ** 2).sum()
+        losses.append(float(loss.detach()))
+        if losses[-1] < training.stop or step == training.steps - 1:
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            for slot in slots:
+                for group in range(n_groups):
+                    size = deltas[slot][group].norm()
+                    if size > training.clamp * norms[slot][group]:
+                        deltas[slot][group] *= training.clamp * norms[slot][group] / size
+    return Trained(
+        {slot: delta.detach() for slot, delta in deltas.items()}, written, tuple(losses),
+        float((-nll.detach()).exp()),
+    )  # fmt: skip
+
+
+def assert_same(fast: Trained, twin: Trained) -> None:
+    assert fast.losses == pytest.approx(twin.losses, abs=2e-4)
+    assert fast.likelihood == pytest.approx(twin.likelihood, abs=1e-4)
+    for slot, delta in twin.deltas.items():
+        torch.testing.assert_close(fast.written[slot], twin.written[slot], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fast.deltas[slot], delta, atol=2e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if name not in POST_NORM])
+def test_training_equals_the_slow_twin(family: FamilyOf, name: str) -> None:
+    model = family(name).model
+    fast, twin = train(model, ROWS, SLOTS, TRAINING), slow(model, ROWS, SLOTS, TRAINING)
+    assert len(fast.losses) == 4 and fast.losses[-1] < fast.losses[0]
+    assert_same(fast, twin)
+
+
+@pytest.mark.parametrize("name", POST_NORM)
+def test_behind_a_post_norm_the_residual_equals_the_twin_and_the_raw_output_is_written(
+    family: FamilyOf, name: str
+) -> None:
+    model = family(name).model
+    slots = (Slot(2, "resid"),)
+    assert_same(train(model, ROWS, slots, TRAINING), slow(model, ROWS, slots, TRAINING))
+    raw = train(model, ROWS, (Slot(1, "mlp"),), TRAINING)
+    _, cache = model.run_with_cache(torch.tensor([ROWS[0].tokens]))
+    site = WriteSite(1)
+    written = cache[site.key_hook][0, ROWS[0].pos] @ site.weight(model) + site.bias(model)
+    torch.testing.assert_close(raw.written[Slot(1, "mlp")][0], written, atol=1e-4, rtol=1e-4)
+    assert raw.losses[-1] < raw.losses[0]
+
+
+def test_the_model_is_left_as_it_was(toy: HookedTransformer) -> None:
+    before = {name: value.clone() for name, value in toy.state_dict().items()}
+    train(toy, ROWS, SLOTS, TRAINING)
+    assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
+    assert not any(weight.requires_grad or weight.grad is not None for weight in toy.parameters())
+
+
+def test_a_delta_stays_within_its_clamp_and_makes_the_toy_say_the_target(
+    toy: HookedTransformer,
+) -> None:
+    request = toy_module.cases()[0].entity
+    rows = wanted_rows(toy, request.demands[0], [""], "last", 0)
+    slot = Slot(1, "mlp")
+    for clamp, says in ((10.0, True), (0.01, False)):
+        found = train(toy, rows, [slot], Training(steps=30, lr=0.1, clamp=clamp, weight_decay=0.01))
+        norm = found.written[slot][0].norm()
+        assert found.deltas[slot][0].norm() <= clamp * norm * 1.0001
+        assert (found.likelihood > 0.5) is says
+
+
+@pytest.mark.parametrize("name", ["bloom", "gemma2", "olmo3"])
+def test_other_kinds_of_attention_are_refused(family: FamilyOf, name: str) -> None:
+    with pytest.raises(InputError, match="softmax attention without further ado"):
+        train(family(name).model, ROWS, SLOTS, TRAINING)
+
+
+def test_live_hooks_are_refused(toy: HookedTransformer) -> None:
+    with (
+        toy.hooks(fwd_hooks=[(get_act_name("z", 0), lambda act, hook: act)]),
+        pytest.raises(InputError, match="without live hooks"),
+    ):
+        train(toy, ROWS, SLOTS, TRAINING)
