@@ -188,6 +188,8 @@ def combined(edits: Sequence[Edit]) -> Edit:
     """
     if not edits:
         raise InputError("there are no edits to combine")
+    if len(edits) == 1:
+        return edits[0]
     first = edits[0].made
     deltas: dict[str, Delta] = {}
     for edit in edits:

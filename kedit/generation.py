@@ -45,7 +45,9 @@ def sampled(
         times[prompt] += 1
 
     def choice(number: int, logits: Float[Tensor, " vocab"]) -> int:
-        values, tokens = logits.topk(min(top_k, len(logits)))
+        if top_k >= len(logits):  # sorting a whole vocabulary takes longer than the model does
+            return int(torch.multinomial(logits.softmax(-1).cpu(), 1, generator=draws[number]))
+        values, tokens = logits.topk(top_k)
         drawn = torch.multinomial(values.softmax(-1).cpu(), 1, generator=draws[number])
         return int(tokens[drawn])
 

@@ -26,10 +26,11 @@ FLOORS = [
     {"forward", "results", "stats"},
     {"reading", "measures"},
     {"likelihood", "generation", "value"},
-    {"keys"},
+    {"contexts", "keys"},
     {"data"},
     {"text"},
     {"drift", "moments", "score"},
+    {"editors"},
 ]
 
 

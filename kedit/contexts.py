@@ -1,0 +1,42 @@
+"""Texts to put before a prompt while a key or a value is sought, lest they hang on its start.
+
+The model makes them up itself, by seed, and an editor keeps them with its settings: upstream's code
+draws them unseeded, once a process, so that no two runs of it make the same edit.
+"""
+
+from collections.abc import Sequence
+
+from transformer_lens import HookedTransformer
+
+from kedit.generation import sampled
+from kedit.prompts import bos_ids, decoded, end_ids, plain_ids
+
+TOP_K = 5
+ROME_LENGTHS = ((5, 10), (10, 10))  # tokens, the opening one counted, and how many (Meng et al.)
+MEMIT_WORDS = ("The", "Therefore", "Because", "I", "You")
+MEMIT_LENGTH = 10
+
+
+def rome_contexts(
+    model: HookedTransformer, lengths: Sequence[tuple[int, int]] = ROME_LENGTHS, seed: int = 0
+) -> tuple[str, ...]:
+    """Nothing, then as many openings of each length as asked for."""
+    opening = tuple(bos_ids(model)) or end_ids(model)
+    texts = [""]
+    for length, how_many in lengths:
+        drawn = sampled(model, [opening] * how_many, length, TOP_K, seed)
+        texts += [_opened(decoded(model, *tokens)) for tokens in drawn]
+    return tuple(texts)
+
+
+def memit_contexts(model: HookedTransformer, seed: int = 0) -> tuple[str, ...]:
+    """Nothing, then one opening from each of MEMIT_WORDS."""
+    openings = [(*bos_ids(model), *plain_ids(model, word)) for word in MEMIT_WORDS]
+    drawn = sampled(model, openings, MEMIT_LENGTH, TOP_K, seed)
+    told = zip(MEMIT_WORDS, drawn, strict=True)
+    return ("", *(_opened(word + decoded(model, *tokens)) for word, tokens in told))
+
+
+def _opened(text: str) -> str:
+    """A sentence to stand before a prompt; braces would be taken for the subject's place."""
+    return f"{text.replace('{', ' ').replace('}', ' ').strip()}. "
