@@ -55,7 +55,8 @@ def percentile_interval(
 
 
 def harmonic_mean(values: Float[ndarray, "part *shape"]) -> Float[ndarray, "*shape"]:
-    """Over the first axis; zero where a part is zero or less."""
+    """Over the first axis; zero where a part is zero or less, NaN where one is NaN."""
     positive = (values > 0).all(0)
     inverse = np.where(positive, 1 / np.where(values > 0, values, 1), 0).sum(0)
-    return np.where(positive, len(values) / np.maximum(inverse, 1e-300), values.min(0) * 0)
+    nothing = np.where(np.isnan(values).any(0), np.nan, 0.0)
+    return np.where(positive, len(values) / np.maximum(inverse, 1e-300), nothing)

@@ -3,10 +3,8 @@
 import hashlib
 import json
 import logging
-import signal
 import subprocess
 import sys
-import time
 from itertools import cycle
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from experiments import build_rake
-from experiments.build_rake import PUBLISHED, Config
+from experiments.build_rake import PUBLISHED, Config, Tally
 from figures.benchmark import KIND_COLOURS, Share, by_relation
 from kedit.data import load_cases
 from kedit.data.download import counterfact
@@ -120,29 +118,30 @@ def test_nothing_is_left_where_nothing_can_be_built(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_interrupted_build_leaves_no_half_file_and_starts_again(tmp_path: Path) -> None:
-    source = written(tmp_path, *(changed(RECORDS[n % 7], "case_id", n) for n in range(20_000)))
-    out = tmp_path / "out"
+def test_an_interrupted_build_leaves_no_half_file_and_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = written(tmp_path, *SOURCE), tmp_path / "out"
     out.mkdir()
     (out / "rake.jsonl").write_text("as it was")
-    command = [sys.executable, "-m", "experiments.build_rake", "--source", str(source)]
-    process = subprocess.Popen(
-        [*command, "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    while process.poll() is None and not list(out.glob("*.part")):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
-    assert process.returncode == 1
-    assert "the same command starts again" in errors
+    config = Config(source=str(source), out=str(out))
+    add, built = Tally.add, []
+
+    def interrupted(tally: Tally, record: dict) -> None:
+        add(tally, record)
+        built.append(list(out.glob("*.part")))
+        if len(built) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tally, "add", interrupted)
+    with pytest.raises(SystemExit, match="the same command starts again"):
+        build_rake.run(config)
+    assert len(built) == 3 and all(built)  # it was half written
     assert [file.name for file in out.iterdir()] == ["rake.jsonl"]
     assert (out / "rake.jsonl").read_text() == "as it was"
-    done = subprocess.run(
-        [*command, "--limit", "8", "--out", str(out)], cwd=ROOT, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    last = json.loads(done.stdout.splitlines()[-1])
+    monkeypatch.setattr(Tally, "add", add)
+    build_rake.run(config)
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(last) == ["records", "subjects", "new_objects", "relations"]
     assert last["records"] == len(lines(out / "rake.jsonl")) == 8
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kedit.stats import bootstrap_ratio, resamples
+from kedit.stats import bootstrap_ratio, harmonic_mean, resamples
 
 
 def test_a_resample_draws_as_many_units_as_there_are():
@@ -71,3 +71,10 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert (
         0.90 < covered / n_trials < 0.98
     )  # 95 % is wanted; percentile intervals fall a little short
+
+
+def test_a_harmonic_mean_is_nothing_where_a_part_is() -> None:
+    parts = np.array([[1.0, 0.5, 0.0, -1.0, np.nan], [0.5, 0.5, 1.0, 1.0, 1.0]])
+    found = harmonic_mean(parts)
+    np.testing.assert_allclose(found, [2 / 3, 0.5, 0, 0, np.nan])
+    assert not np.signbit(found[:4]).any()
