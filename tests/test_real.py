@@ -117,7 +117,7 @@ def test_batches_with_shared_openings_equal_one_prompt_at_a_time() -> None:
         for probe in probes
     ]
     found = list(zip(asked, likelihoods(model, asked), strict=True))
-    assert {len(answer) for one in asked for answer in one.answers} >= {1, 2, 3}
+    assert {len(answer) for one in asked for answer in one.answers} >= {1, 2}
     for one, answered in found[::3]:
         for answer, likelihood in zip(one.answers, answered.answers, strict=True):
             logprob, exact = twins.likelihood(model, one.prompt, answer)
