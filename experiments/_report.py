@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._run import RunFolder, open_run, write_whole
+from experiments._run import RunFolder, console, open_run, write_whole
 from experiments._trace import DRAWING, Config, settled, trace_facts
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     Raises:
         InputError: no fact could be traced.
     """
-    from rich.console import Console
-
     from kedit.errors import InputError
     from probes.trace import average, total_effects
 
@@ -69,14 +67,14 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
         },
     )
     _draw(config, folder, traces, averages, totals)
-    console = Console(width=None if Console().is_terminal else 128)
+    screen = console()
     rows = list(_rows(config, averages))
     write_whole(folder.path / "table.csv", _csv(rows))
     for part, total in totals.items():
-        console.print(
+        screen.print(
             _table(config, part, counted, total, [row for row in rows if row["part"] == part])
         )
-    console.print(
+    screen.print(
         f"{wrong} facts that the model answers otherwise and {len(reasons) - wrong} that could not "
         "be used are left out (records.jsonl says why).\n"
         f"Everything is in [bold]{folder.path}[/bold]"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
     from torch import Tensor
 
@@ -149,6 +150,13 @@ def progress(unit: str) -> "Progress":
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
         Elapsed(), TextColumn("left:"), Remaining(elapsed_when_finished=False),
     )  # fmt: skip
+
+
+def console() -> "Console":
+    """Where tables are printed; wide enough for them where nobody looks at a terminal."""
+    from rich.console import Console
+
+    return Console(width=None if Console().is_terminal else 128)
 
 
 def write_whole(path: Path, text: str) -> None:

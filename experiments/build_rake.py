@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from experiments._run import RESULTS, command, progress, write_whole
+from experiments._run import RESULTS, command, console, progress, write_whole
 
 if TYPE_CHECKING:
     from kedit.data.fields import Record, Skipped
@@ -161,8 +161,6 @@ def _finish(folder: Path, source: Path, tally: Tally, digest: str) -> None:
     """Counts, what was skipped, figure and explanation into the folder; counts to the screen."""
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from figures.benchmark import Share, by_relation
     from figures.style import save
 
@@ -179,9 +177,9 @@ def _finish(folder: Path, source: Path, tally: Tally, digest: str) -> None:
     ]
     figure = by_relation(shares, f"RaKE, built from {source.name}", len(tally.subjects))
     save(figure, folder, "records-by-relation")
-    console = Console(width=None if Console().is_terminal else 128)
-    console.print(_table(statistics))
-    console.print(f"Everything is in [bold]{folder}[/bold]")
+    screen = console()
+    screen.print(_table(statistics))
+    screen.print(f"Everything is in [bold]{folder}[/bold]")
     sys.stdout.write(json.dumps(tally.totals()) + "\n")
     sys.stdout.flush()
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments._run import RunFolder, command, open_run
+from experiments._run import RunFolder, command, console, open_run
 
 if TYPE_CHECKING:
     from kedit.results import EditScore
@@ -82,7 +82,6 @@ def _finish(
 ) -> None:
     """Measures over all cases and by relation, tables and figures."""
     import numpy as np
-    from rich.console import Console
 
     from experiments._tables import measures_table, scores_table, write_csv
     from figures.score import by_relation as drawn_by_relation
@@ -113,12 +112,12 @@ def _finish(
     study = f"{config.model}, before any edit; seed {config.seed}"
     save(start(overall, study), folder.path, "start")
     save(drawn_by_relation(each, kinds, study), folder.path, "by-relation")
-    console = Console(width=None if Console().is_terminal else 128)
-    console.print(measures_table(overall, f"{config.model} before any edit, {len(scores)} cases"))
-    console.print(scores_table(overall))
+    screen = console()
+    screen.print(measures_table(overall, f"{config.model} before any edit, {len(scores)} cases"))
+    screen.print(scores_table(overall))
     low, high = perplexity.low, perplexity.high
     text = config.text or "text of its own"
-    console.print(
+    screen.print(
         f"Perplexity on {text}: {perplexity.mean:.2f} [{low:.2f}, {high:.2f}], n = {len(nll)} "
         f"chunks. {n_skipped} records could not be used (skipped.json says why).\n"
         f"Everything is in [bold]{folder.path}[/bold]"

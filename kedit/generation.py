@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.metrics import last_logits
 from kedit.prompts import decoded, end_ids
-from kedit.reading import Tokens, batches, read, read_on
+from kedit.reading import Tokens, batches, nearness, read, read_on
 
 ROWS = 32  # prompts whose logits over the vocabulary lie in memory at once
 ARTICLES = {"a", "an", "the"}
@@ -88,7 +88,7 @@ def _continued(
     """Up to room[i] tokens behind prompts[i]; with `line`, to the end of the line at most."""
     ends = set(end_ids(model))
     said: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n]) // 8, prompts[n]))
+    order = sorted(range(len(prompts)), key=lambda n: nearness(prompts[n]))
     lengths = [len(prompts[number]) for number in order]
     for batch in batches(model, lengths, behind=max(room, default=0)):
         active = [order[index] for index in batch if room[order[index]]]

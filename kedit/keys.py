@@ -1,6 +1,7 @@
 """What an editor asks the model before it writes: texts, positions and keys of each demand."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -51,12 +52,8 @@ def wanted_rows(
 
 def staying_row(model: HookedTransformer, demand: Demand) -> Row:
     """ "S is a", the subject's deltas entering at its last token."""
-    fact = demand.fact
-    start = len(ESSENCE.split("{}")[0])
-    essence = type(fact)(fact.subject, fact.relation, fact.object, ESSENCE)
-    assert start == 0
-    tokens, pos = located(model, essence, "subject_last")
-    return Row(tokens, pos)
+    essence = replace(demand.fact, template=ESSENCE, relation_words=())
+    return Row(*located(model, essence, "subject_last"))
 
 
 def keys(

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.metrics import token_scores
-from kedit.reading import Reading, Tokens, batches, padded, read, read_on
+from kedit.reading import Reading, Tokens, batches, nearness, padded, read, read_on
 
 
 class Likelihood(NamedTuple):
@@ -66,8 +66,7 @@ def likelihoods(model: HookedTransformer, asked: Sequence[Asked]) -> list[Answer
     by_prompt: dict[Tokens, list[int]] = {}
     for number, one in enumerate(asked):
         by_prompt.setdefault(one.prompt, []).append(number)
-    # of similar lengths, and those with the same opening together
-    prompts = sorted(by_prompt, key=lambda prompt: (len(prompt) // 8, prompt))
+    prompts = sorted(by_prompt, key=nearness)
     answered: dict[int, Answered] = {}
     for batch in batches(model, [len(prompt) for prompt in prompts]):
         reading = read(model, [prompts[index] for index in batch])

@@ -77,6 +77,11 @@ def batches(
         yield batch
 
 
+def nearness(prompt: Tokens) -> tuple[int, Tokens]:
+    """What to sort prompts by for `batches`: similar lengths, then equal openings together."""
+    return len(prompt) // 8, prompt
+
+
 @torch.no_grad()
 def read(model: HookedTransformer, prompts: Sequence[Tokens]) -> Reading:
     """All `prompts` (use `batches` to bound them); what many of them open with is read once."""

@@ -66,9 +66,9 @@ def score(
     Raises:
         InputError: a prompt and its answer are longer than the model's context; names the prompt.
     """
-    if own_words is None:
-        own_words = _own_words(model, [probe for case in cases for probe in case.probes])
     probes = [probe for case in cases for probe in case.probes]
+    if own_words is None:
+        own_words = _own_words(model, probes)
     asked = [_asked(model, probe, scoring.labels, own_words) for probe in probes]
     answered = likelihoods(model, asked)
     said = _said(model, probes, asked) if scoring.say else [None] * len(probes)

@@ -106,8 +106,8 @@ def train(
     start = _start(model, rows, slots)
     n_groups = 1 + max(row.group for row in rows)
     group_of = torch.tensor([row.group for row in rows], device=device(model))
-    first_of = [next(i for i, row in enumerate(rows) if row.group == g) for g in range(n_groups)]
-    norms = {slot: start.written[slot][first_of].norm(dim=-1) for slot in slots}
+    firsts = first_rows(rows)
+    norms = {slot: start.written[slot][firsts].norm(dim=-1) for slot in slots}
     deltas = {
         slot: torch.zeros(n_groups, model.cfg.d_model, device=device(model), requires_grad=True)
         for slot in slots
@@ -146,6 +146,12 @@ def train(
         tuple(losses),
         float((-nll.detach()).exp()),
     )
+
+
+def first_rows(rows: Sequence[Row]) -> list[int]:
+    """The first row of each group: what is written there is v₀, to which the group's delta adds."""
+    numbers = [row.group for row in rows]
+    return [numbers.index(group) for group in range(1 + max(numbers))]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from kedit.keys import groups, keys, staying_row, wanted_rows
 from kedit.moments import Moment, moment
 from kedit.prompts import KeyPosition, answer_ids, plain_ids
 from kedit.provenance import made_by
-from kedit.value import Row, Slot, Training, train
+from kedit.value import Row, Slot, Training, first_rows, train
 from kedit.writes import WriteSite
 
 UPSTREAM_REMOVALS = 5  # contexts of the removal prompt in RaKE's code
@@ -83,24 +83,18 @@ class ROME:
             numbers = (0,) * len(numbers)
         rows = self._rows(model, request, numbers, contexts, upstream)
         trained = train(model, rows, [slot], self.training)
-        n_groups = 1 + max(numbers)
-        first_rows = [
-            next(n for n, row in enumerate(rows) if row.group == g) for g in range(n_groups)
-        ]
-        wanted = trained.written[slot][first_rows] + trained.deltas[slot]
-        mean_keys, bare_keys = [], []
-        for group in range(n_groups):
-            demand = request.demands[numbers.index(group)]
-            sought = request.demands[-1] if upstream else demand  # the removal's prompt
-            mean_keys.append(keys(model, [site], sought, contexts, self.where)[site].mean(0))
-            bare_keys.append(keys(model, [site], demand, [""], self.where)[site][0])
-        stacked = torch.stack(mean_keys)
-        weight, bias = site.weight(model), site.bias(model)
+        demands = [request.demands[numbers.index(group)] for group in range(1 + max(numbers))]
+        sought = request.demands[-1:] if upstream else demands  # upstream: the removal's prompt
+        mean_keys = torch.stack(
+            [keys(model, [site], one, contexts, self.where)[site].mean(0) for one in sought]
+        )
         if self.key == "legacy":
-            residual = trained.deltas[slot][0]
-            delta = legacy_insert(stacked[0], torch.stack(bare_keys)[0], residual, second.solve)
+            bare_key = keys(model, [site], demands[0], [""], self.where)[site][0]
+            delta = legacy_insert(mean_keys[0], bare_key, trained.deltas[slot][0], second.solve)
         else:
-            delta = exact_insert(stacked, wanted - stacked @ weight - bias, second.solve)
+            wanted = trained.written[slot][first_rows(rows)] + trained.deltas[slot]
+            written = mean_keys @ site.weight(model) + site.bias(model)
+            delta = exact_insert(mean_keys, wanted - written, second.solve)
         settings = dataclasses.asdict(self) | {"contexts": list(contexts)}
         return Edit({site.parameter: delta}, made_by("rome", settings, [request], model))
 
