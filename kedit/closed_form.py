@@ -42,17 +42,22 @@ def exact_insert(
 def ridge_insert(
     keys: Float[Tensor, "n d_key"],
     residuals: Float[Tensor, "n d_model"],
-    moment: Float[Tensor, "d_key d_key"],
+    solve: Solve,
     weight: float,
 ) -> LowRank:
     """The delta D that minimises ‖K D − R‖² + weight · tr(Dᵀ C D).
 
-    D = (weight · C + KᵀK)⁻¹ Kᵀ R     Meng et al. 2023 (MEMIT), equation 14
+        D = (weight · C + KᵀK)⁻¹ Kᵀ R             Meng et al. 2023 (MEMIT), equation 14
+          = C⁻¹Kᵀ (weight + K C⁻¹Kᵀ)⁻¹ R          which is as large as the keys are many
+
+    Args:
+        weight: above zero; at zero this is `exact_insert`.
     """
-    keys = keys.double()
-    system = weight * moment.double() + keys.T @ keys
-    left = torch.linalg.solve(system, keys.T)
-    return LowRank(left.to(residuals.dtype), residuals)
+    whitened = solve(keys.double().T)
+    system = keys.double() @ whitened
+    system.diagonal().add_(weight)
+    right = torch.linalg.solve(system, residuals.double())
+    return LowRank(whitened.to(keys.dtype), right.to(residuals.dtype))
 
 
 def legacy_insert(

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -178,6 +178,21 @@ class Edit:
             raise InputError(f"{path} is a broken edit: {error!r}") from error
 
 
+Edits = Callable[[Sequence[EditRequest]], Edit]  # an editor that knows its model already
+
+
+class Editor(Protocol):
+    """Makes the edit that satisfies requests, and leaves the model as it found it."""
+
+    def on(self, model: HookedTransformer) -> Edits:
+        """What hangs on the model alone is done once, for many edits."""
+        ...
+
+    def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
+        """`self.on(model)(requests)`."""
+        ...
+
+
 def combined(edits: Sequence[Edit]) -> Edit:
     """One edit that does what `edits` do, applied one inside the other, up to rounding.
 
@@ -213,16 +228,21 @@ def combined(edits: Sequence[Edit]) -> Edit:
     return Edit(deltas, made)
 
 
+Asked = TypeVar("Asked")  # a request, or several
+
+
 def one_by_one(
-    model: HookedTransformer,
-    requests: Sequence[EditRequest],
-    make: Callable[[EditRequest], Edit],
+    model: HookedTransformer, asked: Sequence[Asked], make: Callable[[Asked], Edit]
 ) -> Edit:
-    """The edits of all `requests`, each made on the model with those before it, as one."""
+    """The edits of all that is `asked`, each made on the model with those before it, as one.
+
+    Raises:
+        InputError: nothing is asked.
+    """
     edits: list[Edit] = []
     with contextlib.ExitStack() as applied:
-        for request in requests:
-            edits.append(make(request))
+        for one in asked:
+            edits.append(make(one))
             applied.enter_context(edits[-1].applied(model))
     return combined(edits)
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.facts import Demand, EditRequest
-from kedit.prompts import KeyPosition, answer_ids, device, located
-from kedit.reading import Tokens, padded
+from kedit.facts import NO_RELATION, Demand, EditRequest
+from kedit.packed import padded
+from kedit.prompts import KeyPosition, answer_ids, device, located, plain_ids
+from kedit.reading import Tokens
 from kedit.value import Row
 from kedit.writes import WriteSite, read_keys
 
@@ -26,6 +29,56 @@ def groups(model: HookedTransformer, request: EditRequest, where: KeyPosition) -
         openings.append(tokens[: pos + 1])
     distinct = list(dict.fromkeys(openings))
     return tuple(distinct.index(opening) for opening in openings)
+
+
+RelationEdit = Literal["right", "upstream"]
+
+
+def training_rows(
+    model: HookedTransformer,
+    request: EditRequest,
+    contexts: Sequence[str],
+    where: KeyPosition,
+    upstream_removals: int | None = None,
+) -> list[Row]:
+    """What a value is trained on: each demand behind each context, and "S is a", which is to stay.
+
+    The latter only where the value is written at the subject's last token.
+
+    Args:
+        upstream_removals: as RaKE's code trains a relation edit: one value for both demands; the
+            removal behind so many contexts only, its target "None" without a blank and divided by
+            the length of the relation's name.
+    """
+    adding, *removing = request.demands
+    numbers = groups(model, request, where)
+    rows = wanted_rows(model, adding, contexts, where, numbers[0])
+    for demand, group in zip(removing, numbers[1:], strict=True):
+        if upstream_removals is None:
+            rows += wanted_rows(model, demand, contexts, where, group)
+        else:
+            none, name = plain_ids(model, NO_RELATION), answer_ids(model, adding.target)
+            rows += wanted_rows(
+                model, demand, contexts[:upstream_removals], where, numbers[0], none,
+                len(none) / len(name),
+            )  # fmt: skip
+    if where == "subject_last":
+        rows.append(staying_row(model, adding))
+    return rows
+
+
+def written_for(
+    model: HookedTransformer, request: EditRequest, where: KeyPosition, one_value: bool
+) -> list[Demand]:
+    """The demands that get a value of their own: those with the first of equal keys.
+
+    Args:
+        one_value: for all demands, whatever their keys (RaKE's code).
+    """
+    if one_value:
+        return [request.demands[0]]
+    numbers = groups(model, request, where)
+    return [request.demands[numbers.index(group)] for group in range(1 + max(numbers))]
 
 
 def wanted_rows(
@@ -68,3 +121,14 @@ def keys(
     read = read_keys(model, padded([tokens for tokens, _ in found], device(model)), list(sites))
     at = [pos for _, pos in found]
     return {site: acts[range(len(found)), at] for site, acts in read.items()}
+
+
+@torch.no_grad()
+def residual(
+    model: HookedTransformer, layer: int, demand: Demand, where: KeyPosition
+) -> Float[Tensor, " d_model"]:
+    """The residual stream behind `layer` at the demand's key position, without a context."""
+    tokens, pos = located(model, demand.fact, where, demand.mentioned)
+    rows = padded([tokens], device(model))
+    resid = model(rows, stop_at_layer=layer + 1, attention_mask=torch.ones_like(rows))
+    return resid[0, pos]

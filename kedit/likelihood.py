@@ -9,7 +9,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.metrics import token_scores
-from kedit.reading import Reading, Tokens, batches, nearness, padded, read, read_on
+from kedit.packed import padded
+from kedit.reading import Reading, Tokens, batches, nearness, read, read_on
 
 
 class Likelihood(NamedTuple):

@@ -9,6 +9,7 @@ from transformer_lens import HookedTransformer
 from kedit.sites import norm
 
 METRICS = ("prob", "logprob", "logit_diff")
+FEWEST = 16  # rows: fewer times a vocabulary take MKL (of torch 2.13) up to twice as long
 CHUNK = 2**22  # logits in memory at once, 16 MiB in float32: what the allocator keeps and reuses
 
 
@@ -53,7 +54,59 @@ def last_logits(
 ) -> Float[Tensor, "row vocab"]:
     """All logits of a few final residuals, in float32."""
     rows = norm(model.ln_final, resid[None])[0]
-    return _capped(model, F.linear(rows, model.unembed.W_U.T, model.unembed.b_U))
+    return _capped(model, _product(rows, model.unembed.W_U.T, model.unembed.b_U))
+
+
+@torch.no_grad()
+def losses_and_slope(
+    model: HookedTransformer,
+    normed: Float[Tensor, "row d_model"],
+    targets: Int[Tensor, " target"],
+    shares: Float[Tensor, " target"],
+    kl: float,
+    stay: Float[Tensor, "staying vocab"] | None,
+) -> tuple[
+    Float[Tensor, ""],
+    Float[Tensor, ""],
+    Float[Tensor, "staying vocab"],
+    Float[Tensor, "row d_model"],
+]:
+    """What an editor trains on, with its gradient: nll + `kl` · KL(now ‖ before), in nats.
+
+    The gradient is written out, in place over one buffer of logits: autograd would hold five of
+    them, and fresh memory for 262,144 logits a row costs as much as computing them.
+
+    Args:
+        normed: behind ln_final: first one row a target token, then those that are to stay.
+        shares: of the target tokens in the nll, which is their sum of -share · log-probability.
+        stay: log-probabilities before, of the rows that are to stay; None: these are taken.
+
+    Returns:
+        The nll; the mean KL of the staying rows (0 without any); their log-probabilities before;
+        and the gradient of nll + kl · KL with respect to `normed`.
+    """
+    weight, n_targets = model.unembed.W_U.T, len(targets)
+    cap = model.cfg.output_logits_soft_cap
+    logits = _capped(model, _product(normed, weight, model.unembed.b_U))
+    flat = 1 - (logits / cap) ** 2 if cap > 0 else None
+    each = torch.arange(n_targets, device=logits.device)
+    chosen, now = logits[each, targets], logits[n_targets:].log_softmax(-1)
+    stay = now.clone() if stay is None else stay
+    peak = logits.max(-1, keepdim=True).values
+    slope = logits.sub_(peak).exp_()
+    total = slope.sum(-1, keepdim=True)
+    nll = -(shares * (chosen - peak[:n_targets, 0] - total[:n_targets, 0].log())).sum()
+    scale = torch.ones_like(total)
+    scale[:n_targets, 0] = shares
+    slope.mul_(scale / total)  # softmax, by its share
+    slope[each, targets] -= shares
+    excess = now - stay
+    drifted = (now.exp() * excess).sum(-1, keepdim=True)
+    slope[n_targets:] *= (excess - drifted) * (kl / max(1, len(now)))
+    if flat is not None:
+        slope.mul_(flat)
+    mean_kl = drifted.mean() if len(now) else drifted.sum()
+    return nll, mean_kl, stay, F.linear(slope.to(weight.dtype), model.unembed.W_U)
 
 
 def _over_vocabulary(
@@ -65,7 +118,7 @@ def _over_vocabulary(
     width = max(1, CHUNK // len(rows))
     for start in range(0, len(weight), width):
         part = slice(start, start + width)
-        logits = _capped(model, F.linear(rows, weight[part], bias[part]))
+        logits = _capped(model, _product(rows, weight[part], bias[part]))
         peak, where = logits.max(-1)
         # in place: half of logsumexp's time
         lse = logits.sub_(peak[:, None]).exp_().sum(-1).log() + peak
@@ -77,6 +130,13 @@ def _over_vocabulary(
         highest = torch.maximum(highest, peak)
     assert total is not None and best is not None
     return total, best
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """F.linear(rows, weight, bias), for few rows and a large vocabulary."""
+    if not 1 < len(rows) < FEWEST:
+        return F.linear(rows, weight, bias)
+    return F.linear(F.pad(rows, (0, 0, 0, FEWEST - len(rows))), weight, bias)[: len(rows)]
 
 
 def _capped(model: HookedTransformer, logits: Tensor) -> Tensor:

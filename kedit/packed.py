@@ -14,6 +14,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.components.transformer_block import TransformerBlock
 
+from kedit.prompts import device
 from kedit.sites import (
     attn_read,
     attn_written,
@@ -25,6 +26,7 @@ from kedit.sites import (
     w_o,
 )
 
+PADDING = 0  # any token: nothing reads it
 Write = Callable[[int, str, Tensor], Tensor]  # layer, "attn" | "mlp" | "resid", what is there
 Kept = tuple[Float[Tensor, "_ _ kv_head d_head"], ...]  # rows and positions, by layer
 
@@ -68,6 +70,49 @@ def through(
         keys.append(new_keys)
         values.append(new_values)
     return resid, tuple(keys), tuple(values)
+
+
+def nothing(model: HookedTransformer, n_rows: int, layers: Sequence[int]) -> Kept:
+    """Keys, or values, at `layers` before the first token of each row."""
+    cfg = model.cfg
+    heads = (n_rows, 0, cfg.n_key_value_heads or cfg.n_heads, cfg.d_head)
+    return tuple(torch.empty(heads, device=device(model), dtype=cfg.dtype) for _ in layers)
+
+
+@torch.no_grad()
+def opened(
+    model: HookedTransformer, rows: Sequence[Sequence[int]], n_layers: int
+) -> tuple[Float[Tensor, "token d_model"], Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]:
+    """Residual of whole rows behind the first `n_layers`, packed; then `mask` and `real` for what
+    goes on from there.
+    """
+    tokens = padded(rows, device(model))
+    lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
+    real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+    mask = torch.ones_like(tokens)
+    below, past = range(n_layers), nothing(model, len(rows), range(n_layers))
+    resid = embedded(model, tokens, mask, real)
+    return through(model, below, resid, past, past, mask, real)[0], mask, real
+
+
+def embedded(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "row new"],
+    mask: Int[Tensor, "row pos"],
+    real: Bool[Tensor, "row new"],
+) -> Float[Tensor, "token d_model"]:
+    """Residual before layer 0 of the tokens at `real`, which stand at the end of `mask`."""
+    resid = model.embed(tokens[real])
+    if model.cfg.positional_embedding_type == "standard":
+        n_past = mask.shape[1] - tokens.shape[1]
+        resid = resid + model.pos_embed(tokens, n_past, mask)[real]
+    return resid
+
+
+def padded(rows: Sequence[Sequence[int]], place: torch.device) -> Int[Tensor, "row pos"]:
+    """Rows of tokens as one tensor, padded at the right."""
+    width = max(map(len, rows), default=0)
+    return torch.tensor([[*row, *[PADDING] * (width - len(row))] for row in rows], device=place)
 
 
 def unpacked(tokens: Float[Tensor, "token *width"], real: Bool[Tensor, "row new"]) -> Tensor:

@@ -18,11 +18,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 
 from kedit.forward import max_tokens
-from kedit.packed import Kept, is_plain, through, unpacked
+from kedit.packed import Kept, embedded, is_plain, nothing, padded, through, unpacked
 from kedit.prompts import device
 
 Tokens = tuple[int, ...]
-PADDING = 0  # any token: nothing reads it
 CACHE_BYTES = 2**29  # keys and values held at once
 TOGETHER = 4096  # tokens in one forward: more gains nothing
 LONGEST_RUN = 128  # prompts that share an opening; a bound on the time to find it
@@ -164,17 +163,10 @@ def read_on(
     return _forward(model, reading, tokens, lengths)
 
 
-def padded(rows: Sequence[Tokens], place: torch.device) -> Int[Tensor, "row pos"]:
-    """Rows of tokens as one tensor, padded at the right."""
-    width = max(map(len, rows), default=0)
-    return torch.tensor([list(row) + [PADDING] * (width - len(row)) for row in rows], device=place)
-
-
 def _nothing(model: HookedTransformer, n_rows: int, place: torch.device) -> Reading:
     """Before the first token."""
     cfg = model.cfg
-    heads = (n_rows, 0, cfg.n_key_value_heads or cfg.n_heads, cfg.d_head)
-    empty = tuple(torch.empty(heads, device=place, dtype=cfg.dtype) for _ in range(cfg.n_layers))
+    empty = nothing(model, n_rows, range(cfg.n_layers))
     return Reading(
         torch.empty(n_rows, cfg.d_model, device=place, dtype=cfg.dtype),
         empty,
@@ -194,9 +186,7 @@ def _forward(
     if not is_plain(model):
         return _by_its_own_blocks(model, before, tokens, mask)
     real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-    resid = model.embed(tokens[real])
-    if model.cfg.positional_embedding_type == "standard":
-        resid = resid + model.pos_embed(tokens, before.mask.shape[1], mask)[real]
+    resid = embedded(model, tokens, mask, real)
     layers = range(model.cfg.n_layers)
     packed, keys, values = through(model, layers, resid, before.keys, before.values, mask, real)
     final = unpacked(packed, real)

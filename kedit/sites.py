@@ -68,6 +68,15 @@ def mlp_written(block: TransformerBlock, raw: Tensor) -> Tensor:
     return raw
 
 
+def has_post_norms(model: HookedTransformer) -> bool:
+    """Whether what a half writes is normed on its way to the residual stream."""
+    cfg = model.cfg
+    return bool(
+        cfg.use_normalization_before_and_after
+        or cfg.original_architecture in POST_NORM_ARCHITECTURES
+    )
+
+
 def mlp_raw(
     block: TransformerBlock, resid_mid: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
@@ -170,7 +179,7 @@ def _mlp(mlp: nn.Module, read: Tensor) -> Tensor:
 
     On a CPU fresh memory for all neurons is handed out page by page, at a fiftieth of all the time.
     """
-    if type(mlp) is not MLP or mlp.act_fn is not tanh_gelu or read.requires_grad:
+    if type(mlp) is not MLP or mlp.act_fn is not tanh_gelu or _is_trained(mlp, read):
         return mlp(read)
     tokens = read.flatten(0, -2)
     out = torch.empty_like(tokens)
@@ -182,6 +191,10 @@ def _mlp(mlp: nn.Module, read: Tensor) -> Tensor:
         torch.ops.aten.gelu_(neurons, approximate="tanh")
         torch.addmm(mlp.b_out, neurons, mlp.W_out, out=written)
     return out.view(read.shape)
+
+
+def _is_trained(mlp: MLP, read: Tensor) -> bool:
+    return torch.is_grad_enabled() and (read.requires_grad or mlp.W_out.requires_grad)
 
 
 def norm(module: nn.Module, resid: Tensor) -> Tensor:

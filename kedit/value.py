@@ -1,8 +1,9 @@
 """v*: what a site has to write so that the model says the target; one optimiser for all editors.
 
 A delta is added to what a site writes at one position of every row, and trained (Meng et al. 2022,
-section 3.1, step 2). Only the layers from the lowest site up are run, from the first written
-position on; what stands before is read once and kept, and gradients flow to the deltas alone.
+section 3.1, step 2). Only the layers from the lowest site up are run, in every row from its
+written position on; what stands before is read once and kept, and gradients flow to the deltas
+alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +11,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.metrics import last_logits
-from kedit.packed import Kept, is_plain, through, unpacked
+from kedit.metrics import losses_and_slope
+from kedit.packed import Kept, is_plain, nothing, opened, through, unpacked
 from kedit.prompts import device
-from kedit.reading import Tokens, padded
+from kedit.reading import Tokens
+from kedit.sites import norm
 
 
 class Slot(NamedTuple):
@@ -113,28 +115,28 @@ def train(
         for slot in slots
     }
     optimiser = torch.optim.Adam(list(deltas.values()), lr=training.lr)
+    (index, at), targets, shares = _asked(rows, device(model))
     losses: list[float] = []
     stay: Tensor | None = None
     nll = torch.zeros(())
     for step in range(training.steps):
         with torch.enable_grad():
             final = _upward(model, start, {slot: delta[group_of] for slot, delta in deltas.items()})
-            nll = _nll(model, rows, start, final)
-            drifted = _log_distribution(model, rows, start, final)
-            loss = nll
-            if drifted is not None:
-                stay = drifted.detach() if stay is None else stay  # δ is zero at first
-                kl = (drifted.exp() * (drifted - stay)).sum(-1).mean()
-                loss = loss + training.kl * kl
-            for slot, delta in deltas.items():
-                # the norm of a zero vector has no gradient
-                size = (delta.square().sum(-1) + 1e-12).sqrt()
-                loss = loss + training.weight_decay * (size / norms[slot] ** 2).sum()
-        losses.append(float(loss.detach()))
+            read = norm(model.ln_final, final[index, at])
+            nll, kl, stay, slope = losses_and_slope(
+                model, read.detach(), targets, shares, training.kl, stay
+            )
+            # the norm of a zero vector has no gradient
+            sizes = [
+                (delta.square().sum(-1) + 1e-12).sqrt() / norms[slot] ** 2
+                for slot, delta in deltas.items()
+            ]
+            decay = training.weight_decay * torch.cat(sizes).sum()
+        losses.append(float(nll + training.kl * kl + decay.detach()))
         if losses[-1] < training.stop or step == training.steps - 1:
             break
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward([read, decay], [slope, torch.ones_like(decay)])
         optimiser.step()
         with torch.no_grad():
             for slot, delta in deltas.items():
@@ -144,7 +146,7 @@ def train(
         {slot: delta.detach() for slot, delta in deltas.items()},
         start.written,
         tuple(losses),
-        float((-nll.detach()).exp()),
+        float((-nll).exp()),
     )
 
 
@@ -159,34 +161,24 @@ class _Start:
     """Everything below and before the deltas."""
 
     layers: range  # that are run at every step
-    resid: Float[Tensor, "token d_model"]  # before the first of them, packed, from `first` on
-    keys: Kept
+    resid: Float[Tensor, "token d_model"]  # before the first of them, from the deltas on, packed
+    keys: Kept  # of what stands before the deltas, at the right edge: rows are written side by side
     values: Kept
     mask: Int[Tensor, "row pos"]
-    real: Tensor
+    real: Bool[Tensor, "row new"]
     at: Int[Tensor, " row"]  # each row's written position among the packed tokens
     written: Mapping[Slot, Tensor]
-    n_before: int
 
 
 @torch.no_grad()
 def _start(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot]) -> _Start:
     place, n_layers = device(model), model.cfg.n_layers
     lowest = min(slot.layer for slot in slots)
-    tokens = padded([row.tokens for row in rows], place)
-    lengths = torch.tensor([len(row.tokens) for row in rows], device=place)
-    positions = torch.arange(tokens.shape[1], device=place)
-    real = positions < lengths[:, None]
-    mask = torch.ones_like(tokens)
-    resid = model.embed(tokens[real])
-    if model.cfg.positional_embedding_type == "standard":
-        resid = resid + model.pos_embed(tokens, 0, mask)[real]
-    heads = (len(rows), 0, model.cfg.n_key_value_heads or model.cfg.n_heads, model.cfg.d_head)
-    nothing = tuple(resid.new_empty(heads) for _ in range(n_layers))
-    below, above = range(lowest), range(lowest, n_layers)
-    resid, _, _ = through(model, below, resid, nothing[:lowest], nothing[:lowest], mask, real)
-    here = torch.zeros_like(real)
-    here[range(len(rows)), [row.pos for row in rows]] = True
+    above = range(lowest, n_layers)
+    resid, mask, real = opened(model, [row.tokens for row in rows], lowest)
+    pos = torch.tensor([[row.pos] for row in rows], device=place)
+    positions = torch.arange(real.shape[1], device=place)
+    here = positions == pos
     written: dict[Slot, Tensor] = {}
 
     def keep(layer: int, part: str, raw: Tensor) -> Tensor:
@@ -194,27 +186,31 @@ def _start(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot])
             written[Slot(layer, part)] = raw[here[real]]
         return raw
 
-    past = nothing[lowest:]
+    past = nothing(model, len(rows), above)
     _, keys, values = through(model, above, resid, past, past, mask, real, keep)
-    first = min(row.pos for row in rows)
-    behind = real & (positions >= first)
+    n_before, behind = int(pos.max()), real & (positions >= pos)
+    n_new = behind.sum(1, keepdim=True)
+    # to the right edge, behind a gap that repeats the start
+    columns = torch.arange(n_before, device=place)
+    source = (columns - (n_before - pos)).clamp(min=0)[..., None, None]
+    new = torch.arange(int(n_new.max()), device=place)
+    before = columns >= n_before - pos
     return _Start(
         layers=above,
         resid=unpacked(resid, real)[behind],
-        keys=tuple(layer[:, :first] for layer in keys),
-        values=tuple(layer[:, :first] for layer in values),
-        mask=mask,
-        real=behind[:, first:],
+        keys=tuple(torch.take_along_dim(layer, source, 1) for layer in keys),
+        values=tuple(torch.take_along_dim(layer, source, 1) for layer in values),
+        mask=torch.cat([before, torch.ones(len(rows), len(new)).to(before)], 1).long(),
+        real=new < n_new,
         at=here[behind].nonzero()[:, 0],
         written=written,
-        n_before=first,
     )
 
 
 def _upward(
     model: HookedTransformer, start: _Start, deltas: Mapping[Slot, Float[Tensor, "row d_model"]]
 ) -> Float[Tensor, "row new d_model"]:
-    """Final residuals from the first written position on, with each row's deltas written."""
+    """Final residuals of each row from its written position on, with its deltas written."""
 
     def write(layer: int, part: str, raw: Tensor) -> Tensor:
         delta = deltas.get(Slot(layer, part))
@@ -226,29 +222,22 @@ def _upward(
     return unpacked(resid, start.real)
 
 
-def _nll(
-    model: HookedTransformer, rows: Sequence[Row], start: _Start, final: Tensor
-) -> Float[Tensor, ""]:
-    """Mean over rows of their targets' mean negative log-likelihood, in nats."""
+def _asked(
+    rows: Sequence[Row], place: torch.device
+) -> tuple[Int[Tensor, "2 asked"], Int[Tensor, " target"], Float[Tensor, " target"]]:
+    """Which final residuals are read: their rows and positions, for every target token with its
+    id and its share of the loss; then those of the rows that are to stay.
+    """
     places, targets, shares = [], [], []
     wanted = [(number, row) for number, row in enumerate(rows) if row.targets]
     for number, row in wanted:
         for step, target in enumerate(row.targets, len(row.tokens) - len(row.targets)):
-            places.append((number, step - start.n_before))
+            places.append((number, step - row.pos))
             targets.append(target)
             shares.append(row.weight / len(row.targets) / len(wanted))
-    index, at = torch.tensor(places, device=final.device).T
-    logprobs = last_logits(model, final[index, at]).log_softmax(-1)
-    chosen = logprobs.gather(1, torch.tensor(targets, device=final.device)[:, None])[:, 0]
-    return -(chosen * torch.tensor(shares, device=final.device)).sum()
-
-
-def _log_distribution(
-    model: HookedTransformer, rows: Sequence[Row], start: _Start, final: Tensor
-) -> Float[Tensor, "row vocab"] | None:
-    """Log-probabilities at the written position of the rows without targets."""
-    places = [(n, row.pos - start.n_before) for n, row in enumerate(rows) if not row.targets]
-    if not places:
-        return None
-    index, at = torch.tensor(places, device=final.device).T
-    return last_logits(model, final[index, at]).log_softmax(-1)
+    places += [(number, 0) for number, row in enumerate(rows) if not row.targets]
+    return (
+        torch.tensor(places, device=place).T,
+        torch.tensor(targets, device=place),
+        torch.tensor(shares, device=place),
+    )

@@ -14,7 +14,7 @@ from kedit.edit import Edit
 from kedit.editors.rome import ROME
 from kedit.errors import SpanError
 from kedit.facts import EditRequest
-from kedit.keys import groups, keys, staying_row, wanted_rows
+from kedit.keys import groups, keys, training_rows
 from kedit.moments import moment
 from kedit.prompts import KeyPosition, answer_ids, decoded, located, plain_ids
 from kedit.score import Scoring, score
@@ -51,11 +51,7 @@ def wanted_value(
 ) -> Tensor:
     """v* as `train` finds it for the rows that ROME asks for."""
     numbers = groups(model, request, where)
-    rows = []
-    for number, group in enumerate(numbers):
-        rows += wanted_rows(model, request.demands[number], CONTEXTS, where, group)
-    if where == "subject_last":
-        rows.append(staying_row(model, request.demands[0]))
+    rows = training_rows(model, request, CONTEXTS, where)
     trained = train(model, rows, [SLOT], ROME_1.training)
     first = next(n for n, row in enumerate(rows) if row.group == numbers[demand])
     return trained.written[SLOT][first] + trained.deltas[SLOT][numbers[demand]]
@@ -117,14 +113,13 @@ def test_upstreams_relation_edit_asks_for_none_without_a_blank_five_times_at_mos
     toy: HookedTransformer,
 ) -> None:
     request = CASE.request("relation")
-    upstream = dataclasses.replace(ROME_1, relation="upstream")
     contexts = tuple(f"{n}. " for n in range(8))
-    rows = upstream._rows(toy, request, (0, 0), contexts, upstream=True)
+    rows = training_rows(toy, request, contexts, "subject_last", upstream_removals=5)
     none = plain_ids(toy, "None")
     removing = [row for row in rows if row.targets == none]
     assert len(removing) == 5 and none != answer_ids(toy, "None")
     assert {row.weight for row in removing} == {len(none) / len(answer_ids(toy, request.target))}
-    right = ROME_1._rows(toy, request, (0, 0), contexts, upstream=False)
+    right = training_rows(toy, request, contexts, "subject_last")
     assert len(right) == 8 + 8 + 1 and not any(row.targets == none for row in right)
 
 

@@ -10,13 +10,13 @@ from transformer_lens import HookedTransformer
 
 from kedit.closed_form import exact_insert, legacy_insert
 from kedit.contexts import rome_contexts
-from kedit.edit import Edit, one_by_one
-from kedit.facts import NO_RELATION, EditRequest
-from kedit.keys import groups, keys, staying_row, wanted_rows
+from kedit.edit import Edit, Edits, LowRank, one_by_one
+from kedit.facts import EditRequest
+from kedit.keys import RelationEdit, keys, training_rows, written_for
 from kedit.moments import Moment, moment
-from kedit.prompts import KeyPosition, answer_ids, plain_ids
+from kedit.prompts import KeyPosition
 from kedit.provenance import made_by
-from kedit.value import Row, Slot, Training, first_rows, train
+from kedit.value import Slot, Training, first_rows, train
 from kedit.writes import WriteSite
 
 UPSTREAM_REMOVALS = 5  # contexts of the removal prompt in RaKE's code
@@ -49,74 +49,57 @@ class ROME:
     training: Training = Training()
     where: KeyPosition = "subject_last"
     key: Literal["mean", "legacy"] = "mean"
-    relation: Literal["right", "upstream"] = "right"
+    relation: RelationEdit = "right"
     contexts: tuple[str, ...] = ()
     text: str = ""
     n_tokens: int = 0
     seed: int = 0
 
-    def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """One request after the other, each on the model with the edits before it.
+    def on(self, model: HookedTransformer) -> Edits:
+        """Reads the moment and draws the contexts, once for many edits.
+
+        What this gives makes one edit on top of the other.
 
         Raises:
-            InputError: a prompt has no token at the key position, or the family cannot be edited.
+            InputError: the family cannot be edited; later: a prompt has no token at the key
+                position.
         """
         site = WriteSite(self.layer)
         second = moment(model, [site], self.text, self.n_tokens, self.seed)
         contexts = self.contexts or rome_contexts(model, seed=self.seed)
-        return one_by_one(
-            model, requests, lambda request: self._edit(model, request, site, second, contexts)
-        )
 
-    def _edit(
+        def edit(request: EditRequest) -> Edit:
+            delta = self._delta(model, request, site, second, contexts)
+            settings = dataclasses.asdict(self) | {"contexts": list(contexts)}
+            return Edit({site.parameter: delta}, made_by("rome", settings, [request], model))
+
+        return lambda requests: one_by_one(model, requests, edit)
+
+    def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
+        """One request after the other, each on the model with the edits before it."""
+        return self.on(model)(requests)
+
+    def _delta(
         self,
         model: HookedTransformer,
         request: EditRequest,
         site: WriteSite,
         second: Moment,
         contexts: Sequence[str],
-    ) -> Edit:
+    ) -> LowRank:
         slot = Slot(self.layer, "mlp")
         upstream = self.relation == "upstream" and request.removal is not None
-        numbers = groups(model, request, self.where)
-        if upstream:
-            numbers = (0,) * len(numbers)
-        rows = self._rows(model, request, numbers, contexts, upstream)
+        removals = UPSTREAM_REMOVALS if upstream else None
+        rows = training_rows(model, request, contexts, self.where, removals)
         trained = train(model, rows, [slot], self.training)
-        demands = [request.demands[numbers.index(group)] for group in range(1 + max(numbers))]
+        demands = written_for(model, request, self.where, upstream)
         sought = request.demands[-1:] if upstream else demands  # upstream: the removal's prompt
         mean_keys = torch.stack(
             [keys(model, [site], one, contexts, self.where)[site].mean(0) for one in sought]
         )
         if self.key == "legacy":
             bare_key = keys(model, [site], demands[0], [""], self.where)[site][0]
-            delta = legacy_insert(mean_keys[0], bare_key, trained.deltas[slot][0], second.solve)
-        else:
-            wanted = trained.written[slot][first_rows(rows)] + trained.deltas[slot]
-            written = mean_keys @ site.weight(model) + site.bias(model)
-            delta = exact_insert(mean_keys, wanted - written, second.solve)
-        settings = dataclasses.asdict(self) | {"contexts": list(contexts)}
-        return Edit({site.parameter: delta}, made_by("rome", settings, [request], model))
-
-    def _rows(
-        self,
-        model: HookedTransformer,
-        request: EditRequest,
-        numbers: Sequence[int],
-        contexts: Sequence[str],
-        upstream: bool,
-    ) -> list[Row]:
-        adding, *removing = request.demands
-        rows = wanted_rows(model, adding, contexts, self.where, numbers[0])
-        for demand, group in zip(removing, numbers[1:], strict=True):
-            if upstream:
-                none, name = plain_ids(model, NO_RELATION), answer_ids(model, adding.target)
-                rows += wanted_rows(
-                    model, demand, contexts[:UPSTREAM_REMOVALS], self.where, group, none,
-                    len(none) / len(name),
-                )  # fmt: skip
-            else:
-                rows += wanted_rows(model, demand, contexts, self.where, group)
-        if self.where == "subject_last":
-            rows.append(staying_row(model, adding))
-        return rows
+            return legacy_insert(mean_keys[0], bare_key, trained.deltas[slot][0], second.solve)
+        wanted = trained.written[slot][first_rows(rows)] + trained.deltas[slot]
+        written = mean_keys @ site.weight(model) + site.bias(model)
+        return exact_insert(mean_keys, wanted - written, second.solve)
