@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -181,6 +181,7 @@ class Edit:
 Edits = Callable[[Sequence[EditRequest]], Edit]  # an editor that knows its model already
 
 
+@runtime_checkable
 class Editor(Protocol):
     """Makes the edit that satisfies requests, and leaves the model as it found it."""
 
