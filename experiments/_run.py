@@ -152,11 +152,11 @@ def progress(unit: str) -> "Progress":
     )  # fmt: skip
 
 
-def console() -> "Console":
+def console(width: int = 0) -> "Console":
     """Where tables are printed; wide enough for them where nobody looks at a terminal."""
     from rich.console import Console
 
-    return Console(width=None if Console().is_terminal else 128)
+    return Console(width=None if Console().is_terminal else max(128, width))
 
 
 def write_whole(path: Path, text: str) -> None:

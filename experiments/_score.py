@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments._choose import in_turn
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     from kedit.results import EditScore
     from kedit.score import Scoring
 
+BUILT = "results/build_rake/counterfact/rake.jsonl"
 TOGETHER = 16  # cases scored at once: more saves no time, and less is lost when interrupted
+
+
+def chosen(source: str, model: str) -> str:
+    """Which cases "auto" stands for: the toy's own, or what build_rake made, or those built in."""
+    if source != "auto":
+        return source
+    return "toy" if model == "toy" else BUILT if Path(BUILT).exists() else "builtin"
 
 
 def benchmark(source: str) -> "tuple[list[EditCase], dict[str, str]]":
@@ -73,7 +82,7 @@ def score_cases(
 
     from kedit.results import EditScore
 
-    keys = {_key(case): case for case in cases}
+    keys = {key_of(case): case for case in cases}
     with_texts = set(list(keys)[:n_texts])
     todo = [key for key in keys if key not in folder.records]
     with progress("cases") as bars:
@@ -115,6 +124,6 @@ def _score(
         folder.add(key, one.to_record())
 
 
-def _key(case: "EditCase") -> str:
+def key_of(case: "EditCase") -> str:
     """Changes with anything that is asked: a case that was built anew is scored anew."""
     return hashlib.sha256(repr(case).encode()).hexdigest()[:16]

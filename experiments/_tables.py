@@ -30,7 +30,7 @@ FIELDS = [
 
 def measures_table(found: "Sequence[Measure]", title: str) -> "Table":
     """One row a group of probes, one column a statistic, of an unedited model."""
-    table = _table(
+    table = plain_table(
         title,
         "Means in percent with 95 % bootstrap intervals over cases. success: answer likelier than "
         "its rival; magnitude:\ndifference of their probabilities; exact: all tokens likeliest, "
@@ -44,7 +44,7 @@ def measures_table(found: "Sequence[Measure]", title: str) -> "Table":
     for (side, group), by_statistic in rows.items():
         shown = [name for name in SHOWN if name in by_statistic]
         if shown:
-            cells = [_percent(by_statistic[name].before) if name in shown else "" for name in SHOWN]
+            cells = [percent(by_statistic[name].before) if name in shown else "" for name in SHOWN]
             counts = by_statistic[shown[0]]
             table.add_row(side, group, *cells, str(counts.n_cases), str(counts.n_prompts))
     return table
@@ -54,16 +54,16 @@ def scores_table(found: "Sequence[Measure]") -> "Table":
     """What is not of single probes: Scores (percent) and the entropy of generated text (bits)."""
     from kedit.measures import STATISTICS
 
-    table = _table("", "", ("side", "measure", "before any edit", "cases"))
+    table = plain_table("", "", ("side", "measure", "before any edit", "cases"))
     for one in found:
         if one.key.statistic not in STATISTICS:
-            value = _bits(one.before) if "entropy" in one.key.statistic else _percent(one.before)
+            value = _bits(one.before) if "entropy" in one.key.statistic else percent(one.before)
             name = f"{one.key.group}, {one.key.statistic}"
             table.add_row(one.key.perspective, name, value, str(one.n_cases))
     return table
 
 
-def _table(title: str, caption: str, columns: Sequence[str]) -> "Table":
+def plain_table(title: str, caption: str, columns: Sequence[str]) -> "Table":
     from rich import box
     from rich.table import Table
 
@@ -90,7 +90,7 @@ def write_csv(path: Path, found: "Mapping[str, Sequence[Measure]]") -> None:
     write_whole(path, text.getvalue())
 
 
-def _percent(interval: "Interval | None") -> str:
+def percent(interval: "Interval | None") -> str:
     if interval is None:
         return ""
     mean, low, high = (_short(100 * float(value)) for value in interval)

@@ -9,8 +9,6 @@ from experiments._run import RunFolder, command, console, open_run
 if TYPE_CHECKING:
     from kedit.results import EditScore
 
-BUILT = "results/build_rake/counterfact/rake.jsonl"
-
 
 @dataclass(frozen=True)
 class Config:
@@ -44,15 +42,13 @@ def run(config: Config) -> Path:
     """Scores, sums up, draws and prints; what is already in the run's folder is not done again."""
     from dataclasses import replace
 
-    from experiments._score import benchmark, labels, score_cases, spread
+    from experiments._score import benchmark, chosen, labels, score_cases, spread
     from kedit.drift import baseline, held_out
     from kedit.errors import InputError
     from kedit.model import load
     from kedit.score import Scoring
 
-    if config.cases == "auto":
-        built = BUILT if Path(BUILT).exists() else "builtin"
-        config = replace(config, cases="toy" if config.model == "toy" else built)
+    config = replace(config, cases=chosen(config.cases, config.model))
     cases, skipped = benchmark(config.cases)
     scoring = Scoring(labels(cases), config.say, seed=config.seed)
     cases = spread(cases, config.limit, config.seed)

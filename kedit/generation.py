@@ -46,7 +46,9 @@ def sampled(
 
     def choice(number: int, logits: Float[Tensor, " vocab"]) -> int:
         if top_k >= len(logits):  # sorting a whole vocabulary takes longer than the model does
-            return int(torch.multinomial(logits.softmax(-1).cpu(), 1, generator=draws[number]))
+            shares = logits.softmax(-1).cumsum(-1)
+            drawn = torch.rand(1, generator=draws[number], dtype=torch.float64).to(shares)
+            return min(int(torch.searchsorted(shares, drawn * shares[-1])), len(logits) - 1)
         values, tokens = logits.topk(top_k)
         drawn = torch.multinomial(values.softmax(-1).cpu(), 1, generator=draws[number])
         return int(tokens[drawn])

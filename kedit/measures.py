@@ -151,6 +151,12 @@ def changes(
     return found
 
 
+def by_case(scores: Sequence[EditScore], key: Key) -> Float[ndarray, " case"]:
+    """The mean of one measure over each case's prompts; NaN for a case without such prompts."""
+    values = [_by_key(score).get(key, []) for score in scores]
+    return np.array([_mean(one) if one else np.nan for one in values])
+
+
 def by_relation(scores: Sequence[EditScore]) -> dict[str, list[EditScore]]:
     """Scores of each relation's cases, the relations in order of their names."""
     names = sorted({score.relation for score in scores})

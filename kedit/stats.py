@@ -60,3 +60,39 @@ def harmonic_mean(values: Float[ndarray, "part *shape"]) -> Float[ndarray, "*sha
     inverse = np.where(positive, 1 / np.where(values > 0, values, 1), 0).sum(0)
     nothing = np.where(np.isnan(values).any(0), np.nan, 0.0)
     return np.where(positive, len(values) / np.maximum(inverse, 1e-300), nothing)
+
+
+class Paired(NamedTuple):
+    """A mean difference of paired values, and how likely one so large is by chance alone."""
+
+    difference: Interval
+    p: float
+
+
+def paired(
+    one: Float[ndarray, " n"], other: Float[ndarray, " n"], draws: int = 10_000, seed: int = 0
+) -> Paired:
+    """mean(one - other) over pairs, with a bootstrap interval and a two-sided sign-flip test.
+
+    Under the null the sign of every difference is a coin's; the observed signs count as one draw,
+    so that p is never zero. Pairs of which one is NaN are left out; without any p is NaN.
+    """
+    differences = (one - other)[~np.isnan(one - other)]
+    interval = bootstrap_ratio(differences, np.ones(len(differences)), seed=seed)
+    if len(differences) == 0:
+        return Paired(interval, float("nan"))
+    signs = np.random.default_rng(seed).integers(0, 2, (draws, len(differences))) * 2 - 1
+    # rounding must not tell equal sums apart
+    as_large = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12 * len(differences)
+    return Paired(interval, float((1 + as_large.sum()) / (1 + draws)))
+
+
+def holm(p_values: Float[ndarray, " test"]) -> Float[ndarray, " test"]:
+    """p-values that hold for all tests at once (Holm 1979); NaN counts as no test."""
+    adjusted = np.array(p_values, dtype=float)
+    order = [index for index in np.argsort(p_values) if not np.isnan(p_values[index])]
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted

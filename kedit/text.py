@@ -25,7 +25,7 @@ from kedit.reading import Tokens
 
 HUB = "hf:"
 PIECE = 2**17  # characters that are tokenized at once
-TOGETHER = 16  # chunks of its own text that a model says at once
+TOGETHER = 64  # chunks of its own text that a model says at once
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Corpus:
             InputError: the file cannot be read.
         """
         if not self.is_file:
-            return self.name
+            return self.name if self.source else f"{self.name}, {TOGETHER} chunks at once"
         digest = hashlib.sha256(b"records" if self._has_records else b"text")
         try:
             with Path(self.source).open("rb") as raw:

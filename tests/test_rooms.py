@@ -30,6 +30,7 @@ FLOORS = [
     {"data"},
     {"text"},
     {"drift", "moments", "score"},
+    {"rails"},
     {"editors"},
 ]
 

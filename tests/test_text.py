@@ -90,7 +90,11 @@ def test_a_digest_is_of_the_content_and_of_how_it_is_read(tmp_path: Path) -> Non
     ]
 
 
-def test_the_model_goes_on_saying_the_same_by_seed(model: HookedTransformer) -> None:
+def test_the_model_goes_on_saying_the_same_by_seed(
+    model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "TOGETHER", 16)
+
     def said(seed: int, first: int = 0) -> list[room.Tokens]:
         return list(itertools.islice(Corpus("", seed).chunks(model, 12, first), 20 - first))
 

@@ -77,7 +77,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if _is_choice(hint):
         return value in get_args(hint)
     if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(isinstance(x, get_args(hint)[0]) for x in value)
+        if not isinstance(value, tuple):
+            return False
+        own = get_args(hint)[:1] * len(value) if get_args(hint)[-1] is ... else get_args(hint)
+        return len(own) == len(value) and all(map(_fits, value, own))
     if hint is float:
         return type(value) in (int, float)
     return type(value) is hint

@@ -9,7 +9,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from kedit.closed_form import exact_insert, legacy_insert
-from kedit.contexts import rome_contexts
+from kedit.contexts import ROME_LENGTHS, rome_contexts
 from kedit.edit import Edit, Edits, LowRank, one_by_one
 from kedit.facts import EditRequest
 from kedit.keys import RelationEdit, keys, training_rows, written_for
@@ -40,7 +40,8 @@ class ROME:
         relation: "right", or "upstream" for what RaKE's code does: one value for both demands, five
             contexts for the removal, its target "None" without a blank and divided by the length of
             the relation's name, and the key of the removal prompt.
-        contexts: put before the prompts; none: the model makes them up by `seed`.
+        contexts: put before the prompts; none: the model makes them up by `seed`,
+        lengths: of so many tokens, and so many of that length.
         text: of C, as kedit.text reads it; "": the model's own.
         n_tokens: of it; 0 for ten times the key's length.
     """
@@ -51,6 +52,7 @@ class ROME:
     key: Literal["mean", "legacy"] = "mean"
     relation: RelationEdit = "right"
     contexts: tuple[str, ...] = ()
+    lengths: tuple[tuple[int, int], ...] = ROME_LENGTHS
     text: str = ""
     n_tokens: int = 0
     seed: int = 0
@@ -66,7 +68,7 @@ class ROME:
         """
         site = WriteSite(self.layer)
         second = moment(model, [site], self.text, self.n_tokens, self.seed)
-        contexts = self.contexts or rome_contexts(model, seed=self.seed)
+        contexts = self.contexts or rome_contexts(model, self.lengths, self.seed)
 
         def edit(request: EditRequest) -> Edit:
             delta = self._delta(model, request, site, second, contexts)

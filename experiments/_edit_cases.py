@@ -1,0 +1,172 @@
+"""Edit, score, undo, record by record, into a run folder: with progress, resume, and rails."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments._memory import peak_since_now
+from experiments._run import RunFolder, progress
+from experiments._score import key_of
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+    from kedit.drift import Baseline
+    from kedit.edit import Edits
+    from kedit.facts import EditCase, Perspective
+    from kedit.results import EditScore
+    from kedit.score import Scoring
+
+SIDES: "tuple[Perspective, ...]" = ("entity", "relation")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An editor, as it was told, on one side; ready for its model."""
+
+    told: str
+    side: "Perspective"
+    edits: "Edits"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an edit of one case did.
+
+    Args:
+        trouble: why it must not count as a success (kedit.rails, or the editor gave up); "" if
+            nothing is wrong.
+        score: of the edited model; None where there was no edit to apply.
+        seconds, memory: that making the edit took, and bytes at the peak beyond those before.
+        perplexity, kl: of held-out text, after the edit; KL(before ‖ after) a token, in nats.
+        norm: the largest ‖delta‖ / ‖weight‖ of its parameters.
+    """
+
+    trouble: str
+    score: "EditScore | None"
+    seconds: float
+    memory: int | None
+    perplexity: float | None
+    kl: float | None
+    norm: float | None
+
+    def counted(self, before: "EditScore") -> "EditScore":
+        """The score that the edit counts with: an edit in trouble is taken back, and changes
+        nothing.
+        """
+        return before if self.trouble or self.score is None else self.score
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Outcome":
+        from kedit.results import EditScore
+
+        fields: dict[str, Any] = {name: record[name] for name in cls.__dataclass_fields__}
+        if fields["score"] is not None:
+            fields["score"] = EditScore.from_record(fields["score"])
+        return cls(**fields)
+
+
+def split(told: str) -> list[str]:
+    """Editors as the command line has them: at commas outside of brackets."""
+    return [one.strip() for one in re.split(r",(?![^(]*\))", told) if one.strip()]
+
+
+def prepared(
+    model: "HookedTransformer", editors: str, sides: "Sequence[Perspective]", name: str,
+    text: str, seed: int,
+) -> list[Arm]:  # fmt: skip
+    """Every editor on every side, with its contexts and moments: before the first edit.
+
+    Raises:
+        InputError: an editor that is not known, or told wrongly.
+    """
+    from dataclasses import fields, replace
+
+    from kedit.edit import Editor
+    from kedit.editors import editor
+    from kedit.facts import Perspective
+
+    arms = []
+    # all are looked at before the first takes its time
+    made: list[tuple[str, Perspective, Editor]] = [
+        (told, side, editor(told, name, side)) for side in sides for told in split(editors)
+    ]
+    with progress("editors") as bars:
+        bar = bars.add_task("contexts and moments", total=len(made))
+        for told, side, one in made:
+            own = {field.name for field in fields(one)}  # pyright: ignore[reportArgumentType]
+            shared = {"text": text, "seed": seed}
+            one = replace(one, **{k: v for k, v in shared.items() if k in own})  # pyright: ignore
+            arms.append(Arm(told, side, one.on(model)))
+            bars.update(bar, advance=1)
+    return arms
+
+
+def edit_cases(
+    folder: RunFolder,
+    model: "HookedTransformer",
+    cases: "Mapping[EditCase, EditScore]",
+    arms: Sequence[Arm],
+    scoring: "Scoring",
+    text: "Baseline",
+) -> "dict[Arm, list[Outcome]]":
+    """Each arm's outcomes, in the order of the cases; what the folder holds is not done again.
+
+    Args:
+        cases: with their scores before any edit.
+        text: held out, for the rails.
+    """
+    keys = {(case, arm): f"{key_of(case)}-{arm.side}-{arm.told}" for case in cases for arm in arms}
+    todo = [both for both, key in keys.items() if key not in folder.records]
+    with progress("edits") as bars:
+        bar = bars.add_task("editing", total=len(keys), completed=len(keys) - len(todo))
+        for case, arm in todo:
+            record = _edited(model, case, cases[case], arm, scoring, text)
+            told = {"id": case.id, "editor": arm.told, "side": arm.side}
+            folder.add(keys[case, arm], told | record)
+            bars.update(bar, advance=1)
+    return {
+        arm: [Outcome.from_record(folder.records[keys[case, arm]]) for case in cases]
+        for arm in arms
+    }
+
+
+def _edited(
+    model: "HookedTransformer",
+    case: "EditCase",
+    before: "EditScore",
+    arm: Arm,
+    scoring: "Scoring",
+    text: "Baseline",
+) -> dict[str, Any]:
+    """One case's edit, scored and undone, as a record."""
+    from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
+
+    from kedit.prompts import device
+    from kedit.rails import checked
+    from kedit.score import score
+
+    request = case.request(arm.side)
+    record: dict[str, Any] = dict.fromkeys(Outcome.__dataclass_fields__)
+    peak, start = peak_since_now(device(model)), time.perf_counter()
+    try:
+        edit = arm.edits([request])
+    except (ValueError, LinAlgError) as error:
+        # one bad record costs itself only
+        trouble = f"no edit: {error}"
+        return record | {"trouble": trouble, "seconds": time.perf_counter() - start}
+    record |= {"seconds": time.perf_counter() - start, "memory": peak()}
+    found = checked(model, edit, [request], text)
+    record["trouble"] = found.trouble
+    if found.drift is not None:
+        with edit.applied(model):
+            (after,) = score(model, [case], scoring, before.own_words)
+        record |= {
+            "score": after.to_record(),
+            "perplexity": found.drift.perplexity[1],
+            "kl": float(found.drift.kl.mean()),
+            "norm": max(norm.relative for norm in edit.norms(model).values()),
+        }
+    return record

@@ -1,0 +1,235 @@
+"""From a comparison's outcomes to its tables, tests and figure."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from experiments._edit_cases import Arm, Outcome
+from experiments._run import RunFolder, console, write_whole
+from experiments._tables import FIELDS, percent, plain_table
+
+if TYPE_CHECKING:
+    from experiments.compare_editors import Config
+    from kedit.measures import Key, Measure
+    from kedit.results import EditScore
+    from kedit.stats import Paired
+
+TESTED = ("success", "magnitude")
+# what is printed, from top to bottom; tables on disk have every statistic
+PRINTED = {
+    "success": "success",
+    "magnitude": "magnitude",
+    "reciprocal rank": "1/rank among all relations",
+    "says it": "says it",
+    "lifts": "Scores",
+    "gain": "Scores",
+}
+SURE = 0.05
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All there is to say of an arm.
+
+    Args:
+        found: its measures, before and after.
+        tests: of its values against the first arm's, case by case; empty for the first arm itself.
+        adjusted: their p-values, for all tests of one edited side together (Holm).
+        costs: named numbers: seconds, memory, drift, norm; None where nothing was measured.
+    """
+
+    arm: Arm
+    found: "Sequence[Measure]"
+    tests: "Mapping[Key, Paired]"
+    adjusted: "Mapping[Key, float]"
+    costs: Mapping[str, float | None]
+
+
+class Line(NamedTuple):
+    """A row of a table: which part of it, what it is of, the value before, and a cell an arm."""
+
+    part: str
+    name: str
+    before: str
+    cells: list[str]
+
+
+def finish(
+    config: "Config",
+    folder: RunFolder,
+    before: "Sequence[EditScore]",
+    outcomes: Mapping[Arm, Sequence[Outcome]],
+) -> None:
+    """Tables, tests and figure into the folder; the tables to the screen."""
+    from figures.compare import compared
+    from figures.style import save
+
+    by_side: dict[str, list[Arm]] = {}
+    for arm in outcomes:
+        by_side.setdefault(arm.side, []).append(arm)
+    verdicts = {
+        side: _verdicts(before, {arm: outcomes[arm] for arm in arms}, config.seed)
+        for side, arms in by_side.items()
+    }
+    each = [verdict for ones in verdicts.values() for verdict in ones]
+    folder.write_json("comparison.json", [_record(one) for one in each])
+    _write_csv(folder, each)
+    widest = max(map(len, verdicts.values()))
+    screen, markdown = console(50 + 20 * widest), []
+    for side, ones in verdicts.items():
+        lines = list(_lines(ones))
+        title = f"Edited from the {side} side: {config.model}, {len(before)} cases"
+        names = [one.arm.told for one in ones]
+        screen.print(_shown(title, names, lines))
+        markdown.append(_markdown(title, names, lines))
+    markdown.append(_explained(config, each))
+    write_whole(folder.path / "comparison.md", "\n\n".join(markdown) + "\n")
+    figure = compared(
+        {side: {one.arm.told: one.found for one in ones} for side, ones in verdicts.items()},
+        f"{config.model}, {len(before)} cases; seed {config.seed}",
+        {(one.arm.side, one.arm.told): int(one.costs["failed"] or 0) for one in each},
+    )
+    save(figure, folder.path, "comparison")
+    screen.print(_explained(config, each), markup=False)
+    screen.print(f"Everything is in [bold]{folder.path}[/bold]")
+
+
+def _verdicts(
+    before: "Sequence[EditScore]", outcomes: Mapping[Arm, Sequence[Outcome]], seed: int
+) -> list[Verdict]:
+    """Of the arms of one side, in their order."""
+    import numpy as np
+
+    from kedit.measures import by_case, changes
+    from kedit.stats import holm, paired
+
+    counted = {
+        arm: [one.counted(old) for one, old in zip(ones, before, strict=True)]
+        for arm, ones in outcomes.items()
+    }
+    measured = {
+        arm: changes(before, scores, arm.side, seed=seed) for arm, scores in counted.items()
+    }
+    first, *others = outcomes
+    keys = [one.key for one in measured[first] if one.key.statistic in TESTED]
+    tests = {
+        (arm, key): paired(by_case(counted[arm], key), by_case(counted[first], key), seed=seed)
+        for arm in others
+        for key in keys
+    }
+    p_values = holm(np.array([test.p for test in tests.values()]))
+    adjusted = dict(zip(tests, p_values.tolist(), strict=True))
+    return [
+        Verdict(
+            arm,
+            measured[arm],
+            {key: tests[arm, key] for key in keys if arm != first},
+            {key: adjusted[arm, key] for key in keys if arm != first},
+            _costs(ones),
+        )
+        for arm, ones in outcomes.items()
+    ]
+
+
+def _costs(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
+    """Means over edits; what failed counts in the number of failures only."""
+    whole = [one for one in outcomes if not one.trouble]
+
+    def mean(values: "Sequence[float | None]") -> float | None:
+        there = [value for value in values if value is not None]
+        return sum(there) / len(there) if there else None
+
+    memory = mean([one.memory for one in whole])
+    return {
+        "failed": float(len(outcomes) - len(whole)),
+        "seconds an edit": mean([one.seconds for one in whole]),
+        "MiB an edit": None if memory is None else memory / MIB,
+        "perplexity": mean([one.perplexity for one in whole]),
+        "KL a token (nats)": mean([one.kl for one in whole]),
+        "norm of delta / weight": mean([one.norm for one in whole]),
+    }
+
+
+def _lines(verdicts: Sequence[Verdict]) -> Iterator[Line]:
+    """What is printed of the arms of one side: by statistic, then costs."""
+    found = [{one.key: one for one in verdict.found} for verdict in verdicts]
+    for statistic, part in PRINTED.items():
+        for key, first in found[0].items():
+            if key.statistic != statistic:
+                continue
+            cells = []
+            for verdict, own in zip(verdicts, found, strict=True):
+                sure = verdict.adjusted.get(key, 1.0) < SURE
+                cells.append(percent(own[key].after) + ("*" if sure else ""))
+            name = f"{key.perspective} {key.group}"
+            yield Line(part, name, percent(first.before), cells)
+    for name in verdicts[0].costs:
+        cells = ["" if (cost := one.costs[name]) is None else f"{cost:.3g}" for one in verdicts]
+        yield Line("costs", name, "", cells)
+
+
+def _shown(title: str, names: Sequence[str], lines: Sequence[Line]):
+    table = plain_table(title, "", ("", "before", *names))
+    for part, own in groupby(lines, key=lambda line: line.part):
+        table.add_row(f"[italic]{part}[/italic]")
+        for line in own:
+            table.add_row(f" {line.name}", line.before, *line.cells)
+        table.add_section()
+    return table
+
+
+def _markdown(title: str, names: Sequence[str], lines: Sequence[Line]) -> str:
+    heads = ["", "", "before", *names]
+    body = ([line.part, line.name, line.before, *line.cells] for line in lines)
+    rows = [heads, ["---"] * len(heads), *body]
+    return f"### {title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _explained(config: "Config", verdicts: Sequence[Verdict]) -> str:
+    first = verdicts[0].arm.told
+    n_failed = sum(int(one.costs["failed"] or 0) for one in verdicts)
+    return (
+        "Means in percent with 95 % bootstrap intervals over cases; perplexity and KL on "
+        f"{config.held_out or 'text of its own'}. lifts: harmonic mean of what was gained of what "
+        "there was to gain and of what was kept; gain: on the side that was not edited. "
+        f"*: unlike {first}, p < {SURE} (sign flips over cases, Holm over one table). "
+        f"{n_failed} edits failed (records.jsonl says why) and count as no edit. "
+        f"Seed {config.seed}."
+    )
+
+
+def _record(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "edited": verdict.arm.side,
+        "editor": verdict.arm.told,
+        "costs": dict(verdict.costs),
+        "measures": [one.to_record() for one in verdict.found],
+        "tests": list(_tests(verdict)),
+    }
+
+
+def _tests(verdict: Verdict) -> Iterator[dict[str, Any]]:
+    for key, test in verdict.tests.items():
+        bounds = {name: float(value) for name, value in test.difference._asdict().items()}
+        bounds["difference"] = bounds.pop("mean")
+        yield key._asdict() | bounds | {"p": test.p, "p (Holm)": verdict.adjusted[key]}
+
+
+def _write_csv(folder: RunFolder, verdicts: Sequence[Verdict]) -> None:
+    arm_of = {id(one): {"edited": one.arm.side, "editor": one.arm.told} for one in verdicts}
+    measured = [arm_of[id(one)] | measure.to_record() for one in verdicts for measure in one.found]
+    tested = [arm_of[id(one)] | test for one in verdicts for test in _tests(one)]
+    heads = ["edited", "editor"]
+    for name, rows, fields in (
+        ("comparison.csv", measured, [*heads, *FIELDS[1:]]),
+        ("tests.csv", tested, [*heads, *(list(tested[0])[2:] if tested else [])]),
+    ):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fields, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(folder.path / name, text.getvalue())

@@ -1,0 +1,97 @@
+"""Which editor changes a fact best, from which side, and at what cost? Edit, score, undo."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from experiments._run import command, open_run
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which editors on which cases, from which side, and what is measured."""
+
+    model: str = "gemma-3-270m"
+    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
+    editors: str = "rome,memit,ft"
+    """Names of kedit.editors, each with changes to its settings if wanted:
+    rome,rome:where=last:training.clamp=2,memit:layers=(4,5)."""
+    perspective: Literal["both", "entity", "relation"] = "both"
+    """Which side is edited; both: one after the other."""
+    cases: str = "auto"
+    """As score_model has it."""
+    limit: int = 20
+    """How many cases, over as many relations as there are; 0 for all."""
+    skip: int = 0
+    """Leave out so many cases before: those that settings were tuned on."""
+    text: str = ""
+    """Of the moments: a file, hf:NAME, or nothing for text that the model itself says, by seed."""
+    held_out: str = ""
+    """Text whose perplexity must not blow up; nothing for text of the model's own."""
+    chunks: int = 2
+    """Of 128 tokens of that text."""
+    ranks: bool = True
+    """Rank each relation's name among all (slower)."""
+    say: bool = False
+    """Let each edited model speak after its prompts, and look whether it says the target (slow)."""
+    seed: int = 0
+    """Of the choice of cases, of contexts, own text and the bootstrap."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    dtype: str = "float32"
+    """Of the weights; on CUDA also bfloat16 or float16."""
+    out: str = ""
+    """The run's folder (default: results/compare_editors/MODEL-HASH)."""
+
+
+def run(config: Config) -> Path:
+    """Edits, scores, sums up, draws and prints; what is in the run's folder is not done again."""
+    from dataclasses import replace
+
+    from experiments._edit_cases import SIDES, edit_cases, prepared
+    from experiments._score import benchmark, chosen, labels, score_cases, spread
+    from experiments._verdict import finish
+    from kedit.drift import baseline, held_out
+    from kedit.errors import InputError
+    from kedit.facts import Perspective
+    from kedit.model import load
+    from kedit.score import Scoring
+
+    sides: list[Perspective] = [side for side in SIDES if config.perspective in ("both", side)]
+    config = replace(config, cases=chosen(config.cases, config.model))
+    cases, skipped = benchmark(config.cases)
+    scoring = Scoring(labels(cases) if config.ranks else (), config.say, seed=config.seed)
+    wanted = config.skip + config.limit if config.limit else 0
+    cases = [case for case in cases if case.relation or "relation" not in sides]
+    cases = spread(cases, wanted, config.seed)[config.skip :]
+    with open_run("compare_editors", config) as folder:
+        folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
+        model = load(config.model, config.device, config.dtype)
+        arms = prepared(model, config.editors, sides, config.model, config.text, config.seed)
+        text = baseline(model, held_out(model, config.held_out, config.chunks, config.seed))
+        before = {score.id: score for score in score_cases(folder, model, cases, scoring, 0)}
+        usable = {case: before[case.id] for case in cases if case.id in before}
+        if not usable:
+            raise InputError(f"no case could be scored: {folder.path / 'records.jsonl'} says why")
+        outcomes = edit_cases(folder, model, usable, arms, scoring, text)
+        folder.write_json("skipped.json", skipped)
+        finish(config, folder, list(usable.values()), outcomes)
+    return folder.path
+
+
+_EXPLAINED = """\
+records.jsonl   a line for each case before any edit, and one for each edit of it: what was scored,
+                seconds, memory, perplexity and KL of held-out text, norm, and what was wrong
+comparison.*    all measures before and after, by edited side and editor: .md, .csv and .json
+tests.csv       paired tests of every editor against the first one
+comparison.png, .pdf   the figure
+skipped.json    records of the data that could not be used, with the reason
+
+An edit that is not finite, moves no weight or no logit, or doubles the perplexity of held-out text
+is in trouble: it counts as failed, is taken back, and enters all means with the unedited model's
+scores. Its own are in records.jsonl.
+"""
+
+
+if __name__ == "__main__":
+    command(Config, run)

@@ -1,0 +1,71 @@
+"""Rails: an edit that is no edit, or wrecks the model, is called so before anyone counts it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from kedit.drift import Baseline, Drift, drift
+from kedit.edit import Edit
+from kedit.errors import InputError
+from kedit.facts import EditRequest
+from kedit.metrics import last_logits
+from kedit.prompts import prompt_ids
+from kedit.reading import read
+
+BLOWN_UP = 2.0  # times the perplexity before: text is no longer what it was
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What there is to say of an edit as such.
+
+    Args:
+        trouble: why it must not count as a success; "" if nothing is wrong with it.
+        drift: on held-out text; None where the edit could not be applied.
+    """
+
+    trouble: str
+    drift: Drift | None
+
+
+def checked(
+    model: HookedTransformer,
+    edit: Edit,
+    requests: Sequence[EditRequest],
+    before: Baseline,
+    blown_up: float = BLOWN_UP,
+) -> Checked:
+    """`edit` on the model it was made for, which is left as it was.
+
+    It is in trouble if it is not finite, moves no weight, moves no logit after any of the prompts
+    it was made for, or brings the perplexity of held-out text to `blown_up` times what it was.
+    """
+    prompts = [demand.fact.prompt for request in requests for demand in request.demands]
+    unedited = _logits(model, prompts)
+    try:
+        n_moved = sum(edit.n_moved(model).values())
+    except InputError as error:
+        return Checked(str(error), None)
+    if not n_moved:
+        return Checked("it moves no weight: its deltas are rounded away", None)
+    with edit.applied(model):
+        now, drifted = _logits(model, prompts), drift(model, before)
+    if not now.isfinite().all():
+        return Checked("logits are no longer finite", drifted)
+    if torch.equal(now, unedited):
+        return Checked("it moves no logit after the prompts it was made for", drifted)
+    then, after = drifted.perplexity
+    if not math.isfinite(after) or after > blown_up * then:
+        return Checked(f"perplexity {then:.4g} has become {after:.4g}", drifted)
+    return Checked("", drifted)
+
+
+@torch.no_grad()
+def _logits(model: HookedTransformer, prompts: Sequence[str]) -> Float[Tensor, "prompt vocab"]:
+    """After each prompt, computed in the same way at every call, to the bit."""
+    return last_logits(model, read(model, [prompt_ids(model, text) for text in prompts]).last)
