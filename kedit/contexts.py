@@ -37,6 +37,11 @@ def memit_contexts(model: HookedTransformer, seed: int = 0) -> tuple[str, ...]:
     return ("", *(_opened(word + decoded(model, *tokens)) for word, tokens in told))
 
 
+def bare_first(contexts: Sequence[str]) -> tuple[str, ...]:
+    """`contexts` behind none at all: what is written for the bare prompt is what values add to."""
+    return ("", *(text for text in contexts if text))
+
+
 def _opened(text: str) -> str:
     """A sentence to stand before a prompt; braces would be taken for the subject's place."""
     return f"{text.replace('{', ' ').replace('}', ' ').strip()}. "

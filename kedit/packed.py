@@ -14,6 +14,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.components.transformer_block import TransformerBlock
 
+from kedit.errors import InputError
 from kedit.prompts import device
 from kedit.sites import (
     attn_read,
@@ -34,6 +35,15 @@ Kept = tuple[Float[Tensor, "_ _ kv_head d_head"], ...]  # rows and positions, by
 def is_plain(model: HookedTransformer) -> bool:
     """Whether `through` computes what the model computes: plain attention, no hook, no switch."""
     return is_unhooked(model) and all(has_plain_attention(block) for block in model.blocks)
+
+
+def require_plain(model: HookedTransformer) -> None:
+    """Raises InputError for a model that cannot be trained here: not `is_plain`."""
+    if not is_plain(model):
+        raise InputError(
+            f"{model.cfg.original_architecture}: editing needs softmax attention without further "
+            "ado (no soft cap, no ALiBi) and a model without live hooks"
+        )
 
 
 def through(

@@ -15,9 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.errors import InputError
 from kedit.metrics import losses_and_slope
-from kedit.packed import Kept, is_plain, nothing, opened, through, unpacked
+from kedit.packed import Kept, nothing, opened, require_plain, through, unpacked
 from kedit.prompts import device
 from kedit.reading import Tokens
 from kedit.sites import norm
@@ -100,11 +99,7 @@ def train(
     Raises:
         InputError: the model has blocks that cannot be differentiated here, or live hooks.
     """
-    if not is_plain(model):
-        raise InputError(
-            f"{model.cfg.original_architecture}: editing needs softmax attention without further "
-            "ado (no soft cap, no ALiBi) and a model without live hooks"
-        )
+    require_plain(model)
     start = _start(model, rows, slots)
     n_groups = 1 + max(row.group for row in rows)
     group_of = torch.tensor([row.group for row in rows], device=device(model))

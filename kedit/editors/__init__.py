@@ -1,9 +1,12 @@
 """Editors by name, with settings for models that they were published for or tuned on."""
 
 import ast
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from kedit.edit import Editor
 from kedit.editors.ft import FT
@@ -39,7 +42,7 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
         if not equals:
             raise InputError(f"{told}: {change!r} is not of the form field=value")
         values[field] = _parsed(value)
-    of_model = PRESETS.get(model.rsplit("/")[-1].removesuffix(".gguf"), {})
+    of_model = PRESETS.get(_named(model), {})
     made = of_model.get(f"{name} {perspective}", of_model.get(name))
     if made is None:
         layer = "layers" if name == "memit" else "layer"
@@ -48,6 +51,7 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
                 f"{name} has no settings for {model}: tell its {layer}, as in {name}:{layer}="
                 + ("(4,5,6)" if name == "memit" else "5")
             )
+        _require(EDITORS[name], layer, values[layer], told)
         made = EDITORS[name](**{layer: values[layer]})
     for field, value in values.items():
         made = _with(made, field.split("."), value, told)
@@ -57,20 +61,27 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
 def _with(settings: Any, path: list[str], value: Any, told: str) -> Any:
     """A copy in which the field at `path` is `value`."""
     field, *inner = path
-    hints = get_type_hints(type(settings))
-    if field not in hints:
-        raise InputError(
-            f"{told}: {type(settings).__name__} has no {field!r}, but {', '.join(hints)}"
-        )
     if inner:
-        if not dataclasses.is_dataclass(getattr(settings, field)):
+        within = getattr(settings, field, None)
+        if not dataclasses.is_dataclass(within):
             raise InputError(f"{told}: there is nothing inside of {field!r}")
-        value = _with(getattr(settings, field), inner, value, told)
-    elif not _fits(value, hints[field]):
-        wanted = " or ".join(get_args(hints[field])) if _is_choice(hints[field]) else hints[field]
+        value = _with(within, inner, value, told)
+    else:
+        _require(type(settings), field, value, told)
+        value = float(value) if get_type_hints(type(settings))[field] is float else value
+    return dataclasses.replace(settings, **{field: value})
+
+
+def _require(settings: type, field: str, value: Any, told: str) -> None:
+    """Raises InputError unless `settings` has such a field, which can have such a value."""
+    hints = get_type_hints(settings)
+    if field not in hints:
+        raise InputError(f"{told}: {settings.__name__} has no {field!r}, but {', '.join(hints)}")
+    hint = hints[field]
+    if not _fits(value, hint):
+        wanted = " or ".join(get_args(hint)) if _is_choice(hint) else hint
         wanted = getattr(wanted, "__name__", str(wanted))
         raise InputError(f"{told}: {field} is {value!r}, but {wanted} is wanted")
-    return dataclasses.replace(settings, **{field: value})
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -90,9 +101,16 @@ def _is_choice(hint: Any) -> bool:
     return get_origin(hint) is Literal
 
 
+def _named(model: str) -> str:
+    """The name that PRESETS knows a model by."""
+    with contextlib.suppress(ValueError):  # not one of TransformerLens'
+        model = get_official_model_name(model)
+    return model.rsplit("/")[-1].removesuffix(".gguf").lower()
+
+
 def _parsed(text: str) -> Any:
     """A number, a truth value, a tuple, or the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text

@@ -14,11 +14,12 @@ from transformer_lens import HookedTransformer
 from kedit.edit import Delta, Edit, Edits
 from kedit.errors import InputError
 from kedit.facts import EditRequest
-from kedit.metrics import last_logits
-from kedit.packed import is_plain, nothing, opened, through, unpacked
+from kedit.metrics import losses_and_slope
+from kedit.packed import nothing, opened, require_plain, through, unpacked
 from kedit.prompts import answer_ids, prompt_ids
 from kedit.provenance import made_by
 from kedit.reading import Tokens
+from kedit.sites import norm
 from kedit.writes import WriteSite
 
 Wanted = tuple[Tokens, Tokens]  # a prompt, and the target behind it
@@ -49,17 +50,16 @@ class FT:
     batch: int = 128
 
     def on(self, model: HookedTransformer) -> Edits:
-        """Nothing has to be prepared.
-
-        Raises:
-            InputError: the family cannot be edited.
-        """
-        if not is_plain(model):
-            raise InputError(f"{model.cfg.original_architecture}: its attention is not plain")
+        """Nothing has to be prepared."""
         return lambda requests: self(model, requests)
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """All requests together."""
+        """All requests together.
+
+        Raises:
+            InputError: there is no request, or the family cannot be edited.
+        """
+        require_plain(model)
         demands = [
             demand
             for one in requests
@@ -91,12 +91,12 @@ class FT:
         for _ in range(self.steps):
             total = 0.0
             for part, before in zip(parts, below, strict=True):
-                loss = self._loss(model, part, before)
-                total += float(loss.detach()) * len(part) / len(wanted)
-                if float(loss.detach()) < self.stop:
+                loss, read, slope = self._loss(model, part, before)
+                total += loss * len(part) / len(wanted)
+                if loss < self.stop:
                     continue
                 optimiser.zero_grad()
-                loss.backward()
+                read.backward(slope)
                 optimiser.step()
                 if self.bound:
                     with torch.no_grad():
@@ -115,8 +115,10 @@ class FT:
 
     def _loss(
         self, model: HookedTransformer, wanted: Sequence[Wanted], before: tuple[Tensor, ...]
-    ) -> Float[Tensor, ""]:
-        """Mean over the prompts of their targets' mean negative log-likelihood, in nats."""
+    ) -> tuple[float, Float[Tensor, "target d_model"], Float[Tensor, "target d_model"]]:
+        """Mean over the prompts of their targets' mean negative log-likelihood, in nats; and what
+        the unembedding reads, with the loss's gradient there.
+        """
         resid, mask, real = before
         above = range(self.layer, model.cfg.n_layers)
         past = nothing(model, len(wanted), above)
@@ -127,11 +129,13 @@ class FT:
             for step in range(len(target))
         ]
         index, at = torch.tensor(places, device=final.device).T
-        targets = [token for _, target in wanted for token in target]
+        targets = torch.tensor([token for _, target in wanted for token in target]).to(at)
         shares = [1 / len(target) / len(wanted) for _, target in wanted for _ in target]
-        logprobs = last_logits(model, final[index, at]).log_softmax(-1)
-        chosen = logprobs[range(len(targets)), targets]
-        return -(chosen * torch.tensor(shares, device=final.device)).sum()
+        read = norm(model.ln_final, final[index, at])
+        nll, _, _, slope = losses_and_slope(
+            model, read.detach(), targets, torch.tensor(shares).to(read.device), 0.0, None
+        )
+        return float(nll), read, slope
 
 
 @contextmanager

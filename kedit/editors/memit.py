@@ -12,8 +12,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.closed_form import ridge_insert
-from kedit.contexts import memit_contexts
+from kedit.contexts import bare_first, memit_contexts
 from kedit.edit import Delta, Edit, Edits, one_by_one
+from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest
 from kedit.keys import RelationEdit, keys, residual, training_rows, written_for
 from kedit.moments import Moment, moments
@@ -58,6 +59,11 @@ class MEMIT:
     n_tokens: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises InputError unless the layers go up: each sees what those below it brought."""
+        if not self.layers or list(self.layers) != sorted(set(self.layers)):
+            raise InputError(f"layers: distinct ones from below are wanted, got {self.layers}")
+
     def on(self, model: HookedTransformer) -> Edits:
         """Reads the moments and draws the contexts, once for many edits.
 
@@ -68,7 +74,7 @@ class MEMIT:
         sites = [WriteSite(layer) for layer in self.layers]
         groups = [[site] for site in sites]
         seconds = moments(model, groups, self.text, self.n_tokens, self.seed)
-        contexts = self.contexts or memit_contexts(model, seed=self.seed)
+        contexts = bare_first(self.contexts or memit_contexts(model, seed=self.seed))
         settings = dataclasses.asdict(self) | {"contexts": list(contexts)}
 
         def edit(requests: Sequence[EditRequest]) -> Edit:
@@ -76,7 +82,7 @@ class MEMIT:
             return Edit(deltas, made_by("memit", settings, requests, model))
 
         def edits(requests: Sequence[EditRequest]) -> Edit:
-            size = self.batch or len(requests)
+            size = self.batch or max(1, len(requests))
             batches = [requests[start : start + size] for start in range(0, len(requests), size)]
             return one_by_one(model, batches, edit)
 

@@ -9,7 +9,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from kedit.closed_form import exact_insert, legacy_insert
-from kedit.contexts import ROME_LENGTHS, rome_contexts
+from kedit.contexts import ROME_LENGTHS, bare_first, rome_contexts
 from kedit.edit import Edit, Edits, LowRank, one_by_one
 from kedit.facts import EditRequest
 from kedit.keys import RelationEdit, keys, training_rows, written_for
@@ -68,7 +68,7 @@ class ROME:
         """
         site = WriteSite(self.layer)
         second = moment(model, [site], self.text, self.n_tokens, self.seed)
-        contexts = self.contexts or rome_contexts(model, self.lengths, self.seed)
+        contexts = bare_first(self.contexts or rome_contexts(model, self.lengths, self.seed))
 
         def edit(request: EditRequest) -> Edit:
             delta = self._delta(model, request, site, second, contexts)
