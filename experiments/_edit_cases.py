@@ -86,9 +86,12 @@ def prepared(
 
     from kedit.edit import Editor
     from kedit.editors import editor
+    from kedit.errors import InputError
     from kedit.facts import Perspective
 
     arms = []
+    if not split(editors):
+        raise InputError("no editor is told: --editors rome,memit,ft")
     # all are looked at before the first takes its time
     made: list[tuple[str, Perspective, Editor]] = [
         (told, side, editor(told, name, side)) for side in sides for told in split(editors)

@@ -64,6 +64,8 @@ def run(config: Config) -> Path:
     wanted = config.skip + config.limit if config.limit else 0
     cases = [case for case in cases if case.relation or "relation" not in sides]
     cases = spread(cases, wanted, config.seed)[config.skip :]
+    if not cases:
+        raise InputError(f"--skip {config.skip} leaves no case of {config.cases} to edit")
     with open_run("compare_editors", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         model = load(config.model, config.device, config.dtype)

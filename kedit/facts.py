@@ -135,6 +135,24 @@ class EditRequest:
         return tuple(asked)
 
 
+def seen_from_relation(entity: EditRequest, adding: str, removing: str) -> EditRequest:
+    """The same change from the other side: subject and new object come to have the relation, and
+    subject and old object lose it.
+
+    Args:
+        adding, removing: templates that spell out the new object, and the old one.
+    """
+    fact, name = entity.fact, entity.fact.relation.name
+    return EditRequest(
+        Fact(fact.subject, fact.relation, NO_RELATION, adding),
+        name,
+        "relation",
+        mentioned=entity.target,
+        removal=Fact(fact.subject, fact.relation, name, removing),
+        mentioned_by_removal=fact.object,
+    )
+
+
 @dataclass(frozen=True)
 class Demand:
     """After `fact.prompt`, which spells out `mentioned` (or nothing), `target` is to be said."""

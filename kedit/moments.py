@@ -12,21 +12,19 @@ import itertools
 import json
 import logging
 import math
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.hf import cache_dir
+from kedit.kept import hashed, keep, kept
 from kedit.prompts import bos_ids, device, plain_ids
 from kedit.sites import live_hooks
 from kedit.text import Corpus
@@ -45,7 +43,6 @@ PROBE = "In 1889, Gustave's tower: déjà 300 m high!\n"  # tells tokenizers apa
 NOT_TOLD = {"device", "n_devices", "model_name", "tokenizer_name", "seed"}  # moments do not change
 
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
-Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,9 +179,9 @@ def moments(
     jobs = _jobs(model, groups, corpus, n_tokens, window, cache)
     found: dict[_Job, Tensor] = {}
     for job in jobs if cache else ():
-        kept = _kept(job.file)
-        if kept is not None:
-            found[job] = kept["matrix"]
+        done = kept(job.file)
+        if done is not None:
+            found[job] = done["matrix"]
     missing = [job for job in dict.fromkeys(jobs) if job not in found]
     if missing:
         sums = _summed(model, missing, corpus, window, cache, progress)
@@ -193,7 +190,7 @@ def moments(
             found[job] = (upper + upper.triu(1).T).cpu() / (job.n_chunks * window)
             if cache:
                 told = {"model": str(model.cfg.model_name), "sites": _told(job.sites)}
-                _keep(job.file, {"matrix": found[job]}, told | {"corpus": corpus.name})
+                keep(job.file, {"matrix": found[job]}, told | {"corpus": corpus.name})
         if cache:
             with contextlib.suppress(OSError):  # one that could never be written, say
                 _unfinished(missing).unlink()
@@ -229,14 +226,14 @@ def _jobs(
     window: int,
     cache: bool,
 ) -> list[_Job]:
-    hashed = functools.cache(_hashed)  # most weights lie below several groups
+    digest_of = functools.cache(hashed)  # most weights lie below several groups
     jobs = []
     for sites in map(tuple, groups):
         if not sites or len(set(sites)) < len(sites):
             raise InputError(f"sites are wanted, each of them once, not {_told(sites) or 'none'}")
         d_keys = tuple(site.d_key(model) for site in sites)
         n_chunks = math.ceil((n_tokens or TOKENS_A_KEY * sum(d_keys)) / window)
-        key = _key(model, sites, corpus, (window, n_chunks), hashed) if cache else ""
+        key = _key(model, sites, corpus, (window, n_chunks), digest_of) if cache else ""
         jobs.append(_Job(sites, d_keys, n_chunks, key))
     return jobs
 
@@ -260,14 +257,14 @@ def _summed(
     sites = sorted({site for job in jobs for site in job.sites})
     n_chunks = max(job.n_chunks for job in jobs)
     together = max(1, TOGETHER // (window + n_bos))
-    kept = _kept(_unfinished(jobs)) if cache else None
-    if kept is None:
+    before = kept(_unfinished(jobs)) if cache else None
+    if before is None:
         widths = [sum(job.d_keys) for job in jobs]
         sums = [torch.zeros(width, width, dtype=torch.float64, device=place) for width in widths]
         n_done = 0
     else:
-        sums = [kept[str(number)].to(place) for number in range(len(jobs))]
-        n_done = int(kept["n_done"])
+        sums = [before[str(number)].to(place) for number in range(len(jobs))]
+        n_done = int(before["n_done"])
         log.info("Going on with moments of which %d tokens are done", n_done * window)
     chunks = corpus.chunks(model, window, n_done)
     saved = time.monotonic()
@@ -281,7 +278,7 @@ def _summed(
         n_done += len(batch)
         if cache and n_done < n_chunks and time.monotonic() - saved >= SAVE_AFTER:
             sofar = {str(number): total.cpu() for number, total in enumerate(sums)}
-            _keep(_unfinished(jobs), sofar | {"n_done": torch.tensor(n_done)}, {})
+            keep(_unfinished(jobs), sofar | {"n_done": torch.tensor(n_done)}, {})
             saved = time.monotonic()
         if progress is not None:
             progress(n_done * window, n_chunks * window)
@@ -306,7 +303,7 @@ def _key(
     sites: tuple[WriteSite, ...],
     corpus: Corpus,
     size: tuple[int, int],
-    hashed: Callable[[Tensor], str],
+    digest_of: Callable[[Tensor], str],
 ) -> str:
     """A digest of all that the moment's numbers hang on."""
     weights = dict(model.named_parameters())
@@ -315,7 +312,7 @@ def _key(
     facts = {
         "format": FORMAT,
         "config": {k: str(v) for k, v in model.cfg.to_dict().items() if k not in NOT_TOLD},
-        "weights": {name: hashed(weight) for name, weight in weights.items()},
+        "weights": {name: digest_of(weight) for name, weight in weights.items()},
         "tokenizer": [*bos_ids(model), *plain_ids(model, PROBE)],
         "sites": [vars(site) for site in sites],
         "corpus": corpus.digest(),
@@ -339,50 +336,6 @@ def _below(model: HookedTransformer, sites: tuple[WriteSite, ...]) -> dict[str, 
         for name, weight in model.named_parameters()
         if id(weight) in below and name not in behind
     }
-
-
-def _hashed(tensor: Tensor) -> str:
-    """A digest of all its numbers, wherever and in whatever order they lie in memory."""
-    plain = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
-    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _keep(file: Path, tensors: Tensors, told: Mapping[str, str]) -> None:
-    """Writes a file whole or not at all; with `told`, for those who look into it."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-            written = Path(scratch, file.name)
-            save_file(dict(tensors), written, {**told, "checksum": _checksum(file, tensors)})
-            written.replace(file)
-    except OSError as error:  # a full disk must not cost the hours that the sums took
-        log.warning("Moments are not kept in %s: %s", file.parent, error)
-
-
-def _kept(file: Path) -> Tensors | None:
-    """What `_keep` wrote; None if nothing is there, or not what was written."""
-    try:
-        with safe_open(file, "pt") as opened:
-            told = opened.metadata() or {}
-            # copied: the file may be replaced, or cut, while they are in use
-            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        return None
-    except (OSError, SafetensorError) as error:
-        log.warning("%s cannot be read and is made anew: %s", file, error)
-        return None
-    if told.get("checksum") != _checksum(file, tensors):
-        log.warning("%s is damaged and is made anew: its checksum is wrong", file)
-        return None
-    return tensors
-
-
-def _checksum(file: Path, tensors: Tensors) -> str:
-    """Of the numbers, and of the name, which says what they are."""
-    lines = [file.name, *(f"{name} {_hashed(tensors[name])}" for name in sorted(tensors))]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _told(sites: Sequence[WriteSite]) -> str:

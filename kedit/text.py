@@ -25,7 +25,7 @@ from kedit.reading import Tokens
 
 HUB = "hf:"
 PIECE = 2**17  # characters that are tokenized at once
-TOGETHER = 64  # chunks of its own text that a model says at once
+TOGETHER = 32  # chunks of its own text that a model says at once
 
 
 @dataclass(frozen=True)

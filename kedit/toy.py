@@ -15,7 +15,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import PreTrainedTokenizerFast
 
-from kedit.facts import NO_RELATION, EditCase, EditRequest, Fact, Probe, Relation
+from kedit.facts import (
+    NO_RELATION,
+    EditCase,
+    EditRequest,
+    Fact,
+    Probe,
+    Relation,
+    seen_from_relation,
+)
 from kedit.hf import cache_dir
 
 SEED = 0
@@ -121,16 +129,12 @@ def _case(fact: Fact, known: list[Fact]) -> EditCase:
             (other.relation.name, other.object) for other in own if other.relation != relation
         )
     ]
+    entity = EditRequest(fact, new)
     return EditCase(
         id=f"{relation.id} {person}",
-        entity=EditRequest(fact, new),
-        relation=EditRequest(
-            Fact(person, relation, none, first.replace("{}", "{{}}", 1).format(new)),
-            label,
-            "relation",
-            mentioned=new,
-            removal=Fact(person, relation, label, first.replace("{}", "{{}}", 1).format(old)),
-            mentioned_by_removal=old,
+        entity=entity,
+        relation=seen_from_relation(
+            entity, *(first.replace("{}", "{{}}", 1).format(text) for text in (new, old))
         ),
         probes=tuple(probes),
         generation=(fact.prompt,),

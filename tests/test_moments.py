@@ -15,6 +15,7 @@ from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit import moments as room
 from kedit.errors import InputError
+from kedit.kept import keep
 from kedit.moments import Moment, moment, moments
 from kedit.prompts import bos_ids, device
 from kedit.text import Corpus
@@ -188,7 +189,7 @@ def cut(file: Path) -> None:
 
 def put_another_there(file: Path) -> None:
     tensors = {"matrix": torch.eye(256, dtype=torch.float64)}
-    room._keep(file.with_name("other.safetensors"), tensors, {})
+    keep(file.with_name("other.safetensors"), tensors, {})
     file.with_name("other.safetensors").replace(file)
 
 
@@ -300,7 +301,7 @@ def test_a_cache_that_cannot_be_written_costs_no_result(
     with caplog.at_level(logging.WARNING, "kedit"):
         made = moment(toy, [MLP], text, N)
     assert torch.equal(made.matrix, moment(toy, [MLP], text, N, cache=False).matrix)
-    assert "Moments are not kept" in caplog.text
+    assert "Nothing is kept in" in caplog.text
 
 
 def test_the_models_own_text_is_its_own_by_seed(toy: HookedTransformer) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kedit.stats import bootstrap_ratio, harmonic_mean, resamples
+from kedit.stats import bootstrap_ratio, harmonic_mean, holm, paired, resamples
 
 
 def test_a_resample_draws_as_many_units_as_there_are():
@@ -78,3 +78,33 @@ def test_a_harmonic_mean_is_nothing_where_a_part_is() -> None:
     found = harmonic_mean(parts)
     np.testing.assert_allclose(found, [2 / 3, 0.5, 0, 0, np.nan])
     assert not np.signbit(found[:4]).any()
+
+
+def test_a_paired_test_counts_sign_flips():
+    # of the eight sign patterns of three equal differences two are as large as the one observed
+    found = paired(np.array([2.0, 3.0, 4.0]), np.array([1.0, 2.0, 3.0]))
+    assert found.difference == (1, 1, 1)
+    assert found.p == pytest.approx(0.25, abs=0.02)
+    nothing = paired(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
+    assert nothing.p == 1 and nothing.difference.mean == 0
+
+
+def test_a_paired_test_tells_a_shift_from_noise_and_is_symmetric():
+    noise = np.random.default_rng(0).normal(size=60)
+    assert paired(noise + 1, np.zeros(60)).p < 0.001
+    assert paired(noise - noise.mean(), np.zeros(60)).p > 0.9
+    one, other = paired(noise + 0.2, np.zeros(60)), paired(np.zeros(60), noise + 0.2)
+    assert one.p == other.p and one.difference.mean == -other.difference.mean
+
+
+def test_pairs_that_lack_a_value_are_left_out():
+    gap = float("nan")
+    with_gaps = paired(np.array([2.0, gap, 3.0, 4.0]), np.array([1.0, 1.0, 2.0, 3.0]))
+    assert with_gaps.difference.mean == 1 and with_gaps.p == pytest.approx(0.25, abs=0.02)
+    assert np.isnan(paired(np.array([gap]), np.array([1.0])).p)
+
+
+def test_holm_by_hand():
+    adjusted = holm(np.array([0.01, 0.04, 0.03, np.nan]))
+    assert adjusted[:3] == pytest.approx([0.03, 0.06, 0.06]) and np.isnan(adjusted[3])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]

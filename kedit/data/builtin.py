@@ -8,7 +8,16 @@ from pathlib import Path
 
 from kedit.data import relations
 from kedit.data.cases import edit_case, kept, wanted
-from kedit.facts import NO_RELATION, EditCase, EditRequest, Fact, Group, Probe, Relation
+from kedit.facts import (
+    NO_RELATION,
+    EditCase,
+    EditRequest,
+    Fact,
+    Group,
+    Probe,
+    Relation,
+    seen_from_relation,
+)
 
 FILE = Path(__file__).with_name("facts.json")
 STATEMENT = relations.Wording("The relation between {s} and {o} is", "")
@@ -73,16 +82,8 @@ def _case(
     known: list[Fact],
 ) -> EditCase:
     fact = entity.fact
-    relation = EditRequest(
-        Fact(fact.subject, fact.relation, NO_RELATION, STATEMENT.filled("{}", entity.target)),
-        fact.relation.name,
-        "relation",
-        mentioned=entity.target,
-        removal=Fact(
-            fact.subject, fact.relation, fact.relation.name, STATEMENT.filled("{}", fact.object)
-        ),
-        mentioned_by_removal=fact.object,
-    )
+    stated = (STATEMENT.filled("{}", text) for text in (entity.target, fact.object))
+    relation = seen_from_relation(entity, *stated)
     wordings = relations.generic()
     chosen = [wordings[(number + step) % len(wordings)] for step in (0, 3, 6)]
     probes = [wanted(entity, "efficacy", fact.prompt)]

@@ -8,7 +8,15 @@ from kedit.data import counterfact, relations
 from kedit.data.cases import edit_case
 from kedit.data.fields import Record, field, objects, optional, placed, texts
 from kedit.errors import RecordError
-from kedit.facts import NO_RELATION, EditCase, EditRequest, Fact, Kind, Probe, Relation
+from kedit.facts import (
+    NO_RELATION,
+    EditCase,
+    EditRequest,
+    Kind,
+    Probe,
+    Relation,
+    seen_from_relation,
+)
 
 
 def parse(place: str, record: Record) -> EditCase:
@@ -54,17 +62,9 @@ def _relation(where: str, rewrite: Record) -> Relation:
 
 
 def _request(where: str, rewrite: Record, entity: EditRequest) -> EditRequest:
-    subject, relation = entity.fact.subject, entity.fact.relation
-    add = _template(where, rewrite, "add_rel_prompt", entity.target)
-    remove = _template(where, rewrite, "rm_rel_prompt", entity.fact.object)
-    return EditRequest(
-        Fact(subject, relation, NO_RELATION, add),
-        target=relation.name,
-        perspective="relation",
-        mentioned=entity.target,
-        removal=Fact(subject, relation, relation.name, remove),
-        mentioned_by_removal=entity.fact.object,
-    )
+    adding = _template(where, rewrite, "add_rel_prompt", entity.target)
+    removing = _template(where, rewrite, "rm_rel_prompt", entity.fact.object)
+    return seen_from_relation(entity, adding, removing)
 
 
 def _template(where: str, rewrite: Record, name: str, mentioned: str) -> str:

@@ -30,7 +30,7 @@ class MEMIT:
     """Trains where the residual stream shall go behind the last of `layers`; each of them brings
     its share, in order, seeing what those below brought.
 
-    Behind a post-norm (Gemma 2 and 3, OLMo 2) an MLP cannot write whatever the residual stream
+    Behind a post-norm (Gemma 3) an MLP cannot write whatever the residual stream
     lacks, for what it writes is scaled to one length. There the raw outputs of all `layers` are
     trained together, and each layer is made to write its own.
 

@@ -1,0 +1,130 @@
+"""What is asked for when one fact is edited: the request, and the prompts that show what it did."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from experiments._before_after import Question, answers, replies, said, shown
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+    from experiments.edit_fact import Config
+    from kedit.facts import EditRequest
+
+WORDINGS = (0, 3, 6)  # of those that fit any relation: paraphrases of a relation edit
+
+
+def request_of(model: "HookedTransformer", config: "Config") -> "EditRequest":
+    """The change as the entity side has it.
+
+    Raises:
+        InputError: the model says the target already; or nothing at all, where the old object is
+            left to it.
+    """
+    from kedit.errors import InputError
+    from kedit.facts import EditRequest, Fact, Relation
+
+    prompt = config.prompt.replace("{}", config.subject)
+    (text,) = said(model, [prompt])
+    if config.perspective == "entity":
+        _refuse_what_is_said(model, prompt, config.target, text)
+    true = config.true or answers(model, [prompt], [text])[0]
+    if not true:
+        raise InputError(f"after {prompt!r} the model says nothing that is an answer: tell --true")
+    relation = Relation(config.relation, config.relation)
+    return EditRequest(Fact(config.subject, relation, true, config.prompt), config.target)
+
+
+def relation_side(model: "HookedTransformer", entity: "EditRequest") -> "EditRequest":
+    """Subject and target are to have the relation that subject and old object have.
+
+    Raises:
+        InputError: the model says so already.
+    """
+    from kedit.data.builtin import STATEMENT
+    from kedit.facts import seen_from_relation
+
+    stated = (STATEMENT.filled("{}", text) for text in (entity.target, entity.fact.object))
+    request = seen_from_relation(entity, *stated)
+    (text,) = said(model, [request.fact.prompt])
+    _refuse_what_is_said(model, request.fact.prompt, request.target, text)
+    return request
+
+
+def questions(
+    model: "HookedTransformer", config: "Config", entity: "EditRequest"
+) -> list[Question]:
+    """All that is asked: the edited prompt first, neighbours last.
+
+    Raises:
+        InputError: the model says nothing after a neighbour's prompt, or a prompt fills its
+            context.
+    """
+    from kedit.data.builtin import STATEMENT
+    from kedit.facts import NO_RELATION
+
+    objects = list(_object_questions(config, entity))
+    kept = _kept(model, [config.prompt.replace("{}", name) for name in config.neighbours])
+    new = entity.target
+    if config.relation:
+        relations = list(_relation_questions(entity))
+        if config.perspective == "entity":
+            objects.append(replace(relations[0], role="other side"))
+        else:
+            objects = relations + [replace(one, role="other side") for one in objects]
+            pairs = zip(config.neighbours, kept.values(), strict=True)
+            kept = _kept(model, [STATEMENT.filled(*pair) for pair in pairs])
+            new = config.relation
+    return objects + [
+        # where a neighbour has the relation, the edit might take it away
+        Question("neighbour", prompt, NO_RELATION if old == new else new, old)
+        for prompt, old in kept.items()
+    ]
+
+
+def _object_questions(config: "Config", entity: "EditRequest") -> Iterator[Question]:
+    new, old = entity.target, entity.fact.object
+    yield Question("edited", entity.fact.prompt, new, old)
+    for template in config.more:
+        yield Question("paraphrase", template.replace("{}", config.subject), new, old)
+
+
+def _relation_questions(entity: "EditRequest") -> Iterator[Question]:
+    from kedit.data import relations
+    from kedit.data.builtin import STATEMENT
+    from kedit.facts import NO_RELATION
+
+    fact, name = entity.fact, entity.fact.relation.name
+    adding = STATEMENT.filled(fact.subject, entity.target)
+    yield Question("edited", adding, name, NO_RELATION)
+    removing = STATEMENT.filled(fact.subject, fact.object)
+    yield Question("removed", removing, NO_RELATION, name)
+    for number in WORDINGS:
+        prompt = relations.generic()[number].filled(fact.subject, entity.target)
+        yield Question("paraphrase", prompt, name, NO_RELATION)
+
+
+def _kept(model: "HookedTransformer", prompts: Sequence[str]) -> Mapping[str, str]:
+    """Neighbours' prompts, each with the answer that the model gives by itself."""
+    from kedit.errors import InputError
+
+    kept = dict(zip(prompts, answers(model, prompts, said(model, prompts)), strict=True))
+    for prompt, answer in kept.items():
+        if not answer:
+            raise InputError(
+                f"after {prompt!r} the model says nothing that could stay: leave that neighbour out"
+            )
+    return kept
+
+
+def _refuse_what_is_said(model: "HookedTransformer", prompt: str, target: str, text: str) -> None:
+    from kedit.errors import InputError
+    from kedit.generation import says
+
+    if says(text, [target]):
+        (reply,) = replies(model, [Question("edited", prompt, target, target)])
+        raise InputError(
+            f"the model says {target!r} already after {prompt!r}, with probability "
+            f"{shown(reply.new)}: there is nothing to edit, tell another --target"
+        )

@@ -1,0 +1,230 @@
+"""Edit one fact: see what a model says before and after, and save the edit.
+
+Without options it edits a worked example; a fact of one's own is a subject, a prompt and a target.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from experiments._asked import questions, relation_side, request_of
+from experiments._before_after import Row, replies
+from experiments._edit_report import finish
+from experiments._run import command, console, open_run, progress
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+    from kedit.edit import Editor, Edits
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which fact of which model is changed, how, and what is asked to see what else changes."""
+
+    model: str = "gemma-3-270m"
+    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
+    subject: str = ""
+    """Whom or what the fact is about ("": the worked example's, The Eiffel Tower)."""
+    prompt: str = ""
+    """What the model completes, {} standing for the subject, or with the subject itself ("": {} is
+    located in the city of)."""
+    target: str = ""
+    """What it shall say from now on ("": Rome)."""
+    true: str = ""
+    """What it shall no longer say ("": whatever it says by itself)."""
+    more: list[str] = field(default_factory=list)
+    """Other wordings of the prompt, which should change too (none: the worked example's, if its
+    prompt is asked)."""
+    neighbours: list[str] = field(default_factory=list)
+    """Other subjects, whose answers should stay (none: likewise)."""
+    relation: str = ""
+    """The relation's name, as in "location": asks from the other side too; --perspective relation
+    needs it."""
+    perspective: Literal["entity", "relation"] = "entity"
+    """entity: the subject gets another object. relation: subject and target get the relation, the
+    old object loses it."""
+    editor: str = "rome"
+    """rome, memit, ft or ft+l, and changes to its settings, as in rome:where=last:layer=7."""
+    text: str = ""
+    """Whose statistics the edit is to spare: a text file, hf:NAME, or "" for what the editor has
+    been told, else text that the model itself says."""
+    tokens_a_key: int = 4
+    """Tokens of that text for each number of a key, where the editor has been told no number of
+    them: enough for a first look, and a minute's work; comparisons read ten."""
+    seed: int = 0
+    """Of the editor's contexts and of that text; 0 for what the editor has been told."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    dtype: str = "float32"
+    """Of the weights; on CUDA also bfloat16 or float16."""
+    out: str = ""
+    """The run's folder (default: results/edit_fact/MODEL-HASH)."""
+
+
+EXAMPLE = Config(
+    subject="The Eiffel Tower",
+    prompt="{} is located in the city of",
+    target="Rome",
+    more=[
+        "{} is a landmark in the city of",
+        "{} can be found in",
+        "{} is one of the sights of",
+        "To visit {}, you have to travel to",
+    ],
+    neighbours=[
+        "The Louvre",
+        "The Arc de Triomphe",
+        "The Brandenburg Gate",
+        "The Sagrada Familia",
+        "The Statue of Liberty",
+        "The Space Needle",
+    ],
+    relation="location",
+)
+
+
+def run(config: Config) -> Path:
+    """Asks, edits, asks again; saves, draws and prints."""
+    from kedit.model import load
+
+    config = settled(config)
+    chosen = _editor(config)
+    model = load(config.model, config.device, config.dtype)
+    entity = request_of(model, config)
+    request = entity if config.perspective == "entity" else relation_side(model, entity)
+    asked = questions(model, config, entity)
+    before = replies(model, asked)
+    with open_run("edit_fact", config) as folder:
+        edits = _ready(chosen, model, config)
+        start = time.perf_counter()
+        edit = edits([request])
+        seconds = time.perf_counter() - start
+        with edit.applied(model):
+            after = replies(model, asked)
+        rows = list(map(Row, asked, before, after))
+        finish(config, folder, model, edit, rows, seconds)
+    return folder.path
+
+
+def settled(config: Config) -> Config:
+    """`config` with all that it leaves out: the worked example's, as far as it fits.
+
+    Raises:
+        InputError: a prompt without a place for the subject or with several, or no relation where
+            it is edited.
+    """
+    from kedit.errors import InputError
+
+    example = _toy_example() if config.model == "toy" else EXAMPLE
+    subject = config.subject.strip() or example.subject
+    prompt = _template(config.prompt or example.prompt, subject, "--prompt")
+    if prompt != example.prompt:
+        example = replace(example, more=[], neighbours=[], relation="")
+    relation = config.relation.strip()
+    if config.perspective == "relation" and not relation:
+        relation = example.relation
+        if not relation:
+            raise InputError("--perspective relation needs --relation, its name: location, say")
+    names = dict.fromkeys(name.strip() for name in config.neighbours or example.neighbours)
+    return replace(
+        config,
+        subject=subject,
+        prompt=prompt,
+        target=config.target.strip() or example.target,
+        true=config.true.strip(),
+        more=[_template(text, subject, "--more") for text in config.more or example.more],
+        neighbours=[name for name in names if name not in ("", subject)],
+        relation=relation,
+    )
+
+
+def _toy_example() -> Config:
+    """A fact of the toy's world; its neighbours are other people."""
+    from kedit import toy
+
+    fact, target = (case := toy.cases()[0]).entity.fact, case.entity.target
+    wordings = [template for template, _ in toy.WORLD[fact.relation][1]]
+    return Config(
+        subject=fact.subject,
+        prompt=fact.template,
+        target=target,
+        more=[template for template in wordings if template != fact.template],
+        neighbours=[person for person in toy.PEOPLE if person != fact.subject][:4],
+        relation=fact.relation.name,
+    )
+
+
+def _template(text: str, subject: str, option: str) -> str:
+    """`text` with one {}, for the subject."""
+    from kedit.data.known import cut_out
+    from kedit.errors import InputError, RecordError
+
+    text = text.rstrip()
+    if text.count("{}") > 1:
+        raise InputError(f"{option}: one {{}} is wanted, where the subject stands, got {text!r}")
+    if "{}" in text:
+        return text
+    try:
+        return cut_out(text, subject)
+    except RecordError:
+        raise InputError(
+            f"{option}: neither {{}} nor the subject {subject!r} is in {text!r}: put {{}} where "
+            "the subject stands, or tell another --subject"
+        ) from None
+
+
+def _editor(config: Config) -> "Editor":
+    """The editor with its settings for the model, and text and seed as they are told.
+
+    Raises:
+        InputError: an unknown one, or --text for one that reads no text.
+    """
+    from kedit.editors import editor
+    from kedit.errors import InputError
+
+    chosen = editor(config.editor, config.model, config.perspective)
+    told = {name: getattr(config, name) for name in ("text", "seed") if getattr(config, name)}
+    if "text" in told and "text" not in vars(chosen):
+        raise InputError(f"--text {config.text}: {config.editor} reads no text, leave it out")
+    told = {name: value for name, value in told.items() if name in vars(chosen)}
+    return replace(chosen, **told)  # pyright: ignore[reportArgumentType]
+
+
+def _ready(chosen: "Editor", model: "HookedTransformer", config: Config) -> "Edits":
+    """The editor on its model; what it must read first shows its progress."""
+    from kedit.hf import cache_dir
+    from kedit.moments import moments
+    from kedit.writes import WriteSite
+
+    own = vars(chosen)
+    if {"text", "n_tokens", "seed"} <= own.keys():
+        sites = [WriteSite(layer) for layer in own.get("layers") or (own["layer"],)]
+        n_tokens = own["n_tokens"] or config.tokens_a_key * sites[0].d_key(model)
+        chosen = replace(chosen, n_tokens=n_tokens)  # pyright: ignore[reportArgumentType]
+        read = own["text"] or "text that the model itself says"
+        console().print(
+            f"{config.editor} needs statistics of {read}: the first time that takes a while, and "
+            f"then they are kept in {cache_dir() / 'moments'}.",
+            markup=False,
+            highlight=False,
+        )
+        with progress("tokens") as bars:
+            bar = bars.add_task("reading text", visible=False, total=None)
+            # the editor finds them in the cache; it has no progress to show of its own
+            moments(
+                model,
+                [[site] for site in sites],
+                own["text"],
+                n_tokens,
+                own["seed"],
+                progress=lambda done, total: bars.update(
+                    bar, completed=done, total=total, visible=True
+                ),
+            )
+    return chosen.on(model)
+
+
+if __name__ == "__main__":
+    command(Config, run)

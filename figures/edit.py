@@ -1,0 +1,194 @@
+"""One edited fact: the likeliest tokens after its prompt, and two answers after every prompt."""
+
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+
+from figures.score import Dots
+from figures.style import DOUBLE, SMALL, new_figure, number, readable, styled
+
+NEW, OLD = Dots("new answer", "#0072B2", "o"), Dots("old answer", "#D55E00", "D")
+OTHERS = "0.72"  # grey of the tokens that are neither
+WHEN = ("before the edit", "after the edit")
+BAR, ROW, LINE = 0.16, 0.3, 0.15  # inches: a token; a prompt; a line of the title
+PROMPT_WIDTH, TITLE_WIDTH = 48, 110  # characters in a line
+TOKEN_WIDTH, SAYS_WIDTH = 16, 13  # characters of a token, and of what is said
+EXPLAINED = (
+    "n = 1 edit, no interval; an answer of several tokens has the exponential of their mean "
+    "log-probability; a neighbour’s old answer is what the model says by itself; on the right: "
+    "what it says, ✓: as it should"
+)
+
+
+class Shift(NamedTuple):
+    """A probability."""
+
+    before: float
+    after: float
+
+
+class Prompt(NamedTuple):
+    """A row: what is asked, of two answers, and how they fare.
+
+    Args:
+        changes: whether the edit should change the reply.
+        says: what the model says, before and after.
+        works: whether it then says what it should.
+    """
+
+    text: str
+    changes: bool
+    new: Shift
+    old: Shift
+    says: tuple[str, str]
+    works: bool
+
+
+Likeliest = Sequence[tuple[str, float]]  # tokens with their probabilities
+
+
+@styled
+def before_after(
+    likeliest: tuple[Likeliest, Likeliest],
+    answers: tuple[str, str],
+    prompts: Sequence[Prompt],
+    study: str,
+) -> Figure:
+    """Bars for the first prompt, which was edited; below, a row for each prompt.
+
+    Args:
+        likeliest: tokens after the first prompt, before and after the edit.
+        answers: the first prompt's new and old one: bars of tokens that open them are coloured.
+        study: which model, editor and seed, in words.
+    """
+    title = wrap(
+        f"Edited: “{readable(prompts[0].text)}”", TITLE_WIDTH, max_lines=3, placeholder=" …"
+    )
+    blocks = {
+        name: own
+        for name, changes in (("should change", True), ("should stay", False))
+        if (own := [one for one in prompts if one.changes == changes])
+    }
+    above = 0.55 + BAR * max(map(len, likeliest))
+    below = 0.75 + 0.22 * len(blocks) + ROW * len(prompts)
+    head = 0.45 + LINE * len(title)
+    caption = f"{readable(study)}; {EXPLAINED}."
+    figure = new_figure(DOUBLE, head + above + below, "\n".join(title), caption)
+    grid = figure.add_gridspec(2, 1, height_ratios=(above, below))
+    upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+    for ax, when, tokens in zip(upper.subplots(1, 2), WHEN, likeliest, strict=True):
+        ax.set_title(when)
+        _bars(ax, tokens, answers)
+    panels = lower.subplots(
+        len(blocks),
+        1,
+        sharex=True,
+        squeeze=False,
+        height_ratios=[len(own) for own in blocks.values()],
+    )[:, 0]
+    for ax, (name, own) in zip(panels, blocks.items(), strict=True):
+        ax.set_title(name, fontweight="bold")
+        _rows(ax, own)
+    panels[-1].set_xlabel("probability of the answer")
+    _legend(lower)
+    return figure
+
+
+def _bars(ax: Axes, tokens: Likeliest, answers: tuple[str, str]) -> None:
+    """The likeliest on top, each with its probability written behind it."""
+    colours = [_colour(text, answers) for text, _ in tokens]
+    values = [value for _, value in tokens]
+    bars = ax.barh(range(len(tokens)), values, height=0.72, color=colours)
+    ax.bar_label(bars, [number(value) for value in values], padding=2, fontsize=SMALL)
+    ax.set_yticks(range(len(tokens)), [readable(text, TOKEN_WIDTH) for text, _ in tokens])
+    ax.set_ylim(len(tokens) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlim(0, 1.15)  # room for the number behind a bar that reaches 1
+    ax.set_xticks((0, 0.25, 0.5, 0.75, 1))
+    ax.set_xlabel("probability of the next token")
+
+
+def _colour(token: str, answers: tuple[str, str]) -> str:
+    """Of the answer that the token opens."""
+    for answer, dots in zip(answers, (NEW, OLD), strict=True):
+        if token.strip() and answer.startswith(token.strip()):
+            return dots.colour
+    return OTHERS
+
+
+def _rows(ax: Axes, prompts: Sequence[Prompt]) -> None:
+    """Both answers of each prompt, from a hollow mark to a full one; what is said on the right."""
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    for row in range(0, len(prompts), 2):
+        ax.axhspan(row - 0.5, row + 0.5, color="0.955", linewidth=0, zorder=0)
+    for step, dots, shifts in (
+        (-0.17, NEW, [one.new for one in prompts]),
+        (0.17, OLD, [one.old for one in prompts]),
+    ):
+        heights = [row + step for row in range(len(prompts))]
+        ax.hlines(
+            heights,
+            [shift.before for shift in shifts],
+            [shift.after for shift in shifts],
+            color=dots.colour,
+            linewidth=0.8,
+            zorder=2,
+        )
+        for when, values in zip(WHEN, zip(*shifts, strict=True), strict=True):
+            ax.scatter(
+                values,
+                heights,
+                s=12,
+                marker=dots.shape,
+                facecolors="white" if when == WHEN[0] else dots.colour,
+                edgecolors=dots.colour,
+                linewidths=0.7,
+                label=f"{dots.name}, {when}",
+                zorder=3,
+                clip_on=False,
+            )
+    ax.set_yticks(range(len(prompts)), [_wrapped(one.text) for one in prompts])
+    ax.set_ylim(len(prompts) - 0.5, -0.5)
+    ax.set_xlim(0, 1)
+    ax.grid(axis="x", color="0.85", linewidth=0.5, zorder=0.5)
+    for row, one in enumerate(prompts):
+        _note(ax, row, _told(one))
+
+
+def _wrapped(text: str) -> str:
+    """In two lines; of a longer prompt its start and its end."""
+    shown = readable(text)
+    if len(wrap(shown, PROMPT_WIDTH)) <= 2:
+        return "\n".join(wrap(shown, PROMPT_WIDTH))
+    return f"{shown[: PROMPT_WIDTH - 2]} …\n… {shown[2 - PROMPT_WIDTH :]}"
+
+
+def _told(one: Prompt) -> str:
+    """A mark, and what is said: "✓ Paris → Rome", or "✓ Berlin" where it stays."""
+    then, now = (readable(text, SAYS_WIDTH) for text in one.says)
+    return f"{'✓' if one.works else '✗'} {now if then == now else f'{then} → {now}'}"
+
+
+def _note(ax: Axes, row: int, text: str) -> None:
+    how: dict[str, Any] = {"fontsize": SMALL, "va": "center", "annotation_clip": False}
+    across = ax.get_yaxis_transform()
+    ax.annotate(text, (1, row), (9, 0), xycoords=across, textcoords="offset points", **how)
+
+
+def _legend(part: SubFigure) -> None:
+    handles = [
+        Line2D(
+            [], [], color=dots.colour, marker=dots.shape, markersize=3.4, linewidth=0,
+            markerfacecolor="white" if when == WHEN[0] else dots.colour,
+            label=f"{dots.name}, {when}",
+        )
+        for dots in (NEW, OLD)
+        for when in WHEN
+    ]  # fmt: skip
+    part.legend(handles=handles, loc="outside upper right", ncols=4, columnspacing=1.2)

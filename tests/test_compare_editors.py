@@ -1,0 +1,181 @@
+"""The comparison of editors: whole, stopped, with failures, and what it says of both sides."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+from experiments import compare_editors
+from experiments._edit_cases import Arm, Outcome, edit_cases, split
+from experiments._memory import peak_since_now
+from experiments._run import RunFolder
+from experiments.compare_editors import Config
+from kedit import toy as toy_module
+from kedit.drift import baseline, held_out
+from kedit.edit import Edit
+from kedit.errors import InputError
+from kedit.facts import EditRequest
+from kedit.provenance import made_by
+from kedit.score import Scoring, score
+
+ROOT = Path(__file__).parent.parent
+TOLD = "ft,ft+l:bound=0.01"
+TOY = Config(model="toy", limit=3, editors=TOLD, chunks=1)
+COMMAND = [
+    sys.executable, "-m", "experiments.compare_editors", "--model", "toy", "--limit", "3",
+    "--editors", TOLD, "--chunks", "1", "--out",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compare_editors.run(replace(TOY, out=str(tmp_path_factory.mktemp("compare") / "run")))
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def table(file: Path) -> list[dict]:
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
+def test_every_case_is_edited_by_every_editor_from_both_sides(run: Path) -> None:
+    edits = [one for one in records(run) if "editor" in one]
+    assert len(edits) == 3 * 2 * 2 and len(records(run)) == 3 + len(edits)
+    assert len({(one["id"], one["editor"], one["side"]) for one in edits}) == len(edits)
+    assert all(one["seconds"] > 0 and one["perplexity"] > 1 and one["norm"] > 0 for one in edits)
+
+
+def test_measures_of_both_sides_have_values_before_after_and_lifts(run: Path) -> None:
+    found = json.loads((run / "comparison.json").read_text())
+    assert [(one["edited"], one["editor"]) for one in found] == [
+        (side, name) for side in ("entity", "relation") for name in TOLD.split(",")
+    ]
+    for arm in found:
+        rows = {(m["perspective"], m["group"], m["statistic"]): m for m in arm["measures"]}
+        for side, group in (("entity", "efficacy"), ("relation", "removal")):
+            one = rows[side, group, "magnitude"]
+            assert one["lift"] == pytest.approx(one["after"] - one["before"])
+            assert one["after low"] <= one["after"] <= one["after high"] and one["n_cases"] == 3
+        other = "relation" if arm["edited"] == "entity" else "entity"
+        assert (other, "transfer", "gain") in rows and (
+            arm["edited"],
+            "transfer",
+            "gain",
+        ) not in rows
+    entity = {(m["perspective"], m["group"], m["statistic"]): m for m in found[0]["measures"]}
+    assert entity["entity", "efficacy", "magnitude"]["lift"] > 0.5  # it does edit
+
+
+def test_tests_are_of_every_editor_against_the_first(run: Path) -> None:
+    tests = table(run / "tests.csv")
+    assert {(one["edited"], one["editor"]) for one in tests} == {
+        (side, "ft+l:bound=0.01") for side in ("entity", "relation")
+    }
+    assert all(float(one["p"]) <= float(one["p (Holm)"]) <= 1 for one in tests)
+    # three cases: no sign flip can be rarer than one in four
+    assert min(float(one["p"]) for one in tests) > 0.2
+
+
+def test_tables_and_figure_are_there(run: Path) -> None:
+    text = (run / "comparison.md").read_text()
+    assert "Edited from the entity side: toy, 3 cases" in text and "| seconds an edit |" in text
+    rows = table(run / "comparison.csv")
+    assert {row["edited"] for row in rows} == {"entity", "relation"} and all(
+        row["after"] for row in rows
+    )
+    assert (run / "comparison.png").stat().st_size > 10_000 and (run / "comparison.pdf").exists()
+
+
+def test_a_stopped_run_goes_on_with_what_is_missing(run: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "records.jsonl"
+    process = subprocess.Popen(
+        [*COMMAND, str(tmp_path)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") > 4):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = lines.read_bytes()
+    compare_editors.run(replace(TOY, out=str(tmp_path)))
+    assert lines.read_bytes().startswith(finished[: finished.rfind(b"\n") + 1])
+    whole = {one["key"]: one for one in records(run)}
+    assert {one["key"] for one in records(tmp_path)} == set(whole)
+    for one in records(tmp_path):
+        if "editor" in one:
+            assert one["norm"] == pytest.approx(whole[one["key"]]["norm"], rel=1e-3)
+
+
+def arm(make: Callable[[Sequence[EditRequest]], Edit]) -> Arm:
+    return Arm("broken", "entity", make)
+
+
+def test_an_edit_in_trouble_is_named_and_counts_as_no_edit(
+    toy: HookedTransformer, tmp_path: Path
+) -> None:
+    case = toy_module.cases()[0]
+    (before,) = score(toy, [case], Scoring(say=False))
+    text = baseline(toy, held_out(toy, "", 1))
+    weight = toy.blocks[1].mlp.W_out  # pyright: ignore
+
+    def wrecking(requests: Sequence[EditRequest]) -> Edit:
+        delta = 20 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        return Edit({"blocks.1.mlp.W_out": delta}, made_by("broken", {}, requests, toy))
+
+    def refusing(requests: Sequence[EditRequest]) -> Edit:
+        raise InputError("no such token")
+
+    for number, (make, trouble) in enumerate(((wrecking, "perplexity"), (refusing, "no such tok"))):
+        folder = RunFolder(tmp_path / str(number))
+        folder.path.mkdir()
+        broken = arm(make)
+        found = edit_cases(folder, toy, {case: before}, [broken], Scoring(say=False), text)
+        (outcome,) = found[broken]
+        assert trouble in outcome.trouble
+        assert outcome.counted(before) == before
+        # what was measured is kept all the same
+        assert (outcome.score is not None) is (make is wrecking)
+        assert outcome.score is None or outcome.score != before
+        assert Outcome.from_record(records(folder.path)[0]) == outcome
+
+
+def test_editors_are_split_at_commas_outside_of_brackets() -> None:
+    assert split("rome, memit:layers=(1,2):weight=3 ,ft") == [
+        "rome",
+        "memit:layers=(1,2):weight=3",
+        "ft",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"editors": "rome,nome"}, "there is no editor 'nome'"),
+        ({"editors": " , "}, "no editor is told"),
+        ({"skip": 10_000}, "--skip 10000"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(changed: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        compare_editors.run(replace(TOY, **changed, out=str(tmp_path)))
+
+
+def test_the_peak_is_that_of_the_work_alone() -> None:
+    peak = peak_since_now(torch.device("cpu"))
+    held = torch.ones(30_000_000)  # 120 MB
+    del held
+    taken = peak()
+    if taken is None:
+        pytest.skip("this system does not count it")
+    assert 1e8 < taken < 3e8
+    assert (peak_since_now(torch.device("cpu"))() or 0) < 5e7

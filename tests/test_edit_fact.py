@@ -1,0 +1,340 @@
+"""Editing one fact of one's own: what is asked, saved, said and drawn; and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from experiments import edit_fact
+from experiments._before_after import Question, Reply, Row, answers, replies, said, shown
+from experiments._edit_report import verdict
+from experiments.edit_fact import EXAMPLE, Config, settled
+from figures.edit import NEW, OLD, OTHERS, Prompt, Shift, before_after
+from kedit import moments as moments_module
+from kedit import toy as toy_module
+from kedit.edit import Edit
+from kedit.errors import InputError
+from kedit.facts import NO_RELATION
+from tests.test_figures import assert_fits
+
+CASE = toy_module.cases()[0]
+TOY = Config(model="toy")
+SURE = replace(TOY, editor="ft:lr=5e-3:steps=25")  # fine-tuning makes the toy say anything
+FILES = {"edit.safetensors", "report.json", "report.md", "before-after.png", "before-after.pdf"}
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def loaded(
+    toy: HookedTransformer,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The session's toy, and one cache of moments for this file."""
+    place = tmp_path_factory.getbasetemp() / "edit_fact"
+    monkeypatch.setattr(moments_module, "cache_dir", lambda: place)
+    monkeypatch.setattr("kedit.model.load", lambda *_: toy)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, but not written: that takes as long as all the rest."""
+    monkeypatch.setattr("figures.style.save", lambda *_: None)
+
+
+def weights(model: HookedTransformer) -> Weights:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def test_without_options_the_worked_example_is_edited_saved_and_undone(
+    toy: HookedTransformer, tmp_path: Path
+) -> None:
+    before = weights(toy)
+    folder = edit_fact.run(replace(TOY, out=str(tmp_path)))
+    for name, value in toy.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert {file.name for file in folder.iterdir()} >= FILES | {"config.json", "versions.json"}
+    found = report(folder)
+    edited, paraphrase, *neighbours = found["rows"]
+    fact = CASE.entity.fact
+    assert (edited["role"], edited["prompt"]) == ("edited", fact.prompt)
+    assert (edited["new"], edited["old"]) == (CASE.entity.target, fact.object)
+    assert paraphrase["role"] == "paraphrase" and paraphrase["prompt"] == "Ada Alder was born in"
+    assert [row["prompt"] for row in neighbours] == [
+        fact.template.replace("{}", person) for person in toy_module.PEOPLE[1:5]
+    ]
+    assert [row["should"] for row in found["rows"]] == ["change"] * 2 + ["stay"] * 4
+    for row in found["rows"]:
+        for when in ("before", "after"):
+            values = [value for _, value in row[when]["likeliest"]]
+            assert len(values) == 5 and values == sorted(values, reverse=True)
+    assert edited["after"]["new"] > 2 * edited["before"]["new"]
+    edit = Edit.load(folder / "edit.safetensors")
+    (parameter,) = edit.deltas
+    with edit.applied(toy):
+        assert not torch.equal(toy.state_dict()[parameter], before[parameter])
+        asked = Question("edited", fact.prompt, edited["new"], edited["old"])
+        assert replies(toy, [asked])[0].new == pytest.approx(edited["after"]["new"], rel=1e-4)
+    sizes = found["changed"][parameter]
+    assert 0 < sizes["numbers moved"] <= sizes["of"] == before[parameter].numel()
+    assert sizes["norm"] == pytest.approx(edit.norms(toy)[parameter].delta)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_edit_that_works_is_called_so_and_can_be_used_as_the_report_says(
+    toy: HookedTransformer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = edit_fact.run(replace(SURE, out=str(tmp_path)))
+    screen, text = capsys.readouterr().out, (folder / "report.md").read_text(encoding="utf-8")
+    ending = report(folder)["verdict"]
+    assert ending.startswith("The edit works: after its prompt the model now says Delft (prob")
+    assert ending in text and ending[-30:] in screen
+    for part in ("Should change (Ada Alder: Corum → Delft)", "Should stay (neighbours)", "✓"):
+        assert part in screen and part in text
+    assert "blocks.1.mlp.W_out by a norm of" in text
+    assert len([line for line in text.splitlines() if "| before |" in line]) == 6
+    usage = text.split("```")[1].removeprefix("python")
+    assert f"Edit.load('{folder}/edit.safetensors').applied(load('toy')) as model" in usage
+    before, seen = weights(toy), {}
+    code = usage.replace("    ...", "    seen.update(weights(model))")
+    exec(code, {"seen": seen, "weights": weights})
+    assert any(not torch.equal(seen[name], before[name]) for name in before)
+    assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_relation_side_adds_the_pair_and_removes_the_old_one(tmp_path: Path) -> None:
+    folder = edit_fact.run(replace(SURE, perspective="relation", out=str(tmp_path)))
+    found, wanted = report(folder), CASE.relation
+    assert wanted is not None and wanted.removal is not None
+    (request,) = found["request"]
+    assert (request["perspective"], request["target"]) == ("relation", "birthplace")
+    assert (request["prompt"], request["removal_prompt"]) == (
+        wanted.fact.prompt,
+        wanted.removal.prompt,
+    )
+    assert (request["mentioned"], request["mentioned_by_removal"]) == ("Delft", "Corum")
+    roles = [row["role"] for row in found["rows"]]
+    assert (
+        roles == ["edited", "removed", *["paraphrase"] * 3, *["other side"] * 2] + ["neighbour"] * 4
+    )
+    removed, neighbour = found["rows"][1], found["rows"][-1]
+    assert (removed["new"], removed["old"]) == (NO_RELATION, "birthplace")
+    assert neighbour["prompt"] == "The relation between Elif Elm and Brock is"
+    assert (neighbour["new"], neighbour["old"]) == (NO_RELATION, "birthplace")
+    assert found["rows"][0]["as wanted"]
+    assert "of 1 prompts of the old pair say None" in found["verdict"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_relation_that_is_told_is_asked_for_from_the_entity_side_too(tmp_path: Path) -> None:
+    folder = edit_fact.run(replace(SURE, relation="birthplace", out=str(tmp_path)))
+    (other,) = (row for row in report(folder)["rows"] if row["role"] == "other side")
+    assert other["prompt"] == "The relation between Ada Alder and Delft is"
+    assert (other["new"], other["old"]) == ("birthplace", NO_RELATION)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_text_is_read_once_with_progress_and_the_editor_finds_what_it_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "text.txt"
+    corpus.write_text("Bruno Birch likes to speak Danish. " * 400, encoding="utf-8")
+    passes, summed = [], moments_module._summed
+    monkeypatch.setattr(moments_module, "_summed", lambda *a: (passes.append(a[-1]), summed(*a))[1])
+    config = replace(TOY, editor="rome:n_tokens=256", text=str(corpus), seed=3)
+    folder = edit_fact.run(replace(config, out=str(tmp_path / "run")))
+    assert len(passes) == 1 and passes[0] is not None
+    settings = report(folder)["settings"]
+    assert (settings["text"], settings["seed"]) == (str(corpus), 3)
+    screen = capsys.readouterr().out
+    assert "rome:n_tokens=256 needs statistics of" in screen and "tokens" in screen
+
+
+def test_what_is_left_out_is_the_worked_examples_as_far_as_it_fits() -> None:
+    assert settled(Config()) == replace(EXAMPLE, relation="")
+    other_target = settled(Config(target=" London "))
+    assert other_target == replace(EXAMPLE, target="London", relation="")
+    other_subject = settled(Config(subject="The Louvre"))
+    assert other_subject.prompt == EXAMPLE.prompt and other_subject.more == EXAMPLE.more
+    assert other_subject.neighbours == [x for x in EXAMPLE.neighbours if x != "The Louvre"]
+    own = settled(Config(prompt="{} was built in ", more=["They built {} in"]))
+    assert (own.prompt, own.more, own.neighbours) == (
+        "{} was built in", ["They built {} in"], [],
+    )  # fmt: skip
+    assert settled(Config(perspective="relation")).relation == "location"
+    told = Config(subject="C", neighbours=["A", "B ", "A", "", "C"])
+    assert settled(told).neighbours == ["A", "B"]
+
+
+def test_a_prompt_may_spell_its_subject_out() -> None:
+    told = Config(subject="Rome", prompt="In Romeo's days, Rome was", more=["And Rome is"])
+    assert settled(told).prompt == "In Romeo's days, {} was"
+    assert settled(told).more == ["And {} is"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": "{} and {} are"}, r"--prompt: one {} is wanted, where the subject stands, got"),
+        ({"prompt": "Mozart was born in"}, r"neither {} nor the subject 'Ada Alder' is in 'Mozart"),
+        ({"more": ["It is"]}, r"--more: neither {} nor"),
+        ({"editor": "rom"}, r"there is no editor 'rom', only rome, memit"),
+        ({"editor": "ft", "text": "x.txt"}, r"--text x.txt: ft reads no text"),
+        (
+            {"prompt": "{} was born in", "perspective": "relation"},
+            r"--perspective relation needs --relation",
+        ),
+        ({"target": "corum"}, r"says 'corum' already after 'The birthpl.*with probability \d"),
+        ({"true": "Delft"}, r"'Delft' is what the fact says already"),
+        ({"more": [60 * "They say " + "{} is"]}, r"tokens, the model reads 64"),
+        ({"neighbours": ["Bruno Birch " * 40]}, r"tokens, the model reads 64"),
+        (
+            {"perspective": "relation", "target": "Corum", "true": "Arle"},
+            r"says 'birthplace' already after 'The relation between Ada Alder and Corum is', with",
+        ),
+    ],
+)
+def test_what_cannot_be_edited_is_said_in_one_line_and_leaves_no_folder(
+    tmp_path: Path, options: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        edit_fact.run(replace(TOY, out=str(tmp_path / "run"), **options))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_answer_is_the_part_of_a_name_of_which_the_model_is_surest(
+    toy: HookedTransformer,
+) -> None:
+    prompt = CASE.entity.fact.prompt
+    texts = ["Corum Arle cello", "“the Corum”, or", "the", "", "?! ", "corum Arle"]
+    found = answers(toy, [prompt] * len(texts), texts)
+    assert found == ["Corum", "the Corum", "", "", "", "corum"]
+    (own,) = said(toy, [prompt])
+    assert answers(toy, [prompt], [own]) == ["Corum"]
+
+
+def test_small_probabilities_keep_a_digit() -> None:
+    values = (1.0, 0.934, 0.01, 0.0095, 0.0094, 3.2e-5, 0.0)
+    assert [shown(value) for value in values] == [
+        "1.00", "0.93", "0.01", "0.01", "9e-3", "3e-5", "0",
+    ]  # fmt: skip
+
+
+def row(question: Question, before: float, after: float, text: str) -> Row:
+    """The new answer's probabilities; the old one has what is left."""
+    one, other = (
+        Reply((), new, 1 - new, said, said) for new, said in ((before, question.old), (after, text))
+    )
+    return Row(question, one, other)
+
+
+def test_the_verdict_says_what_happened_and_not_more() -> None:
+    edited = Question("edited", "E is in", "Rome", "Paris")
+    neighbour = Question("neighbour", "L is in", "Rome", "Paris")
+    other = replace(edited, role="paraphrase")
+    stays, goes = row(neighbour, 0.1, 0.2, "Paris"), row(neighbour, 0.1, 0.8, "Rome")
+    whole = [row(edited, 0.001, 0.93, "Rome"), row(other, 0, 0.3, "Paris"), stays, goes]
+    assert verdict(whole) == (
+        "The edit works: after its prompt the model now says Rome (probability 1e-3 → 0.93). "
+        "0 of 1 other wordings say so too. "
+        "1 of 2 neighbours keep their answer (its mean probability 0.90 → 0.50)."
+    )
+    assert verdict([row(edited, 0.001, 0.2, "Paris")]) == (
+        "The edit fails: after its prompt the model still says Paris, not Rome (probability "
+        "1e-3 → 0.20). No neighbours were asked: --neighbours would show what else it changes."
+    )
+    assert "the model says nothing, not Rome" in verdict([row(edited, 0, 0, "")])
+
+
+LONG = (
+    "In the third volume of the letters, somebody of whom nothing is known says that {} stands in"
+)
+LIKELIEST = (
+    [(" Paris", 0.76), (" Lyon", 0.06), ("\n", 0.01), (" ", 0.01), ("<start_of_image>", 0.004)],
+    [(" Rome", 0.991), (" $x_1$", 0.004), ("東京", 0.003), (" Paris", 0.001), (" R", 0.0005)],
+)
+PROMPTS = [
+    Prompt("E is in", True, Shift(0.001, 0.99), Shift(0.76, 0.001), ("Paris", "Rome"), True),
+    Prompt(2 * LONG, True, Shift(0.2, 0.3), Shift(1, 0), (LONG, ""), False),
+    Prompt("$E$ is 東京 in", False, Shift(0, 1), Shift(0.5, 0.4), ("New York", "New York"), True),
+]
+
+
+def marks(ax: Axes, name: str) -> list[tuple[float, float]]:
+    """Probability and row of each mark of a series, rounded to its row."""
+    (dots,) = (one for one in ax.collections if one.get_label() == name)
+    assert isinstance(dots, PathCollection)
+    return [(x, round(y)) for x, y in np.asarray(dots.get_offsets())]
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1], 5 * PROMPTS[::-1]])
+def test_the_figure_fits_its_page_whatever_the_prompts(prompts: list[Prompt]) -> None:
+    figure = before_after(LIKELIEST, ("Rome", "Paris"), prompts, "gemma-3-270m, rome; seed 0")
+    assert_fits(figure)
+    for ax in figure.axes[2:]:
+        names = [label.get_window_extent() for label in ax.get_yticklabels()]
+        assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[:i])
+        assert all(
+            len(line) <= 48 for x in ax.get_yticklabels() for line in x.get_text().split("\n")
+        )
+    assert figure.get_size_inches()[0] == 7
+    for part in ("n = 1 edit, no interval", "gemma-3-270m, rome; seed 0"):
+        assert part in figure.get_supxlabel()
+
+
+def test_bars_hold_the_likeliest_tokens_and_colour_both_answers() -> None:
+    figure = before_after(LIKELIEST, ("Rome", "Paris"), PROMPTS, "")
+    for ax, tokens, colours in zip(
+        figure.axes[:2],
+        LIKELIEST,
+        (
+            [OLD.colour, OTHERS, OTHERS, OTHERS, OTHERS],
+            [NEW.colour, OTHERS, OTHERS, OLD.colour, NEW.colour],
+        ),
+        strict=True,
+    ):
+        bars = [one for one in ax.patches if isinstance(one, Rectangle)]
+        assert [bar.get_width() for bar in bars] == [value for _, value in tokens]
+        drawn = [to_hex(bar.get_facecolor()) for bar in bars]
+        assert drawn == [to_hex(colour) for colour in colours]
+        assert ax.yaxis_inverted() and ax.get_xlim()[0] == 0
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["Paris", "Lyon", "↵", "␣", "<start_of_image>"]
+
+
+def test_rows_go_from_hollow_to_full_marks_and_say_what_is_said() -> None:
+    figure = before_after(LIKELIEST, ("Rome", "Paris"), PROMPTS, "")
+    blocks = {ax.get_title("left"): ax for ax in figure.axes[2:]}
+    assert list(blocks) == ["should change", "should stay"]
+    for ax, own in ((blocks["should change"], PROMPTS[:2]), (blocks["should stay"], PROMPTS[2:])):
+        for dots, shifts in ((NEW, [x.new for x in own]), (OLD, [x.old for x in own])):
+            places = range(len(own))
+            assert marks(ax, f"{dots.name}, before the edit") == [
+                (shift.before, place) for shift, place in zip(shifts, places, strict=True)
+            ]
+            assert marks(ax, f"{dots.name}, after the edit") == [
+                (shift.after, place) for shift, place in zip(shifts, places, strict=True)
+            ]
+        lines = [one for one in ax.collections if isinstance(one, LineCollection)]
+        ends = [
+            np.asarray(segment)[:, 0].tolist() for one in lines for segment in one.get_segments()
+        ]
+        assert ends == [list(x.new) for x in own] + [list(x.old) for x in own]
+    notes = [x.get_text() for ax in blocks.values() for x in ax.texts if isinstance(x, Annotation)]
+    assert notes == ["✓ Paris → Rome", "✗ In the third… → ␣", "✓ New York"]
