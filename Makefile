@@ -3,20 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: trace test check clean
+.PHONY: trace edit test quick clean
 
 trace: $(VENV)/installed
 	$(RUN) -m experiments.trace_relation $(ARGS)
+
+edit: $(VENV)/installed
+	$(RUN) -m experiments.edit_fact $(ARGS)
 
 test: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
-	$(RUN) -m pytest -q -m "not real"
+	$(RUN) -m pytest -q -n 2 -m "not real"
 	$(RUN) -m pytest -q -m real
 
 quick: $(VENV)/installed
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n 2
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -11,17 +11,22 @@ import torch
 from experiments import score_model, trace_relation
 from experiments._trace import Config
 from kedit.data import builtin
+from kedit.edit import Edit
+from kedit.editors import editor
+from kedit.facts import Perspective
 from kedit.hf import gemma_270m_folder, read_folder
 from kedit.likelihood import Asked, likelihoods
 from kedit.model import load
 from kedit.prompts import answer_ids, decoded, encode, prompt_ids
 from kedit.runs import Run
+from kedit.score import Scoring, score
 from probes.corrupt import add_noise, noise_rule, replaced
 from probes.patch import Question, sweep
 from probes.trace import paper_patches, says, trace
 from tests import twins
 
 pytestmark = pytest.mark.real
+ROOT = Path(__file__).parent.parent
 
 
 @cache
@@ -148,11 +153,54 @@ def test_before_an_edit_gemma_prefers_the_true_object_and_keeps_to_one_line(
     assert said and not any("\n" in text for text in said)
 
 
-def test_the_readmes_python_runs() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text(readme, encoding="utf-8")
+    editing, tracing = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     names: dict = {}
-    exec(code, names)
+    exec(tracing, names)
     effect = names["result"].grids["resid_post"].indirect_effect("prob")
     assert effect.shape == (18, len(names["result"].labels))
     assert effect.max() > 0.1
+    exec(editing, names)
+    model, edit = names["model"], names["edit"]
+    prompt = names["fact"].prompt
+    rome, paris = (answer_ids(model, text)[0] for text in ("Rome", "Paris"))
+
+    def prefers_rome(model) -> bool:
+        logits = model(torch.tensor([prompt_ids(model, prompt)]))[0, -1]
+        return bool(logits[rome] > logits[paris])
+
+    with torch.no_grad(), Edit.load("rome.safetensors").applied(model):
+        assert prefers_rome(model)
+    assert not prefers_rome(model)
+    exported = load(str(tmp_path / "edited"))
+    assert prefers_rome(exported)
+    changed = [
+        name
+        for name, weight in model.named_parameters()
+        if not torch.equal(weight, dict(exported.named_parameters())[name])
+    ]
+    assert changed == list(edit.deltas) == ["blocks.5.mlp.W_out"]
+
+
+def test_romes_edits_from_either_side_are_said_and_undone_to_the_bit() -> None:
+    model = gemma()
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    rome = f"rome:text={ROOT / 'README.md'}:n_tokens=4096"
+    cases = builtin.cases()[:981:250]
+    sides: tuple[tuple[str, Perspective], ...] = (
+        (rome, "entity"),
+        (f"{rome}:where=last:layer=8", "relation"),
+    )
+    for told, side in sides:
+        edits = editor(told, "gemma-3-270m", side).on(model)
+        n_said = 0
+        for case in cases:
+            with edits([case.request(side)]).applied(model):
+                (after,) = score(model, [case], Scoring(say=False))
+            own = [p for p in after.probes if (p.perspective, p.group) == (side, "efficacy")]
+            n_said += all(p.rival_logprob is not None and p.logprob > p.rival_logprob for p in own)
+        assert n_said >= 3, side
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
