@@ -1,5 +1,6 @@
 """How much memory a piece of work takes at its peak, beyond what was taken before it."""
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,11 @@ def peak_since_now(place: "device") -> Callable[[], int | None]:
         start = torch.cuda.memory_allocated(place)
         return lambda: torch.cuda.max_memory_allocated(place) - start
     try:
+        # what was freed but not given back would be taken again unseen
+        ctypes.CDLL(None).malloc_trim(0)  # glibc only
         FORGET.write_text("5")  # Linux: the highest so far is what is taken now
         start = _kilobytes("VmRSS")
-    except (OSError, KeyError):
+    except (OSError, AttributeError, KeyError):
         return lambda: None
     return lambda: 1024 * max(0, _kilobytes("VmHWM") - start)
 
