@@ -63,8 +63,13 @@ def finish(
     folder: RunFolder,
     before: "Sequence[EditScore]",
     outcomes: Mapping[Arm, Sequence[Outcome]],
+    perplexity: float,
 ) -> None:
-    """Tables, tests and figure into the folder; the tables to the screen."""
+    """Tables, tests and figure into the folder; the tables to the screen.
+
+    Args:
+        perplexity: of the held-out text, before any edit.
+    """
     from figures.compare import compared
     from figures.style import save
 
@@ -81,7 +86,7 @@ def finish(
     widest = max(map(len, verdicts.values()))
     screen, markdown = console(50 + 20 * widest), []
     for side, ones in verdicts.items():
-        lines = list(_lines(ones))
+        lines = list(_lines(ones, perplexity))
         title = f"Edited from the {side} side: {config.model}, {len(before)} cases"
         names = [one.arm.told for one in ones]
         screen.print(_shown(title, names, lines))
@@ -90,7 +95,7 @@ def finish(
     write_whole(folder.path / "comparison.md", "\n\n".join(markdown) + "\n")
     figure = compared(
         {side: {one.arm.told: one.found for one in ones} for side, ones in verdicts.items()},
-        f"{config.model}, {len(before)} cases; seed {config.seed}",
+        f"{config.model}; seed {config.seed}",
         {(one.arm.side, one.arm.told): int(one.costs["failed"] or 0) for one in each},
     )
     save(figure, folder.path, "comparison")
@@ -154,12 +159,14 @@ def _costs(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
     }
 
 
-def _lines(verdicts: Sequence[Verdict]) -> Iterator[Line]:
+def _lines(verdicts: Sequence[Verdict], perplexity: float) -> Iterator[Line]:
     """What is printed of the arms of one side: by statistic, then costs."""
+    side = verdicts[0].arm.side
     found = [{one.key: one for one in verdict.found} for verdict in verdicts]
     for statistic, part in PRINTED.items():
         for key, first in found[0].items():
-            if key.statistic != statistic:
+            # a Score of the side that was not edited weighs what nobody asked for
+            if key.statistic != statistic or (statistic == "lifts" and key.perspective != side):
                 continue
             cells = []
             for verdict, own in zip(verdicts, found, strict=True):
@@ -169,7 +176,7 @@ def _lines(verdicts: Sequence[Verdict]) -> Iterator[Line]:
             yield Line(part, name, percent(first.before), cells)
     for name in verdicts[0].costs:
         cells = ["" if (cost := one.costs[name]) is None else f"{cost:.3g}" for one in verdicts]
-        yield Line("costs", name, "", cells)
+        yield Line("costs", name, f"{perplexity:.3g}" if name == "perplexity" else "", cells)
 
 
 def _shown(title: str, names: Sequence[str], lines: Sequence[Line]):
@@ -190,12 +197,14 @@ def _markdown(title: str, names: Sequence[str], lines: Sequence[Line]) -> str:
 
 
 def _explained(config: "Config", verdicts: Sequence[Verdict]) -> str:
-    first = verdicts[0].arm.told
+    from kedit.text import Corpus
+
+    first, text = verdicts[0].arm.told, Corpus(config.held_out, config.seed).name
     n_failed = sum(int(one.costs["failed"] or 0) for one in verdicts)
     return (
         "Means in percent with 95 % bootstrap intervals over cases; perplexity and KL on "
-        f"{config.held_out or 'text of its own'}. lifts: harmonic mean of what was gained of what "
-        "there was to gain and of what was kept; gain: on the side that was not edited. "
+        f"{text}. Score: harmonic mean of what was gained of what there was to gain and of what "
+        "was kept; transfer: the share gained on the side that was not edited. "
         f"*: unlike {first}, p < {SURE} (sign flips over cases, Holm over one table). "
         f"{n_failed} edits failed (records.jsonl says why) and count as no edit. "
         f"Seed {config.seed}."

@@ -77,7 +77,7 @@ def run(config: Config) -> Path:
             raise InputError(f"no case could be scored: {folder.path / 'records.jsonl'} says why")
         outcomes = edit_cases(folder, model, usable, arms, scoring, text)
         folder.write_json("skipped.json", skipped)
-        finish(config, folder, list(usable.values()), outcomes)
+        finish(config, folder, list(usable.values()), outcomes, float(text.nll.mean().exp()))
     return folder.path
 
 
