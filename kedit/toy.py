@@ -216,3 +216,4 @@ def _train(toy: HookedTransformer, words: PreTrainedTokenizerFast) -> None:
             loss.backward()
             optimiser.step()
             schedule.step()
+    optimiser.zero_grad()  # or the trained toy keeps gradients that the one from the file lacks
