@@ -99,9 +99,10 @@ def prepared(
     with progress("editors") as bars:
         bar = bars.add_task("contexts and moments", total=len(made))
         for told, side, one in made:
-            own = {field.name for field in fields(one)}  # pyright: ignore[reportArgumentType]
+            # what the editor was told itself holds
+            unset = {field.name for field in fields(one) if not getattr(one, field.name)}  # pyright: ignore
             shared = {"text": text, "seed": seed}
-            one = replace(one, **{k: v for k, v in shared.items() if k in own})  # pyright: ignore
+            one = replace(one, **{k: v for k, v in shared.items() if k in unset})  # pyright: ignore
             arms.append(Arm(told, side, one.on(model)))
             bars.update(bar, advance=1)
     return arms

@@ -119,7 +119,7 @@ def test_the_same_seed_gives_the_same_edit_at_once_or_prepared(
 def test_another_seed_gives_another_edit(toy: HookedTransformer, tmp_path: Path, name: str) -> None:
     text = tmp_path / "text.txt"  # the same for both: contexts alone hang on the seed
     text.write_text("\n".join(map(" ".join, toy_module.texts())), encoding="utf-8")
-    told = f"{name}:training.steps=2:text={text}"
+    told = f"{name}:training.steps=2:contexts=():text={text}"
     one, other = (editor(f"{told}:seed={seed}", "toy")(toy, [CASE.entity]) for seed in (0, 1))
     assert one.made.settings["contexts"] != other.made.settings["contexts"]
     (first, *_), (second, *_) = one.deltas.values(), other.deltas.values()
@@ -170,6 +170,7 @@ def test_several_requests_are_all_in_the_edit(toy: HookedTransformer, name: str)
         ("rome:layer=3:where=last:key=legacy", "gpt2", ROME(3, where="last", key="legacy")),
         ("rome:layer=3:contexts=('','A. ')", "gpt2", ROME(3, contexts=("", "A. "))),
         ("rome:layer=3:text=wiki.txt:n_tokens=9", "gpt2", ROME(3, text="wiki.txt", n_tokens=9)),
+        ("rome:layer=3:text=hf:a:b:n_tokens=9", "gpt2", ROME(3, text="hf:a:b", n_tokens=9)),
         ("rome:layer=3:lengths=((5,2),)", "gpt2", ROME(3, lengths=((5, 2),))),
         ("memit:layers=(1,2)", "gpt2", MEMIT((1, 2))),
         ("memit:layers=(1,)", "gpt2", MEMIT((1,))),

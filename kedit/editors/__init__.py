@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -33,7 +34,8 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
     Raises:
         InputError: an unknown editor, field or value; says what there is.
     """
-    name, *changes = told.split(":")
+    name, _, rest = told.partition(":")
+    changes = re.split(r":(?=[\w.]+=)", rest) if rest else []  # a value may hold a colon: hf:NAME
     if name not in EDITORS:
         raise InputError(f"there is no editor {name!r}, only {', '.join(EDITORS)}")
     values: dict[str, Any] = {}

@@ -52,7 +52,7 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
     },
     "toy": {
         # it is so small that only its last token's keys tell its facts apart
-        "rome": ROME(1, _TOY, "last"),
+        "rome": ROME(1, _TOY, "last", contexts=("",)),
         "memit": MEMIT((1, 2), 0.1, _TOY, "last"),
         "ft": FT(1, lr=2e-3),
         "ft+l": FT(1, lr=5e-3, bound=0.02),
