@@ -1,5 +1,7 @@
 """From the last residual to one number a prompt, never holding all prompts' logits at once."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -10,6 +12,7 @@ from kedit.sites import norm
 
 METRICS = ("prob", "logprob", "logit_diff")
 FEWEST = 16  # rows: fewer times a vocabulary take MKL (of torch 2.13) up to twice as long
+Divergence = Literal["now || before", "before || now"]  # KL(edited ‖ unedited), or the other way
 CHUNK = 2**22  # logits in memory at once, 16 MiB in float32: what the allocator keeps and reuses
 
 
@@ -53,8 +56,14 @@ def last_logits(
     model: HookedTransformer, resid: Float[Tensor, "row d_model"]
 ) -> Float[Tensor, "row vocab"]:
     """All logits of a few final residuals, in float32."""
-    rows = norm(model.ln_final, resid[None])[0]
-    return _capped(model, _product(rows, model.unembed.W_U.T, model.unembed.b_U))
+    return unembedded(model, norm(model.ln_final, resid[None])[0])
+
+
+def unembedded(
+    model: HookedTransformer, normed: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "row vocab"]:
+    """All logits of a few residuals behind ln_final, in float32."""
+    return _capped(model, _product(normed, model.unembed.W_U.T, model.unembed.b_U))
 
 
 @torch.no_grad()
@@ -63,31 +72,33 @@ def losses_and_slope(
     normed: Float[Tensor, "row d_model"],
     targets: Int[Tensor, " target"],
     shares: Float[Tensor, " target"],
-    kl: float,
-    stay: Float[Tensor, "staying vocab"] | None,
+    kl: float = 0.0,
+    stay: Float[Tensor, "staying vocab"] | None = None,
+    divergence: Divergence = "now || before",
 ) -> tuple[
-    Float[Tensor, ""],
+    Float[Tensor, " target"],
     Float[Tensor, ""],
     Float[Tensor, "staying vocab"],
     Float[Tensor, "row d_model"],
 ]:
-    """What an editor trains on, with its gradient: nll + `kl` · KL(now ‖ before), in nats.
+    """What an editor trains on, with the gradient of Σ share · nll + `kl` · mean KL, in nats.
 
     The gradient is written out, in place over one buffer of logits: autograd would hold five of
     them, and fresh memory for 262,144 logits a row costs as much as computing them.
 
     Args:
         normed: behind ln_final: first one row a target token, then those that are to stay.
-        shares: of the target tokens in the nll, which is their sum of -share · log-probability.
+        shares: of each target token's negative log-likelihood (nll) in what is trained.
         stay: log-probabilities before, of the rows that are to stay; None: these are taken.
+        divergence: which way the KL of these rows goes.
 
     Returns:
-        The nll; the mean KL of the staying rows (0 without any); their log-probabilities before;
-        and the gradient of nll + kl · KL with respect to `normed`.
+        Each target's nll; the mean KL of the staying rows (0 without any); their log-probabilities
+        before; and the gradient with respect to `normed`.
     """
     weight, n_targets = model.unembed.W_U.T, len(targets)
     cap = model.cfg.output_logits_soft_cap
-    logits = _capped(model, _product(normed, weight, model.unembed.b_U))
+    logits = unembedded(model, normed)
     flat = 1 - (logits / cap) ** 2 if cap > 0 else None
     each = torch.arange(n_targets, device=logits.device)
     chosen, now = logits[each, targets], logits[n_targets:].log_softmax(-1)
@@ -95,14 +106,20 @@ def losses_and_slope(
     peak = logits.max(-1, keepdim=True).values
     slope = logits.sub_(peak).exp_()
     total = slope.sum(-1, keepdim=True)
-    nll = -(shares * (chosen - peak[:n_targets, 0] - total[:n_targets, 0].log())).sum()
+    nll = total[:n_targets, 0].log() + peak[:n_targets, 0] - chosen
     scale = torch.ones_like(total)
     scale[:n_targets, 0] = shares
     slope.mul_(scale / total)  # softmax, by its share
     slope[each, targets] -= shares
-    excess = now - stay
-    drifted = (now.exp() * excess).sum(-1, keepdim=True)
-    slope[n_targets:] *= (excess - drifted) * (kl / max(1, len(now)))
+    if divergence == "now || before":
+        excess = now - stay
+        drifted = (now.exp() * excess).sum(-1, keepdim=True)
+        slope[n_targets:] *= (excess - drifted) * (kl / max(1, len(now)))
+    else:
+        then = stay.exp()
+        drifted = (then * (stay - now)).sum(-1, keepdim=True)
+        slope[n_targets:] -= then
+        slope[n_targets:] *= kl / max(1, len(now))
     if flat is not None:
         slope.mul_(flat)
     mean_kl = drifted.mean() if len(now) else drifted.sum()

@@ -6,6 +6,7 @@ and differentiable.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +24,14 @@ from kedit.sites import (
     is_parallel,
     is_unhooked,
     mlp_raw,
+    mlp_read,
     mlp_written,
     w_o,
 )
 
 PADDING = 0  # any token: nothing reads it
-Write = Callable[[int, str, Tensor], Tensor]  # layer, "attn" | "mlp" | "resid", what is there
+Part = Literal["attn_in", "z", "attn", "mlp_in", "mlp", "resid"]
+Write = Callable[[int, Part, Tensor], Tensor]  # layer, part of its block, what is there
 Kept = tuple[Float[Tensor, "_ _ kv_head d_head"], ...]  # rows and positions, by layer
 
 
@@ -67,15 +70,19 @@ def through(
         past_keys, past_values: at each of `layers`, as this function returns them.
         mask: of past and new positions, 1 where there is a token; those of a row stand together.
         real: which new positions are no padding.
-        write: gets each layer's raw outputs of W_O and W_out (before a post-norm) and the residual
-            behind the layer, packed; what it returns takes their place.
+        write: gets, packed, what each layer's attention and MLP read, all heads' z, the raw outputs
+            of W_O and W_out (before a post-norm) and the residual behind the layer; what it returns
+            takes their place.
     """
     keys, values = [], []
     for layer, old_keys, old_values in zip(layers, past_keys, past_values, strict=True):
         block = model.blocks[layer]
-        raw, new_keys, new_values = _attend(block, resid, old_keys, old_values, mask, real)
+        read = write(layer, "attn_in", attn_read(block, resid))
+        z, new_keys, new_values = _attend(block, read, old_keys, old_values, mask, real)
+        raw = F.linear(write(layer, "z", z), w_o(block), block.attn.b_O)
         mid = resid + attn_written(block, write(layer, "attn", raw))
-        raw = mlp_raw(block, (resid if is_parallel(block) else mid)[None])[0]
+        read = write(layer, "mlp_in", mlp_read(block, resid if is_parallel(block) else mid))
+        raw = mlp_raw(block, read[None])[0]
         resid = write(layer, "resid", mid + mlp_written(block, write(layer, "mlp", raw)))
         keys.append(new_keys)
         values.append(new_values)
@@ -134,28 +141,28 @@ def unpacked(tokens: Float[Tensor, "token *width"], real: Bool[Tensor, "row new"
 
 def _attend(
     block: TransformerBlock,
-    resid_pre: Float[Tensor, "token d_model"],
+    read: Float[Tensor, "token d_model"],
     past_keys: Float[Tensor, "row past kv_head d_head"],
     past_values: Float[Tensor, "row past kv_head d_head"],
     mask: Int[Tensor, "row pos"],
     real: Bool[Tensor, "row new"],
 ) -> tuple[
-    Float[Tensor, "token d_model"],
+    Float[Tensor, "token key"],
     Float[Tensor, "row pos kv_head d_head"],
     Float[Tensor, "row pos kv_head d_head"],
 ]:
-    """Raw output of W_O at new tokens behind pasts with gaps, and keys and values of all positions.
+    """All heads' z at new tokens behind pasts with gaps, and keys and values of all positions.
 
     Only for blocks with `has_plain_attention`. Unlike TransformerLens' cache this one holds keys
     after the rotary embedding: a position never changes, and rotating it once is enough.
 
     Args:
-        resid_pre: of the tokens at `real`, one after the other.
+        read: what attention reads of the tokens at `real`, one after the other.
         mask: 1 where there is a token; positions are counted over tokens only, and the tokens of
             a row stand together.
         real: which new positions are no padding.
     """
-    read, n_past = attn_read(block, resid_pre), past_keys.shape[1]
+    n_past = past_keys.shape[1]
     packed = block.attn.calculate_qkv_matrices(read[None], read[None], read[None])
     query, keys, values = (unpacked(each[0], real) for each in packed)
     if block.cfg.positional_embedding_type == "rotary":
@@ -170,8 +177,7 @@ def _attend(
         scale=1 / block.attn.attn_scale,
         enable_gqa=keys.shape[2] != query.shape[2],
     )
-    z = z.transpose(1, 2)[real].flatten(1)
-    return F.linear(z, w_o(block), block.attn.b_O), keys, values
+    return z.transpose(1, 2)[real].flatten(1), keys, values
 
 
 def _seen(

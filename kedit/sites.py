@@ -77,22 +77,25 @@ def has_post_norms(model: HookedTransformer) -> bool:
     )
 
 
+def mlp_read(block: TransformerBlock, resid_mid: Tensor) -> Tensor:
+    """What the block's MLP reads of `resid_mid` (in a parallel block: resid_pre)."""
+    if block.cfg.attn_only or block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        return resid_mid
+    return norm(block.ln2, resid_mid)
+
+
 def mlp_raw(
-    block: TransformerBlock, resid_mid: Float[Tensor, "batch pos d_model"]
+    block: TransformerBlock, read: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The raw output of W_out, reading `resid_mid` (in a parallel block: resid_pre)."""
-    if block.cfg.attn_only:
-        return torch.zeros_like(resid_mid)
-    if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
-        return _mlp(block.mlp, resid_mid)
-    return _mlp(block.mlp, norm(block.ln2, resid_mid))
+    """The raw output of W_out, from what `mlp_read` gives."""
+    return torch.zeros_like(read) if block.cfg.attn_only else _mlp(block.mlp, read)
 
 
 def mlp_out(
     block: TransformerBlock, resid_mid: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """What the block's MLP adds, reading `resid_mid` (in a parallel block: resid_pre)."""
-    return mlp_written(block, mlp_raw(block, resid_mid))
+    return mlp_written(block, mlp_raw(block, mlp_read(block, resid_mid)))
 
 
 def w_o(block: TransformerBlock) -> Float[Tensor, "d_model key"]:
@@ -179,7 +182,7 @@ def _mlp(mlp: nn.Module, read: Tensor) -> Tensor:
 
     On a CPU fresh memory for all neurons is handed out page by page, at a fiftieth of all the time.
     """
-    if type(mlp) is not MLP or mlp.act_fn is not tanh_gelu or _is_trained(mlp, read):
+    if type(mlp) is not MLP or mlp.act_fn is not tanh_gelu or _is_watched(mlp, read):
         return mlp(read)
     tokens = read.flatten(0, -2)
     out = torch.empty_like(tokens)
@@ -193,8 +196,12 @@ def _mlp(mlp: nn.Module, read: Tensor) -> Tensor:
     return out.view(read.shape)
 
 
-def _is_trained(mlp: MLP, read: Tensor) -> bool:
-    return torch.is_grad_enabled() and (read.requires_grad or mlp.W_out.requires_grad)
+def _is_watched(mlp: MLP, read: Tensor) -> bool:
+    """Whether gradients, or hooks on the neurons, need the module itself."""
+    if mlp.hook_pre.fwd_hooks or mlp.hook_post.fwd_hooks:
+        return True
+    trained = read.requires_grad or any(weight.requires_grad for weight in mlp.parameters())
+    return torch.is_grad_enabled() and trained
 
 
 def norm(module: nn.Module, resid: Tensor) -> Tensor:

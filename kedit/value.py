@@ -118,9 +118,10 @@ def train(
         with torch.enable_grad():
             final = _upward(model, start, {slot: delta[group_of] for slot, delta in deltas.items()})
             read = norm(model.ln_final, final[index, at])
-            nll, kl, stay, slope = losses_and_slope(
+            each, kl, stay, slope = losses_and_slope(
                 model, read.detach(), targets, shares, training.kl, stay
             )
+            nll = (shares * each).sum()
             # the norm of a zero vector has no gradient
             sizes = [
                 (delta.square().sum(-1) + 1e-12).sqrt() / norms[slot] ** 2

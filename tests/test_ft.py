@@ -112,7 +112,7 @@ def test_the_model_is_left_as_it_was(family: FamilyOf, name: str, bound: float) 
 def test_the_model_is_left_as_it_was_when_training_fails(
     toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, through, n_calls = state(toy), module.through, []
+    before, recited, n_calls = state(toy), module.recited, []
 
     def fail_at_the_third(*args: Any) -> Any:
         n_calls.append(1)
@@ -121,9 +121,9 @@ def test_the_model_is_left_as_it_was_when_training_fails(
             assert not torch.equal(toy.state_dict()[W_OUT], before[W_OUT])
             assert dict(toy.named_parameters())[W_OUT].requires_grad
             raise RuntimeError("no memory")
-        return through(*args)
+        return recited(*args)
 
-    monkeypatch.setattr(module, "through", fail_at_the_third)
+    monkeypatch.setattr(module, "recited", fail_at_the_third)
     with pytest.raises(RuntimeError, match="no memory"):
         FT_1(toy, REQUESTS)
     assert_untouched(toy, before)
@@ -170,8 +170,8 @@ def test_the_autoregressive_loss_makes_a_target_of_several_tokens_likelier(
 
 
 def test_batches_make_a_step_each(toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    through, n_calls = module.through, []
-    monkeypatch.setattr(module, "through", lambda *args: n_calls.append(1) or through(*args))
+    recited, n_calls = module.recited, []
+    monkeypatch.setattr(module, "recited", lambda *args: n_calls.append(1) or recited(*args))
     edits = []
     for batch, n_steps in ((128, 2), (3, 2), (2, 4), (1, 6)):
         n_calls.clear()

@@ -1,28 +1,22 @@
 """FT and FT+L: fine-tuning of one MLP's output matrix, with or without bounds."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from transformer_lens import HookedTransformer
 
 from kedit.edit import Delta, Edit, Edits
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.metrics import losses_and_slope
-from kedit.packed import nothing, opened, require_plain, through, unpacked
-from kedit.prompts import answer_ids, prompt_ids
+from kedit.packed import require_plain
 from kedit.provenance import made_by
-from kedit.reading import Tokens
-from kedit.sites import norm
+from kedit.teaching import Wanted, demanded, lesson, recited, trainable
 from kedit.writes import WriteSite
-
-Wanted = tuple[Tokens, Tokens]  # a prompt, and the target behind it
 
 
 @dataclass(frozen=True)
@@ -60,20 +54,12 @@ class FT:
             InputError: there is no request, or the family cannot be edited.
         """
         require_plain(model)
-        demands = [
-            demand
-            for one in requests
-            for demand in (one.demands if self.removal else one.demands[:1])
-        ]
-        wanted = [
-            (prompt_ids(model, demand.fact.prompt), answer_ids(model, demand.target))
-            for demand in demands
-        ]
+        wanted = demanded(model, requests, self.removal)
         if not wanted:
             raise InputError("there is no request to edit for")
         site = WriteSite(self.layer)
         site.weight(model)  # raises where there is none
-        with _trainable(model, site) as weights:
+        with trainable(model, _trained_names(model, site)) as weights:
             deltas = self._trained(model, wanted, weights)
         return Edit(deltas, made_by("ft", dataclasses.asdict(self), requests, model))
 
@@ -87,11 +73,14 @@ class FT:
         start = {name: weight.detach().clone() for name, weight in weights.items()}
         optimiser = torch.optim.Adam(list(weights.values()), lr=self.lr)
         parts = [wanted[first : first + self.batch] for first in range(0, len(wanted), self.batch)]
-        below = [self._below(model, part) for part in parts]
+        at_once = self.loss == "upstream"
+        taught = [lesson(model, self.layer, part, at_once=at_once) for part in parts]
         for _ in range(self.steps):
             total = 0.0
-            for part, before in zip(parts, below, strict=True):
-                loss, read, slope = self._loss(model, part, before)
+            for part, one in zip(parts, taught, strict=True):
+                read = recited(model, one)
+                nll, _, _, slope = losses_and_slope(model, read.detach(), one.targets, one.shares)
+                loss = float((one.shares * nll).sum())
                 total += loss * len(part) / len(wanted)
                 if loss < self.stop:
                     continue
@@ -106,54 +95,9 @@ class FT:
                 break
         return {name: (weight.detach() - start[name]) for name, weight in weights.items()}
 
-    def _below(self, model: HookedTransformer, wanted: Sequence[Wanted]) -> tuple[Tensor, ...]:
-        """The residual before the layer, which training leaves as it is, with its places."""
-        rows = [prompt for prompt, _ in wanted]
-        if self.loss == "autoregressive":
-            rows = [(*prompt, *target[:-1]) for prompt, target in wanted]
-        return opened(model, rows, self.layer)
 
-    def _loss(
-        self, model: HookedTransformer, wanted: Sequence[Wanted], before: tuple[Tensor, ...]
-    ) -> tuple[float, Float[Tensor, "target d_model"], Float[Tensor, "target d_model"]]:
-        """Mean over the prompts of their targets' mean negative log-likelihood, in nats; and what
-        the unembedding reads, with the loss's gradient there.
-        """
-        resid, mask, real = before
-        above = range(self.layer, model.cfg.n_layers)
-        past = nothing(model, len(wanted), above)
-        final = unpacked(through(model, above, resid, past, past, mask, real)[0], real)
-        places = [
-            (row, len(prompt) - 1 + (0 if self.loss == "upstream" else step))
-            for row, (prompt, target) in enumerate(wanted)
-            for step in range(len(target))
-        ]
-        index, at = torch.tensor(places, device=final.device).T
-        targets = torch.tensor([token for _, target in wanted for token in target]).to(at)
-        shares = [1 / len(target) / len(wanted) for _, target in wanted for _ in target]
-        read = norm(model.ln_final, final[index, at])
-        nll, _, _, slope = losses_and_slope(
-            model, read.detach(), targets, torch.tensor(shares).to(read.device), 0.0, None
-        )
-        return float(nll), read, slope
-
-
-@contextmanager
-def _trainable(model: HookedTransformer, site: WriteSite) -> Iterator[dict[str, nn.Parameter]]:
-    """W_out, and its bias where the family has one, open to training; then as they were."""
-    parameters = dict(model.named_parameters())
+def _trained_names(model: HookedTransformer, site: WriteSite) -> list[str]:
+    """W_out, and its bias where the family has one."""
     bias = site.parameter.replace(".W_", ".b_")
     # where a family has no bias TransformerLens keeps zeros, which no checkpoint could hold
-    names = [site.parameter, *([bias] if parameters[bias].any() else [])]
-    weights = {name: parameters[name] for name in names}
-    kept = {name: weight.detach().clone() for name, weight in weights.items()}
-    try:
-        for weight in weights.values():
-            weight.requires_grad_(True)
-        yield weights
-    finally:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.requires_grad_(False)
-                weight.grad = None
-                weight.copy_(kept[name])
+    return [site.parameter, *([bias] if model.get_parameter(bias).any() else [])]
