@@ -1,8 +1,9 @@
-"""ROME, MEMIT and FT as published, on a Hugging Face GPT-2: slow twins of kedit's editors.
+"""ROME, MEMIT, FT and KN as published, on a Hugging Face GPT-2: slow twins of kedit's editors.
 
-Written from the formulas of Meng et al. 2022 and 2023 and from what RaKE's code adds to them.
-Of kedit only the settings are used: texts, positions, hooks and loops are their own here, and the
-whole model runs at every step. One file, so that an algorithm can be read from words to weights.
+Written from the formulas of Meng et al. 2022 and 2023, of Dai et al. 2022, and from what RaKE's
+code adds to them. Of kedit only the settings are used: texts, positions, hooks and loops are their
+own here, and the whole model runs at every step. One file, so that an algorithm can be read from
+words to weights.
 """
 
 import copy
@@ -288,6 +289,82 @@ def ft(
         if sum(losses) / len(losses) < tuning.stop:
             break
     return {name: one.detach() - start[name] for name, one in trained.items()}
+
+
+class Knowledge(NamedTuple):
+    """What KN is told of one change.
+
+    Args:
+        prompt, truth: whose neurons are sought.
+        target: what they write against the likeliest token now, each token `factor` times.
+        neurons: the module of an MLP whose output is called that.
+        extend: each token of the truth is sought behind those before it.
+        signed: a neuron below 0 writes the reverse.
+    """
+
+    prompt: list[int]
+    truth: list[int]
+    target: list[int]
+    factor: float
+    neurons: str
+    extend: bool
+    signed: bool
+
+
+def knowledge(tokenizer: Tokenizer, prompt: str, truth: str, target: str) -> Knowledge:
+    """Without oversights; the target is represented by its first token."""
+    first = plain(tokenizer, f" {target}")[:1]
+    asked, said = tokenizer(prompt).input_ids, plain(tokenizer, f" {truth}")
+    return Knowledge(asked, said, first, 2, "act", extend=True, signed=True)
+
+
+def rakes_knowledge(tokenizer: Tokenizer, prompt: str, truth: str, target: str) -> Knowledge:
+    """As in RaKE's code: B6, and all tokens of the target, once each."""
+    asked, said = tokenizer(prompt).input_ids, plain(tokenizer, truth)
+    wanted = plain(tokenizer, target)
+    return Knowledge(asked, said, wanted, 1, "c_fc", extend=False, signed=False)
+
+
+def kn(hf: Gpt2, asked: Knowledge, steps: int, threshold: float) -> list[Matrix]:
+    """What is added to each layer's c_proj."""
+    brought = torch.zeros(hf.config.n_layer, 4 * hf.config.n_embd)
+    for number, token in enumerate(asked.truth):
+        text = asked.prompt + (asked.truth[:number] if asked.extend else [])
+        for layer, block in enumerate(hf.transformer.h):
+            module = getattr(block.mlp, asked.neurons)
+            brought[layer] += integrated(hf, module, text, token, steps) / len(asked.truth)
+    place = Place(asked.prompt, len(asked.prompt) - 1)
+    embeddings = hf.lm_head.weight
+    row = asked.factor * embeddings[asked.target].sum(0)
+    row = row - 2 * embeddings[logprobs(hf, [place])[0][-1].argmax()]
+    deltas = []
+    for values, block in zip(brought, hf.transformer.h, strict=True):
+        chosen = (values > threshold * brought.max()).float()
+        if asked.signed:
+            chosen *= output_of(hf, block.mlp.act, place).sign()
+        deltas.append(chosen.outer(row))
+    return deltas
+
+
+def integrated(
+    hf: Gpt2, module: nn.Module, text: list[int], token: int, steps: int
+) -> Float[Tensor, " d_mlp"]:
+    """∫ ∂P(token | text) over what `module` gives at the last token, from zeros to all of it."""
+    own = output_of(hf, module, Place(text, len(text) - 1))
+    slopes = []
+    for alpha in torch.linspace(0, 1, steps):
+        scaled = (alpha * own).requires_grad_()
+
+        def put(module: nn.Module, inputs: Any, output: Tensor, scaled: Tensor = scaled) -> Tensor:
+            return torch.cat([output[:, :-1], scaled[None, None]], 1)
+
+        handle = module.register_forward_hook(put)
+        try:
+            said = hf(torch.tensor([text])).logits[0, -1].softmax(-1)[token]
+        finally:
+            handle.remove()
+        slopes.append(torch.autograd.grad(said, scaled)[0])
+    return own * torch.stack(slopes).mean(0)
 
 
 def logprobs(hf: Gpt2, places: Places) -> list[Float[Tensor, "pos vocab"]]:

@@ -13,6 +13,7 @@ from kedit import moments as moments_module
 from kedit import toy as toy_module
 from kedit.edit import Edit, LowRank
 from kedit.editors.ft import FT
+from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.rome import ROME
 from kedit.facts import EditRequest, Fact
@@ -21,7 +22,7 @@ from kedit.value import Training
 from kedit.writes import WriteSite
 from tests import published
 from tests.conftest import Family, FamilyOf
-from tests.published import Asked, Change, Loss, Tuning, Wanted
+from tests.published import Asked, Change, Knowledge, Loss, Tuning, Wanted
 
 # Of ‖difference‖ / ‖delta‖: of float32's seven digits, five steps of Adam, a goal less the stream
 # that it is near to, and C⁻¹ (condition 2e4) lose three. Measured: 1.5e-4 at most, in MEMIT with a
@@ -310,3 +311,57 @@ def test_fts_relation_edit_trains_the_addition_as_rakes_and_the_removal_if_told(
         weight, bias = tuned(gpt2, RELATION, loss=loss, removal=removal)
         assert distance(weight, twin["weight"]) < TOLERANCE
         assert distance(bias, twin["bias"]) < TOLERANCE
+
+
+# what the facts say and what they are to say takes several tokens, so that all oversights show
+KNOWN = [replace(ENTITY[0], fact=replace(ENTITY[0].fact, object="old harp")), RELATION[0]]
+KN_OF = {"right": published.knowledge, "upstream": published.rakes_knowledge}
+by_knowledge = pytest.mark.parametrize("request_", KNOWN, ids=["entity", "relation"])
+
+
+def known(gpt2: Family, request: EditRequest, method: str) -> Knowledge:
+    fact = request.fact
+    return KN_OF[method](gpt2.model.tokenizer, fact.prompt, fact.object, request.target)
+
+
+def apart(gpt2: Family, edit: Edit, asked: Knowledge, threshold: float) -> float:
+    """The largest distance over layers; infinite where one of both adds nothing to a layer."""
+    distances = []
+    for layer, twin in enumerate(published.kn(gpt2.hf, asked, 6, threshold)):
+        is_there = WriteSite(layer).parameter in edit.deltas
+        if is_there and twin.any():
+            distances.append(distance(made(edit, layer), twin))
+        elif is_there or twin.any():
+            distances.append(float("inf"))
+    return max(distances)
+
+
+@by_knowledge
+@pytest.mark.parametrize("method", KN_OF)
+@pytest.mark.parametrize("threshold", [0.05, 0.5])
+def test_kn_is_the_published_one(
+    gpt2: Family, request_: EditRequest, method: Any, threshold: float
+) -> None:
+    edit = KN(steps=6, threshold=threshold, method=method)(gpt2.model, [request_])
+    assert apart(gpt2, edit, known(gpt2, request_, method), threshold) < TOLERANCE
+    assert apart(gpt2, edit, known(gpt2, request_, method), 0.3) > NOTICED
+
+
+@by_knowledge
+@pytest.mark.parametrize(
+    "oversight", ["blank of the object", "pre", "extension", "all tokens", "factor", "signs"]
+)
+def test_each_of_the_oversights_in_rakes_kn_is_there(
+    gpt2: Family, request_: EditRequest, oversight: str
+) -> None:
+    asked, right = (known(gpt2, request_, method) for method in ("upstream", "right"))
+    mended = {
+        "blank of the object": asked._replace(truth=right.truth),
+        "pre": asked._replace(neurons="act"),
+        "extension": asked._replace(extend=True),
+        "all tokens": asked._replace(target=asked.target[:1]),
+        "factor": asked._replace(factor=2),
+        "signs": asked._replace(signed=True),
+    }[oversight]
+    edit = KN(steps=6, threshold=0.1, method="upstream")(gpt2.model, [request_])
+    assert apart(gpt2, edit, asked, 0.1) < TOLERANCE < NOTICED < apart(gpt2, edit, mended, 0.1)

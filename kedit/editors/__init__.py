@@ -11,14 +11,18 @@ from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from kedit.edit import Editor
 from kedit.editors.ft import FT
+from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
+from kedit.editors.mend import MEND
 from kedit.editors.presets import PRESETS
 from kedit.editors.rome import ROME
 from kedit.errors import InputError
 from kedit.facts import Perspective
 
 # "ft" is not bounded, "ft+l" is; RaKE's FT is ft+l
-EDITORS: Mapping[str, type[Editor]] = {"rome": ROME, "memit": MEMIT, "ft": FT, "ft+l": FT}
+EDITORS: Mapping[str, type[Editor]] = {
+    "rome": ROME, "memit": MEMIT, "ft": FT, "ft+l": FT, "kn": KN, "mend": MEND,
+}  # fmt: skip
 
 
 def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor:
@@ -29,7 +33,8 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
 
     Args:
         told: a name of EDITORS, then any number of `:field=value`.
-        model: as `load` takes it. One without settings of its own must be told at least a layer.
+        model: as `load` takes it. For one without settings of its own, an editor of layers must be
+            told at least these.
 
     Raises:
         InputError: an unknown editor, field or value; says what there is.
@@ -47,14 +52,15 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
     of_model = PRESETS.get(_named(model), {})
     made = of_model.get(f"{name} {perspective}", of_model.get(name))
     if made is None:
-        layer = "layers" if name == "memit" else "layer"
-        if layer not in values:
-            raise InputError(
-                f"{name} has no settings for {model}: tell its {layer}, as in {name}:{layer}="
-                + ("(4,5,6)" if name == "memit" else "5")
-            )
-        _require(EDITORS[name], layer, values[layer], told)
-        made = EDITORS[name](**{layer: values[layer]})
+        layers = [one for one in ("layer", "layers") if one in get_type_hints(EDITORS[name])]
+        for layer in layers:
+            if layer not in values:
+                raise InputError(
+                    f"{name} has no settings for {model}: tell its {layer}, as in {name}:{layer}="
+                    + ("(4,5,6)" if layer == "layers" else "5")
+                )
+            _require(EDITORS[name], layer, values[layer], told)
+        made = EDITORS[name](**{layer: values[layer] for layer in layers})
     for field, value in values.items():
         made = _with(made, field.split("."), value, told)
     return made

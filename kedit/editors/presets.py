@@ -2,13 +2,14 @@
 
 The published ones are layers, steps, rates and bounds. The method itself is the corrected one
 unless it is told otherwise: "rome:key=legacy:relation=upstream", "memit:relation=upstream",
-"ft+l:loss=upstream" do what the published code does.
+"ft+l:loss=upstream", "kn:method=upstream", "mend:rates=upstream" do what the published code does.
 """
 
 from collections.abc import Mapping
 
 from kedit.edit import Editor
 from kedit.editors.ft import FT
+from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.rome import ROME
 from kedit.value import Training
@@ -37,18 +38,21 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "memit": MEMIT((13, 14, 15, 16, 17), 20000.0, _GPT2_XL_MEMIT),
         "ft": FT(1),
         "ft+l": FT(0, bound=5e-4),
+        "kn": KN(),
     },
     "gpt-j-6b": {
         "rome": ROME(5),
         "memit": MEMIT((3, 4, 5, 6, 7, 8), 15000.0, _GPT_J_MEMIT),
         "ft": FT(21),
         "ft+l": FT(0, bound=5e-5),
+        "kn": KN(threshold=0.1),  # EasyEdit's; RaKE has no settings for it
     },
     "gemma-3-270m": {
         "rome": ROME(5, _GEMMA, lengths=_FEW),
         "memit": MEMIT((4, 5, 6), 1.0, _GEMMA),
         "ft": FT(5, steps=15, lr=2e-4),
         "ft+l": FT(5, steps=15, bound=1e-3),
+        "kn": KN(),
     },
     "toy": {
         # it is so small that only its last token's keys tell its facts apart
@@ -56,5 +60,6 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "memit": MEMIT((1, 2), 0.1, _TOY, "last"),
         "ft": FT(1, lr=2e-3),
         "ft+l": FT(1, lr=5e-3, bound=0.02),
+        "kn": KN(),
     },
 }
