@@ -114,7 +114,8 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
     from kedit.errors import InputError
 
     fields = dataclasses.asdict(config)
-    measured = {name: value for name, value in fields.items() if name not in ("out", *outside)}
+    told = {name: value for name, value in fields.items() if name not in ("out", *outside)}
+    measured = json.loads(json.dumps(told))  # as a folder gives it back: without tuples
     digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{Path(str(fields['model'])).stem}-{digest}"
     path = Path(fields["out"]) if fields["out"] else RESULTS / experiment / name

@@ -7,6 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import functools
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import hypothesis
@@ -18,8 +20,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from experiments import train_mend
 from kedit import hf as hugging_face
 from kedit import toy as toy_module
+from kedit.editors import mend
 from kedit.facts import Fact
 from kedit.metrics import METRICS
 from kedit.model import load, prepare, quiet
@@ -40,6 +44,11 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("kedit")
 
+# few steps, and therefore large ones
+TOY_MEND = train_mend.Config(
+    model="toy", rank=16, rate=3e-3, lr=1e-2, lr_rate=1e-4, edit_weight=0.3, steps=60, validate=30,
+    held_out=32,
+)  # fmt: skip
 VOCAB = 1000  # more than either tokenizer's
 WINDOW = 4  # tokens a local layer sees: fewer than a prompt has
 LOCAL_GLOBAL = ["sliding_attention", "full_attention"] * 2
@@ -153,6 +162,22 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def toy() -> HookedTransformer:
     return load("toy", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def toy_mend(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MEND for the toy, in the folder of its training."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("mend") / "run"
+    return train_mend.run(replace(TOY_MEND, out=str(out))) / mend.NAME
+
+
+@pytest.fixture
+def shipped_mend(toy_mend: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if kedit came with a MEND for the toy."""
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "toy.safetensors").symlink_to(toy_mend)
+    monkeypatch.setattr(mend, "SHIPPED", tmp_path / "trained")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -16,7 +16,9 @@ from kedit import toy as toy_module
 from kedit.edit import Delta, Edit, Editor, LowRank
 from kedit.editors import EDITORS, editor
 from kedit.editors.ft import FT
+from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
+from kedit.editors.mend import MEND
 from kedit.editors.presets import PRESETS
 from kedit.editors.rome import ROME
 from kedit.errors import InputError
@@ -33,8 +35,10 @@ by_side = pytest.mark.parametrize("side", PERSPECTIVES)
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One cache of moments for this file."""
+def cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, shipped_mend: None
+) -> None:
+    """One cache of moments for this file, and a MEND for the toy."""
     place = tmp_path_factory.getbasetemp() / "editors"
     monkeypatch.setattr(moments_module, "cache_dir", lambda: Path(place))
 
@@ -137,7 +141,7 @@ def test_settings_and_requests_travel_with_the_edit(
         json.dumps(again.made.to_record())
     )
     assert again.made.editor == name.removesuffix("+l") and again.made.source == "toy"
-    assert again.made.settings.keys() >= {"layers" if name == "memit" else "layer"}
+    assert again.made.settings.keys() >= get_type_hints(EDITORS[name]).keys()
     assert again.made.requests[0]["target"] == CASE.request(side).target
     assert same(Edit(again.deltas, edit.made), edit)
 
@@ -177,6 +181,11 @@ def test_several_requests_are_all_in_the_edit(toy: HookedTransformer, name: str)
         ("memit:layers=(1,2):weight=3:batch=1", "gpt2", MEMIT((1, 2), 3.0, batch=1)),
         ("ft:layer=0:removal=True:loss=upstream", "gpt2", FT(0, removal=True, loss="upstream")),
         ("ft+l:layer=0:bound=5e-4", "gpt2", FT(0, bound=5e-4)),
+        ("kn", "gpt2", KN()),  # it has no layer to be told
+        ("kn:erase=0:method=upstream", "gpt-j-6b", KN(threshold=0.1, erase=0.0, method="upstream")),
+        ("kn:halves=('attn',)", "gpt2", KN(halves=("attn",))),
+        ("mend:file=a.safetensors:scale=2", "gpt2", MEND("a.safetensors", scale=2.0)),
+        ("mend:rates=upstream", "gemma-3-270m", MEND(rates="upstream")),
     ],
 )
 def test_an_editor_is_told_by_its_name_and_fields(told: str, model: str, wanted: Editor) -> None:
@@ -214,7 +223,7 @@ def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("told", "model", "message"),
     [
-        ("rom", "toy", r"there is no editor 'rom', only rome, memit, ft, ft\+l"),
+        ("rom", "toy", r"there is no editor 'rom', only rome, memit, ft, ft\+l, kn, mend"),
         ("", "toy", "there is no editor ''"),
         ("rome:layer", "toy", "rome:layer: 'layer' is not of the form field=value"),
         ("rome", "gpt2", r"rome has no settings for gpt2: tell its layer, as in rome:layer=5"),
@@ -239,6 +248,8 @@ def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         ("memit:layers=(1,'2')", "toy", r"layers is \(1, '2'\), but tuple"),
         ("ft:removal=1", "toy", "removal is 1, but bool is wanted"),
         ("ft:loss=right", "toy", "loss is 'right', but autoregressive or upstream is wanted"),
+        ("kn:layer=5", "gpt2", "KN has no 'layer', but halves, steps, threshold"),
+        ("kn:halves=('head',)", "toy", r"halves is \('head',\), but tuple"),
     ],
 )
 def test_what_cannot_be_meant_is_named(told: str, model: str, message: str) -> None:
@@ -281,3 +292,7 @@ def test_published_settings_are_the_papers() -> None:
         ft: Any = PRESETS[model][name]
         assert (ft.layer, ft.bound, ft.lr, ft.steps, ft.stop) == (layer, bound, 5e-4, 25, 0.01)
         assert not ft.removal
+    for model, threshold in (("gpt2-xl", 0.2), ("gpt-j-6b", 0.1)):
+        kn: Any = PRESETS[model]["kn"]
+        assert (kn.threshold, kn.steps, kn.agreement) == (threshold, 20, 0)
+        assert (kn.erase, kn.write, kn.halves, kn.removal) == (2, 2, ("mlp",), False)

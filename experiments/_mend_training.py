@@ -1,0 +1,205 @@
+"""MEND's outer loop: batches of exercises, validation, checkpoints that resume to the bit."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments._exercises import Practice
+from experiments._run import RunFolder, progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Adam
+    from transformer_lens import HookedTransformer
+
+    from experiments.train_mend import Config
+    from kedit.hypernetwork import Hypernetwork
+    from kedit.metalearning import Practised
+
+CHECKPOINT = "checkpoint.safetensors"
+FIT = 12  # batches that means and standard deviations of gradients are taken from
+CLIP = 100.0  # of the gradient's norm, as in the published code
+LAST_LR = 0.1  # of the first
+TOGETHER = 8  # exercises that are validated at once
+
+
+def train(
+    config: "Config", folder: RunFolder, model: "HookedTransformer", practice: Practice
+) -> None:
+    """From the folder's checkpoint on, if there is one; the best network is saved."""
+    network, optimiser = started(config, model, practice)
+    step, best, at = _resumed(folder.path / CHECKPOINT, network, optimiser)
+    if step == 0:
+        if "0" not in folder.records:
+            folder.add("0", {"training": None, "validation": validated(model, network, practice)})
+        best = _total(config, folder.records["0"]["validation"])
+        _save(config, folder, model, network, step)
+    sums: dict[str, float] = {}
+    with progress("steps") as bars:
+        bar = bars.add_task("practising", total=config.steps, completed=step)
+        while step < config.steps and step - at < config.patience:
+            losses = _step(config, model, network, optimiser, practice, step)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value / config.validate
+            step += 1
+            bars.update(bar, advance=1, description=_told(sums, step, config.validate))
+            if step % config.validate == 0:
+                found = validated(model, network, practice)
+                folder.add(str(step), {"training": sums, "validation": found})
+                if _total(config, found) < best:
+                    best, at = _total(config, found), step
+                    _save(config, folder, model, network, step)
+                _keep(folder.path / CHECKPOINT, network, optimiser, step, best, at)
+                sums = {}
+
+
+def started(
+    config: "Config", model: "HookedTransformer", practice: Practice
+) -> "tuple[Hypernetwork, Adam]":
+    """The untrained network, which knows what gradients look like, and its optimiser."""
+    from torch.optim import Adam
+
+    from kedit.factors import LinearMap
+    from kedit.hypernetwork import Hypernetwork
+    from kedit.metalearning import factors_of
+
+    layers = config.layers or tuple(range(model.cfg.n_layers)[-3:])
+    names: Any = config.matrices.split(",")
+    maps = [LinearMap(layer, name) for layer in layers for name in names]
+    widths = {one: one.widths(model) for one in maps}
+    network = Hypernetwork(widths, config.rank, config.rate, config.seed)
+    network = network.to(model.embed.W_E.device)
+    seen = [
+        factors_of(model, network.maps, practice.batch(model, config.batch, f"fit {number}"))
+        for number in range(FIT)
+    ]
+    network.fit({one: [each[one] for each in seen] for one in maps})
+    rest = [value for name, value in network.named_parameters() if name != "rates"]
+    groups = [{"params": rest, "lr": config.lr}, {"params": [network.rates], "lr": config.lr_rate}]
+    return network, Adam(groups)
+
+
+def validated(
+    model: "HookedTransformer", network: "Hypernetwork", practice: Practice
+) -> dict[str, dict[str, float]]:
+    """Mean losses of the held-out exercises, by side."""
+    from kedit.metalearning import practise
+
+    found = {}
+    for side, exercises in practice.validation(model).items():
+        parts = [exercises[n : n + TOGETHER] for n in range(0, len(exercises), TOGETHER)]
+        each = [practise(model, network, part) for part in parts]
+        found[side] = _mean(each, [len(part) for part in parts])
+    return found
+
+
+def _step(
+    config: "Config",
+    model: "HookedTransformer",
+    network: "Hypernetwork",
+    optimiser: "Adam",
+    practice: Practice,
+    step: int,
+) -> dict[str, float]:
+    """One step of Adam; what is drawn hangs on the seed and the step alone."""
+    from torch.nn.utils import clip_grad_norm_
+
+    from kedit.metalearning import practise
+
+    share = LAST_LR + (1 - LAST_LR) * (1 + math.cos(math.pi * step / config.steps)) / 2
+    for group, lr in zip(optimiser.param_groups, (config.lr, config.lr_rate), strict=True):
+        group["lr"] = lr * share
+    optimiser.zero_grad()
+    each = [
+        practise(
+            model, network, practice.batch(model, config.batch, f"{step} {number}"),
+            config.edit_weight, 1 / config.accumulate,
+        )
+        for number in range(config.accumulate)
+    ]  # fmt: skip
+    clip_grad_norm_(network.parameters(), CLIP)
+    optimiser.step()
+    return _mean(each, [1] * len(each))
+
+
+def _mean(each: "Sequence[Practised]", weights: Sequence[int]) -> dict[str, float]:
+    """Of losses by name."""
+    return {
+        name: sum(w * getattr(one, name) for one, w in zip(each, weights, strict=True))
+        / sum(weights)
+        for name in asdict(each[0])
+    }
+
+
+def _total(config: "Config", found: dict[str, dict[str, float]]) -> float:
+    """The loss that training goes down, of held-out exercises."""
+    each = [config.edit_weight * one["edit"] + one["kl"] for one in found.values()]
+    return sum(each) / len(each)
+
+
+def _told(sums: dict[str, float], step: int, every: int) -> str:
+    """Means since the last validation."""
+    n = (step - 1) % every + 1
+    return f"edit {sums['edit'] * every / n:.2f}, KL {sums['kl'] * every / n:.2f} nats"
+
+
+def _save(
+    config: "Config",
+    folder: RunFolder,
+    model: "HookedTransformer",
+    network: "Hypernetwork",
+    step: int,
+) -> None:
+    import torch
+
+    from kedit.editors.mend import NAME
+    from kedit.hypernetwork import Origin
+    from kedit.provenance import fingerprint
+
+    recipe = {
+        **asdict(config),
+        "trained for": step,
+        "validation": folder.records[str(step)]["validation"],
+    }
+    for name in ("out", "device"):
+        recipe.pop(name)
+    origin = Origin(fingerprint(model), config.model, recipe)
+    network.save(folder.path / NAME, origin, torch.bfloat16)
+
+
+def _keep(
+    path: Path, network: "Hypernetwork", optimiser: "Adam", step: int, best: float, at: int
+) -> None:
+    """All that training goes on from; numbers are kept as they are."""
+    from safetensors.torch import save_file
+
+    tensors = {f"network {name}": value for name, value in network.state_dict().items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam {number} {name}": value for name, value in state.items()}
+    scratch = path.with_suffix(".part")
+    save_file(tensors, scratch, {"step": str(step), "best": best.hex(), "at": str(at)})
+    scratch.replace(path)
+
+
+def _resumed(path: Path, network: "Hypernetwork", optimiser: "Adam") -> tuple[int, float, int]:
+    """The step that is next, the best validation and its step; without a checkpoint 0, inf, 0."""
+    from safetensors import safe_open
+
+    if not path.exists():
+        return 0, math.inf, 0
+    own: dict[str, Tensor] = {}
+    states: dict[int, dict[str, Tensor]] = {}
+    with safe_open(path, "pt") as file:
+        told = file.metadata()
+        for key in file.keys():  # noqa: SIM118
+            kind, name = key.split(" ", 1)
+            if kind == "network":
+                own[name] = file.get_tensor(key)
+            else:
+                number, field = name.split(" ")
+                states.setdefault(int(number), {})[field] = file.get_tensor(key)
+    network.load_state_dict(own)
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
+    return int(told["step"]), float.fromhex(told["best"]), int(told["at"])

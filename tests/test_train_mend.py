@@ -1,0 +1,185 @@
+"""Training MEND: on whom, to the bit where it is resumed, and whether it learns to edit."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformer_lens import HookedTransformer
+
+from experiments import _mend_training
+from experiments._exercises import Practice, materials, practice_of, split
+from experiments._mend_training import CHECKPOINT
+from experiments._run import open_run
+from experiments.train_mend import Config
+from kedit import toy as toy_module
+from kedit.editors.mend import MEND, NAME
+from kedit.errors import InputError
+from kedit.hypernetwork import read_hypernetwork
+from tests.conftest import TOY_MEND
+
+ROOT = Path(__file__).parent.parent
+CASES = toy_module.cases()
+SHORT = Config(
+    model="toy", rank=4, batch=2, steps=6, validate=2, held_out=4, text=str(ROOT / "README.md")
+)
+
+
+def trained(config: Config, toy: HookedTransformer, out: Path) -> Path:
+    """The folder of a training, without table and figure."""
+    with open_run("train_mend", replace(config, out=str(out))) as folder:
+        _mend_training.train(config, folder, toy, practice_of(config, toy))
+    return folder.path
+
+
+def test_it_learns_to_edit_people_it_never_saw(toy_mend: Path) -> None:
+    found = {
+        (line["side"], line["prompts"]): line
+        for line in json.loads((toy_mend.parent / "validation.json").read_text())
+    }
+    assert {line["n"] for line in found.values()} == {16}
+    for side in ("entity", "relation"):
+        for prompts in ("own prompt", "other wordings"):
+            line = found[side, prompts]
+            # before: no fact is as it shall be; the bound of the interval is above that
+            assert line["before"][0] == 0 and line["after"][1] > 0, (side, prompts)
+        assert found[side, "own prompt"]["after"][0] > 0.5
+        assert found[side, "neighbours"]["after"][0] > 0.6
+
+
+def test_validation_falls_and_the_best_is_kept(toy_mend: Path) -> None:
+    text = (toy_mend.parent / "records.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    totals = {
+        int(line["key"]): sum(
+            TOY_MEND.edit_weight * one["edit"] + one["kl"] for one in line["validation"].values()
+        )
+        for line in lines
+    }
+    best = min(totals, key=totals.__getitem__)
+    assert best > 0 and totals[best] < 0.5 * totals[0]
+    _, origin = read_hypernetwork(toy_mend)
+    assert origin.recipe["trained for"] == best and origin.source == "toy"
+    assert origin.recipe["rank"] == TOY_MEND.rank
+    assert (toy_mend.parent / "training.png").stat().st_size > 10_000
+
+
+def test_no_subject_is_in_both_parts_and_none_of_those_that_are_scored(
+    toy: HookedTransformer,
+) -> None:
+    found = materials(CASES, ("entity", "relation"), 0)
+    scored = [case for case in CASES if case.entity.fact.subject in toy_module.PEOPLE[:3]]
+    train, held_out = split(found, scored, 20, 0)
+    people = [{one.request.fact.subject for one in part} for part in (train, held_out)]
+    assert people[0] and people[1] and not people[0] & people[1]
+    assert people[0] | people[1] == set(toy_module.PEOPLE[3:])
+    assert split(found, scored, 20, 0) == (train, held_out) != split(found, scored, 20, 1)
+    assert 20 <= len(held_out) < 28  # whole people
+
+
+def test_edits_alone_borrow_wordings_and_neighbours_from_each_other() -> None:
+    bare = [
+        replace(case, probes=(), entity=replace(case.entity, fact=fact))
+        for case in CASES
+        for fact in toy_module.facts()
+        if (fact.subject, fact.relation) == (case.entity.fact.subject, case.entity.fact.relation)
+    ]
+    found = materials(bare, ("entity",), 0)
+    assert len(found) == len(bare)
+    for one in found:
+        (wording,) = one.wordings
+        assert wording.prompt != one.request.fact.prompt and wording.answer == one.request.target
+        assert one.request.fact.subject in wording.prompt
+        for near in one.neighbours:
+            assert one.request.fact.subject not in near.prompt
+            assert near.answer == one.request.fact.object
+
+
+def test_probes_that_a_case_has_are_its_material() -> None:
+    (one, other) = materials(CASES[:1], ("entity", "relation"), 0)
+    assert one.wordings[0].answer == CASES[0].entity.target
+    assert other.wordings[0].answer == "birthplace"
+    assert {near.answer for near in other.neighbours} <= {
+        "birthplace",
+        "language",
+        "profession",
+        "instrument",
+    }
+
+
+def test_exercises_hang_on_the_seed_and_the_key_alone(toy: HookedTransformer) -> None:
+    practice = practice_of(SHORT, toy)
+    assert practice.batch(toy, 3, "7") == practice.batch(toy, 3, "7") != practice.batch(toy, 3, "8")
+    assert practice.batch(toy, 3, "7") != practice_of(replace(SHORT, seed=1), toy).batch(
+        toy, 3, "7"
+    )
+    assert practice.validation(toy) == practice.validation(toy)
+    for exercise in practice.batch(toy, 20, "7"):
+        (edit,) = exercise.edits
+        assert exercise.wanted[0].target == edit.target and len(exercise.staying) >= 2
+
+
+@pytest.mark.parametrize("stopped", [0, 2, 3])
+def test_a_training_that_was_stopped_goes_on_to_the_bit(
+    toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
+) -> None:
+    whole = trained(SHORT, toy, tmp_path / "whole")
+    step, calls = _mend_training._step, []
+
+    def breaking(*args: object):
+        calls.append(1)
+        if len(calls) > stopped:
+            raise KeyboardInterrupt
+        return step(*args)  # pyright: ignore
+
+    monkeypatch.setattr(_mend_training, "_step", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        trained(SHORT, toy, tmp_path / "resumed")
+    monkeypatch.undo()
+    again = trained(SHORT, toy, tmp_path / "resumed")
+    for name in (NAME, CHECKPOINT):
+        one, other = load_file(whole / name), load_file(again / name)
+        assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    assert (whole / "records.jsonl").read_text() == (again / "records.jsonl").read_text()
+
+
+def test_training_ends_where_validation_does_not_get_better(
+    toy: HookedTransformer, tmp_path: Path
+) -> None:
+    config = replace(SHORT, lr=0.0, lr_rate=0.0, steps=20, patience=4)
+    folder = trained(config, toy, tmp_path)
+    text = (folder / "records.jsonl").read_text()
+    keys = [json.loads(line)["key"] for line in text.splitlines()]
+    assert keys == ["0", "2", "4"]
+    assert read_hypernetwork(folder / NAME)[1].recipe["trained for"] == 0
+
+
+def test_accumulated_batches_are_one_large_batch(
+    toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of equal batches the mean's gradient is the batch's own: four steps come to the same."""
+    once = Practice.batch
+    monkeypatch.setattr(
+        Practice, "batch", lambda self, model, size, key: once(self, model, size, key.split()[0])
+    )
+    base = replace(SHORT, steps=4, validate=4)
+    one, other = (
+        load_file(trained(replace(base, accumulate=n), toy, tmp_path / str(n)) / CHECKPOINT)
+        for n in (1, 2)
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=1e-6, rtol=1e-4)
+
+
+def test_attention_can_be_edited_too(tmp_path: Path, toy: HookedTransformer) -> None:
+    config = replace(SHORT, matrices="W_V,W_O", layers=(2,), steps=2)
+    file = trained(config, toy, tmp_path) / NAME
+    edit = MEND(str(file))(toy, [CASES[0].entity])
+    assert set(edit.deltas) == {"blocks.2.attn.W_V", "blocks.2.attn.W_O"}
+
+
+def test_nothing_to_train_on_is_said(tmp_path: Path, toy: HookedTransformer) -> None:
+    with pytest.raises(InputError, match=r"auto: 128 edits .* 0 to train on"):
+        practice_of(replace(SHORT, but="toy"), toy)
