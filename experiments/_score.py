@@ -64,6 +64,23 @@ def spread(cases: "Sequence[EditCase]", limit: int, seed: int) -> "list[EditCase
     return in_turn(by_relation.values(), seed)[:limit]
 
 
+def fewer_probes(case: "EditCase", limit: int) -> "EditCase":
+    """The case with the first `limit` probes of each kind; all of them for 0."""
+    from collections import Counter
+    from dataclasses import replace
+
+    if not limit:
+        return case
+    seen: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for probe in case.probes:
+        kind = (probe.perspective, probe.group)
+        seen[kind] += 1
+        if seen[kind] <= limit:
+            kept.append(probe)
+    return replace(case, probes=tuple(kept))
+
+
 def score_cases(
     folder: RunFolder,
     model: "HookedTransformer",

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments._edit_cases import Arm, Outcome
+from experiments._papers_table import papers_markdown, papers_rows, papers_table
 from experiments._run import RunFolder, console, write_whole
 from experiments._tables import FIELDS, percent, plain_table
 
@@ -83,14 +84,16 @@ def finish(
     each = [verdict for ones in verdicts.values() for verdict in ones]
     folder.write_json("comparison.json", [_record(one) for one in each])
     _write_csv(folder, each)
+    papers = papers_rows({(one.arm.side, one.arm.told): one.found for one in each})
     widest = max(map(len, verdicts.values()))
-    screen, markdown = console(50 + 20 * widest), []
+    screen, markdown = console(max(140, 50 + 20 * widest)), [papers_markdown(papers)]
     for side, ones in verdicts.items():
         lines = list(_lines(ones, perplexity))
         title = f"Edited from the {side} side: {config.model}, {len(before)} cases"
         names = [one.arm.told for one in ones]
         screen.print(_shown(title, names, lines))
         markdown.append(_markdown(title, names, lines))
+    screen.print(papers_table(papers))
     markdown.append(_explained(config, each))
     write_whole(folder.path / "comparison.md", "\n\n".join(markdown) + "\n")
     figure = compared(

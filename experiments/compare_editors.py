@@ -30,6 +30,8 @@ class Config:
     """Text whose perplexity must not blow up; nothing for text of the model's own."""
     chunks: int = 2
     """Of 128 tokens of that text."""
+    probes: int = 0
+    """Of each kind a case is tested with, at most so many (scoring takes time); 0 for all."""
     ranks: bool = True
     """Rank each relation's name among all (slower)."""
     say: bool = False
@@ -49,7 +51,14 @@ def run(config: Config) -> Path:
     from dataclasses import replace
 
     from experiments._edit_cases import SIDES, edit_cases, prepared
-    from experiments._score import benchmark, chosen, labels, score_cases, spread
+    from experiments._score import (
+        benchmark,
+        chosen,
+        fewer_probes,
+        labels,
+        score_cases,
+        spread,
+    )
     from experiments._verdict import finish
     from kedit.drift import baseline, held_out
     from kedit.errors import InputError
@@ -64,6 +73,7 @@ def run(config: Config) -> Path:
     wanted = config.skip + config.limit if config.limit else 0
     cases = [case for case in cases if case.relation or "relation" not in sides]
     cases = spread(cases, wanted, config.seed)[config.skip :]
+    cases = [fewer_probes(case, config.probes) for case in cases]
     if not cases:
         raise InputError(f"--skip {config.skip} leaves no case of {config.cases} to edit")
     with open_run("compare_editors", config) as folder:

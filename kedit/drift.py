@@ -15,6 +15,7 @@ from kedit.text import Corpus
 
 WINDOW = 128  # tokens a chunk, BOS not counted
 ROWS = 64  # positions whose logits over the vocabulary lie in memory at once
+KEPT_BYTES = 2**28  # of the unedited model's log-probabilities
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,14 @@ class Baseline:
         chunks: tokens, each chunk with BOS where the model wants one.
         resid: final residuals before ln_final; an edit leaves what comes after them as it is.
         nll: negative log-probability of every token but each chunk's first, in nats.
+        logprobs: of the whole vocabulary, for the first places of all; the others' are worked out
+            anew, for they would take too much memory.
     """
 
     chunks: Int[Tensor, "chunk pos"]
     resid: Float[Tensor, "chunk pos d_model"]
     nll: Float[Tensor, "chunk predicted"]
+    logprobs: Float[Tensor, "kept vocab"]
 
 
 @dataclass(frozen=True)
@@ -80,15 +84,20 @@ def held_out(
 def baseline(model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]) -> Baseline:
     """What `model`, not yet edited, makes of the text."""
     resid = _resid(model, chunks)
-    nll, _ = _compared(model, chunks, resid, None)
-    return Baseline(chunks, resid, nll)
+    n_kept = KEPT_BYTES // (4 * model.cfg.d_vocab) // ROWS * ROWS
+    rows = resid[:, :-1].flatten(0, 1)[:n_kept].split(ROWS)
+    parts = [last_logits(model, part).log_softmax(-1) for part in rows]
+    logprobs = torch.cat(parts) if parts else torch.empty(0, model.cfg.d_vocab).to(resid.device)
+    unmeasured = torch.empty(len(chunks), 0, device=resid.device)
+    nll, _ = _compared(model, Baseline(chunks, resid, unmeasured, logprobs), resid)
+    return Baseline(chunks, resid, nll, logprobs)
 
 
 @torch.no_grad()
 def drift(model: HookedTransformer, before: Baseline) -> Drift:
     """What the edited `model` makes of the same text."""
     resid = _resid(model, before.chunks)
-    nll, kl = _compared(model, before.chunks, resid, before.resid)
+    nll, kl = _compared(model, before, resid)
     return Drift(before.nll.mean(1), nll.mean(1), kl.mean(1))
 
 
@@ -106,17 +115,17 @@ def _resid(model: HookedTransformer, chunks: Tensor) -> Float[Tensor, "chunk pos
 
 
 def _compared(
-    model: HookedTransformer, chunks: Tensor, resid: Tensor, before: Tensor | None
+    model: HookedTransformer, before: Baseline, resid: Float[Tensor, "chunk pos d_model"]
 ) -> tuple[Float[Tensor, "chunk predicted"], Float[Tensor, "chunk predicted"]]:
     """Each token's negative log-probability, and KL(before ‖ now) where it is predicted."""
-    rows, targets = resid[:, :-1].flatten(0, 1), chunks[:, 1:].flatten()
-    nll = torch.empty(len(rows), device=rows.device)
-    kl = torch.zeros_like(nll)
+    rows, targets = resid[:, :-1].flatten(0, 1), before.chunks[:, 1:].flatten()
+    old = before.resid[:, :-1].flatten(0, 1)
+    nll, kl = torch.empty(2, len(rows), device=rows.device)
     for part in torch.arange(len(rows), device=rows.device).split(ROWS):
         now = last_logits(model, rows[part]).log_softmax(-1)
         nll[part] = -now.gather(1, targets[part, None])[:, 0]
-        if before is not None:
-            then = last_logits(model, before[:, :-1].flatten(0, 1)[part]).log_softmax(-1)
-            kl[part] = (then.exp() * (then - now)).sum(-1)
-    shape = (len(chunks), chunks.shape[1] - 1)
+        kept = before.logprobs[part[0] : part[-1] + 1]
+        then = kept if len(kept) == len(part) else last_logits(model, old[part]).log_softmax(-1)
+        kl[part] = (then.exp() * (then - now)).sum(-1)
+    shape = (len(resid), resid.shape[1] - 1)
     return nll.view(shape), kl.view(shape)

@@ -17,13 +17,16 @@ from transformer_lens import HookedTransformer
 from experiments import compare_editors
 from experiments._edit_cases import Arm, Outcome, edit_cases, split
 from experiments._memory import peak_since_now
+from experiments._papers_table import COLUMNS
 from experiments._run import RunFolder
+from experiments._score import fewer_probes
 from experiments.compare_editors import Config
 from kedit import toy as toy_module
 from kedit.drift import baseline, held_out
 from kedit.edit import Edit
 from kedit.errors import InputError
 from kedit.facts import EditRequest
+from kedit.measures import Key
 from kedit.provenance import made_by
 from kedit.score import Scoring, score
 
@@ -181,3 +184,43 @@ def test_the_peak_is_that_of_the_work_alone() -> None:
         pytest.skip("this system does not count it")
     assert 1e8 < taken < 3e8
     assert (peak_since_now(torch.device("cpu"))() or 0) < 5e7
+
+
+def test_the_papers_table_has_both_sides_of_every_editor_and_the_model_before(run: Path) -> None:
+    lines = (run / "comparison.md").read_text().splitlines()
+    assert lines[0].startswith("### As the paper has it")
+    heads, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:9])
+    assert heads[2:] == list(COLUMNS)
+    told = [(side, name) for side in ("entity", "relation") for name in TOLD.split(",")]
+    assert [(row[0], row[1]) for row in rows] == [("", "before"), *told]
+    found = {
+        (one["edited"], one["editor"], *(measure[name] for name in Key._fields)): measure
+        for one in json.loads((run / "comparison.json").read_text())
+        for measure in one["measures"]
+    }
+    for side, name, *cells in rows[1:]:
+        wanted = [
+            found[(side, name, *key)]
+            for group in ("efficacy", "paraphrase")
+            for key in (
+                ("entity", group, "success"),
+                ("relation", group, "success"),
+                ("both", group, "harmonic mean"),
+            )
+        ]
+        shown = [float(cell.split(" ")[0]) for cell in cells]
+        assert shown == pytest.approx([100 * one["after"] for one in wanted], abs=0.5)
+        before = [float(cell.split(" ")[0]) for cell in rows[0][2:]]
+        assert before == pytest.approx([100 * one["before"] for one in wanted], abs=0.5)
+    assert any(row[2] != rows[0][2] for row in rows)
+
+
+def test_fewer_probes_are_the_first_of_each_kind() -> None:
+    case = toy_module.cases()[0]
+    fewer = fewer_probes(case, 1)
+    kinds, kept = (
+        [(probe.perspective, probe.group) for probe in one.probes] for one in (case, fewer)
+    )
+    assert kept == list(dict.fromkeys(kinds))
+    assert len(fewer.probes) < len(case.probes) and fewer_probes(case, 0) is case
+    assert fewer.probes[0] == case.probes[0] and fewer_probes(case, 99) == case
