@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -63,7 +64,11 @@ def export(edit: Edit, source: str, folder: str | Path) -> Path:
 
 def _counterpart(hf: PreTrainedModel, name: str, weight: Tensor) -> Tensor:
     """A view, shaped as `weight`, of the one tensor of `hf` that has its numbers."""
-    matrix = weight if weight.ndim == 1 else flat(weight)
+    heads = len(weight) if name.endswith("W_V") else 0  # what reads stands side by side
+    if heads:
+        matrix = rearrange(weight, "head d_model d_head -> d_model (head d_head)")
+    else:
+        matrix = weight if weight.ndim == 1 else flat(weight)
     found = [
         (theirs, view)
         # tied tensors under all their names: `hf` could not change one without the other
@@ -77,4 +82,6 @@ def _counterpart(hf: PreTrainedModel, name: str, weight: Tensor) -> Tensor:
             f"{name} cannot be exported: {type(hf).__name__} "
             f"{held if found else 'has no tensor with its numbers'}"
         )
+    if heads:
+        return rearrange(found[0][1], "d_model (head d_head) -> head d_model d_head", head=heads)
     return found[0][1].view(weight.shape)

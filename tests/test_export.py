@@ -13,6 +13,7 @@ from kedit import toy as toy_module
 from kedit.edit import Edit, LowRank
 from kedit.errors import InputError
 from kedit.export import MADE, export
+from kedit.factors import LinearMap
 from kedit.model import load, source_of
 from kedit.provenance import made_by
 from tests.conftest import CONFIGS, FAMILIES, FamilyOf, random_module
@@ -48,6 +49,22 @@ def test_the_checkpoint_has_the_logits_of_the_edited_model(name: str, tmp_path: 
         == toy_module.tokenizer()("The language of Ada").input_ids
     )
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["edited"]  # no scratch is left
+
+
+@pytest.mark.parametrize("name", ["llama", "gptj"])  # grouped heads, and as many as queries have
+@torch.no_grad()
+def test_values_of_heads_are_exported_too(name: str, tmp_path: Path) -> None:
+    model = load(saved(name, tmp_path / "source"), device="cpu")
+    site = LinearMap(1, "W_V")
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(width, 2, generator=generator) for width in site.widths(model))
+    delta = site.delta(model, left, right.T)
+    edit = Edit({site.parameter(model): delta}, made_by("test", {}, [REQUEST], model))
+    plain = model(TOKENS)
+    again = transformers.AutoModelForCausalLM.from_pretrained(edit.export(tmp_path / "edited"))
+    with edit.applied(model):
+        torch.testing.assert_close(again(TOKENS).logits, model(TOKENS), atol=1e-4, rtol=0)
+    assert (again(TOKENS).logits - plain).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
