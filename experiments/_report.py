@@ -58,11 +58,11 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
         {
             "facts": counted,
             "total effects": {
-                part: {name: _listed(interval._asdict()) for name, interval in total.items()}
+                part: {name: listed(interval._asdict()) for name, interval in total.items()}
                 for part, total in totals.items()
             },
             "averages": [
-                _listed(vars(effect)) for grids in averages.values() for effect in grids.values()
+                listed(vars(effect)) for grids in averages.values() for effect in grids.values()
             ],
         },
     )
@@ -212,7 +212,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _listed(fields: Mapping[str, Any]) -> dict[str, Any]:
+def listed(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays as nested lists, and no NaN, which JSON does not have."""
     import numpy as np
 

@@ -57,7 +57,9 @@ def scores_table(found: "Sequence[Measure]") -> "Table":
     table = plain_table("", "", ("side", "measure", "before any edit", "cases"))
     for one in found:
         if one.key.statistic not in STATISTICS:
-            value = _bits(one.before) if "entropy" in one.key.statistic else percent(one.before)
+            value = (
+                hundredths(one.before) if "entropy" in one.key.statistic else percent(one.before)
+            )
             name = f"{one.key.group}, {one.key.statistic}"
             table.add_row(one.key.perspective, name, value, str(one.n_cases))
     return table
@@ -103,7 +105,9 @@ def _short(value: float) -> str:
     return text.replace("-0.0", "0.0")
 
 
-def _bits(interval: "Interval | None") -> str:
+def hundredths(interval: "Interval | None") -> str:
+    """Nats or bits: two digits behind the point."""
     if interval is None:
         return ""
-    return f"{float(interval.mean):.2f} [{float(interval.low):.2f}, {float(interval.high):.2f}]"
+    mean, low, high = (f"{round(float(value), 2) + 0.0:.2f}" for value in interval)  # no -0.00
+    return f"{mean} [{low}, {high}]"

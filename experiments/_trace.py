@@ -134,7 +134,7 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
         for worded in order:
             if len(finished) == limit:
                 break
-            fact, key = worded[0], _key(worded[0])
+            fact, key = worded[0], fact_key(worded[0])
             bars.update(bar, description=f"{fact.subject[:20]}: {fact.relation.name[:18]}")
             if key not in folder.records:
                 try:
@@ -203,7 +203,8 @@ def _read(folder: RunFolder, key: str) -> "dict[str, FactTrace]":
     return traces
 
 
-def _key(fact: "Fact") -> str:
+def fact_key(fact: "Fact") -> str:
+    """What a folder calls a fact, in this wording."""
     return hashlib.sha256(f"{fact.relation.id}:{fact.prompt}:{fact.object}".encode()).hexdigest()[
         :16
     ]

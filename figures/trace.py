@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -110,14 +110,19 @@ def averages(
     return figure
 
 
-def draw_map(ax: Axes, effect: Float[ndarray, "row layer"], scale: Normalize) -> QuadMesh:
+def draw_map(
+    ax: Axes,
+    effect: Float[ndarray, "row layer"],
+    scale: Normalize,
+    colours: str | Colormap = SIGNED,
+) -> QuadMesh:
     """Rows from top to bottom, layers from left to right; a row without numbers is hatched."""
     n_rows, n_layers = effect.shape
     mesh = ax.pcolormesh(
         np.arange(n_layers + 1) - 0.5,
         np.arange(n_rows + 1) - 0.5,
         np.ma.masked_invalid(effect),
-        cmap=SIGNED,
+        cmap=colours,
         norm=scale,
         edgecolors="face",  # or a PDF shows white hairs between the cells
         linewidth=0.1,

@@ -9,6 +9,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from kedit.metrics import METRICS
+from kedit.stats import Interval
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,33 @@ class AverageEffect:
     mean: Float[ndarray, "metric bucket layer *head"]
     low: Float[ndarray, "metric bucket layer *head"]
     high: Float[ndarray, "metric bucket layer *head"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What scaling neurons does to the probability of facts' answers: scaled - clean.
+
+    Args:
+        neurons: whose they are, in words.
+        half: "mlp", "attn", or "both".
+        factor: what they were multiplied by.
+        n_facts: that were asked for.
+        n_neurons: that were scaled, on average.
+        clean: the probability when nothing is scaled; this and what follows with 95 % bootstrap
+            intervals over relations.
+        prob, logprob: mean changes, the latter in nats.
+        relative: change of all probabilities together, as a share of them.
+    """
+
+    neurons: str
+    half: str
+    factor: float
+    n_facts: int
+    n_neurons: float
+    clean: Interval
+    prob: Interval
+    logprob: Interval
+    relative: Interval
 
 
 @dataclass(frozen=True)

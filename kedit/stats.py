@@ -1,5 +1,6 @@
 """Bootstrap intervals on plain arrays; the facts are what is drawn again."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,14 @@ def bootstrap_ratio(
     ratios = (weights[drawn > 0] @ flat) / drawn[drawn > 0, None]
     whole = percentile_interval(flat.sum(0) / counts.sum(), ratios, level)
     return Interval(*(values.reshape(sums.shape[1:]) for values in whole))
+
+
+def bootstrap_groups(
+    groups: Sequence[Sequence[int | float]], draws: int = 2000, seed: int = 0
+) -> Interval:
+    """The mean of all values, with an interval over draws of whole groups of them."""
+    sums, counts = (np.array([size(group) for group in groups], float) for size in (sum, len))
+    return bootstrap_ratio(sums, counts, draws, seed)
 
 
 def percentile_interval(

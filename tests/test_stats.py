@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kedit.stats import bootstrap_ratio, harmonic_mean, holm, paired, resamples
+from kedit.stats import bootstrap_groups, bootstrap_ratio, harmonic_mean, holm, paired, resamples
 
 
 def test_a_resample_draws_as_many_units_as_there_are():
@@ -108,3 +108,9 @@ def test_holm_by_hand():
     adjusted = holm(np.array([0.01, 0.04, 0.03, np.nan]))
     assert adjusted[:3] == pytest.approx([0.03, 0.06, 0.06]) and np.isnan(adjusted[3])
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+
+
+def test_groups_are_drawn_whole():
+    mean, low, high = bootstrap_groups([[1, 1, 1, 1], [3], []])
+    assert (mean, low, high) == (1.4, 1, 3)  # the bounds are draws of one group alone
+    assert np.isnan(bootstrap_groups([[], []]).mean)

@@ -52,7 +52,7 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "memit": MEMIT((4, 5, 6), 1.0, _GEMMA),
         "ft": FT(5, steps=15, lr=2e-4),
         "ft+l": FT(5, steps=15, bound=1e-3),
-        "kn": KN(),
+        "kn": KN(erase=0.03, write=0.03),  # at 0.06 text is no text any more
     },
     "toy": {
         # it is so small that only its last token's keys tell its facts apart

@@ -1,0 +1,203 @@
+"""Neurons and heads of relations: by layer, by head, and relation by relation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy import ndarray
+
+from figures.style import (
+    DOUBLE,
+    SINGLE,
+    SITE_COLOURS,
+    estimate,
+    layer_axis,
+    new_figure,
+    readable,
+    styled,
+)
+from figures.trace import draw_map, outline
+from kedit.stats import Interval
+from kedit.writes import Half
+
+HALVES = {"mlp": ("MLP", SITE_COLOURS["mlp_out"]), "attn": ("Attention", SITE_COLOURS["attn_out"])}
+COUNT, HEAD = "#0072B2", SITE_COLOURS["z"]  # of maps: neurons, heads
+ROW = 0.15  # inches: a relation, or a head
+NAME_WIDTH = 22  # characters of a relation's name
+STRONGEST = 8  # heads that are named
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the line under a figure says of its numbers.
+
+    Args:
+        model: its name, in words.
+        n_relations, n_facts: the facts are of all relations together.
+        seed: of the choice of facts and of the bootstrap.
+    """
+
+    model: str
+    n_relations: int
+    n_facts: int
+    seed: int = 0
+
+    def caption(self, explained: str) -> str:
+        """One line, which ends with where the figure shows its intervals."""
+        relations = "1 relation" if self.n_relations == 1 else f"{self.n_relations} relations"
+        return (
+            f"n = {relations}, {self.n_facts} facts; {readable(self.model)}; seed {self.seed}; "
+            f"{explained}."
+        )
+
+    @property
+    def spread(self) -> str:
+        """What intervals are of; drawn over one relation they have no width."""
+        if self.n_relations == 1:
+            return "one relation, so no interval"
+        return "95\u00a0% bootstrap interval over relations"
+
+
+class ByLayer(NamedTuple):
+    """What the MLPs, or the attention, of all layers hold; intervals are over relations.
+
+    Args:
+        neurons: of a relation, by layer.
+        total: of a relation, in all layers.
+        mass: sum of a fact's positive attributions, by layer.
+        share: of the positive attributions of both halves.
+    """
+
+    neurons: Interval
+    total: Interval
+    mass: Interval
+    share: Interval | None
+
+
+@styled
+def layers(halves: Mapping[Half, ByLayer], sample: Sample) -> Figure:
+    """A column for each half: above its neurons, below its attributions, layer by layer."""
+    caption = sample.caption(
+        "neurons: those that a relation’s facts agree on; attribution: integrated gradients of the "
+        "answer’s probability along one site’s key alone, so that sites need not add up; lines and "
+        f"brackets: {sample.spread}"
+    )
+    figure = new_figure(DOUBLE, 3.5, "Neurons of a relation by layer", caption)
+    axes = figure.subplots(2, len(halves), sharex=True, sharey="row", squeeze=False)
+    for column, (half, found) in zip(axes.T, halves.items(), strict=True):
+        name, colour = HALVES[half]
+        title = f"{name}: {estimate(*map(float, found.total))} neurons a relation"
+        column[0].set_title(title)
+        if found.share:
+            share = estimate(*(100 * float(value) for value in found.share))
+            column[1].set_title(f"{share} % of the positive attribution")
+        for ax, values in zip(column, (found.neurons, found.mass), strict=True):
+            _bars(ax, values, colour)
+        column[1].set_xlabel("layer")
+    axes[0, 0].set_ylabel("neurons of a relation")
+    axes[1, 0].set_ylabel("positive attribution\nof a fact (probability)")
+    return figure
+
+
+@styled
+def heads(counts: Int[ndarray, "relation layer head"], sample: Sample) -> Figure:
+    """How many relations have neurons in each head; the heads with those of most are outlined."""
+    shared = (counts > 0).sum(0)
+    title = "Relations with neurons in a head’s z"
+    caption = sample.caption("outlined: the heads of most relations; counts, so no interval")
+    n_heads = shared.shape[1]
+    figure = new_figure(SINGLE, 1.55 + ROW * max(n_heads, 5), title, caption)
+    ax = figure.subplots()
+    scale = Normalize(0, max(int(shared.max(initial=0)), 1))
+    mesh = draw_map(ax, shared.T, scale, _tint(HEAD))
+    ax.set_ylabel("head")
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _scale(figure, mesh, [ax], "relations", n_heads)
+    ranked = strongest(shared + counts.sum(0) / (1 + counts.sum()))  # of equal ones: most neurons
+    top = [place for place in ranked if shared[place] > 1][:3]
+    for layer, head in top:
+        outline(ax, head, layer)
+    names = [f"L{layer}H{head} ({shared[layer, head]})" for layer, head in top]
+    ax.set_title(f"most: {', '.join(names)}" if top else "no head has neurons of two relations")
+    return figure
+
+
+@styled
+def relations(
+    names: Sequence[str],
+    counts: Mapping[Half, Int[ndarray, "relation layer"]],
+    shares: Float[ndarray, "relation layer head"] | None,
+    sample: Sample,
+) -> Figure:
+    """A row for each relation: its neurons by layer, a panel for each half; its strongest heads.
+
+    Args:
+        counts: neurons, by half.
+        shares: of each relation's positive attribution, that a head has; None without attention.
+    """
+    caption = sample.caption(
+        "neurons: those that the relation’s facts agree on; heads: those with the largest share of "
+        "the positive attributions of all sites, on average over relations; each relation’s own "
+        "numbers, so no interval"
+    )
+    height = 1.75 + ROW * max(len(names), 5)
+    figure = new_figure(DOUBLE, height, "Neurons and heads, relation by relation", caption)
+    top = [] if shares is None else strongest(shares.mean(0))[:STRONGEST]
+    widths = [1.0] * len(counts) + [0.8] * bool(top)
+    axes = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
+    panels = axes[: len(counts)]
+    scale = Normalize(0, max(1, *(int(values.max(initial=0)) for values in counts.values())))
+    meshes = [
+        draw_map(ax, values, scale, _tint(COUNT))
+        for ax, values in zip(panels, counts.values(), strict=True)
+    ]
+    for ax, half in zip(panels, counts, strict=True):
+        ax.set_title(HALVES[half][0])
+    _scale(figure, meshes[0], panels, "neurons", len(names))
+    if shares is not None and top:
+        there = 100 * np.stack([shares[:, layer, head] for layer, head in top], axis=1)
+        mesh = draw_map(axes[-1], there, Normalize(0, there.max()), _tint(HEAD))
+        labels = [f"L{layer}H{head}" for layer, head in top]
+        axes[-1].set_xticks(range(len(top)), labels, rotation=90)
+        axes[-1].set_xlabel("")
+        axes[-1].set_title("Strongest heads")
+        _scale(figure, mesh, [axes[-1]], "share of positive\nattribution (%)", len(names))
+    axes[0].set_yticks(range(len(names)), [readable(name, NAME_WIDTH) for name in names])
+    return figure
+
+
+def strongest(values: ndarray) -> list[tuple[int, int]]:
+    """Layer and head of all entries above zero, from the largest down."""
+    order = np.argsort(-values, axis=None, kind="stable")
+    places = [divmod(int(flat), values.shape[1]) for flat in order]
+    return [place for place in places if values[place] > 0]
+
+
+def _tint(colour: str) -> Colormap:
+    """From white to the colour, and on to a darker one."""
+    darker = tuple(0.4 * part for part in to_rgb(colour))
+    return LinearSegmentedColormap.from_list(colour, ["white", colour, darker])
+
+
+def _scale(figure: Figure, mesh: QuadMesh, axes: Sequence[Axes], label: str, n_rows: int) -> None:
+    """A bar as high as the maps, and of one width however high these are."""
+    bar = figure.colorbar(mesh, ax=list(axes), label=label, aspect=1.6 * max(n_rows, 8), pad=0.02)
+    bar.locator = MaxNLocator(4, steps=[1, 2, 5, 10], integer=True)
+    bar.outline.set_linewidth(0.6)
+
+
+def _bars(ax: Axes, values: Interval, colour: str) -> None:
+    """Means by layer, with their intervals as lines."""
+    layers = np.arange(len(values.mean))
+    ax.bar(layers, values.mean, 0.75, color=colour, alpha=0.8)
+    ax.vlines(layers, values.low, values.high, color="0.2", linewidth=0.8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_ylim(bottom=0)
+    layer_axis(ax, len(layers))

@@ -1,0 +1,135 @@
+"""Whether facts of one relation share neurons, and what scaling these does to answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy import ndarray
+
+from figures.neurons import HALVES, Sample
+from figures.score import Dots
+from figures.style import DOUBLE, SINGLE, SMALL, estimate, new_figure, number, styled
+from kedit.results import Change
+from kedit.stats import Interval
+
+BLOCKS = {
+    "both": "Neurons of both halves",
+    "mlp": "Neurons of the MLPs alone",
+    "attn": "Numbers of heads’ z alone",
+}
+SCALINGS = {  # by factor; how far above the middle of its row
+    0.0: (Dots("suppressed (× 0)", "#0072B2", "v"), -0.16),
+    2.0: (Dots("amplified (× 2)", "#CC79A7", "^"), 0.16),
+}
+UNITS = ("change of probability (percentage points)", "change of log-probability (nats)")
+SCALED = (
+    "neurons were found on other facts of their relation, and scaled at the last token; loudest: "
+    "as many others at the same sites that write most there; random: as many others"
+)
+SHAPES = "os"  # a half each
+
+
+@styled
+def sharing(halves: Mapping[str, Mapping[str, Interval]], sample: Sample) -> Figure:
+    """How many neurons a fact has, and how many of them another fact has too.
+
+    Args:
+        halves: by half, then by what a row is called.
+    """
+    rows = list(next(iter(halves.values())))
+    caption = sample.caption(f"means over facts and over pairs of facts; lines: {sample.spread}")
+    figure = new_figure(SINGLE, 1.3 + 0.34 * len(rows), "Neurons that facts share", caption)
+    ax = figure.subplots()
+    for place, (half, found) in enumerate(halves.items()):
+        name, colour = HALVES[half]
+        heights = np.arange(len(rows)) + 0.4 * (place - (len(halves) - 1) / 2)
+        bounds = np.array([[float(value) for value in found[row]] for row in rows])
+        _dots(ax, heights, bounds, Dots(name, colour, SHAPES[place]))
+        for height, values in zip(heights, bounds, strict=True):
+            text = estimate(*values) if np.isfinite(values).all() else "no such pair"
+            _note(ax, height, text, colour)
+    _rows(ax, rows)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("neurons")
+    figure.legend(*ax.get_legend_handles_labels(), loc="upper right", ncols=len(halves))
+    return figure
+
+
+@styled
+def scaled(found: Sequence[Change], sample: Sample) -> Figure:
+    """What suppressing and amplifying neurons does to the answer: a block for each half.
+
+    Args:
+        found: a row for each kind of `neurons`, in the given order, in each block.
+    """
+    blocks = {half: [one for one in found if one.half == half] for half in BLOCKS}
+    blocks = {half: own for half, own in blocks.items() if own}
+    rows = {half: list(dict.fromkeys(one.neurons for one in own)) for half, own in blocks.items()}
+    clean = "-"
+    if found:
+        clean = estimate(*(100 * float(value) for value in asked_most(found).clean))
+    caption = sample.caption(
+        f"probability with nothing scaled: {clean} %; {SCALED}; lines: {sample.spread}; right: how "
+        "many neurons, under how many facts"
+    )
+    heights = [len(own) for own in rows.values()] or [1]
+    height = 1.35 + 0.3 * len(heights) + 0.19 * sum(heights)
+    figure = new_figure(DOUBLE, height, "What scaling neurons does to the answer", caption)
+    panels = figure.subplots(
+        len(heights), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights
+    )
+    for axes, (half, own) in zip(panels, blocks.items(), strict=False):
+        axes[0].set_title(BLOCKS[half], fontweight="bold")
+        for ax, field, unit in zip(axes, ("prob", "logprob"), (100, 1), strict=True):
+            ax.axvline(0, color="0.6", linewidth=0.6, zorder=1)
+            for factor, (dots, shift) in SCALINGS.items():
+                there = [one for one in own if one.factor == factor]
+                places = np.array([rows[half].index(one.neurons) + shift for one in there])
+                bounds = [[unit * float(value) for value in getattr(one, field)] for one in there]
+                _dots(ax, places, np.array(bounds), dots)
+            _rows(ax, rows[half])
+        counts = {one.neurons: f"{number(one.n_neurons)}, {one.n_facts}" for one in own}
+        for place, name in enumerate(rows[half]):
+            _note(axes[-1], place, counts[name], "0.35")
+    for ax, label in zip(panels[-1], UNITS, strict=True):
+        ax.set_xlabel(label)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="upper right", ncols=2)
+    return figure
+
+
+def asked_most(found: Sequence[Change]) -> Change:
+    """One with most facts: where a relation has no neurons of a half, its facts are left out."""
+    return max(found, key=lambda one: one.n_facts)
+
+
+def _dots(
+    ax: Axes, heights: Float[ndarray, " row"], bounds: Float[ndarray, "row 3"], dots: Dots
+) -> None:
+    """Means, and their intervals as lines."""
+    ax.hlines(heights, bounds[:, 1], bounds[:, 2], color=dots.colour, linewidth=0.9, zorder=2)
+    how = {"color": dots.colour, "marker": dots.shape, "label": dots.name, "zorder": 3}
+    ax.scatter(bounds[:, 0], heights, 12, **how)
+
+
+def _rows(ax: Axes, labels: Sequence[str]) -> None:
+    """From top to bottom, every other one shaded."""
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    for row in range(0, len(labels), 2):
+        ax.axhspan(row - 0.5, row + 0.5, color="0.955", linewidth=0, zorder=0)
+
+
+def _note(ax: Axes, height: float, text: str, colour: str) -> None:
+    """Small print on the right of a row."""
+    how: dict[str, Any] = {"fontsize": SMALL, "va": "center", "annotation_clip": False}
+    across = ax.get_yaxis_transform()
+    ax.annotate(
+        text, (1, height), (6, 0), xycoords=across, textcoords="offset points", color=colour, **how
+    )

@@ -1,0 +1,248 @@
+"""Figures of neurons, heads and what scaling them does, read back from their artists."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection, QuadMesh
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from figures.neurons import HALVES, STRONGEST, ByLayer, Sample, heads, layers, relations, strongest
+from figures.scaling import BLOCKS, SCALINGS, scaled, sharing
+from figures.style import save
+from kedit.results import Change
+from kedit.stats import Interval
+from kedit.writes import Half
+from tests.test_figures import assert_fits
+
+SAMPLE = Sample("gemma-3-270m", 10, 80, seed=7)
+WHOSE = ("own relation’s", "other relations’", "loudest", "random")
+NAMES = ["capital", "place of birth", "a relation with a name of many words", "東京"]
+
+
+def interval(mean: np.ndarray | float, width: float = 0.2) -> Interval:
+    mean = np.asarray(mean, dtype=float)
+    return Interval(mean, mean - width, mean + 2 * width)
+
+
+def by_layer(seed: int = 0, n_layers: int = 18) -> ByLayer:
+    draw = np.random.default_rng(seed)
+    neurons, mass = draw.uniform(1, 6, n_layers), draw.uniform(1, 2, n_layers)
+    return ByLayer(interval(neurons), interval(neurons.sum()), interval(mass), interval(0.4, 0.05))
+
+
+def both(n_layers: int = 18) -> dict[Half, ByLayer]:
+    return {"mlp": by_layer(0, n_layers), "attn": by_layer(1, n_layers)}
+
+
+def counts(n_relations: int = 4, n_layers: int = 18, n_heads: int = 4) -> np.ndarray:
+    draw = np.random.default_rng(0)
+    return draw.poisson(0.3, (n_relations, n_layers, n_heads))
+
+
+def by_relation(n_relations: int = 4, n_layers: int = 18, n_heads: int = 4) -> Figure:
+    found = counts(n_relations, n_layers, n_heads)
+    names = (NAMES * n_relations)[:n_relations]
+    halves: dict[Half, np.ndarray] = {"mlp": 2 * found.sum(2), "attn": found.sum(2)}
+    return relations(names, halves, found / max(found.sum(), 1), SAMPLE)
+
+
+def shared(scale: float = 1.0) -> dict[str, dict[str, Interval]]:
+    rows = ("neurons of a fact", "shared by two facts\nof one relation", "shared\nelsewhere")
+    return {
+        half: {row: interval(scale * (30 / (place + 1) + n)) for place, row in enumerate(rows)}
+        for n, half in enumerate(HALVES)
+    }
+
+
+def change(whose: str = WHOSE[0], half: str = "both", factor: float = 0.0, prob: float = -0.25):
+    return Change(
+        whose, half, factor, 80, 33.4, interval(0.3, 0.02), interval(prob, 0.05),
+        interval(10 * prob), interval(prob),
+    )  # fmt: skip
+
+
+def changes() -> list[Change]:
+    return [
+        change(whose, half, factor, prob=(0.1 if factor else -0.3) / (place + 1))
+        for half in BLOCKS
+        for place, whose in enumerate(WHOSE)
+        for factor in SCALINGS
+    ]
+
+
+DRAWN = {
+    "layers": lambda n_layers, n_heads: layers(both(n_layers), SAMPLE),
+    "heads": lambda n_layers, n_heads: heads(counts(9, n_layers, n_heads), SAMPLE),
+    "relations": lambda n_layers, n_heads: by_relation(12, n_layers, n_heads),
+    "sharing": lambda n_layers, n_heads: sharing(shared(), SAMPLE),
+    "scaled": lambda n_layers, n_heads: scaled(changes(), SAMPLE),
+}
+
+
+def points(ax: Axes) -> dict[str, np.ndarray]:
+    """Places of the dots, by series."""
+    found = [one for one in ax.collections if isinstance(one, PathCollection)]
+    return {str(one.get_label()): np.asarray(one.get_offsets()) for one in found}
+
+
+def spans(ax: Axes) -> list[np.ndarray]:
+    """Ends of the lines, series by series."""
+    found = [one for one in ax.collections if isinstance(one, LineCollection)]
+    return [np.array([line.ravel() for line in one.get_segments() if len(line)]) for one in found]
+
+
+def maps(figure: Figure) -> list[np.ndarray]:
+    """Without the colour bars."""
+    found = [ax.collections[0] for ax in figure.axes if ax.get_title("left") and ax.collections]
+    return [np.asarray(one.get_array()) for one in found if isinstance(one, QuadMesh)]
+
+
+@pytest.mark.parametrize("drawing", DRAWN)
+@pytest.mark.parametrize("size", [(4, 4), (48, 25)], ids=["toy", "48 layers"])
+def test_every_figure_fits_its_page_and_says_what_it_shows(drawing, size):
+    figure = DRAWN[drawing](*size)
+    assert_fits(figure)
+    caption = figure.get_supxlabel()
+    assert "n = 10 relations, 80 facts; gemma-3-270m; seed 7" in caption
+    assert "bootstrap interval over relations" in caption or "so no interval" in caption
+
+
+@pytest.mark.parametrize("drawing", ["layers", "sharing", "scaled"])
+def test_a_single_relation_has_no_interval(drawing, monkeypatch):
+    monkeypatch.setitem(globals(), "SAMPLE", replace(SAMPLE, n_relations=1))
+    caption = DRAWN[drawing](18, 4).get_supxlabel()
+    assert "n = 1 relation, 80 facts" in caption
+    assert "one relation, so no interval" in caption and "bootstrap" not in caption
+
+
+def test_layers_put_both_halves_side_by_side_on_one_scale():
+    halves = both()
+    figure = layers(halves, SAMPLE)
+    axes = np.array(figure.axes).reshape(2, 2)
+    for column, (half, found) in zip(axes.T, halves.items(), strict=True):
+        for ax, values in zip(column, (found.neurons, found.mass), strict=True):
+            bars = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+            np.testing.assert_allclose([bar.get_height() for bar in bars], values.mean)
+            assert to_hex(bars[0].get_facecolor()) == HALVES[half][1].lower()
+            (lines,) = spans(ax)
+            np.testing.assert_allclose(lines[:, [1, 3]], np.stack([values.low, values.high], 1))
+    for row in axes:
+        assert row[0].get_ylim() == row[1].get_ylim() and row[0].get_ylim()[0] == 0
+    assert axes[0, 1].get_title("left").startswith("Attention: ")
+    assert axes[1, 1].get_title("left") == "40 [35, 50] % of the positive attribution"
+
+
+def test_one_half_alone_has_no_share():
+    figure = layers({"mlp": by_layer()._replace(share=None)}, SAMPLE)
+    assert [ax.get_title("left")[:4] for ax in figure.axes] == ["MLP:", ""]
+    alone = relations(NAMES, {"mlp": counts().sum(2)}, None, SAMPLE)
+    assert len(maps(alone)) == 1
+
+
+def test_heads_count_relations_and_name_those_of_most():
+    found = np.zeros((4, 6, 5), dtype=int)
+    found[:, 2, 3] = 1
+    found[:3, 5, 0] = 1
+    found[:2, 1, 1] = 9  # of equally many relations, the head with more neurons
+    found[:2, 0, 4] = 2
+    found[0, 4, 4] = 50
+    figure = heads(found, SAMPLE)
+    (drawn,) = maps(figure)
+    np.testing.assert_array_equal(drawn, (found > 0).sum(0).T)
+    ax = figure.axes[0]
+    assert ax.get_title("left") == "most: L2H3 (4), L5H0 (3), L1H1 (2)"
+    patches = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    frames = {(round(one.get_x() + 0.5), round(one.get_y() + 0.5)) for one in patches}
+    assert frames == {(2, 3), (5, 0), (1, 1)}
+
+
+@pytest.mark.parametrize("found", [np.zeros((3, 4, 4), dtype=int), np.eye(4, dtype=int)[None]])
+def test_heads_of_no_two_relations_say_so(found):
+    figure = heads(found, SAMPLE)
+    assert_fits(figure)
+    assert figure.axes[0].get_title("left") == "no head has neurons of two relations"
+    assert not figure.axes[0].patches
+
+
+def test_relations_are_rows_of_their_neurons_and_of_their_strongest_heads():
+    found = counts()
+    shares = found / found.sum()
+    figure = relations(NAMES, {"mlp": 2 * found.sum(2), "attn": found.sum(2)}, shares, SAMPLE)
+    mlp, attn, top = maps(figure)
+    np.testing.assert_array_equal(mlp, 2 * found.sum(2))
+    np.testing.assert_array_equal(attn, found.sum(2))
+    places = strongest(shares.mean(0))[:STRONGEST]
+    np.testing.assert_allclose(top, [[100 * one[place] for place in places] for one in shares])
+    labels = [label.get_text() for label in figure.axes[2].get_xticklabels()]
+    assert labels == [f"L{layer}H{head}" for layer, head in places]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names[:2] == NAMES[:2] and names[2].endswith("…")
+    scales = {ax.collections[0].norm.vmax for ax in figure.axes[:2]}
+    assert scales == {mlp.max()}  # neurons of both halves are compared
+
+
+def test_heads_without_any_attribution_have_no_panel():
+    figure = relations(NAMES, {"attn": counts().sum(2)}, np.zeros((4, 18, 4)), SAMPLE)
+    assert len(maps(figure)) == 1
+
+
+def test_the_strongest_come_first_and_have_something():
+    values = np.array([[0.0, 3.0], [5.0, 0.0]])
+    assert strongest(values) == [(1, 0), (0, 1)]
+
+
+def test_sharing_has_a_dot_a_line_and_a_number_for_each_half():
+    halves = shared()
+    _, *others = halves["attn"]
+    halves["attn"] |= dict.fromkeys(others, interval(np.nan))
+    ax = sharing(halves, SAMPLE).axes[0]
+    drawn = points(ax)
+    assert list(drawn) == ["MLP", "Attention"]
+    np.testing.assert_allclose(drawn["MLP"][:, 0], [30, 15, 10])
+    np.testing.assert_allclose(spans(ax)[0][:, [0, 2]] - [[30], [15], [10]], [[-0.2, 0.4]] * 3)
+    assert len(spans(ax)[1]) == 1 and np.isfinite(drawn["Attention"][0]).all()
+    assert drawn["MLP"][0, 1] < drawn["Attention"][0, 1]  # one above the other
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[:2] == ["30 [30, 30]", "15 [15, 15]"] and texts.count("no such pair") == 2
+    assert ax.get_xlim()[0] == 0
+
+
+def test_what_scaling_does_is_a_block_a_half_in_points_and_in_nats():
+    found = changes()
+    figure = scaled(found, SAMPLE)
+    assert "probability with nothing scaled: 30 [28, 34] %" in figure.get_supxlabel()
+    axes = np.array(figure.axes).reshape(3, 2)
+    for row, (half, title) in zip(axes, BLOCKS.items(), strict=True):
+        assert row[0].get_title("left") == title
+        assert [label.get_text() for label in row[0].get_yticklabels()] == list(WHOSE)
+        for ax, field, unit in zip(row, ("prob", "logprob"), (100, 1), strict=True):
+            assert len(spans(ax)) == len(SCALINGS)
+            for (factor, (dots, shift)), lines in zip(SCALINGS.items(), spans(ax), strict=True):
+                own = [one for one in found if (one.half, one.factor) == (half, factor)]
+                wanted = unit * np.array([getattr(one, field) for one in own])
+                heights = np.arange(4) + shift
+                drawn = points(ax)[dots.name]
+                np.testing.assert_allclose(drawn, np.stack([wanted[:, 0], heights], 1))
+                np.testing.assert_allclose(lines[:, [0, 2]], wanted[:, 1:])
+                np.testing.assert_allclose(lines[:, 1], heights)
+        assert [text.get_text() for text in row[1].texts] == ["33, 80"] * 4
+
+
+def test_halves_that_were_not_scaled_have_no_block():
+    figure = scaled([one for one in changes() if one.half == "attn"], SAMPLE)
+    assert [ax.get_title("left") for ax in figure.axes] == [BLOCKS["attn"], ""]
+    assert_fits(figure)
+
+
+def test_neurons_of_nothing_are_an_empty_page():
+    assert_fits(scaled([], SAMPLE))
+
+
+def test_the_same_numbers_give_the_same_bytes(tmp_path):
+    draws = [save(scaled(changes(), SAMPLE), tmp_path / run, "it") for run in ("one", "two")]
+    for one, other in zip(*draws, strict=True):
+        assert one.read_bytes() == other.read_bytes()
