@@ -157,9 +157,12 @@ def _save(
     from kedit.editors.mend import NAME
     from kedit.hypernetwork import Origin
     from kedit.provenance import fingerprint
+    from kedit.text import Corpus
 
-    recipe = {
-        **asdict(config),
+    recipe = asdict(config) | {
+        "cases": _names(config.cases),
+        "but": _names(config.but),
+        "text": Corpus(config.text, config.seed).name,
         "trained for": step,
         "validation": folder.records[str(step)]["validation"],
     }
@@ -167,6 +170,11 @@ def _save(
         recipe.pop(name)
     origin = Origin(fingerprint(model), config.model, recipe)
     network.save(folder.path / NAME, origin, torch.bfloat16)
+
+
+def _names(files: str) -> str:
+    """Without their folders: where they lay is nobody's business."""
+    return ",".join(Path(file).name for file in files.split(","))
 
 
 def _keep(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from kedit.errors import InputError
@@ -133,9 +133,8 @@ class Hypernetwork(nn.Module):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f".{path.name}.part")
-        save_file(
-            {k: v.to(dtype).contiguous() for k, v in self.state_dict().items()}, scratch, told
-        )
+        tensors = {k: v.to(dtype).contiguous() for k, v in self.state_dict().items()}
+        scratch.write_bytes(save(tensors, told))  # save_file makes files nobody else may read
         scratch.replace(path)
 
 

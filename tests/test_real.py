@@ -4,6 +4,7 @@ import json
 import re
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -204,3 +205,21 @@ def test_romes_edits_from_either_side_are_said_and_undone_to_the_bit() -> None:
             n_said += all(p.rival_logprob is not None and p.logprob > p.rival_logprob for p in own)
         assert n_said >= 3, side
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["kn", "mend"])
+@pytest.mark.parametrize("side", get_args(Perspective))
+def test_kn_and_the_mend_that_comes_with_kedit_move_the_target(
+    name: str, side: Perspective
+) -> None:
+    """Not by how much, which is for compare_editors to say."""
+    model, case = gemma(), next(iter(builtin.cases()))
+    request = case.request(side)
+    demand = request.demands[0]
+    asked = [Asked(prompt_ids(model, demand.fact.prompt), (answer_ids(model, demand.target),))]
+    edit = editor(name, "gemma-3-270m", side)(model, [request])
+    before = likelihoods(model, asked)[0].answers[0].logprob
+    with edit.applied(model):
+        after = likelihoods(model, asked)[0].answers[0].logprob
+    assert after > before + 1  # nats
+    assert likelihoods(model, asked)[0].answers[0].logprob == before

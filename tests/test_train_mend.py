@@ -183,3 +183,9 @@ def test_attention_can_be_edited_too(tmp_path: Path, toy: HookedTransformer) -> 
 def test_nothing_to_train_on_is_said(tmp_path: Path, toy: HookedTransformer) -> None:
     with pytest.raises(InputError, match=r"auto: 128 edits .* 0 to train on"):
         practice_of(replace(SHORT, but="toy"), toy)
+
+
+def test_a_recipe_names_files_without_their_folders(toy: HookedTransformer, tmp_path: Path) -> None:
+    file = trained(replace(SHORT, steps=0), toy, tmp_path) / NAME
+    assert read_hypernetwork(file)[1].recipe["text"] == "README.md"
+    assert str(ROOT).encode() not in file.read_bytes()
