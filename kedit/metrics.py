@@ -1,6 +1,6 @@
 """From the last residual to one number a prompt, never holding all prompts' logits at once."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,33 @@ def unembedded(
     return _capped(model, _product(normed, model.unembed.W_U.T, model.unembed.b_U))
 
 
+class Vocabulary(NamedTuple):
+    """Tokens that are told apart, their ids ascending, and how they are unembedded."""
+
+    ids: Int[Tensor, " word"]
+    weight: Float[Tensor, "word d_model"]
+    bias: Float[Tensor, " word"]
+
+
+def whole(model: HookedTransformer) -> Vocabulary:
+    """All of the model's tokens."""
+    weight, bias = model.unembed.W_U.T, model.unembed.b_U
+    return Vocabulary(torch.arange(len(weight), device=weight.device), weight, bias)
+
+
+@torch.no_grad()
+def likeliest(
+    model: HookedTransformer,
+    normed: Float[Tensor, "row d_model"],
+    always: Int[Tensor, " target"],
+    n: int,
+) -> Vocabulary:
+    """The `n` likeliest tokens after each row, and those of `always`."""
+    logits = unembedded(model, normed)
+    ids = torch.cat([logits.topk(min(n, logits.shape[1])).indices.flatten(), always]).unique()
+    return Vocabulary(ids, model.unembed.W_U.T[ids], model.unembed.b_U[ids])
+
+
 @torch.no_grad()
 def losses_and_slope(
     model: HookedTransformer,
@@ -75,6 +102,7 @@ def losses_and_slope(
     kl: float = 0.0,
     stay: Float[Tensor, "staying vocab"] | None = None,
     divergence: Divergence = "now || before",
+    among: Vocabulary | None = None,
 ) -> tuple[
     Float[Tensor, " target"],
     Float[Tensor, ""],
@@ -91,14 +119,16 @@ def losses_and_slope(
         shares: of each target token's negative log-likelihood (nll) in what is trained.
         stay: log-probabilities before, of the rows that are to stay; None: these are taken.
         divergence: which way the KL of these rows goes.
+        among: tokens that all probabilities are shared by; none: the whole vocabulary.
 
     Returns:
         Each target's nll; the mean KL of the staying rows (0 without any); their log-probabilities
         before; and the gradient with respect to `normed`.
     """
-    weight, n_targets = model.unembed.W_U.T, len(targets)
+    words, n_targets = among or whole(model), len(targets)
+    targets = torch.searchsorted(words.ids, targets)
     cap = model.cfg.output_logits_soft_cap
-    logits = unembedded(model, normed)
+    logits = _capped(model, _product(normed, words.weight, words.bias))
     flat = 1 - (logits / cap) ** 2 if cap > 0 else None
     each = torch.arange(n_targets, device=logits.device)
     chosen, now = logits[each, targets], logits[n_targets:].log_softmax(-1)
@@ -123,7 +153,7 @@ def losses_and_slope(
     if flat is not None:
         slope.mul_(flat)
     mean_kl = drifted.mean() if len(now) else drifted.sum()
-    return nll, mean_kl, stay, F.linear(slope.to(weight.dtype), model.unembed.W_U)
+    return nll, mean_kl, stay, slope.to(words.weight.dtype) @ words.weight
 
 
 def _over_vocabulary(

@@ -7,7 +7,14 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit import metrics
-from kedit.metrics import METRICS, answer_scores, last_logits
+from kedit.metrics import (
+    METRICS,
+    answer_scores,
+    last_logits,
+    likeliest,
+    losses_and_slope,
+    unembedded,
+)
 from tests.conftest import FAMILIES, FamilyOf
 
 ANSWER, FOIL = 300, 17
@@ -76,3 +83,38 @@ def test_scoring_leaves_the_residuals_as_they_were(toy: HookedTransformer):
     before = resid.clone()
     answer_scores(toy, resid, ANSWER, FOIL)
     assert torch.equal(resid, before)
+
+
+def test_few_words_are_a_vocabulary_of_their_own(family: FamilyOf) -> None:
+    """Losses, KL and slope among some tokens are those of a model that has no others."""
+    model = family("gemma2").model
+    rows = finals(model, 6)
+    targets, shares = torch.tensor([7, 300, 41]), torch.tensor([0.5, 0.25, 0.25])
+    words = likeliest(model, rows, targets, 20)
+    best = unembedded(model, rows).argsort(dim=1, descending=True)[:, :20]
+    assert set(words.ids.tolist()) == {*best.flatten().tolist(), *targets.tolist()}
+    assert torch.equal(words.ids, words.ids.sort().values) and len(words.ids) < 124
+    before = torch.randn(3, len(words.ids), generator=torch.Generator().manual_seed(1))
+    stay = before.log_softmax(-1)
+    nll, kl, _, slope = losses_and_slope(model, rows, targets, shares, 2.0, stay, among=words)
+    with torch.enable_grad():
+        read = rows.clone().requires_grad_(True)
+        now = unembedded(model, read)[:, words.ids].log_softmax(-1)
+        places = [words.ids.tolist().index(target) for target in targets.tolist()]
+        own = -now[torch.arange(3), places]
+        drifted = (now[3:].exp() * (now[3:] - stay)).sum(-1).mean()
+        ((shares * own).sum() + 2 * drifted).backward()
+    torch.testing.assert_close(nll, own.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(kl, drifted.detach(), atol=1e-5, rtol=1e-5)
+    assert read.grad is not None
+    torch.testing.assert_close(slope, read.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_all_words_are_the_whole_vocabulary(toy: HookedTransformer) -> None:
+    rows, targets = finals(toy, 2), torch.tensor([7, 300])
+    shares = torch.ones(2)
+    every = likeliest(toy, rows, targets, 10**6)
+    one = losses_and_slope(toy, rows, targets, shares)
+    other = losses_and_slope(toy, rows, targets, shares, among=every)
+    torch.testing.assert_close(one[0], other[0])
+    torch.testing.assert_close(one[3], other[3])
