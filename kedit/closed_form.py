@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kedit.edit import LowRank
+from kedit.errors import InputError
 
 Solve = Callable[[Tensor], Tensor]  # x -> C⁻¹x, columns
 
@@ -27,14 +28,18 @@ def exact_insert(
         residuals: R = V − K W, what is missing of each wanted value.
 
     Raises:
-        ValueError: keys so alike that no delta can tell them apart.
+        InputError: keys so alike that no delta can tell them apart.
     """
     whitened = solve(keys.double().T)
     leverage = keys.double() @ whitened
     size = leverage.diagonal().clamp(min=0).sqrt()
     alike = leverage / size.outer(size).clamp(min=1e-300)
-    if not (leverage.diagonal() > 0).all() or torch.linalg.matrix_rank(alike) < len(keys):
-        raise ValueError("keys that are zero or equal cannot be given values of their own")
+    rank = int(torch.linalg.matrix_rank(alike)) if (leverage.diagonal() > 0).all() else 0
+    if rank < len(keys):
+        raise InputError(
+            f"keys that are zero or equal cannot be given values of their own: of {len(keys)} keys "
+            f"{rank} can be told apart"
+        )
     right = torch.linalg.solve(leverage, residuals.double())
     return LowRank(whitened.to(keys.dtype), right.to(residuals.dtype))
 
@@ -76,3 +81,44 @@ def legacy_insert(
     direction = solve(key.double()[:, None])[:, 0]
     scale = bare_key.double() @ direction
     return LowRank((direction / scale).to(key.dtype)[:, None], residual[None])
+
+
+def sparing(solve: Solve, keys: Float[Tensor, "n d_key"], weight: float) -> Solve:
+    """x -> (C + weight · KᵀK)⁻¹x: what a delta writes at these keys disturbs as text does.
+
+    In `ridge_insert`, whose weight be λ, each of them is a row with a residual of zero that weighs
+    λ · weight; the moment of many keys added to C, as RETS (arXiv 2408.15091) has it, is the same
+    thing. Here it serves the exact insert too, and makes no delta of a higher rank (Woodbury).
+    """
+    rows = keys.double()
+    whitened = solve(rows.T)
+    system = rows @ whitened
+    system.diagonal().add_(1 / weight)
+
+    def spared(columns: Tensor) -> Tensor:
+        solved = solve(columns)
+        return solved - whitened @ torch.linalg.solve(system, rows @ solved)
+
+    return spared
+
+
+def null_space(moment: Float[Tensor, "d_key d_key"], share: float) -> Solve:
+    """x -> Px / s: deltas made with it write nothing along the directions in which keys are large.
+
+    P projects onto those eigenvectors of C that, from the smallest up, together hold at most
+    `share` of its trace (AlphaEdit, Fang et al. 2024, arXiv 2410.02355, takes those with
+    eigenvalues below 0.01, whatever the model's scale); within, all directions cost the same: s,
+    the mean eigenvalue of C, so that a ridge's weight means what it does beside C.
+
+    Takes the cube of the keys' length in time.
+
+    Raises:
+        InputError: there are none: the smallest alone holds more.
+    """
+    values, vectors = torch.linalg.eigh(moment.double())  # ascending
+    energy = values.clamp(min=0).cumsum(0)
+    quiet = vectors[:, energy <= share * energy[-1]]
+    if not quiet.shape[1]:
+        raise InputError(f"no direction of the keys holds as little as {share} of their energy")
+    scale = energy[-1] / len(energy)
+    return lambda columns: quiet @ (quiet.T @ columns.to(quiet)) / scale

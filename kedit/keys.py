@@ -16,6 +16,7 @@ from kedit.reading import Tokens
 from kedit.value import Row
 from kedit.writes import WriteSite, read_keys
 
+TOGETHER = 256  # texts in one forward
 ESSENCE = "{} is a"  # whose next-token distribution is to stay (Meng et al. 2022, equation 4)
 
 
@@ -121,6 +122,19 @@ def keys(
     read = read_keys(model, padded([tokens for tokens, _ in found], device(model)), list(sites))
     at = [pos for _, pos in found]
     return {site: acts[range(len(found)), at] for site, acts in read.items()}
+
+
+def last_keys(
+    model: HookedTransformer, sites: Sequence[WriteSite], texts: Sequence[Tokens]
+) -> Mapping[WriteSite, Float[Tensor, "text d_key"]]:
+    """The key at the last token of each text, at each site."""
+    found = []
+    for start in range(0, len(texts), TOGETHER):
+        some = texts[start : start + TOGETHER]
+        read = read_keys(model, padded(some, device(model)), list(sites))
+        last = [len(text) - 1 for text in some]
+        found.append({site: acts[range(len(some)), last] for site, acts in read.items()})
+    return {site: torch.cat([part[site] for part in found]) for site in sites}
 
 
 @torch.no_grad()

@@ -13,12 +13,12 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -70,6 +70,14 @@ class Moment:
             InputError: it is not a moment of both.
         """
         return self.matrix[self._rows(site), self._rows(other)]
+
+    def at(self, rows: Mapping[WriteSite, Int[Tensor, " row"]]) -> "Moment":
+        """The moment of some numbers of each site's key, of chosen heads, say."""
+        starts = [self._rows(site).start for site in self.sites]
+        chosen = [start + rows[site] for start, site in zip(starts, self.sites, strict=True)]
+        index = torch.cat(chosen)
+        widths = tuple(map(len, chosen))
+        return replace(self, d_keys=widths, matrix=self.matrix[index][:, index])
 
     def of(self, site: WriteSite) -> "Moment":
         """The moment of one of the sites."""

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.metrics import losses_and_slope
+from kedit.metrics import Vocabulary, likeliest, losses_and_slope
 from kedit.packed import Kept, nothing, opened, require_plain, through, unpacked
 from kedit.prompts import device
 from kedit.reading import Tokens
@@ -64,6 +64,9 @@ class Training:
         kl: of KL(edited ‖ unedited) where the distribution is to stay.
         clamp: ‖δ‖ at most, in units of ‖v₀‖.
         stop: the loss at which training ends.
+        words: tokens that share all probability while training: so many of the likeliest at each
+            place that is read, and the targets; 0 for the whole vocabulary, as published. With few
+            a step takes a fraction of the time where a vocabulary is large.
     """
 
     steps: int = 20
@@ -72,6 +75,7 @@ class Training:
     kl: float = 0.0625
     clamp: float = 4.0
     stop: float = 0.05
+    words: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,15 @@ class Trained:
     Args:
         deltas: by slot, one a group.
         written: by slot, what was written without deltas, at each row's position.
+        wanted: by slot, what is written there with all deltas in place: at slots above others it is
+            not `written` and the slot's delta, for they read what those below them bring.
         losses: at each evaluation, in nats: all terms together.
         likelihood: exp of minus the rows' mean negative log-likelihood, at the last evaluation.
     """
 
     deltas: Mapping[Slot, Float[Tensor, "group d_model"]]
     written: Mapping[Slot, Float[Tensor, "row d_model"]]
+    wanted: Mapping[Slot, Float[Tensor, "row d_model"]]
     losses: tuple[float, ...]
     likelihood: float
 
@@ -113,13 +120,17 @@ def train(
     (index, at), targets, shares = _asked(rows, device(model))
     losses: list[float] = []
     stay: Tensor | None = None
-    nll = torch.zeros(())
+    words: Vocabulary | None = None
+    nll, wanted = torch.zeros(()), start.written
     for step in range(training.steps):
         with torch.enable_grad():
-            final = _upward(model, start, {slot: delta[group_of] for slot, delta in deltas.items()})
+            added = {slot: delta[group_of] for slot, delta in deltas.items()}
+            final, wanted = _upward(model, start, added)
             read = norm(model.ln_final, final[index, at])
+            if training.words and words is None:
+                words = likeliest(model, read.detach(), targets, training.words)
             each, kl, stay, slope = losses_and_slope(
-                model, read.detach(), targets, shares, training.kl, stay
+                model, read.detach(), targets, shares, training.kl, stay, among=words
             )
             nll = (shares * each).sum()
             # the norm of a zero vector has no gradient
@@ -141,6 +152,7 @@ def train(
     return Trained(
         {slot: delta.detach() for slot, delta in deltas.items()},
         start.written,
+        wanted,
         tuple(losses),
         float((-nll).exp()),
     )
@@ -205,17 +217,22 @@ def _start(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot])
 
 def _upward(
     model: HookedTransformer, start: _Start, deltas: Mapping[Slot, Float[Tensor, "row d_model"]]
-) -> Float[Tensor, "row new d_model"]:
-    """Final residuals of each row from its written position on, with its deltas written."""
+) -> tuple[Float[Tensor, "row new d_model"], Mapping[Slot, Float[Tensor, "row d_model"]]]:
+    """Final residuals from each row's written position on, and what is written at each slot."""
+    wanted: dict[Slot, Tensor] = {}
 
     def write(layer: int, part: str, raw: Tensor) -> Tensor:
-        delta = deltas.get(Slot(layer, part))
-        return raw if delta is None else raw.index_add(0, start.at, delta.to(raw.dtype))
+        slot = Slot(layer, part)
+        if slot not in deltas:
+            return raw
+        raw = raw.index_add(0, start.at, deltas[slot].to(raw.dtype))
+        wanted[slot] = raw.detach()[start.at]
+        return raw
 
     resid, _, _ = through(
         model, start.layers, start.resid, start.keys, start.values, start.mask, start.real, write
     )
-    return unpacked(resid, start.real)
+    return unpacked(resid, start.real), wanted
 
 
 def _asked(

@@ -4,12 +4,13 @@ Both are linear memories: raw output = key @ weight + bias. An editor that knows
 written once for MLP and attention.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
@@ -64,6 +65,21 @@ class WriteSite:
         """What is added to key @ weight."""
         # a family without biases has them all the same, of zeros
         return dict(model.named_parameters())[self.parameter.replace(".W_", ".b_")].detach()
+
+    def rows(self, model: HookedTransformer, heads: Sequence[int]) -> Int[Tensor, " row"]:
+        """Which rows of W_O are those of `heads`; all of the matrix if there are none, or no heads
+        in it.
+        """
+        rows = torch.arange(self.d_key(model))
+        if self.half == "mlp" or not heads:
+            return rows
+        return rows.view(model.cfg.n_heads, -1)[sorted(set(heads))].flatten()
+
+    def raw(
+        self, model: HookedTransformer, keys: Float[Tensor, "*n d_key"]
+    ) -> Float[Tensor, "*n d_model"]:
+        """What is written for `keys`, before a post-norm."""
+        return keys @ self.weight(model) + self.bias(model)
 
     def d_key(self, model: HookedTransformer) -> int:
         return self.weight(model).shape[0]

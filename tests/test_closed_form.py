@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kedit.closed_form import exact_insert, legacy_insert, ridge_insert
+from kedit.closed_form import exact_insert, legacy_insert, null_space, ridge_insert, sparing
 from kedit.edit import LowRank
+from kedit.errors import InputError
 
 D_KEY, D_MODEL = 12, 5
 
@@ -87,3 +88,53 @@ def test_the_legacy_insert_agrees_where_both_keys_are_one_and_misses_elsewhere()
     other = dense(legacy_insert(keys[0], keys[1], residuals[0], solve))
     torch.testing.assert_close(keys[1] @ other, residuals[0])
     assert (keys[0] @ other - residuals[0]).norm() > 0.1 * residuals[0].norm()
+
+
+@given(st.integers(0, 10_000), st.integers(0, 20), st.floats(0.01, 100), st.floats(0.1, 100))
+def test_sparing_keys_is_adding_their_moment_to_c(
+    seed: int, n: int, keep: float, weight: float
+) -> None:
+    keys, residuals, moment = drawn(seed, 3)
+    spared = drawn(seed + 1, n)[0]
+
+    def solve(x: Tensor) -> Tensor:
+        return torch.linalg.solve(moment, x)
+
+    sparingly = sparing(solve, spared, keep / weight)
+    grown = moment + keep / weight * spared.T @ spared
+    torch.testing.assert_close(
+        sparingly(keys.T), torch.linalg.solve(grown, keys.T), atol=1e-8, rtol=1e-6
+    )
+    # and in a ridge the same as so many rows with residuals of zero
+    delta = dense(ridge_insert(keys, residuals, sparingly, weight))
+    rows = torch.cat([keys, keep**0.5 * spared])
+    zeros = torch.zeros(n, D_MODEL, dtype=torch.float64)
+    as_rows = dense(ridge_insert(rows, torch.cat([residuals, zeros]), solve, weight))
+    torch.testing.assert_close(delta, as_rows, atol=1e-7, rtol=1e-6)
+
+
+@given(st.integers(0, 10_000), st.floats(0.001, 0.5))
+def test_in_the_null_space_nothing_is_written_in_the_loudest_directions(
+    seed: int, share: float
+) -> None:
+    keys, residuals, moment = drawn(seed, 2)
+    values, vectors = torch.linalg.eigh(moment)
+    quiet = values.cumsum(0) <= share * values.sum()
+    if quiet.sum() < 2:  # too few for both keys
+        return
+    solve = null_space(moment, share)
+    delta = dense(exact_insert(keys, residuals, solve))
+    torch.testing.assert_close(keys @ delta, residuals, atol=1e-6, rtol=1e-6)
+    assert (vectors[:, ~quiet].T @ delta).abs().max() < 1e-8 * delta.abs().max()
+    # within it the least delta of all that map the keys, in the plain sense
+    within = keys @ vectors[:, quiet]
+    least = vectors[:, quiet] @ torch.linalg.pinv(within) @ residuals
+    torch.testing.assert_close(delta, least, atol=1e-6, rtol=1e-6)
+
+
+def test_a_whole_null_space_is_the_identity_at_the_scale_of_c() -> None:
+    keys, _, moment = drawn(0, 3)
+    solved = null_space(moment, 1.0)(keys.T)
+    torch.testing.assert_close(solved, keys.T / (moment.trace() / D_KEY))
+    with pytest.raises(InputError, match="no direction of the keys holds as little as 1e-09"):
+        null_space(moment, 1e-9)

@@ -1,5 +1,7 @@
 """Training a value only above the edit, against the whole model under hooks, step by step."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -51,22 +53,28 @@ def slow(
     optimiser = torch.optim.Adam(list(deltas.values()), lr=training.lr)
     losses, stay, nll = [], {}, torch.zeros(())
     n_wanted = sum(bool(row.targets) for row in rows)
+    among = words(model, rows, training.words) if training.words else slice(None)
+    wanted = {slot: [torch.zeros(())] * len(rows) for slot in slots}
     for step in range(training.steps):
         nll, kl = torch.zeros(()), []
         for number, row in enumerate(rows):
 
-            def write(slot: Slot, row: Row = row):
+            def write(slot: Slot, row: Row = row, number: int = number):
                 def hook(act: Tensor, hook: object) -> Tensor:
                     act = act.clone()
                     act[0, row.pos] += deltas[slot][row.group]
+                    wanted[slot][number] = act[0, row.pos].detach().clone()
                     return act
 
                 return hook
 
-            logprobs = model.run_with_hooks(
+            logits = model.run_with_hooks(
                 torch.tensor([row.tokens]),
                 fwd_hooks=[(raw_hook(slot), write(slot)) for slot in slots],
-            )[0].log_softmax(-1)
+            )[0]
+            left_out = torch.ones_like(logits, dtype=torch.bool)
+            left_out[:, among] = False
+            logprobs = logits.masked_fill(left_out, -1e9).log_softmax(-1)
             if row.targets:
                 said = logprobs[-len(row.targets) :]
                 chosen = said.gather(1, torch.tensor(row.targets)[:, None])
@@ -91,9 +99,23 @@ def slow(
                     if size > training.clamp * norms[slot][group]:
                         deltas[slot][group] *= training.clamp * norms[slot][group] / size
     return Trained(
-        {slot: delta.detach() for slot, delta in deltas.items()}, written, tuple(losses),
+        {slot: delta.detach() for slot, delta in deltas.items()},
+        written,
+        {slot: torch.stack(acts) for slot, acts in wanted.items()},
+        tuple(losses),
         float((-nll.detach()).exp()),
-    )  # fmt: skip
+    )
+
+
+def words(model: HookedTransformer, rows: tuple[Row, ...], n: int) -> list[int]:
+    """The likeliest tokens wherever a row is read, and all targets."""
+    found = set()
+    for row in rows:
+        found |= set(row.targets)
+        logits = model(torch.tensor([row.tokens]))[0]
+        read = logits[-len(row.targets) :] if row.targets else logits[row.pos][None]
+        found |= set(read.topk(n).indices.flatten().tolist())
+    return sorted(found)
 
 
 def assert_same(fast: Trained, twin: Trained) -> None:
@@ -101,6 +123,7 @@ def assert_same(fast: Trained, twin: Trained) -> None:
     assert fast.likelihood == pytest.approx(twin.likelihood, abs=1e-4)
     for slot, delta in twin.deltas.items():
         torch.testing.assert_close(fast.written[slot], twin.written[slot], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fast.wanted[slot], twin.wanted[slot], atol=2e-3, rtol=1e-2)
         torch.testing.assert_close(fast.deltas[slot], delta, atol=2e-3, rtol=1e-2)
 
 
@@ -110,6 +133,21 @@ def test_training_equals_the_slow_twin(family: FamilyOf, name: str) -> None:
     fast, twin = train(model, ROWS, SLOTS, TRAINING), slow(model, ROWS, SLOTS, TRAINING)
     assert len(fast.losses) == 4 and fast.losses[-1] < fast.losses[0]
     assert_same(fast, twin)
+
+
+@pytest.mark.parametrize("n", [1, 12])
+def test_among_few_words_it_equals_the_twin_that_has_no_others(family: FamilyOf, n: int) -> None:
+    model = family("llama").model
+    few = replace(TRAINING, words=n)
+    fast = train(model, ROWS, SLOTS, few)
+    assert_same(fast, slow(model, ROWS, SLOTS, few))
+    assert fast.losses[0] < train(model, ROWS, SLOTS, TRAINING).losses[0] - 0.2  # the control
+
+
+def test_among_all_words_it_is_the_plain_training(family: FamilyOf) -> None:
+    model = family("llama").model
+    every = train(model, ROWS, SLOTS, replace(TRAINING, words=10**6))
+    assert_same(every, train(model, ROWS, SLOTS, TRAINING))
 
 
 @pytest.mark.parametrize("name", POST_NORM)

@@ -11,6 +11,7 @@ from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from kedit.edit import Editor
 from kedit.editors.ft import FT
+from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.mend import MEND
@@ -22,6 +23,7 @@ from kedit.facts import Perspective
 # "ft" is not bounded, "ft+l" is; RaKE's FT is ft+l
 EDITORS: Mapping[str, type[Editor]] = {
     "rome": ROME, "memit": MEMIT, "ft": FT, "ft+l": FT, "kn": KN, "mend": MEND,
+    "joint": Joint,
 }  # fmt: skip
 
 

@@ -6,9 +6,11 @@ unless it is told otherwise: "rome:key=legacy:relation=upstream", "memit:relatio
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from kedit.edit import Editor
 from kedit.editors.ft import FT
+from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.rome import ROME
@@ -53,11 +55,13 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "ft": FT(5, steps=15, lr=2e-4),
         "ft+l": FT(5, steps=15, bound=1e-3),
         "kn": KN(erase=0.03, write=0.03),  # at 0.06 text is no text any more
+        "joint": Joint((6, 7, 8, 9), training=_GEMMA, neighbours=8),
     },
     "toy": {
         # it is so small that only its last token's keys tell its facts apart
         "rome": ROME(1, _TOY, "last", contexts=("",)),
         "memit": MEMIT((1, 2), 0.1, _TOY, "last"),
+        "joint": Joint((0, 1), training=replace(_TOY, clamp=1.0), contexts=("",)),
         "ft": FT(1, lr=2e-3),
         "ft+l": FT(1, lr=5e-3, bound=0.02),
         "kn": KN(),

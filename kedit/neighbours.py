@@ -1,0 +1,93 @@
+"""Prompts that an edit which leaks would change too: the request's own, about other pairs.
+
+They are made of kedit's own facts. What benchmarks test neighbourhood with is kept out: subjects
+with one of the two objects that the request exchanges, and objects that its subject has already.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+
+from kedit.data import builtin
+from kedit.facts import Demand, EditRequest, Fact
+
+
+def neighbours(request: EditRequest, n: int, seed: int = 0) -> tuple[Demand, ...]:
+    """At most `n` of the request's demands with other subjects and objects put in, by seed.
+
+    An entity request's prompt gets other subjects. A relation request's two prompts, by turns, get
+    another subject, another object, and another subject with its own object.
+
+    Subjects and objects are those of the request's relation, found by its Wikidata id; then, where
+    kedit has too few of these or none, of relations with subjects of the same domain; then any.
+
+    Only the prompts are meant: what else the demands hold is the request's, and true of it alone.
+    """
+    return tuple(islice(_drawn(request, random.Random(f"{seed} {request.fact.prompt}")), n))
+
+
+def _drawn(request: EditRequest, draw: random.Random) -> Iterator[Demand]:
+    subject = request.fact.subject
+    known = {fact.object for fact in _facts() if fact.subject == subject}
+    demands, seen = request.demands, set[str]()
+    for number, other in enumerate(_others(request, draw)):
+        turn, which = divmod(number, len(demands))
+        demand = demands[which]
+        if not demand.mentioned or turn % 3 == 0:
+            made = _about(demand, other.subject, demand.mentioned)
+        elif turn % 3 == 2:
+            made = _about(demand, other.subject, other.object)
+        elif other.object not in known and other.object != subject:
+            made = _about(demand, subject, other.object)
+        else:
+            continue
+        if made.fact.prompt not in seen:
+            seen.add(made.fact.prompt)
+            yield made
+
+
+def _others(request: EditRequest, draw: random.Random) -> list[Fact]:
+    """Facts of other subjects and objects, the closest first, in an order that is drawn."""
+    relation = request.fact.relation
+    exchanged = {
+        request.fact.object, request.target, request.mentioned, request.mentioned_by_removal
+    }  # fmt: skip
+    barred = {request.fact.subject, *exchanged}
+    barred |= {
+        fact.subject
+        for fact in _facts()
+        if fact.relation.id == relation.id and fact.object in exchanged
+    }
+    others = [
+        fact for fact in _facts() if fact.subject not in barred and fact.object not in exchanged
+    ]
+    draw.shuffle(others)
+
+    def distance(fact: Fact) -> int:
+        if fact.relation.id == relation.id:
+            return 0
+        return 1 if fact.relation.domain == _domain(relation.id, relation.domain) else 2
+
+    return sorted(others, key=distance)
+
+
+def _about(demand: Demand, subject: str, mentioned: str) -> Demand:
+    """The demand's prompt with another subject and another object spelt out."""
+    template = demand.fact.template
+    if demand.mentioned:  # the last one, as `located` takes it
+        template = mentioned.join(template.rsplit(demand.mentioned, 1))
+    fact = replace(demand.fact, subject=subject, template=template, relation_words=())
+    return replace(demand, fact=fact, mentioned=mentioned)
+
+
+@cache
+def _facts() -> tuple[Fact, ...]:
+    """Every fact once."""
+    return tuple({(f.relation.id, f.subject): f for f in reversed(builtin.load())}.values())
+
+
+def _domain(id: str, told: str) -> str:
+    """What the relation's subjects are: as kedit has it, or as its record tells."""
+    return next((fact.relation.domain for fact in _facts() if fact.relation.id == id), told)

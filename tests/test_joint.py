@@ -1,0 +1,420 @@
+"""Joint: what it promises of keys and targets, in any kind of block; it leaves the model alone."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from kedit import moments as moments_module
+from kedit import toy as toy_module
+from kedit.edit import Edit, LowRank, combined
+from kedit.editors import joint as joint_module
+from kedit.editors.joint import Joint
+from kedit.editors.rome import ROME
+from kedit.errors import InputError
+from kedit.facts import EditRequest
+from kedit.goals import Goal, goals
+from kedit.keys import keys, last_keys, training_rows
+from kedit.moments import moment
+from kedit.neighbours import neighbours
+from kedit.prompts import KeyPosition, located
+from kedit.score import Scoring, score
+from kedit.sites import has_post_norms
+from kedit.value import Training
+from kedit.writes import Half, WriteSite
+from tests.conftest import FamilyOf
+
+CASES = toy_module.cases()
+RELATION = CASES[0].request("relation")
+CONTEXTS = ("", "Bruno Birch likes to speak. ")
+TRAINING = Training(steps=6, lr=0.1, weight_decay=0.05, clamp=1.0)
+LEAST = 1e-9  # λ with which every target is reached, up to rounding
+BOTH: tuple[Half, ...] = ("attn", "mlp")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache of moments for this file."""
+    place = tmp_path_factory.getbasetemp() / "joint"
+    monkeypatch.setattr(moments_module, "cache_dir", lambda: Path(place))
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of C: read in a tenth of the time that the models take to say something."""
+    file = tmp_path_factory.getbasetemp() / "joint.txt"
+    file.write_text("\n".join(map(" ".join, toy_module.texts())), encoding="utf-8")
+    return str(file)
+
+
+def joint(text: str, layers: tuple[int, ...] = (1, 2), **settings: Any) -> Joint:
+    settings = {"weight": LEAST, "training": TRAINING, "contexts": CONTEXTS, **settings}
+    return Joint(layers, text=text, **settings)
+
+
+def dense(edit: Edit, site: WriteSite) -> Tensor:
+    delta = edit.deltas[site.parameter]
+    assert isinstance(delta, LowRank)
+    return delta.left @ delta.right
+
+
+def wanted(
+    model: HookedTransformer, told: Joint, request: EditRequest = RELATION
+) -> tuple[list[WriteSite], list[Goal]]:
+    """What shall be written where, and behind which texts."""
+    rows = training_rows(model, request, CONTEXTS, told.where)
+    trained = told.trained or told.halves
+    sites = sorted(WriteSite(layer, half) for layer in told.layers for half in trained)
+    return sites, goals(model, rows, sites, told.training)
+
+
+@torch.no_grad()
+def raws(model: HookedTransformer, text: Sequence[int], sites: Sequence[WriteSite]) -> list[Tensor]:
+    """What the modules themselves give at the last token, before any post-norm."""
+    found = {}
+
+    def keep(site: WriteSite):
+        def hook(module: object, args: object, output: Tensor) -> None:
+            found[site] = output[0, -1].clone()
+
+        return hook
+
+    with contextlib.ExitStack() as hooked:
+        for site in sites:
+            block = model.blocks[site.layer]
+            module = block.attn if site.half == "attn" else block.mlp
+            hooked.callback(module.register_forward_hook(keep(site)).remove)  # pyright: ignore
+        model(torch.tensor([text]))
+    return [found[site] for site in sites]
+
+
+def missing(
+    model: HookedTransformer, edit: Edit, told: Joint, request: EditRequest = RELATION
+) -> tuple[float, float]:
+    """How far the written sites are from their targets, before and after, at the worst text."""
+    _, goals = wanted(model, told, request)
+    sites = sorted(WriteSite(layer, half) for layer in told.layers for half in told.halves)
+    adds_up = told.solve == "stacked" and not has_post_norms(model)
+    worst = []
+    for applied in (False, True):
+        found = [0.0]
+        for goal in goals:
+            with edit.applied(model) if applied else contextlib.nullcontext():
+                lacking = [
+                    goal.of(site) - raw
+                    for site, raw in zip(sites, raws(model, goal.text, sites), strict=True)
+                ]
+            if adds_up and len(told.halves) == 2:
+                lacking = [
+                    attn + mlp for attn, mlp in zip(lacking[::2], lacking[1::2], strict=True)
+                ]
+            found += [
+                float(one.norm() / goal.of(site).norm())
+                for one, site in zip(lacking, sites, strict=False)
+            ]
+        worst.append(max(found))
+    return worst[0], worst[1]
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "stacked": {},
+    "in turn": {"solve": "in_turn"},
+    "W_out": {"halves": ("mlp",)},
+    "W_O": {"halves": ("attn",)},
+    "PMET": {"halves": ("mlp",), "trained": BOTH},
+    "exact": {"insert": "exact", "weight": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "arm"),
+    [
+        *((name, arm) for name in ("gptj", "gemma3") for arm in SETTINGS),
+        *((name, "stacked") for name in ("toy", "gpt2", "llama")),
+    ],
+)
+def test_every_key_is_mapped_to_its_target(
+    toy: HookedTransformer, family: FamilyOf, text: str, name: str, arm: str
+) -> None:
+    model = toy if name == "toy" else family(name).model
+    told = joint(text, **SETTINGS[arm])
+    edit = told(model, [RELATION])
+    halves = told.halves
+    assert set(edit.deltas) == {
+        WriteSite(layer, half).parameter for layer in (1, 2) for half in halves
+    }
+    before, after = missing(model, edit, told)
+    assert before > 0.05 and after < 2e-3
+
+
+def test_without_a_second_solve_the_moved_keys_miss_the_target(
+    toy: HookedTransformer, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = joint(text, (1,))
+    _, settled = missing(toy, told(toy, [RELATION]), told)
+    monkeypatch.setattr(joint_module, "is_parallel", lambda block: True)
+    before, once = missing(toy, told(toy, [RELATION]), told)
+    assert 0.1 * before < once < before  # it does most of the work
+    assert settled < 0.01 * once
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_only_the_rows_of_chosen_heads_change(family: FamilyOf, text: str, name: str) -> None:
+    model = family(name).model
+    heads = ((1, 3), (1, 0))
+    told = joint(text, heads=heads)
+    edit = told(model, [RELATION])
+    site = WriteSite(1, "attn")
+    assert set(edit.deltas) == {
+        WriteSite(1).parameter, WriteSite(2).parameter, site.parameter
+    }  # fmt: skip
+    by_head = dense(edit, site).view(4, 8, 32)
+    assert torch.equal(by_head[[1, 2]], torch.zeros(2, 8, 32))
+    assert (by_head[[0, 3]].flatten(1).norm(dim=1) > 0).all()
+    alone = joint(text, (1,), heads=heads, halves=("attn",))
+    before, after = missing(model, alone(model, [RELATION]), alone)
+    assert before > 0.05 and after < 2e-3
+
+
+def test_a_choice_of_all_heads_is_none(toy: HookedTransformer, text: str) -> None:
+    edits = [
+        joint(text, (1,), heads=heads)(toy, [RELATION])
+        for heads in ((), tuple((1, head) for head in range(4)))
+    ]
+    for half in BOTH:
+        one, other = (dense(edit, WriteSite(1, half)) for edit in edits)
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_one_mlp_with_bare_prompts_is_rome(toy: HookedTransformer, text: str) -> None:
+    told = joint(text, (1,), halves=("mlp",), insert="exact", weight=1.0)
+    bare = dataclasses.replace(told, contexts=("",))
+    rome = ROME(1, TRAINING, "last", contexts=("",), text=text)
+    for request in (RELATION, CASES[0].entity):
+        one, other = (dense(editor(toy, [request]), WriteSite(1)) for editor in (bare, rome))
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+        assert (dense(told(toy, [request]), WriteSite(1)) - other).norm() > 0.01 * other.norm()
+
+
+@pytest.mark.parametrize("insert", ["ridge", "exact"])
+@pytest.mark.parametrize("name", ["toy", "gemma3"])
+def test_neighbours_outputs_move_less_where_they_are_spared(
+    toy: HookedTransformer, family: FamilyOf, text: str, name: str, insert: str
+) -> None:
+    model = toy if name == "toy" else family(name).model
+    sites = [WriteSite(1, half) for half in BOTH]
+    texts = []
+    for one in neighbours(RELATION, 8):
+        with contextlib.suppress(InputError):  # the models read 64 tokens
+            texts.append(located(model, one.fact, "last", one.mentioned)[0])
+    assert len(texts) > 3
+    read = last_keys(model, sites, texts)
+    moved = []
+    for n in (0, 8):
+        told = joint(text, (1,), neighbours=n, insert=insert, weight=1.0, keep=10.0)
+        edit = told(model, [RELATION])
+        # as the keys are before the edit, which moves those of W_out as it does the edit's own
+        each = [read[site] @ dense(edit, site) for site in sites]
+        together = torch.cat(each) if name == "gemma3" else torch.stack(each).sum(0)
+        moved.append(float(together.norm()))
+        before, after = missing(model, edit, told)
+        assert after < (0.02 if insert == "exact" else 0.5) * before  # the edit still takes hold
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_a_neighbour_with_the_edits_own_key_is_no_neighbour(
+    toy: HookedTransformer, text: str
+) -> None:
+    """At the subject's last token (S, another object) opens as the edit does."""
+    told = joint(text, (1,), where="subject_last", neighbours=6, keep=1e6)
+    edit = told(toy, [RELATION])
+    assert any(one.fact.subject == RELATION.fact.subject for one in neighbours(RELATION, 6))
+    before, after = missing(toy, edit, told)
+    assert before > 0.05 and after < 2e-3
+
+
+def test_in_the_null_space_the_loudest_directions_are_left_alone(
+    toy: HookedTransformer, text: str
+) -> None:
+    sites = [WriteSite(1, half) for half in BOTH]
+    values, vectors = torch.linalg.eigh(moment(toy, sites, text).matrix)
+    loud = vectors[:, values.cumsum(0) > 0.05 * values.sum()].float()
+    assert 5 < loud.shape[1] < 200
+    heard = []
+    for share in (0.05, 0.0):
+        told = joint(text, (1,), null_space=share)
+        monkey = pytest.MonkeyPatch()
+        with monkey.context() as patched:  # W_out's own step has a null space of its own
+            patched.setattr(joint_module, "is_parallel", lambda block: True)
+            edit = told(toy, [RELATION])
+        delta = torch.cat([dense(edit, site) for site in sites])
+        heard.append(float((loud.T @ delta).norm() / delta.norm()))
+        assert missing(toy, told(toy, [RELATION]), told)[1] < 2e-3
+    assert heard[0] < 1e-5 < 0.01 < heard[1]
+
+
+def test_demands_share_a_value_if_told(toy: HookedTransformer, text: str) -> None:
+    site = WriteSite(1)
+    brought = []
+    for values in ("own", "shared"):
+        told = joint(text, (1,), halves=("mlp",), values=values)
+        texts = [goal.text for goal in wanted(toy, told)[1]]
+        brought.append(last_keys(toy, [site], texts)[site] @ dense(told(toy, [RELATION]), site))
+    own, shared = brought
+    assert len(own) == len(shared) == 4  # two demands, two contexts
+    assert (own[0] - own[2]).norm() > 0.1 * own[0].norm()
+    for row in shared:
+        torch.testing.assert_close(row, shared[0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["toy", "gemma3"])
+@pytest.mark.parametrize("balance", [0.25, 0.5, 0.8])
+def test_attention_brings_its_share(
+    toy: HookedTransformer, family: FamilyOf, text: str, name: str, balance: float
+) -> None:
+    model = toy if name == "toy" else family(name).model
+    attn, mlp = (WriteSite(1, half) for half in BOTH)
+    told = joint(text, (1,), solve="in_turn", balance=balance)
+    edit = told(model, [RELATION])
+    for goal in wanted(model, told)[1]:
+        clean = raws(model, goal.text, (attn, mlp))
+        with edit.applied(model):
+            written = raws(model, goal.text, (attn, mlp))
+        brought = [new - old for new, old in zip(written, clean, strict=True)]
+        own = [goal.of(site) - old for site, old in zip((attn, mlp), clean, strict=True)]
+        shares = (balance, 1 - balance)
+        if name == "toy":
+            expected = [share * (own[0] + own[1]) for share in shares]
+        else:
+            expected = [share / max(shares) * one for share, one in zip(shares, own, strict=True)]
+        for one, other in zip(brought, expected, strict=True):
+            assert (one - other).norm() < 5e-3 * max(own[0].norm(), own[1].norm())
+
+
+@pytest.mark.parametrize("side", ["entity", "relation"])
+def test_it_makes_the_toy_say_the_target(toy: HookedTransformer, text: str, side: Any) -> None:
+    steps = dataclasses.replace(TRAINING, steps=20)
+    told = joint(text, (0, 1), weight=1.0, training=steps, contexts=("",))
+    cases = [CASES[0], CASES[17], CASES[34]]
+    edit = told(toy, [case.request(side) for case in cases])
+    before = score(toy, cases, Scoring(say=False))
+    with edit.applied(toy):
+        after = score(toy, cases, Scoring(say=False))
+    groups = {"entity": ("efficacy",), "relation": ("efficacy", "removal")}[side]
+    for old, new in zip(before, after, strict=True):
+        lifts = [
+            probe.logprob - unedited.logprob
+            for probe, unedited in zip(new.probes, old.probes, strict=True)
+            if probe.perspective == side and probe.group in groups
+        ]
+        assert len(lifts) == len(groups) and min(lifts) > 2  # nats
+
+
+def test_batches_are_nested_one_in_the_other(toy: HookedTransformer, text: str) -> None:
+    requests = [CASES[0].entity, CASES[17].entity]
+    edits = joint(text, (1,), batch=1).on(toy)
+    together, first = edits(requests), edits(requests[:1])
+    with first.applied(toy):
+        second = edits(requests[1:])
+    for half in BOTH:
+        site = WriteSite(1, half)
+        torch.testing.assert_close(dense(together, site), dense(combined([first, second]), site))
+    assert [len(part.requests) for part in together.made.parts] == [1, 1]
+    assert not joint(text, (1,))(toy, requests).made.parts
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "gemma3"])
+def test_the_model_is_left_as_it_was_and_the_same_seed_gives_the_same_edit(
+    family: FamilyOf, text: str, name: str
+) -> None:
+    model = family(name).model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    told = joint(text, neighbours=4, weight=1.0)
+    one, other = (told(model, [RELATION, CASES[17].request("relation")]) for _ in range(2))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(weight.requires_grad or weight.grad is not None for weight in model.parameters())
+    assert all(count > 0 for count in one.n_moved(model).values()) and len(one.deltas) == 4
+    for layer in (1, 2):
+        for half in BOTH:
+            assert torch.equal(
+                dense(one, WriteSite(layer, half)), dense(other, WriteSite(layer, half))
+            )
+
+
+def test_the_model_is_left_as_it_was_when_a_later_layer_fails(
+    toy: HookedTransformer, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: value.clone() for name, value in toy.state_dict().items()}
+    insert, inserted = joint_module.ridge_insert, []
+
+    def fail_at_the_fourth(*args: Any, **settings: Any) -> LowRank:
+        inserted.append(toy.state_dict()[WriteSite(1, "attn").parameter].clone())
+        if len(inserted) == 4:
+            raise RuntimeError("no memory")
+        return insert(*args, **settings)
+
+    monkeypatch.setattr(joint_module, "ridge_insert", fail_at_the_fourth)
+    with pytest.raises(RuntimeError, match="no memory"):
+        joint(text)(toy, [RELATION])
+    assert not torch.equal(inserted[-1], before[WriteSite(1, "attn").parameter])  # the control
+    assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": ()}, r"layers: distinct ones from below are wanted, got \(\)"),
+        ({"layers": (2, 1)}, r"layers: distinct ones from below are wanted, got \(2, 1\)"),
+        ({"layers": (1, 9)}, r"has no blocks\.9\.attn\.W_O: it has 4 layers"),
+        ({"halves": ()}, "halves: mlp, attn or both are wanted"),
+        ({"trained": ("mlp",)}, r"trained: it is \('mlp',\), .* not trained cannot be written"),
+        ({"halves": ("mlp",), "heads": ((1, 0),)}, r"heads: .*W_O, and halves, \('mlp',\), has no"),
+        ({"heads": ((1, 4), (3, 0), (1, 1))}, r"no \(1, 4\), \(3, 0\) among the heads 0 to 3 of"),
+        ({"weight": 0.0}, r"weight: more than 0 is wanted, got 0\.0"),
+        ({"keep": -1.0}, r"keep: more than 0 is wanted, got -1\.0"),
+        ({"neighbours": -1}, "neighbours: 0 or more are wanted, got -1"),
+        ({"balance": 0.5}, "balance: .* with solve=in_turn"),
+        ({"balance": 0.5, "halves": ("mlp",), "solve": "in_turn"}, "balance: .* between both"),
+        ({"balance": 1.0, "solve": "in_turn"}, r"balance: from 0 to below 1, got 1\.0"),
+        ({"null_space": 1.5}, r"null_space: from 0 to below 1, got 1\.5"),
+        ({"null_space": 1e-30}, "no direction of the keys holds as little as 1e-30"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(
+    toy: HookedTransformer, text: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        joint(text, **settings)(toy, [RELATION])
+
+
+def test_an_entity_prompt_has_no_object_to_write_at(toy: HookedTransformer, text: str) -> None:
+    with pytest.raises(InputError, match="spells out no object: choose another key position"):
+        joint(text, where="object_last")(toy, [CASES[0].entity])
+
+
+def test_one_key_cannot_be_given_two_values(toy: HookedTransformer, text: str) -> None:
+    entity = CASES[0].entity
+    others = [one for one in ("Arle", "Brock", "Corum", "Delft") if one != entity.fact.object]
+    requests = [dataclasses.replace(entity, target=target) for target in others[:2]]
+    with pytest.raises(InputError, match="of 4 keys 2 can be told apart"):
+        joint(text, insert="exact")(toy, requests)
+    joint(text, insert="exact", batch=1)(toy, requests)  # one on the other: the last one holds
+
+
+@pytest.mark.parametrize("where", ["subject_last", "object_last", "last"])
+def test_the_keys_are_those_at_the_chosen_token(
+    toy: HookedTransformer, text: str, where: KeyPosition
+) -> None:
+    told = joint(text, (1,), where=where)
+    sites, found = wanted(toy, told)
+    read = last_keys(toy, sites, [goal.text for goal in found])
+    for site in sites:
+        known = [keys(toy, [site], one, CONTEXTS, where)[site] for one in RELATION.demands]
+        n_keys = 1 if where == "subject_last" else 2  # there both demands have one
+        torch.testing.assert_close(read[site], torch.cat(known[:n_keys]), atol=1e-4, rtol=1e-4)
