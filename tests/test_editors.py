@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -16,19 +17,23 @@ from kedit import toy as toy_module
 from kedit.edit import Delta, Edit, Editor, LowRank
 from kedit.editors import EDITORS, editor
 from kedit.editors.ft import FT
+from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.mend import MEND
 from kedit.editors.presets import PRESETS
 from kedit.editors.rome import ROME
+from kedit.editors.variants import VARIANTS, Variant
 from kedit.errors import InputError
 from kedit.facts import Perspective
 from kedit.score import Scoring, score
 from kedit.value import Training
+from kedit.writes import Half
 
 EditOf = Callable[[str, Perspective], Edit]
 CASES = toy_module.cases()
 CASE = CASES[0]
+BOTH: tuple[Half, ...] = ("mlp", "attn")
 PERSPECTIVES: tuple[Perspective, ...] = get_args(Perspective)
 by_name = pytest.mark.parametrize("name", EDITORS)
 by_side = pytest.mark.parametrize("side", PERSPECTIVES)
@@ -186,6 +191,10 @@ def test_several_requests_are_all_in_the_edit(toy: HookedTransformer, name: str)
         ("kn:halves=('attn',)", "gpt2", KN(halves=("attn",))),
         ("mend:file=a.safetensors:scale=2", "gpt2", MEND("a.safetensors", scale=2.0)),
         ("mend:rates=upstream", "gemma-3-270m", MEND(rates="upstream")),
+        ("rome@last:layer=3", "gpt2", ROME(3, where="last")),
+        ("w_o:layers=(3,)", "gpt2", Joint((3,), ("attn",))),
+        ("w_o:layers=(3,):halves=('mlp',)", "gpt2", Joint((3,), ("mlp",))),
+        ("pmet-2:layers=(3,)", "gpt2", Joint((3,), BOTH, BOTH, solve="in_turn")),
     ],
 )
 def test_an_editor_is_told_by_its_name_and_fields(told: str, model: str, wanted: Editor) -> None:
@@ -223,7 +232,7 @@ def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("told", "model", "message"),
     [
-        ("rom", "toy", r"there is no editor 'rom', only rome, memit, ft, ft\+l, kn, mend"),
+        ("rom", "toy", r"there is no editor 'rom', only rome, memit, ft, .* pmet-2, rets, intat"),
         ("", "toy", "there is no editor ''"),
         ("rome:layer", "toy", "rome:layer: 'layer' is not of the form field=value"),
         ("rome", "gpt2", r"rome has no settings for gpt2: tell its layer, as in rome:layer=5"),
@@ -233,6 +242,7 @@ def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
             "gpt2",
             r"memit has no settings for gpt2: tell its layers, as in memit:layers=\(4,5,6\)",
         ),
+        ("w_o", "gpt2", r"w_o has no settings for gpt2: tell its layers, as in w_o:layers="),
         ("rome:layers=3", "toy", "ROME has no 'layers', but layer, training, where"),
         ("rome:training.rate=3", "toy", "Training has no 'rate', but steps, lr"),
         ("rome:layer.x=3", "toy", "there is nothing inside of 'layer'"),
@@ -262,8 +272,28 @@ def test_every_preset_is_of_an_editor_that_there_is() -> None:
         for told, made in settings.items():
             name, _, side = told.partition(" ")
             assert side in ("", *PERSPECTIVES)
-            assert isinstance(made, EDITORS[name]) and isinstance(made, Editor)
-            assert editor(name, model, "relation" if side == "relation" else "entity") == made
+            kind, fixed = VARIANTS.get(name, Variant(name, {}))
+            assert isinstance(made, EDITORS[kind]) and isinstance(made, Editor)
+            told = editor(name, model, "relation" if side == "relation" else "entity")
+            assert told == replace(made, **fixed)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_its_editor_with_its_settings_and_the_models_own(
+    toy: HookedTransformer, name: str
+) -> None:
+    kind, fixed = VARIANTS[name]
+    made, plain = editor(name, "toy"), editor(kind, "toy")
+    assert isinstance(made, EDITORS[kind])
+    for field in get_type_hints(EDITORS[kind]):
+        assert getattr(made, field) == fixed.get(field, getattr(plain, field))
+    # and it edits, from the side that it can edit from the toy's settings
+    side = "entity" if fixed.get("where") == "subject_last" else "relation"
+    edit = made(toy, [CASE.request(side)])
+    assert all(count > 0 for count in edit.n_moved(toy).values())
+    halves = fixed.get("halves", ("mlp",))
+    written = {"attn" if ".attn." in one else "mlp" for one in edit.deltas}
+    assert written == set(halves)
 
 
 def test_published_settings_are_the_papers() -> None:

@@ -17,6 +17,7 @@ from kedit.editors.memit import MEMIT
 from kedit.editors.mend import MEND
 from kedit.editors.presets import PRESETS
 from kedit.editors.rome import ROME
+from kedit.editors.variants import VARIANTS, Variant
 from kedit.errors import InputError
 from kedit.facts import Perspective
 
@@ -34,7 +35,7 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
         editor("rome:where=last:training.clamp=1", "gemma-3-270m", "relation")
 
     Args:
-        told: a name of EDITORS, then any number of `:field=value`.
+        told: a name of EDITORS or VARIANTS, then any number of `:field=value`.
         model: as `load` takes it. For one without settings of its own, an editor of layers must be
             told at least these.
 
@@ -43,8 +44,9 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
     """
     name, _, rest = told.partition(":")
     changes = re.split(r":(?=[\w.]+=)", rest) if rest else []  # a value may hold a colon: hf:NAME
-    if name not in EDITORS:
-        raise InputError(f"there is no editor {name!r}, only {', '.join(EDITORS)}")
+    kind, fixed = VARIANTS.get(name, Variant(name, {}))
+    if kind not in EDITORS:
+        raise InputError(f"there is no editor {name!r}, only {', '.join((*EDITORS, *VARIANTS))}")
     values: dict[str, Any] = {}
     for change in changes:
         field, equals, value = change.partition("=")
@@ -52,17 +54,19 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
             raise InputError(f"{told}: {change!r} is not of the form field=value")
         values[field] = _parsed(value)
     of_model = PRESETS.get(_named(model), {})
-    made = of_model.get(f"{name} {perspective}", of_model.get(name))
+    asked = (f"{name} {perspective}", name, f"{kind} {perspective}", kind)
+    made = next((of_model[one] for one in asked if one in of_model), None)
     if made is None:
-        layers = [one for one in ("layer", "layers") if one in get_type_hints(EDITORS[name])]
+        layers = [one for one in ("layer", "layers") if one in get_type_hints(EDITORS[kind])]
         for layer in layers:
             if layer not in values:
                 raise InputError(
                     f"{name} has no settings for {model}: tell its {layer}, as in {name}:{layer}="
                     + ("(4,5,6)" if layer == "layers" else "5")
                 )
-            _require(EDITORS[name], layer, values[layer], told)
-        made = EDITORS[name](**{layer: values[layer] for layer in layers})
+            _require(EDITORS[kind], layer, values[layer], told)
+        made = EDITORS[kind](**{layer: values[layer] for layer in layers})
+    made = dataclasses.replace(made, **fixed)  # pyright: ignore[reportArgumentType]
     for field, value in values.items():
         made = _with(made, field.split("."), value, told)
     return made

@@ -56,6 +56,9 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "ft+l": FT(5, steps=15, bound=1e-3),
         "kn": KN(erase=0.03, write=0.03),  # at 0.06 text is no text any more
         "joint": Joint((6, 7, 8, 9), training=_GEMMA, neighbours=8),
+        # of others, at the layers at which ROME and MEMIT edit entities
+        "emmet": Joint((5,), ("mlp",), where="subject_last", insert="exact", training=_GEMMA),
+        "alphaedit": Joint((4, 5, 6), ("mlp",), where="subject_last", training=_GEMMA),
     },
     "toy": {
         # it is so small that only its last token's keys tell its facts apart
