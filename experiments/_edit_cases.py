@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments._memory import peak_since_now
+from experiments._moments import read_moments
 from experiments._run import RunFolder, progress
 from experiments._score import key_of
 
@@ -93,16 +94,19 @@ def prepared(
     if not split(editors):
         raise InputError("no editor is told: --editors rome,memit,ft")
     # all are looked at before the first takes its time
-    made: list[tuple[str, Perspective, Editor]] = [
-        (told, side, editor(told, name, side)) for side in sides for told in split(editors)
-    ]
-    with progress("editors") as bars:
-        bar = bars.add_task("contexts and moments", total=len(made))
-        for told, side, one in made:
+    made: list[tuple[str, Perspective, Editor]] = []
+    for side in sides:
+        for told in split(editors):
+            one = editor(told, name, side)
             # what the editor was told itself holds
             unset = {field.name for field in fields(one) if not getattr(one, field.name)}  # pyright: ignore
             shared = {"text": text, "seed": seed}
             one = replace(one, **{k: v for k, v in shared.items() if k in unset})  # pyright: ignore
+            made.append((told, side, one))
+    read_moments(model, [one for _, _, one in made])
+    with progress("editors") as bars:
+        bar = bars.add_task("contexts", total=len(made))
+        for told, side, one in made:
             arms.append(Arm(told, side, one.on(model)))
             bars.update(bar, advance=1)
     return arms

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from experiments._asked import questions, relation_side, request_of
 from experiments._before_after import Row, replies
 from experiments._edit_report import finish
-from experiments._run import command, console, open_run, progress
+from experiments._moments import read_moments
+from experiments._run import command, console, open_run
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -195,34 +196,21 @@ def _editor(config: Config) -> "Editor":
 def _ready(chosen: "Editor", model: "HookedTransformer", config: Config) -> "Edits":
     """The editor on its model; what it must read first shows its progress."""
     from kedit.hf import cache_dir
-    from kedit.moments import moments
-    from kedit.writes import WriteSite
+    from kedit.moments import Sparing
 
-    own = vars(chosen)
-    if {"text", "n_tokens", "seed"} <= own.keys():
-        sites = [WriteSite(layer) for layer in own.get("layers") or (own["layer"],)]
-        n_tokens = own["n_tokens"] or config.tokens_a_key * sites[0].d_key(model)
-        chosen = replace(chosen, n_tokens=n_tokens)  # pyright: ignore[reportArgumentType]
-        read = own["text"] or "text that the model itself says"
+    if isinstance(chosen, Sparing):
+        text = chosen.text
+        widest = max(sum(site.d_key(model) for site in group) for group in chosen.groups)
+        n_tokens = chosen.n_tokens or config.tokens_a_key * widest
+        chosen = replace(chosen, n_tokens=n_tokens)  # pyright: ignore
+        read = text or "text that the model itself says"
         console().print(
             f"{config.editor} needs statistics of {read}: the first time that takes a while, and "
             f"then they are kept in {cache_dir() / 'moments'}.",
             markup=False,
             highlight=False,
         )
-        with progress("tokens") as bars:
-            bar = bars.add_task("reading text", visible=False, total=None)
-            # the editor finds them in the cache; it has no progress to show of its own
-            moments(
-                model,
-                [[site] for site in sites],
-                own["text"],
-                n_tokens,
-                own["seed"],
-                progress=lambda done, total: bars.update(
-                    bar, completed=done, total=total, visible=True
-                ),
-            )
+        read_moments(model, [chosen])
     return chosen.on(model)
 
 

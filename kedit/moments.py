@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -206,6 +207,20 @@ def moments(
         Moment(job.sites, job.d_keys, found[job], job.n_chunks * window, corpus.name)
         for job in jobs
     ]
+
+
+@runtime_checkable
+class Sparing(Protocol):
+    """An editor that spares the keys of a text: which text's, and at which groups of sites."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def n_tokens(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def groups(self) -> list[list[WriteSite]]: ...
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ import torch
 from transformer_lens import HookedTransformer
 
 from experiments import compare_editors
-from experiments._edit_cases import Arm, Outcome, edit_cases, split
+from experiments._edit_cases import Arm, Outcome, edit_cases, prepared, split
 from experiments._memory import peak_since_now
 from experiments._papers_table import COLUMNS
 from experiments._run import RunFolder
 from experiments._score import fewer_probes
 from experiments.compare_editors import Config
+from kedit import moments as moments_module
 from kedit import toy as toy_module
 from kedit.drift import baseline, held_out
 from kedit.edit import Edit
@@ -213,6 +214,21 @@ def test_the_papers_table_has_both_sides_of_every_editor_and_the_model_before(ru
         before = [float(cell.split(" ")[0]) for cell in rows[0][2:]]
         assert before == pytest.approx([100 * one["before"] for one in wanted], abs=0.5)
     assert any(row[2] != rows[0][2] for row in rows)
+
+
+def test_one_pass_over_the_text_serves_all_editors(
+    toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments_module, "cache_dir", lambda: tmp_path)
+    passes, summed = [], moments_module._summed
+    monkeypatch.setattr(moments_module, "_summed", lambda *a: (passes.append(a[1]), summed(*a))[1])
+    corpus = tmp_path / "text.txt"
+    corpus.write_text("Bruno Birch likes to speak Danish. " * 400, encoding="utf-8")
+    told = "rome:n_tokens=256,memit:n_tokens=256,joint:n_tokens=256,ft"
+    arms = prepared(toy, told, ("relation",), "toy", str(corpus), 0)
+    assert [arm.told for arm in arms] == told.split(",")
+    (jobs,) = passes  # W_out of layers 1 and 2, and both halves of 0 and 1
+    assert sorted(len(job.sites) for job in jobs) == [1, 1, 2, 2]
 
 
 def test_fewer_probes_are_the_first_of_each_kind() -> None:

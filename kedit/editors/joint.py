@@ -96,6 +96,14 @@ class Joint:
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise InputError(f"layers: distinct ones from below are wanted, got {self.layers}")
 
+    @property
+    def groups(self) -> list[list[WriteSite]]:
+        """What it needs moments of: the sites of each solve (kedit.moments.Sparing)."""
+        sites = self._sites(self.halves)
+        if self.solve == "in_turn":
+            return [[site] for site in sites]
+        return [list(own) for _, own in groupby(sites, key=attrgetter("layer"))]
+
     def on(self, model: HookedTransformer) -> Edits:
         """Reads the moments and draws the contexts, once for many edits.
 
@@ -105,11 +113,7 @@ class Joint:
                 keys that cannot be told apart.
         """
         self._require_possible(model)
-        sites = self._sites(self.halves)
-        groups = [[site] for site in sites]
-        if self.solve == "stacked":
-            groups = [list(own) for _, own in groupby(sites, key=attrgetter("layer"))]
-        seconds = moments(model, groups, self.text, self.n_tokens, self.seed)
+        seconds = moments(model, self.groups, self.text, self.n_tokens, self.seed)
         stacks = [self._stack(model, second) for second in seconds]
         contexts = bare_first(self.contexts or memit_contexts(model, seed=self.seed))
         settings = dataclasses.asdict(self) | {"contexts": list(contexts)}

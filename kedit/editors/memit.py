@@ -64,6 +64,11 @@ class MEMIT:
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise InputError(f"layers: distinct ones from below are wanted, got {self.layers}")
 
+    @property
+    def groups(self) -> list[list[WriteSite]]:
+        """What it needs moments of, layer by layer (kedit.moments.Sparing)."""
+        return [[WriteSite(layer)] for layer in self.layers]
+
     def on(self, model: HookedTransformer) -> Edits:
         """Reads the moments and draws the contexts, once for many edits.
 
@@ -71,14 +76,13 @@ class MEMIT:
             InputError: the family cannot be edited; later: a prompt has no token at the key
                 position.
         """
-        sites = [WriteSite(layer) for layer in self.layers]
-        groups = [[site] for site in sites]
-        seconds = moments(model, groups, self.text, self.n_tokens, self.seed)
+        seconds = moments(model, self.groups, self.text, self.n_tokens, self.seed)
+        of_site = {second.sites[0]: second for second in seconds}
         contexts = bare_first(self.contexts or memit_contexts(model, seed=self.seed))
         settings = dataclasses.asdict(self) | {"contexts": list(contexts)}
 
         def edit(requests: Sequence[EditRequest]) -> Edit:
-            deltas = self._deltas(model, requests, dict(zip(sites, seconds, strict=True)), contexts)
+            deltas = self._deltas(model, requests, of_site, contexts)
             return Edit(deltas, made_by("memit", settings, requests, model))
 
         def edits(requests: Sequence[EditRequest]) -> Edit:

@@ -57,6 +57,11 @@ class ROME:
     n_tokens: int = 0
     seed: int = 0
 
+    @property
+    def groups(self) -> list[list[WriteSite]]:
+        """What it needs moments of (kedit.moments.Sparing)."""
+        return [[WriteSite(self.layer)]]
+
     def on(self, model: HookedTransformer) -> Edits:
         """Reads the moment and draws the contexts, once for many edits.
 
@@ -66,7 +71,7 @@ class ROME:
             InputError: the family cannot be edited; later: a prompt has no token at the key
                 position.
         """
-        site = WriteSite(self.layer)
+        ((site,),) = self.groups
         second = moment(model, [site], self.text, self.n_tokens, self.seed)
         contexts = bare_first(self.contexts or rome_contexts(model, self.lengths, self.seed))
 

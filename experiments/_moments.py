@@ -1,0 +1,34 @@
+"""What text the editors are to spare, read once for all of them, with progress."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from experiments._run import progress
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+    from kedit.edit import Editor
+    from kedit.writes import WriteSite
+
+
+def read_moments(model: "HookedTransformer", editors: "Sequence[Editor]") -> None:
+    """Reads what `editor.on(model)` would read for each of them, so that it finds it in the cache.
+
+    One pass over each text serves all the editors that are to spare it.
+    """
+    from kedit.moments import Sparing, moments
+
+    needed: dict[tuple[str, int, int], list[Sequence[WriteSite]]] = {}
+    for one in editors:
+        if isinstance(one, Sparing):
+            needed.setdefault((one.text, one.n_tokens, one.seed), []).extend(one.groups)
+    with progress("tokens") as bars:
+        for (text, n_tokens, seed), groups in needed.items():
+            bar = bars.add_task("reading text", visible=False, total=None)
+            moments(
+                model, groups, text, n_tokens, seed,
+                progress=lambda done, total, bar=bar: bars.update(
+                    bar, completed=done, total=total, visible=True
+                ),
+            )  # fmt: skip
