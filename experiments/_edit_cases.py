@@ -126,7 +126,7 @@ def edit_cases(
         cases: with their scores before any edit.
         text: held out, for the rails.
     """
-    keys = {(case, arm): f"{key_of(case)}-{arm.side}-{arm.told}" for case in cases for arm in arms}
+    keys = {(case, arm): edit_key(case, arm.side, arm.told) for case in cases for arm in arms}
     todo = [both for both, key in keys.items() if key not in folder.records]
     with progress("edits") as bars:
         bar = bars.add_task("editing", total=len(keys), completed=len(keys) - len(todo))
@@ -139,6 +139,11 @@ def edit_cases(
         arm: [Outcome.from_record(folder.records[keys[case, arm]]) for case in cases]
         for arm in arms
     }
+
+
+def edit_key(case: "EditCase", side: "Perspective", told: str) -> str:
+    """Of the record of one case's edit."""
+    return f"{key_of(case)}-{side}-{told}"
 
 
 def _edited(

@@ -138,17 +138,31 @@ def changes(
         found.append(
             _compared(key, _harmonic(old, parts), _harmonic(new, parts), old.counts(*parts))
         )
-    for key, gained in _within(GAINED, old):
-        kept = [part for part in KEPT[key] if part in old]
-        shares = [_gain(old.of(part), new.of(part)) for part in gained]
-        shares += [_kept(old.of(part), new.of(part)) for part in kept]
-        score = harmonic_mean(np.stack(shares))
-        found.append(Measure(key, None, _interval(score), None, *old.counts(*gained, *kept)))
+    for key, _ in _within(GAINED, old):
+        parts = _shares(old, new, key)
+        score = harmonic_mean(np.stack(list(parts.values())))
+        found.append(Measure(key, None, _interval(score), None, *old.counts(*parts)))
     transferred = {key: parts for key, parts in TRANSFER.items() if edited not in (None, key[0])}
     for key, parts in _within(transferred, old):
         gain = np.mean([_gain(old.of(part), new.of(part)) for part in parts], axis=0)
         found.append(Measure(key, None, _interval(gain), None, *old.counts(*parts)))
     return found
+
+
+def shares(
+    before: Sequence[EditScore],
+    after: Sequence[EditScore],
+    score: Key,
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[Key, Float[ndarray, " one_and_draws"]]:
+    """What a Score on lifts is the harmonic mean of: the shares that were gained, and those kept.
+
+    Each over all cases, then over every draw of them; parts that no case has are left out.
+    """
+    assert [one.id for one in before] == [one.id for one in after]
+    weights = resamples(len(before), draws, seed)
+    return _shares(_Means(before, weights), _Means(after, weights), score)
 
 
 def by_case(scores: Sequence[EditScore], key: Key) -> Float[ndarray, " case"]:
@@ -168,6 +182,13 @@ def _within(
 ) -> Iterator[tuple[Key, tuple[Key, ...]]]:
     """Those of which the cases have every part."""
     return ((key, parts) for key, parts in named.items() if all(part in there for part in parts))
+
+
+def _shares(
+    old: "_Means", new: "_Means", score: Key
+) -> dict[Key, Float[ndarray, " one_and_draws"]]:
+    gained = {part: _gain(old.of(part), new.of(part)) for part in GAINED[score] if part in old}
+    return gained | {part: _kept(old.of(part), new.of(part)) for part in KEPT[score] if part in old}
 
 
 def _harmonic(means: "_Means", parts: Sequence[Key]) -> Float[ndarray, " one_and_draws"]:

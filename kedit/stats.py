@@ -63,6 +63,43 @@ def percentile_interval(
     return Interval(mean, np.asarray(low), np.asarray(high))  # 0-d where `mean` is
 
 
+def resampled_means(
+    values: Float[ndarray, "n column"], weights: Int[ndarray, "draw n"]
+) -> Float[ndarray, "one_and_draws column"]:
+    """Each column's mean over all units, then over every draw of them; NaN does not count."""
+    there = ~np.isnan(values)
+    weights = np.concatenate([np.ones((1, len(values))), weights])
+    drawn = weights @ there
+    with np.errstate(invalid="ignore"):  # a draw without any unit that has it
+        return np.where(drawn > 0, weights @ np.where(there, values, 0) / drawn, np.nan)
+
+
+def ranks(values: Float[ndarray, "*row n"]) -> Float[ndarray, "*row n"]:
+    """Along the last axis, from 1 for the smallest; equal values share the mean of their ranks."""
+    rows = values.reshape(-1, values.shape[-1])
+    ranked = np.empty(rows.shape)
+    for row, own in zip(rows, ranked, strict=True):
+        ordered = np.sort(row)
+        own[:] = (ordered.searchsorted(row, "left") + ordered.searchsorted(row, "right") + 1) / 2
+    return ranked.reshape(values.shape)
+
+
+def rank_correlation(
+    one: Float[ndarray, "*row n"], other: Float[ndarray, "*row n"]
+) -> Float[ndarray, "*row"]:
+    """Spearman's ρ along the last axis, ties included: Pearson's of the ranks.
+
+    NaN where all values of one side are equal, where one is NaN, and for fewer than three pairs.
+    """
+    if one.shape[-1] < 3:
+        return np.full(one.shape[:-1], np.nan)
+    # rounded, lest rounding tell equal values apart
+    a, b = (ranks(np.round(values, 12)) - (one.shape[-1] + 1) / 2 for values in (one, other))
+    size = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    lost = np.isnan(one + other).any(-1) | (size == 0)
+    return np.where(lost, np.nan, (a * b).sum(-1) / np.where(lost, 1, size))
+
+
 def harmonic_mean(values: Float[ndarray, "part *shape"]) -> Float[ndarray, "*shape"]:
     """Over the first axis; zero where a part is zero or less, NaN where one is NaN."""
     positive = (values > 0).all(0)

@@ -59,12 +59,16 @@ def trace(
     part: str,
     corruption: Corruption,
     patches: Sequence[Patch],
+    positions: Sequence[int] | None = None,
 ) -> FactTrace:
     """Sweeps `fact` under one corruption with every patch.
 
     The answer is the object's first token. The foil of the logit difference is the token that the
     corrupted runs give most probability besides the answer. A severed sweep covers the last
     corrupted position only, as the paper's does.
+
+    Args:
+        positions: at which all others restore; everywhere if None.
 
     Raises:
         InputError: the corruption changes no position of this prompt.
@@ -80,8 +84,8 @@ def trace(
     question = Question(answer, int(mean_prob.argmax()))
     grids = {}
     for patch in patches:
-        positions = corruption.positions[-1:] if patch.severed else None
-        grid = sweep(model, clean, corrupted, patch, question, positions)
+        at = corruption.positions[-1:] if patch.severed else positions
+        grid = sweep(model, clean, corrupted, patch, question, at)
         grids[grid.name] = grid
     return FactTrace(
         subject=fact.subject,

@@ -1,0 +1,95 @@
+"""What choose_sites prints: the best sites, rank correlations, and chosen against random sites."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments._run import console
+from experiments._tables import hundredths, percent, plain_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from experiments._site_report import Control, Correlation, Findings
+    from experiments.choose_sites import Config
+    from figures.sites import Estimate
+    from kedit.stats import Interval
+
+EFFECTS = ("effect of relation", "effect of subject", "separation")
+PARTS = {  # heading: quantity
+    "add": "add lift",
+    "paraphrases": "paraphrase lift",
+    "removal": "removal lift",
+    "neighbours": "neighbours kept",
+    "others": "other relations kept",
+}
+
+
+def print_tables(config: "Config", findings: "Findings", n_skipped: int, path: Path) -> None:
+    screen = console(175)
+    screen.print(_best(config, findings))
+    screen.print(_correlated(config, findings.correlations))
+    screen.print(_against_random(config, findings.controls))
+    screen.print(
+        f"{n_skipped} cases or traces that could not be used are left out (records.jsonl says "
+        f"why). That one number goes with another here says nothing of other cases or models.\n"
+        f"Everything is in [bold]{path}[/bold]"
+    )
+
+
+def _best(config: "Config", findings: "Findings") -> "Table":
+    table = plain_table(
+        f"Where editing brings most: {config.model}, {findings.n_cases} cases",
+        "Effects in nats; the rest but separation in percent: mean share and Score, then what they "
+        "are made of, gained (add, paraphrases, removal) or kept.\n95 % bootstrap intervals over "
+        f"cases (seed {config.seed}); chosen and measured on the same cases.",
+        ("site", *EFFECTS, "mean share", "Score", *PARTS),
+    )
+    for one in findings.best(config.best):
+        found = one.found
+        table.add_row(
+            f"L{one.layer} {one.half}, {one.where}",
+            *(_told(found[name], hundredths) for name in EFFECTS),
+            *(_told(found[name], percent) for name in ("mean share", "Score")),
+            *(_told(found[name], percent).split(" ")[0] for name in PARTS.values()),
+        )
+    return table
+
+
+def _correlated(config: "Config", found: "Sequence[Correlation]") -> "Table":
+    columns = list(dict.fromkeys(one.where for one in found))
+    table = plain_table(
+        "Does it go with editing? Rank correlations over sites",
+        "Spearman's ρ with 95 % bootstrap intervals over cases, and how many sites; every draw's "
+        "noise draws ρ towards 0.",
+        ("editing", "criterion", *columns),
+    )
+    for editing in dict.fromkeys(one.editing for one in found):
+        for criterion in dict.fromkeys(one.criterion for one in found):
+            row = [one.rho for one in found if one[:2] == (criterion, editing)]
+            cells = [f"{told} ({rho.n})" if (told := _told(rho, hundredths)) else "" for rho in row]
+            table.add_row(editing, criterion, *cells)
+        table.add_section()
+    return table
+
+
+def _against_random(config: "Config", found: "Sequence[Control]") -> "Table":
+    table = plain_table(
+        "The sites that a criterion puts first, against as many random ones",
+        "Means in percent with 95 % bootstrap intervals over cases and choices. Best: the site at "
+        "which editing brought most on these cases.",
+        ("editing", "criterion", "sites", "first by it", "random", "difference", "best"),
+    )
+    for one in found:
+        cells = [_told(e, percent) for e in (one.chosen, one.random, one.difference, one.best)]
+        table.add_row(one.editing, one.criterion, str(one.n_sites), *cells)
+    return table
+
+
+def _told(one: "Estimate", words: "Callable[[Interval], str]") -> str:
+    """Nothing where there is no number."""
+    import numpy as np
+
+    from kedit.stats import Interval
+
+    return "" if np.isnan(one.mean) else words(Interval(*map(np.asarray, one[:3])))

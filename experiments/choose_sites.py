@@ -1,0 +1,118 @@
+"""Where should a relation edit be written? Causal effect, separation and editing, site by site."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments._run import command, open_run
+from experiments._sites import POSITIONS
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which sites on which cases, and how editing there is tried."""
+
+    model: str = "gemma-3-270m"
+    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
+    cases: str = "auto"
+    """As score_model has it. Take cases that nothing is tested on later."""
+    limit: int = 8
+    """How many cases, over as many relations as there are; 0 for all."""
+    skip: int = 0
+    """Leave out so many cases before."""
+    positions: list[str] = field(default_factory=lambda: list(POSITIONS))
+    """Tokens whose keys are taken: any of subject_last, object_last and last."""
+    layers: list[int] = field(default_factory=list)
+    """Which layers; none for all of the model's."""
+    neighbours: int = 12
+    """Of each case, that its keys are to be told from."""
+    probes: int = 2
+    """Of each kind a case is tested with, at most so many (scoring takes time); 0 for all."""
+    settings: str = ""
+    """More settings of the joint editor, as compare_editors has them: neighbours=8:weight=3."""
+    best: int = 5
+    """So many sites are chosen, and held against as many random ones."""
+    text: str = ""
+    """Of the moments: a file, hf:NAME, or nothing for text that the model itself says, by seed."""
+    held_out: str = ""
+    """Text whose perplexity must not blow up; nothing for text of the model's own."""
+    chunks: int = 2
+    """Of 128 tokens of that text."""
+    seed: int = 0
+    """Of the choice of cases, neighbours, replacements, contexts, own text and the bootstrap."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    out: str = ""
+    """The run's folder (default: results/choose_sites/MODEL-HASH)."""
+
+
+def run(config: Config) -> Path:
+    """Traces, compares keys, edits, sums up and draws; what is in the run's folder is kept."""
+    from dataclasses import replace
+
+    from experiments._score import benchmark, chosen, fewer_probes, score_cases, spread
+    from experiments._site_report import finish
+    from experiments._sites import measured, require_possible
+    from kedit.drift import baseline, held_out
+    from kedit.errors import InputError
+    from kedit.model import load
+    from kedit.score import Scoring
+
+    require_possible(config)
+    config = replace(config, cases=chosen(config.cases, config.model))
+    every, skipped = benchmark(config.cases)
+    every = [case for case in every if case.relation]
+    wanted = config.skip + config.limit if config.limit else 0
+    cases = spread(every, wanted, config.seed)[config.skip :]
+    cases = [fewer_probes(case, config.probes) for case in cases]
+    if not cases:
+        raise InputError(f"--skip {config.skip} leaves no case of {config.cases} to edit")
+    scoring = Scoring((), say=False, seed=config.seed)
+    with open_run("choose_sites", config) as folder:
+        folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
+        model = load(config.model, config.device)
+        text = baseline(model, held_out(model, config.held_out, config.chunks, config.seed))
+        before = {score.id: score for score in score_cases(folder, model, cases, scoring, 0)}
+        usable = {case: before[case.id] for case in cases if case.id in before}
+        if not usable:
+            raise InputError(f"no case could be scored: {folder.path / 'records.jsonl'} says why")
+        found = measured(config, folder, model, usable, every, scoring, text)
+        folder.write_json("skipped.json", skipped)
+        finish(config, folder, found)
+    return folder.path
+
+
+_EXPLAINED = """\
+records.jsonl   a line for each case before any edit; for its two traces; for its keys; and for each
+                edit of it; or why that could not be had
+sites.json      all numbers by site and key position, with n and 95 % bootstrap intervals over
+                cases; the rank correlations; the comparisons with random sites
+sites.csv       the same numbers, a line for each site (or head) and key position
+chosen.json     the sites with the best editing results
+sites.png, .pdf the figure
+skipped.json    records of the data that could not be used, with the reason
+
+effect of relation  indirect effect on the log-probability (nats) of the true object's first token
+                after the entity prompt, its relation's words replaced by others
+effect of subject   the same of the relation's name after "The relation between S and O is", S
+                replaced. The name's probability there is about 1e-4, so that its differences say
+                nothing; for comparison both are logarithms. One layer at a time is restored.
+separation      1 - mean |k C^-1 k'| / sqrt(k C^-1 k * k' C^-1 k') of the edit's keys k and those of
+                its wording about other pairs; 1: the key tells them apart, 0: it is theirs
+demands apart   the same of the keys after (S, new object) and (S, old object): 0 where they are one
+Score, mean share   of a joint edit of this site alone: the harmonic mean of what was gained of what
+                there was to gain (add, paraphrase and removal lift) and of what was kept; and the
+                plain mean of the same shares, none counted as less than -1, for the Score is 0
+                wherever one of them is. Edits in trouble (compare_editors) count as no edit.
+
+Heads are rows of W_O: traced, and their keys compared, but no edit is made of them alone.
+
+Rank correlations are Spearman's, over sites; a draw of the bootstrap is a draw of cases, from which
+all sites' numbers are made anew. That adds noise, and noise draws correlations towards 0: intervals
+may lie closer to it than the estimate. The sites with the largest numbers are chosen in every draw;
+the best site's own result is chosen and measured on the same cases, so it is a ceiling that
+no other cases need reach.
+"""
+
+
+if __name__ == "__main__":
+    command(Config, run)
