@@ -1,9 +1,11 @@
 """Edit, score, undo, record by record, into a run folder: with progress, resume, and rails."""
 
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._memory import peak_since_now
@@ -70,8 +72,20 @@ class Outcome:
 
 
 def split(told: str) -> list[str]:
-    """Editors as the command line has them: at commas outside of brackets."""
+    """Editors as the command line has them: at commas outside of brackets, or a tuned.json."""
+    if told.endswith(".json"):
+        return _tuned(told)
     return [one.strip() for one in re.split(r",(?![^(]*\))", told) if one.strip()]
+
+
+def _tuned(file: str) -> list[str]:
+    """The editors of what tune_editors wrote."""
+    from kedit.errors import InputError
+
+    try:
+        return list(json.loads(Path(file).read_text(encoding="utf-8"))["editors"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--editors {file}: no file of tune_editors: {error!r}") from error
 
 
 def prepared(

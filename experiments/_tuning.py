@@ -1,0 +1,231 @@
+"""Settings that are tried, the same number of them for every editor, and the best of them."""
+
+import csv
+import io
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from experiments._edit_cases import Arm, Outcome, split
+from experiments._run import RunFolder, console, write_whole
+from experiments._tables import percent, plain_table
+
+if TYPE_CHECKING:
+    from experiments.tune_editors import Config
+    from kedit.facts import EditCase
+    from kedit.measures import Key
+    from kedit.results import EditScore
+    from kedit.stats import Interval
+
+FILE = "tuned.json"
+WIDEST = 3  # layers that are written together
+# what is tried of a field that an editor has; "layers" and "layer" come from the model's depth
+SPACE: dict[str, list[Any]] = {
+    "training.clamp": [0.5, 1.0, 2.0],
+    "training.lr": [0.1, 0.3],
+    "weight": [1.0, 1e2, 1e4, 1e6],
+    "keep": [0.1, 1.0, 10.0],
+    "neighbours": [0, 8, 24],
+    "lr": [1e-4, 2e-4, 5e-4],
+    "bound": [5e-4, 1e-3, 2e-3],
+    "scale": [0.5, 1.0, 1.5],
+    "erase": [0.01, 0.03, 0.05],
+    "write": [0.01, 0.03, 0.05],
+}
+
+
+class Tried(NamedTuple):
+    """Settings and what they came to: the Score, the mean share, and the shares by their names."""
+
+    told: str
+    score: "Interval"
+    mean: "Interval"
+    shares: "Mapping[Key, Interval]"
+    n_failed: int
+
+
+def one_sided(case: "EditCase", side: str) -> "EditCase":
+    """The case with the probes of one side only: those of the other do not decide."""
+    return replace(case, probes=tuple(one for one in case.probes if one.perspective == side))
+
+
+def space_of(file: str, n_layers: int) -> dict[str, list[Any]]:
+    """The values of every field; layers from a fifth of the depth to a last few.
+
+    Raises:
+        InputError: a file that is not an object of lists.
+    """
+    from kedit.errors import InputError
+
+    lowest, highest = n_layers // 5, n_layers - 1
+    windows = [
+        tuple(range(start, start + width))
+        for width in range(1, WIDEST + 1)
+        for start in range(lowest, highest - width + 1)
+    ]
+    ours = SPACE | {"layers": windows}
+    if not file:
+        return ours
+    try:
+        own = json.loads(Path(file).read_text(encoding="utf-8"))
+        if not all(isinstance(values, list) and values for values in own.values()):
+            raise ValueError("a list of values is wanted for every field")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"--space {file}: {error}") from error
+    return {
+        field: [tuple(one) if isinstance(one, list) else one for one in values]
+        for field, values in own.items()
+    }
+
+
+def tries(config: "Config", space: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    """By editor, `config.tries` ways to tell it, all different: first as it is.
+
+    A try is a draw of every field, so that all editors that have a field are tried with the same
+    values of it, and those that have one layer with the middle one of the others' layers.
+
+    Raises:
+        InputError: an unknown editor, or one with fewer ways to be told.
+    """
+    from kedit.editors import editor
+    from kedit.editors.variants import VARIANTS
+    from kedit.errors import InputError
+
+    found = {}
+    for told in split(config.editors):
+        made = editor(told, config.model, config.perspective)
+        name, *changes = told.split(":")
+        fixed = {change.partition("=")[0] for change in changes}
+        if name in VARIANTS:
+            fixed |= VARIANTS[name].fixed.keys()
+        own: dict[str, None] = {told: None}
+        for number in range(100 * config.tries):
+            if len(own) == config.tries:
+                break
+            drawn = _drawn(space, f"{config.seed} {number}")
+            one = "".join(
+                f":{field}={value!r}" if not isinstance(value, str) else f":{field}={value}"
+                for field, value in drawn.items()
+                if _has(made, field) and field not in fixed
+            )
+            own.setdefault((told + one).replace(" ", ""))
+        if len(own) < config.tries:
+            raise InputError(f"{told}: --tries {config.tries}, but there are {len(own)} settings")
+        found[told] = list(own)
+    return found
+
+
+def finish(
+    config: "Config",
+    folder: RunFolder,
+    before: "Sequence[EditScore]",
+    told: Mapping[str, Sequence[str]],
+    outcomes: Mapping[Arm, Sequence[Outcome]],
+) -> None:
+    """The best of each editor, all tries as a table, and the figure; into folder and screen."""
+    from figures.style import save
+    from figures.tuning import tuning
+
+    came_to = {
+        arm.told: _tried(config, arm.told, before, own) for arm, own in outcomes.items()
+    }  # fmt: skip
+    ranked = {
+        name: sorted(
+            (came_to[one] for one in ones),
+            key=lambda one: (float(one.score.mean), float(one.mean.mean)),
+            reverse=True,
+        )
+        for name, ones in told.items()
+    }
+    folder.write_json(
+        FILE,
+        {
+            "editors": {name: best.told for name, (best, *_) in ranked.items()},
+            "perspective": config.perspective,
+            "cases": config.cases,
+            "n_cases": len(before),
+            "tries": {name: [one.told for one in ones] for name, ones in ranked.items()},
+        },
+    )
+    _write_csv(folder, ranked)
+    names = list(next(iter(came_to.values())).shares)
+    table = plain_table(
+        f"The best of {config.tries} settings of each editor: {config.model}, "
+        f"{config.perspective} edits of {len(before)} cases",
+        "",
+        ("", "Score", "mean share", *(f"{key.group}" for key in names), "failed"),
+    )
+    for best, *_ in ranked.values():
+        shares = (percent(best.shares[key]) for key in names)
+        table.add_row(
+            best.told, percent(best.score), percent(best.mean), *shares, str(best.n_failed)
+        )
+    drawn = {
+        name: [(float(one.score.mean), float(one.mean.mean)) for one in ones]
+        for name, ones in ranked.items()
+    }
+    caption = f"{config.model}, {config.perspective} edits of {len(before)} cases; seed"
+    save(tuning(drawn, f"{caption} {config.seed}"), folder.path, "tuning")
+    screen = console(180)
+    screen.print(table)
+    screen.print(
+        "Percent, 95 % bootstrap intervals over cases; the best of several tries looks better than "
+        f"it is. compare_editors --editors {folder.path / FILE} takes them on to other cases.",
+        markup=False,
+    )
+
+
+def _has(made: Any, field: str) -> bool:
+    first, *rest = field.split(".")
+    if not is_dataclass(made) or first not in {one.name for one in fields(made)}:
+        return False
+    return not rest or _has(getattr(made, first), ".".join(rest))
+
+
+def _drawn(space: Mapping[str, Sequence[Any]], seed: str) -> dict[str, Any]:
+    """A value of every field, drawn by its name, so that other fields change nothing of it."""
+    drawn = {
+        field: random.Random(f"{seed} {field}").choice(values) for field, values in space.items()
+    }
+    if "layers" in drawn:
+        drawn.setdefault("layer", drawn["layers"][len(drawn["layers"]) // 2])
+    return drawn
+
+
+def _tried(
+    config: "Config", told: str, before: "Sequence[EditScore]", outcomes: Sequence[Outcome]
+) -> Tried:
+    import numpy as np
+
+    from kedit.measures import Key, shares
+    from kedit.stats import harmonic_mean, percentile_interval
+
+    after = [one.counted(old) for one, old in zip(outcomes, before, strict=True)]
+    parts = shares(before, after, Key(config.perspective, "Score", "lifts"), seed=config.seed)
+    stacked = np.stack(list(parts.values()))
+    rows = (harmonic_mean(stacked), stacked.mean(0), *parts.values())
+    score, mean, *each = (percentile_interval(np.asarray(row[0]), row[1:]) for row in rows)
+    n_failed = sum(bool(one.trouble) for one in outcomes)
+    return Tried(told, score, mean, dict(zip(parts, each, strict=True)), n_failed)
+
+
+def _write_csv(folder: RunFolder, ranked: Mapping[str, Sequence[Tried]]) -> None:
+    """A line for each try, the best of each editor first."""
+    lines = []
+    for name, ones in ranked.items():
+        for place, one in enumerate(ones):
+            numbers = {"Score": one.score, "mean share": one.mean}
+            numbers |= {key.group: interval for key, interval in one.shares.items()}
+            line = {"editor": name, "place": place + 1, "told": one.told, "failed": one.n_failed}
+            for what, interval in numbers.items():
+                for bound, value in zip(("", " low", " high"), interval, strict=True):
+                    line[what + bound] = float(value)
+            lines.append(line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_whole(folder.path / "tries.csv", text.getvalue())

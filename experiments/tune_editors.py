@@ -1,0 +1,99 @@
+"""Which settings suit which editor? As many tries for each, on the same cases."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from experiments._run import command, open_run
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which editors, on which cases, and how many settings of each are tried."""
+
+    model: str = "gemma-3-270m"
+    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
+    editors: str = "rome,memit,rome@last,w_out,w_o,joint"
+    """Names of kedit.editors, each with settings that are not to be tuned if wanted."""
+    perspective: Literal["entity", "relation"] = "relation"
+    """Which side is edited; only its probes are scored."""
+    tries: int = 8
+    """Settings of each editor; the first are those that it has for the model."""
+    space: str = ""
+    """A JSON file with the values of every field, {"training.clamp": [0.5, 1]}; none: our own."""
+    cases: str = "auto"
+    """As score_model has it: those to tune on, as split_cases wrote them."""
+    limit: int = 16
+    """How many cases, over as many relations as there are; 0 for all."""
+    skip: int = 0
+    """Leave out so many cases before."""
+    text: str = ""
+    """Of the moments: a file, hf:NAME, or nothing for text that the model itself says, by seed."""
+    held_out: str = ""
+    """Text whose perplexity must not blow up; nothing for text of the model's own."""
+    chunks: int = 1
+    """Of 128 tokens of that text."""
+    probes: int = 2
+    """Of each kind a case is tested with, at most so many; 0 for all."""
+    seed: int = 0
+    """Of the settings that are tried, the choice of cases, contexts, own text and the bootstrap."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    dtype: str = "float32"
+    """Of the weights; on CUDA also bfloat16 or float16."""
+    out: str = ""
+    """The run's folder (default: results/tune_editors/MODEL-HASH)."""
+
+
+def run(config: Config) -> Path:
+    """Tries, sums up, draws and prints; what is in the run's folder is not done again."""
+    from dataclasses import replace
+
+    from experiments._edit_cases import edit_cases, prepared
+    from experiments._score import benchmark, chosen, fewer_probes, score_cases, spread
+    from experiments._tuning import finish, one_sided, space_of, tries
+    from kedit.drift import baseline, held_out
+    from kedit.errors import InputError
+    from kedit.model import load
+    from kedit.score import Scoring
+
+    config = replace(config, cases=chosen(config.cases, config.model))
+    cases, _ = benchmark(config.cases)
+    cases = [case for case in cases if case.relation or config.perspective == "entity"]
+    wanted = config.skip + config.limit if config.limit else 0
+    cases = spread(cases, wanted, config.seed)[config.skip :]
+    if not cases:
+        raise InputError(f"--skip {config.skip} leaves no case of {config.cases} to tune on")
+    cases = [fewer_probes(one_sided(case, config.perspective), config.probes) for case in cases]
+    with open_run("tune_editors", config) as folder:
+        folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
+        model = load(config.model, config.device, config.dtype)
+        told = tries(config, space_of(config.space, model.cfg.n_layers))
+        every = ",".join(dict.fromkeys(one for ones in told.values() for one in ones))
+        arms = prepared(model, every, [config.perspective], config.model, config.text, config.seed)
+        text = baseline(model, held_out(model, config.held_out, config.chunks, config.seed))
+        scoring = Scoring(say=False, seed=config.seed)
+        before = {score.id: score for score in score_cases(folder, model, cases, scoring, 0)}
+        usable = {case: before[case.id] for case in cases if case.id in before}
+        if not usable:
+            raise InputError(f"no case could be scored: {folder.path / 'records.jsonl'} says why")
+        outcomes = edit_cases(folder, model, usable, arms, scoring, text)
+        finish(config, folder, list(usable.values()), told, outcomes)
+    return folder.path
+
+
+_EXPLAINED = """\
+tuned.json      each editor with the settings that did best, and all that were tried;
+                compare_editors --editors tuned.json reads it
+tries.csv       every try: its settings, its Score, and the shares that this is made of
+tuning.png, .pdf   the figure
+records.jsonl   a line for each case before any edit, and one for each edit of it
+
+The Score is the harmonic mean of what was gained of what there was to gain and of what was kept;
+where that is zero the mean decides. An edit in trouble (kedit.rails) counts as no edit. The best of
+several tries looks better than it is: what it is worth, other cases tell.
+"""
+
+
+if __name__ == "__main__":
+    command(Config, run)

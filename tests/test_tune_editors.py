@@ -1,0 +1,102 @@
+"""Tuning: as many tries for each editor, the best by Score, and its file read by others."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments import _tuning, tune_editors
+from experiments._edit_cases import split
+from experiments._tuning import space_of, tries
+from experiments.tune_editors import Config
+from kedit.errors import InputError
+
+TOY = Config(
+    model="toy", editors="rome:where=last,w_out,ft+l", tries=3, limit=2, perspective="relation"
+)
+SPACE = {"training.clamp": [0.5, 2.0], "layers": [[1], [1, 2]], "bound": [0.005, 0.02, 0.1]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tune")
+    (folder / "space.json").write_text(json.dumps(SPACE), encoding="utf-8")
+    config = replace(TOY, space=str(folder / "space.json"), out=str(folder / "run"))
+    return tune_editors.run(config)
+
+
+def test_every_editor_has_as_many_tries_and_the_first_is_its_own() -> None:
+    told = tries(replace(TOY, tries=6), space_of("", 4))
+    assert list(told) == ["rome:where=last", "w_out", "ft+l"]
+    for name, ones in told.items():
+        assert ones[0] == name and len(set(ones)) == len(ones) == 6
+        assert all(one.startswith(name) for one in ones)
+
+
+def test_a_try_has_the_same_values_for_all_that_have_the_field() -> None:
+    told = tries(replace(TOY, tries=3), {field: values for field, values in SPACE.items()})
+    rome, joint, ft = (ones[1:] for ones in told.values())
+    assert all("training.clamp" in one and "bound" not in one for one in rome + joint)
+    assert all("halves" not in one and "where" not in one for one in joint)  # what makes it w_out
+    for one, other in zip(rome, joint, strict=True):
+        clamp = one.split("training.clamp=")[1].split(":")[0]
+        assert f"training.clamp={clamp}" in other
+    assert all("bound=" in one and "clamp" not in one for one in ft)
+
+
+def test_too_few_different_settings_are_refused() -> None:
+    with pytest.raises(InputError, match=r"ft\+l: --tries 5, but there are 4 settings"):
+        tries(replace(TOY, tries=5, editors="ft+l"), {"bound": [0.1, 0.2, 0.3]})
+
+
+@pytest.mark.parametrize("text", ["[", "[1]", '{"bound": 3}', '{"bound": []}'])
+def test_a_space_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "space.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="--space"):
+        space_of(str(file), 4)
+
+
+def test_the_best_is_the_one_with_the_highest_score_then_mean(run: Path) -> None:
+    rows = list(csv.DictReader((run / "tries.csv").read_text().splitlines()))
+    assert len(rows) == 3 * 3
+    told = json.loads((run / "tuned.json").read_text())
+    for name, best in told["editors"].items():
+        own = [row for row in rows if row["editor"] == name]
+        ranked = sorted(own, key=lambda r: (-float(r["Score"]), -float(r["mean share"])))
+        assert own[0]["told"] == best and own == ranked
+        assert [one["place"] for one in own] == ["1", "2", "3"]
+    groups = ("efficacy", "paraphrase", "removal", "neighborhood", "other relations")
+    shares = [float(rows[0][name]) for name in groups]
+    assert float(rows[0]["mean share"]) == pytest.approx(sum(shares) / len(groups))
+    assert any(float(row["mean share"]) > 0.3 for row in rows)  # some do something
+
+
+def test_only_probes_of_the_edited_side_are_scored(run: Path) -> None:
+    lines = map(json.loads, (run / "records.jsonl").read_text().splitlines())
+    sides = {p["perspective"] for one in lines if "probes" in one for p in one["probes"]}
+    assert sides == {"relation"}
+
+
+def test_it_goes_on_and_is_read_by_the_comparison(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (run / "records.jsonl").read_text()
+    config = json.loads((run / "config.json").read_text())["all"]
+    assert tune_editors.run(Config(**config)) == run
+    assert (run / "records.jsonl").read_text() == before
+    assert split(str(run / "tuned.json")) == list(
+        json.loads((run / "tuned.json").read_text())["editors"].values()
+    )
+    assert (run / "tuning.png").stat().st_size > 10_000
+    with pytest.raises(InputError, match="no file of tune_editors"):
+        split(str(run / "config.json"))
+
+
+def test_spaces_have_layers_of_the_models_depth() -> None:
+    for n_layers in (4, 18, 48):
+        layers = space_of("", n_layers)["layers"]
+        assert {len(one) for one in layers} <= set(range(1, _tuning.WIDEST + 1))
+        assert all(one[0] >= 0 and one[-1] < n_layers for one in layers) and len(layers) > 3
