@@ -1,10 +1,10 @@
 """Edit, score, undo, record by record, into a run folder: with progress, resume, and rails."""
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from kedit.drift import Baseline
-    from kedit.edit import Edits
+    from kedit.edit import Edit, Edits
     from kedit.facts import EditCase, Perspective
     from kedit.results import EditScore
     from kedit.score import Scoring
@@ -75,7 +75,10 @@ def split(told: str) -> list[str]:
     """Editors as the command line has them: at commas outside of brackets, or a tuned.json."""
     if told.endswith(".json"):
         return _tuned(told)
-    return [one.strip() for one in re.split(r",(?![^(]*\))", told) if one.strip()]
+    depths = accumulate((char == "(") - (char == ")") for char in told)
+    outside = (char == "," and depth == 0 for char, depth in zip(told, depths, strict=True))
+    cut = "".join("\n" if cuts else char for char, cuts in zip(told, outside, strict=True))
+    return [one.strip() for one in cut.split("\n") if one.strip()]
 
 
 def _tuned(file: str) -> list[str]:
@@ -169,24 +172,47 @@ def _edited(
     text: "Baseline",
 ) -> dict[str, Any]:
     """One case's edit, scored and undone, as a record."""
+    edit, record = edit_of(model, case, arm)
+    if edit is None:
+        return record
+    return record | effect_of(edit, model, case, before, arm.side, scoring, text)
+
+
+def edit_of(
+    model: "HookedTransformer", case: "EditCase", arm: Arm
+) -> "tuple[Edit | None, dict[str, Any]]":
+    """One case's edit, and what making it took, as a record; None where it could not be made."""
     from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
 
     from kedit.prompts import device
-    from kedit.rails import checked
-    from kedit.score import score
 
-    request = case.request(arm.side)
     record: dict[str, Any] = dict.fromkeys(Outcome.__dataclass_fields__)
     peak, start = peak_since_now(device(model)), time.perf_counter()
     try:
-        edit = arm.edits([request])
+        edit = arm.edits([case.request(arm.side)])
     except (ValueError, LinAlgError) as error:
         # one bad record costs itself only
         trouble = f"no edit: {error}"
-        return record | {"trouble": trouble, "seconds": time.perf_counter() - start}
-    record |= {"seconds": time.perf_counter() - start, "memory": peak()}
-    found = checked(model, edit, [request], text)
-    record["trouble"] = found.trouble
+        return None, record | {"trouble": trouble, "seconds": time.perf_counter() - start}
+    return edit, record | {"seconds": time.perf_counter() - start, "memory": peak()}
+
+
+# seven parameters: what is edited, by what, and how both are looked at
+def effect_of(
+    edit: "Edit",
+    model: "HookedTransformer",
+    case: "EditCase",
+    before: "EditScore",
+    side: "Perspective",
+    scoring: "Scoring",
+    text: "Baseline",
+) -> dict[str, Any]:
+    """What an edit does to its case and to held-out text, as a part of its record."""
+    from kedit.rails import checked
+    from kedit.score import score
+
+    found = checked(model, edit, [case.request(side)], text)
+    record: dict[str, Any] = {"trouble": found.trouble}
     if found.drift is not None:
         with edit.applied(model):
             (after,) = score(model, [case], scoring, before.own_words)

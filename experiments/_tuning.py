@@ -201,13 +201,13 @@ def _tried(
     import numpy as np
 
     from kedit.measures import Key, shares
-    from kedit.stats import harmonic_mean, percentile_interval
+    from kedit.stats import harmonic_mean, row_interval
 
     after = [one.counted(old) for one, old in zip(outcomes, before, strict=True)]
     parts = shares(before, after, Key(config.perspective, "Score", "lifts"), seed=config.seed)
     stacked = np.stack(list(parts.values()))
     rows = (harmonic_mean(stacked), stacked.mean(0), *parts.values())
-    score, mean, *each = (percentile_interval(np.asarray(row[0]), row[1:]) for row in rows)
+    score, mean, *each = map(row_interval, rows)
     n_failed = sum(bool(one.trouble) for one in outcomes)
     return Tried(told, score, mean, dict(zip(parts, each, strict=True)), n_failed)
 

@@ -8,7 +8,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -124,6 +124,17 @@ class Edit:
             size = _norm(self.deltas[name])
             found[name] = Norm(size, size / own if own else float("inf"))
         return found
+
+    def scaled(self, factor: float) -> "Edit":
+        """`factor` times the change."""
+        deltas: dict[str, Delta] = {
+            name: LowRank(delta.left, factor * delta.right)
+            if isinstance(delta, LowRank)
+            else factor * delta
+            for name, delta in self.deltas.items()
+        }
+        told = {"scaled": factor * self.made.settings.get("scaled", 1.0)}
+        return Edit(deltas, replace(self.made, settings={**self.made.settings, **told}))
 
     def export(self, folder: str | Path) -> Path:
         """A Hugging Face checkpoint of the edited model: see kedit.export."""

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from kedit.facts import Perspective
 from kedit.results import EditScore, ProbeScore
-from kedit.stats import Interval, harmonic_mean, percentile_interval, resamples
+from kedit.stats import Interval, harmonic_mean, resamples, row_interval
 
 
 class Key(NamedTuple):
@@ -110,10 +110,10 @@ class Measure:
 def measures(scores: Sequence[EditScore], draws: int = 2000, seed: int = 0) -> list[Measure]:
     """Every statistic of every group that the cases of one model have, then their Scores."""
     old = _Means(scores, resamples(len(scores), draws, seed))
-    found = [Measure(key, _interval(old.of(key)), None, None, *old.counts(key)) for key in old]
+    found = [Measure(key, row_interval(old.of(key)), None, None, *old.counts(key)) for key in old]
     for key, parts in _within(HARMONIC, old):
         whole = _harmonic(old, parts)
-        found.append(Measure(key, _interval(whole), None, None, *old.counts(*parts)))
+        found.append(Measure(key, row_interval(whole), None, None, *old.counts(*parts)))
     return found
 
 
@@ -141,11 +141,11 @@ def changes(
     for key, _ in _within(GAINED, old):
         parts = _shares(old, new, key)
         score = harmonic_mean(np.stack(list(parts.values())))
-        found.append(Measure(key, None, _interval(score), None, *old.counts(*parts)))
+        found.append(Measure(key, None, row_interval(score), None, *old.counts(*parts)))
     transferred = {key: parts for key, parts in TRANSFER.items() if edited not in (None, key[0])}
     for key, parts in _within(transferred, old):
         gain = np.mean([_gain(old.of(part), new.of(part)) for part in parts], axis=0)
-        found.append(Measure(key, None, _interval(gain), None, *old.counts(*parts)))
+        found.append(Measure(key, None, row_interval(gain), None, *old.counts(*parts)))
     return found
 
 
@@ -196,7 +196,7 @@ def _harmonic(means: "_Means", parts: Sequence[Key]) -> Float[ndarray, " one_and
 
 
 def _compared(key: Key, old: ndarray, new: ndarray, counts: tuple[int, int]) -> Measure:
-    return Measure(key, _interval(old), _interval(new), _interval(new - old), *counts)
+    return Measure(key, row_interval(old), row_interval(new), row_interval(new - old), *counts)
 
 
 class _Means:
@@ -245,10 +245,6 @@ def _by_key(score: EditScore) -> Mapping[Key, list[float]]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _interval(row: Float[ndarray, " one_and_draws"]) -> Interval:
-    return percentile_interval(np.asarray(row[0]), row[1:])
 
 
 def _gain(old: ndarray, new: ndarray) -> ndarray:

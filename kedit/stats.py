@@ -63,6 +63,11 @@ def percentile_interval(
     return Interval(mean, np.asarray(low), np.asarray(high))  # 0-d where `mean` is
 
 
+def row_interval(row: Float[ndarray, " one_and_draws"]) -> Interval:
+    """Of an estimate and, behind it, its bootstrap draws."""
+    return percentile_interval(np.asarray(row[0]), row[1:])
+
+
 def resampled_means(
     values: Float[ndarray, "n column"], weights: Int[ndarray, "draw n"]
 ) -> Float[ndarray, "one_and_draws column"]:

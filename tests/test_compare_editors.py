@@ -154,11 +154,8 @@ def test_an_edit_in_trouble_is_named_and_counts_as_no_edit(
 
 
 def test_editors_are_split_at_commas_outside_of_brackets() -> None:
-    assert split("rome, memit:layers=(1,2):weight=3 ,ft") == [
-        "rome",
-        "memit:layers=(1,2):weight=3",
-        "ft",
-    ]
+    told = ["rome", "memit:layers=(1,2):weight=3", "joint:heads=((0,1),(1,3))", "ft"]
+    assert split(" ,".join(told)) == told
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,203 @@
+"""From an ablation's outcomes to Scores, shares and paired differences, overall and by kind."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from experiments._ablation import BOTH, BUDGETS, Outcomes
+from experiments._run import RunFolder, console, write_whole
+from experiments._tables import percent, plain_table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from experiments.ablate_attention import Config
+    from kedit.measures import Key
+    from kedit.results import EditScore
+    from kedit.stats import Interval
+
+ALL = "all"
+SCORE = "Score"
+FEWEST = 5  # cases of a kind, for a row of its own
+
+
+class Line(NamedTuple):
+    """An arm on some of the cases: its Score and shares, and how its Score differs from "both".
+
+    Args:
+        kind: of relation; ALL for all cases.
+        values: the Score and the shares by name, each a mean over the draws of heads.
+        difference: Score of "both" minus this one's; None for "both" itself.
+        p: of that difference.
+        n_failed: edits in trouble, over all draws.
+    """
+
+    budget: str
+    kind: str
+    arm: str
+    values: "Mapping[str, Interval]"
+    difference: "Interval | None"
+    p: float
+    n_cases: int
+    n_failed: int
+
+
+def finish(
+    config: "Config",
+    folder: RunFolder,
+    before: "Sequence[EditScore]",
+    told: Mapping[str, Sequence[str]],
+    outcomes: Outcomes,
+) -> None:
+    """Tables and figure into the folder; the tables to the screen."""
+    from figures.ablation import ablation
+    from figures.style import save
+
+    lines = list(_lines(config, before, told, outcomes))
+    folder.write_json(
+        "ablation.json", {"editors": told, "lines": [_record(line) for line in lines]}
+    )
+    _write_csv(folder, lines)
+    screen = console(160)
+    for budget, name in zip(BUDGETS, ("as they were made", "at equal norms"), strict=True):
+        own = [line for line in lines if line.budget == budget]
+        shown = list(own[0].values)
+        table = plain_table(
+            f"{config.perspective} edits {name}: {config.model}",
+            "",
+            ("", *shown, f"{BOTH} − this", "p", "failed", "n"),
+        )
+        for kind in dict.fromkeys(line.kind for line in own):
+            table.add_row(f"[italic]{kind}[/italic]")
+            for line in (line for line in own if line.kind == kind):
+                p = "" if line.difference is None else f"{line.p:.2g}"
+                ends = [percent(line.difference), p]
+                cells = [percent(line.values[one]) for one in shown]
+                counts = [str(line.n_failed), str(line.n_cases)]
+                table.add_row(f" {line.arm}", *cells, *ends, *counts)
+        screen.print(table)
+    screen.print(
+        "Percent, 95 % bootstrap intervals over cases; both − this: difference of the Scores, "
+        f"paired; seed {config.seed}. Everything is in {folder.path}",
+        markup=False,
+    )
+    drawn = {
+        (line.budget, line.kind, line.arm): {
+            name: tuple(100 * float(value) for value in interval)
+            for name, interval in line.values.items()
+        }
+        for line in lines
+    }
+    counts = {line.kind: line.n_cases for line in lines}
+    study = f"{config.model}, {config.perspective} edits; seed {config.seed}"
+    save(ablation(drawn, counts, study), folder.path, "ablation")
+
+
+def _lines(
+    config: "Config",
+    before: "Sequence[EditScore]",
+    told: Mapping[str, Sequence[str]],
+    outcomes: Outcomes,
+) -> Iterator[Line]:
+    from kedit.stats import row_interval
+
+    for budget in BUDGETS:
+        for kind, places in _kinds(before).items():
+            rows = {
+                arm: _rows(config, before, [outcomes[one, budget] for one in ones], places)
+                for arm, ones in told.items()
+            }
+            for arm, ones in told.items():
+                gap = rows[BOTH][SCORE] - rows[arm][SCORE]
+                own = [outcomes[one, budget][place] for one in ones for place in places]
+                yield Line(
+                    budget,
+                    kind,
+                    arm,
+                    {name: row_interval(row) for name, row in rows[arm].items()},
+                    None if arm == BOTH else row_interval(gap),
+                    float("nan") if arm == BOTH else _p(gap[1:]),
+                    len(places),
+                    sum(bool(one.trouble) for one in own),
+                )
+
+
+def _kinds(before: "Sequence[EditScore]") -> dict[str, list[int]]:
+    """The places of all cases, then of each kind's, if it has enough."""
+    kinds: dict[str, list[int]] = {ALL: list(range(len(before)))}
+    for name in sorted({score.kind for score in before} - {""}):
+        kinds[name] = [place for place, score in enumerate(before) if score.kind == name]
+    return {name: own for name, own in kinds.items() if name == ALL or len(own) >= FEWEST}
+
+
+def _rows(
+    config: "Config",
+    before: "Sequence[EditScore]",
+    draws: "Sequence[Sequence[Any]]",
+    places: Sequence[int],
+) -> "dict[str, np.ndarray]":
+    """Score and shares over all cases and over each draw of them; means over the draws of heads."""
+    import numpy as np
+
+    from kedit.measures import Key, shares
+    from kedit.stats import harmonic_mean
+
+    key = Key(config.perspective, "Score", "lifts")
+    old = [before[place] for place in places]
+    each = []
+    for outcomes in draws:
+        new = [outcomes[place].counted(before[place]) for place in places]
+        parts = shares(old, new, key, seed=config.seed)
+        named = {_named(part): row for part, row in parts.items()}
+        each.append({SCORE: harmonic_mean(np.stack(list(named.values()))), **named})
+    return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
+
+
+def _named(key: "Key") -> str:
+    """A share, as tables and figure call it."""
+    kept = {"neighborhood": "neighbours kept", "other relations": "other relations kept"}
+    return kept.get(key.group, key.group)
+
+
+def _p(drawn: "np.ndarray") -> float:
+    """Two-sided, that the difference has the other sign; the estimate counts as one draw."""
+    import numpy as np
+
+    drawn = drawn[~np.isnan(drawn)]
+    tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return min(1.0, 2 * (1 + tail) / (1 + len(drawn)))
+
+
+def _record(line: Line) -> dict[str, Any]:
+    return {
+        "budget": line.budget,
+        "kind": line.kind,
+        "arm": line.arm,
+        "n_cases": line.n_cases,
+        "failed": line.n_failed,
+        "p": None if line.difference is None else line.p,
+        **_numbers(line),
+    }
+
+
+def _numbers(line: Line) -> dict[str, float]:
+    """Means and bounds under names of their own."""
+    named = dict(line.values)
+    if line.difference is not None:
+        named[f"{BOTH} - this"] = line.difference
+    return {
+        name + bound: float(value)
+        for name, interval in named.items()
+        for bound, value in zip(("", " low", " high"), interval, strict=True)
+    }
+
+
+def _write_csv(folder: RunFolder, lines: Sequence[Line]) -> None:
+    records = [_record(line) for line in lines]
+    names = dict.fromkeys(name for record in records for name in record)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(records)
+    write_whole(folder.path / "ablation.csv", text.getvalue())

@@ -1,0 +1,71 @@
+"""What changing W_out, W_O, both, or random heads of W_O does, as edits are and equally large."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.score import Dots
+from figures.style import DOUBLE, new_figure, readable, styled
+
+LOOKS = (
+    Dots("W_out", "#009E73", "s"),
+    Dots("W_O", "#D55E00", "^"),
+    Dots("both", "#0072B2", "D"),
+    Dots("W_out and random heads", "0.5", "o"),
+)
+TITLES = {"free": "Edits as they were made", "equal": "Scaled to the case’s smallest edit"}
+SCORE, ALL = "Score", "all"
+Estimate = tuple[float, ...]  # mean, low, high
+
+
+@styled
+def ablation(
+    found: Mapping[tuple[str, str, str], Mapping[str, Estimate]],
+    n_cases: Mapping[str, int],
+    study: str,
+) -> Figure:
+    """A column for each norm; the Score, its parts, and the Score by kind of relation below.
+
+    Args:
+        found: by budget, kind of relation and arm, percentages by what they are of.
+        n_cases: by kind.
+    """
+    parts = list(next(iter(found.values())))
+    rows = [(ALL, name) for name in parts] + [(kind, SCORE) for kind in n_cases if kind != ALL]
+    caption = (
+        f"n = {n_cases[ALL]} cases; {readable(study)}; lines: 95\u00a0% bootstrap intervals over "
+        "cases. Score: harmonic mean of the rows below it, each the share that was gained of what "
+        "there was to gain, or kept. Size: Frobenius norm over all matrices of the edit."
+    )
+    figure = new_figure(DOUBLE, 1.4 + 0.36 * len(rows), "What attention adds to an edit", caption)
+    axes = figure.subplots(1, 2, sharey=True, sharex=True)
+    for ax, budget in zip(axes, TITLES, strict=True):
+        for place, look in enumerate(LOOKS):
+            offset = 0.17 * (place - (len(LOOKS) - 1) / 2)
+            bounds = [found[budget, kind, look.name][name] for kind, name in rows]
+            _dots(ax, np.arange(len(rows)) + offset, np.array(bounds), look)
+        ax.set_title(TITLES[budget])
+        ax.set_xlabel("percent")
+        ax.grid(axis="x", color="0.9", linewidth=0.5)
+        ax.axhline(0.5, color="0.7", linewidth=0.6)
+        if len(rows) > len(parts):
+            ax.axhline(len(parts) - 0.5, color="0.7", linewidth=0.6)
+    names = [
+        name if kind == ALL else f"{name}, {kind} (n = {n_cases[kind]})" for kind, name in rows
+    ]
+    axes[0].set_yticks(range(len(rows)), names)
+    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    return figure
+
+
+def _dots(ax: Axes, heights: np.ndarray, bounds: np.ndarray, look: Dots) -> None:
+    mean, low, high = bounds.T
+    # an estimate may lie outside of its draws, where most of them are zero
+    spread = np.clip([mean - low, high - mean], 0, None)
+    ax.errorbar(
+        mean, heights, xerr=spread, fmt=look.shape, color=look.colour, markersize=3.5,
+        elinewidth=0.8, label=look.name,
+    )  # fmt: skip
