@@ -101,8 +101,8 @@ def finish(config: "Config", folder: RunFolder, measured: Measured) -> None:
 
 
 def summed_up(config: "Config", measured: Measured) -> Findings:
-    from figures.sites import Estimate, SiteNumbers
-    from kedit.stats import percentile_interval, resampled_means, resamples
+    from figures.sites import SiteNumbers
+    from kedit.stats import resampled_means, resamples
 
     n_cases = len(measured.before)
     weights = resamples(n_cases, DRAWS, config.seed)
@@ -112,11 +112,10 @@ def summed_up(config: "Config", measured: Measured) -> Findings:
     counts = {name: (table == table).sum(0) for name, table in measured.tables.items()}
     rows |= _edited(measured, config.seed)
 
-    def estimate(name: str, index: int) -> Estimate:
+    def estimate(name: str, index: int) -> "Estimate":
         row = rows[name][:, index]
         n = counts[name][index] if name in counts else n_cases * (row[0] == row[0])
-        interval = percentile_interval(row[0], row[1:])
-        return Estimate.of(interval, int(n))
+        return estimated(row, int(n))
 
     shown = [name for name in rows if "×" not in name]
     sites = [
@@ -140,12 +139,21 @@ def summed_up(config: "Config", measured: Measured) -> Findings:
     )
 
 
+def estimated(row: "np.ndarray", n: int) -> "Estimate":
+    """The first number, with the interval of the draws behind it."""
+    import numpy as np
+
+    from figures.sites import Estimate
+    from kedit.stats import percentile_interval
+
+    return Estimate(*map(float, percentile_interval(np.asarray(row[0]), row[1:])), n=n)
+
+
 def correlations(rows: Rows, places: Sequence[Place]) -> Iterator[Correlation]:
     """Of each criterion with each editing result: everywhere, and at each key position."""
     import numpy as np
 
-    from figures.sites import Estimate
-    from kedit.stats import percentile_interval, rank_correlation
+    from kedit.stats import rank_correlation
 
     for editing in EDITED:
         for criterion in CRITERIA:
@@ -153,17 +161,12 @@ def correlations(rows: Rows, places: Sequence[Place]) -> Iterator[Correlation]:
                 at = np.array([where in (EVERYWHERE, place.where) for place in places])
                 both = at & ~np.isnan(rows[criterion][0] + rows[editing][0])
                 rho = rank_correlation(rows[criterion][:, both], rows[editing][:, both])
-                interval = percentile_interval(rho[0], rho[1:])
-                estimate = Estimate.of(interval, int(both.sum()))
-                yield Correlation(criterion, editing, where, estimate)
+                yield Correlation(criterion, editing, where, estimated(rho, int(both.sum())))
 
 
 def controls(rows: Rows, n_sites: int, seed: int) -> Iterator[Control]:
     """The sites that each criterion puts first against random ones, anew in every draw."""
     import numpy as np
-
-    from figures.sites import Estimate
-    from kedit.stats import percentile_interval
 
     for editing in EDITED:
         for criterion in CRITERIA:
@@ -179,7 +182,7 @@ def controls(rows: Rows, n_sites: int, seed: int) -> Iterator[Control]:
             )
             random[0] = result[0].mean()  # what is to be expected of them
             found = [
-                Estimate.of(percentile_interval(row[0], row[1:]), n)
+                estimated(row, n)
                 for row in (chosen, random, chosen - random, result[:, result[0].argmax()])
             ]
             yield Control(criterion, editing, n, *found)

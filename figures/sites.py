@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 from figures.neurons import HALVES
 from figures.style import DOUBLE, estimate, new_figure, readable, styled
 from kedit.prompts import KeyPosition
-from kedit.stats import Interval
 from kedit.writes import Half
 
 POSITIONS = {
@@ -43,10 +42,6 @@ class Estimate(NamedTuple):
     low: float
     high: float
     n: int
-
-    @classmethod
-    def of(cls, interval: Interval, n: int) -> "Estimate":
-        return cls(*map(float, (interval.mean, interval.low, interval.high)), n)  # pyright: ignore
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kedit.measures import HARMONIC, Key, Measure, by_relation, changes, measures
+from kedit import stats
+from kedit.measures import HARMONIC, Key, Measure, by_relation, changes, measures, shares
 from kedit.results import EditScore, ProbeScore
 from kedit.stats import Interval
 
@@ -184,3 +185,30 @@ def test_a_record_has_plain_numbers() -> None:
         "n_cases", "n_prompts",
     }  # fmt: skip
     assert all(isinstance(value, (str, float, int)) for value in record.values())
+
+
+def test_the_score_on_lifts_is_the_harmonic_mean_of_its_shares() -> None:
+    groups = ("efficacy", "paraphrase", "removal", "neighborhood")
+
+    def cases(*rates: float) -> list[EditScore]:
+        return [
+            edit_score(
+                str(number),
+                *(
+                    probe("relation", group, *((0.6, 0.2) if number < 10 * rate else (0.1, 0.3)))
+                    for group, rate in zip(groups, rates, strict=True)
+                ),
+            )
+            for number in range(10)
+        ]
+
+    before, after = cases(0.5, 0.2, 0.0, 0.8), cases(0.9, 0.6, 0.7, 0.4)
+    key = Key("relation", "Score", "lifts")
+    parts = shares(before, after, key)
+    assert [part.group for part in parts] == list(groups)
+    wanted = [0.4 / 0.5, 0.4 / 0.8, 0.7, 0.4 / 0.8]  # three gained, one kept
+    assert [float(row[0]) for row in parts.values()] == pytest.approx(wanted)
+    (score,) = [one for one in changes(before, after) if one.key == key]
+    assert mean(score.after) == pytest.approx(harmonic_mean(wanted))
+    drawn = stats.harmonic_mean(np.stack(list(parts.values())))[1:]
+    assert score.after and score.after[1:] == pytest.approx(np.nanquantile(drawn, [0.025, 0.975]))

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from kedit.stats import bootstrap_groups, bootstrap_ratio, harmonic_mean, holm, paired, resamples
+from kedit.stats import (
+    bootstrap_groups,
+    bootstrap_ratio,
+    harmonic_mean,
+    holm,
+    paired,
+    rank_correlation,
+    ranks,
+    resampled_means,
+    resamples,
+)
 
 
 def test_a_resample_draws_as_many_units_as_there_are():
@@ -114,3 +124,36 @@ def test_groups_are_drawn_whole():
     mean, low, high = bootstrap_groups([[1, 1, 1, 1], [3], []])
     assert (mean, low, high) == (1.4, 1, 3)  # the bounds are draws of one group alone
     assert np.isnan(bootstrap_groups([[], []]).mean)
+
+
+def test_equal_values_share_the_mean_of_their_ranks():
+    values = np.array([[3.0, 1.0, 3.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
+    assert ranks(values).tolist() == [[3.5, 1, 3.5, 2], [2.5, 2.5, 2.5, 2.5]]
+
+
+def test_a_rank_correlation_is_spearmans():
+    one = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    both = rank_correlation(np.stack([one, one]), np.stack([np.exp(one), -one]))
+    assert both == pytest.approx([1, -1])
+    # without ties: 1 - 6 Σd² / (n (n² - 1)), d = (0, 1, 1, 1, 1)
+    other = np.array([10.0, 30.0, 20.0, 50.0, 40.0])
+    assert float(rank_correlation(one, other)) == pytest.approx(1 - 6 * 4 / (5 * 24))
+    # with ties: Pearson's of the ranks (1, 2.5, 2.5, 4) and (1, 3, 2, 4)
+    tied, straight = np.array([1.0, 2.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0, 4.0])
+    assert float(rank_correlation(tied, straight)) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    rounded = tied + np.array([0, 1e-15, -1e-15, 0])
+    assert float(rank_correlation(rounded, straight)) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+
+
+@pytest.mark.parametrize("other", [[2.0, 2.0, 2.0], [1.0, np.nan, 3.0], [1.0, 2.0]])
+def test_where_nothing_can_be_ranked_there_is_no_correlation(other: list[float]):
+    one = np.array([1.0, 2.0, 3.0])[: len(other)]
+    assert np.isnan(rank_correlation(one, np.array(other)))
+
+
+def test_resampled_means_leave_out_what_is_missing():
+    values = np.array([[1.0, 4.0, np.nan], [3.0, np.nan, np.nan]])
+    found = resampled_means(values, np.array([[2, 0], [0, 2], [1, 1]]))
+    nan = np.nan
+    wanted = [[2, 4, nan], [1, 4, nan], [3, nan, nan], [2, 4, nan]]
+    np.testing.assert_array_equal(found, wanted)

@@ -198,6 +198,23 @@ def test_a_trace_has_every_grid_of_the_paper(toy: HookedTransformer, traced: Fac
     assert [grid.window for grid in traced.grids.values()] == [1, 3, 3, 1, 1, 1]
 
 
+def test_a_trace_of_some_positions_has_their_columns_of_the_whole_one(
+    toy: HookedTransformer, traced: FactTrace
+) -> None:
+    noise = add_noise(
+        toy, encode(toy, FACT), "relation", noise_rule(toy, "s3", [FACT], "relation"), 3, seed=0
+    )
+    patches = [Patch("mlp_out"), Patch("z"), Patch("resid_post", severed="mlp_out")]
+    whole, some = (trace(toy, FACT, "relation", noise, patches, at) for at in (None, (2, 5)))
+    for name in ("mlp_out", "z"):
+        assert some.grids[name].positions == (2, 5)
+        restored = whole.grids[name].restored[:, :, [2, 5]]
+        torch.testing.assert_close(some.grids[name].restored, restored, atol=1e-5, rtol=0)
+        assert restored.std() > 0.01
+    severed = "resid_post-severed-mlp_out"
+    assert some.grids[severed].positions == whole.grids[severed].positions
+
+
 def test_a_trace_comes_back_whole_from_json_and_safetensors(traced: FactTrace, tmp_path: Path):
     (tmp_path / "trace.json").write_text(json.dumps(traced.to_record()))
     safetensors.torch.save_file(traced.tensors(), tmp_path / "trace.safetensors")

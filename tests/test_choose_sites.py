@@ -1,0 +1,361 @@
+"""The choice of sites: whole, stopped, with bad records; correlations, the control, the figure."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from experiments import _score, _site_report, choose_sites
+from experiments._edit_cases import Outcome
+from experiments._site_report import CRITERIA, EDITED, EVERYWHERE, controls, correlations
+from experiments._sites import EFFECTS, POSITIONS, SEPARATIONS, Place
+from experiments._sites import HALVES as SITE_HALVES
+from experiments.choose_sites import Config
+from figures import sites as figure_module
+from figures.neurons import HALVES
+from figures.sites import AGAINST, ROWS, Estimate, Sample, SiteNumbers
+from kedit import toy as toy_module
+from kedit.errors import InputError
+from kedit.facts import EditCase, Fact
+from kedit.measures import Key, changes
+from kedit.results import EditScore
+from tests.test_figures import assert_fits
+
+LAYERS = [1, 2]
+STRONG = "training.clamp=4"  # else the toy's edits do little
+TOY = Config(model="toy", limit=2, layers=LAYERS, settings=STRONG, neighbours=6, best=3, chunks=1)
+N_SITES = len(POSITIONS) * len(LAYERS) * 2
+N_HEADS = len(POSITIONS) * len(LAYERS) * 4
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return choose_sites.run(replace(TOY, out=str(tmp_path_factory.mktemp("sites") / "run")))
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time."""
+    monkeypatch.setattr(figure_module, "sites", lambda *told: Figure())
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def numbers(folder: Path) -> dict:
+    return json.loads((folder / "sites.json").read_text())
+
+
+def found(folder: Path) -> dict[Place, SiteNumbers]:
+    read = [SiteNumbers.from_record(one) for one in numbers(folder)["sites"]]
+    return {Place(one.layer, one.half, one.head, one.where): one for one in read}
+
+
+def test_every_site_and_head_is_traced_and_compared_and_every_site_edited(run: Path) -> None:
+    assert len(records(run)) == 2 * (1 + len(EFFECTS) + 1 + N_SITES)
+    every = found(run)
+    assert len(every) == N_SITES + N_HEADS
+    for place, one in every.items():
+        said = place.where == "object_last"
+        assert one.found["effect of relation"].n == (0 if said else 2)
+        assert {one.found[name].n for name in ("effect of subject", *SEPARATIONS)} == {2}
+        edited = place.head is None
+        assert {one.found[name].n for name in EDITED} == {2 if edited else 0}
+        assert one.editor == (place.told(STRONG) if edited else "")
+        for name, (mean, low, high, n) in one.found.items():
+            # of a Score the middle of the draws is not the estimate
+            assert not n or (low <= high and (low <= mean <= high or name == "Score"))
+        if place.where == "subject_last":
+            assert one.found["demands apart"].mean == pytest.approx(0, abs=1e-9)
+    assert max(one.found["effect of relation"].mean for one in every.values() if one.editor) > 1
+
+
+def test_numbers_are_means_of_what_was_recorded(run: Path) -> None:
+    for place, one in found(run).items():
+        for name in ("effect of subject", "separation"):
+            own = [record for record in records(run) if record["key"].endswith(f"-{name}")]
+            values = [record["nats" if "effect" in name else name][place.name] for record in own]
+            assert len(values) == 2 and one.found[name].mean == pytest.approx(np.mean(values))
+
+
+def test_score_and_shares_are_those_of_the_comparison_of_editors(run: Path) -> None:
+    lines = records(run)
+    before = [EditScore.from_record(one) for one in lines if "probes" in one]
+    seen = set()
+    for one in found(run).values():
+        if one.editor:
+            own = {r["id"]: Outcome.from_record(r) for r in lines if r.get("editor") == one.editor}
+            after = [own[old.id].counted(old) for old in before]
+            measured = {m.key: m for m in changes(before, after, "relation")}
+            score = measured[Key("relation", "Score", "lifts")].after
+            assert score and one.found["Score"][:3] == pytest.approx(tuple(map(float, score)))
+            parts = ("add", "paraphrase", "removal")
+            shares = [one.found[f"{name} lift"].mean for name in parts]
+            shares += [one.found[f"{name} kept"].mean for name in ("neighbours", "other relations")]
+            plain = np.mean(np.maximum(shares, -1))
+            assert one.found["mean share"].mean == pytest.approx(plain)
+            seen.add(round(plain, 6))
+    assert len(seen) > 2  # the sites differ
+
+
+def test_the_chosen_sites_are_the_best_and_the_table_has_all(run: Path) -> None:
+    chosen = [SiteNumbers.from_record(one) for one in json.loads((run / "chosen.json").read_text())]
+    best = sorted(one.found["mean share"].mean for one in found(run).values() if one.editor)
+    assert [one.found["mean share"].mean for one in chosen] == best[-1:-4:-1]
+    rows = list(csv.DictReader((run / "sites.csv").read_text().splitlines()))
+    assert len(rows) == N_SITES + N_HEADS
+    for row, one in zip(rows, found(run).values(), strict=True):
+        assert row["head"] == ("" if one.head is None else str(one.head))
+        told = row["separation"], row["separation low"], row["separation high"]
+        assert tuple(map(float, told)) == one.found["separation"][:3]
+    assert (run / "sites.png").stat().st_size > 10_000 and (run / "sites.pdf").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_stopped_run_goes_on_and_ends_the_same(run: Path, tmp_path: Path) -> None:
+    stopped = tmp_path / "run"
+    shutil.copytree(run, stopped)
+    lines = (run / "records.jsonl").read_bytes().splitlines(keepends=True)
+    kept = b"".join(lines[:-5])
+    (stopped / "records.jsonl").write_bytes(kept + b'{"key": "torn')
+    (stopped / "sites.json").unlink()
+    choose_sites.run(replace(TOY, out=str(stopped)))
+    assert (stopped / "records.jsonl").read_bytes().startswith(kept)
+    assert [one["key"] for one in records(stopped)] == [one["key"] for one in records(run)]
+    assert numbers(stopped) == numbers(run)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_finished_run_does_nothing_twice(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(*told: object, **more: object) -> None:
+        raise AssertionError("done before")
+
+    finished = tmp_path / "run"
+    shutil.copytree(run, finished)
+    for module, name in (
+        ("probes.trace", "trace"), ("probes.separation", "separation"),
+        ("kedit.moments", "moments"), ("experiments._sites", "prepared"), ("kedit.score", "score"),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"{module}.{name}", again)
+    choose_sites.run(replace(TOY, out=str(finished)))
+    assert (finished / "records.jsonl").read_bytes() == (run / "records.jsonl").read_bytes()
+    assert numbers(finished) == numbers(run)
+    with pytest.raises(AssertionError, match="done before"):  # they would have been called
+        choose_sites.run(replace(TOY, out=str(tmp_path / "new")))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_bad_record_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, other, third = toy_module.cases()[:3]
+    odd = "{} was, as everybody far and wide has heard by now, once upon a time, born in"
+    fact = replace(other.entity.fact, template=odd, relation_words=())
+    entity = replace(other.entity, fact=fact)
+    untraceable = replace(other, entity=entity)
+    long = replace(third.probes[0], prompt="far " * 70 + "away")
+    unscorable = replace(third, probes=(long, *third.probes))
+    cases = [good, untraceable, unscorable]
+
+    def benchmark(source: str) -> tuple[list[EditCase], dict[str, str]]:
+        return [*cases, *toy_module.cases()[3:]], {}
+
+    monkeypatch.setattr(_score, "benchmark", benchmark)
+    monkeypatch.setattr(_score, "spread", lambda every, limit, seed: cases)
+    config = replace(TOY, layers=[1], positions=["last"], probes=0, out=str(tmp_path))
+    folder = choose_sites.run(config)
+    skipped = numbers(folder)["skipped"]
+    assert sorted(reason[:12] for reason in skipped.values()) == ["'far far far", "no other rel"]
+    place = found(folder)[Place(1, "mlp", None, "last")].found
+    names = ("effect of relation", "effect of subject", "separation", "Score")
+    assert [place[name].n for name in names] == [1, 2, 2, 2]
+    assert len(records(folder)) == 3 + 2 * (len(EFFECTS) + 1 + 2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"positions": ["first"]}, "--positions first: any of subject_last"),
+        ({"layers": [1, 4]}, "--layers 4: the model has 0 to 3"),
+        ({"neighbours": 0}, "--neighbours 0"),
+        ({"settings": "nonsense=1"}, "Joint has no 'nonsense'"),
+        ({"skip": 10_000}, "--skip 10000"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(changed: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        choose_sites.run(replace(TOY, **changed, out=str(tmp_path)))
+
+
+def test_a_relation_prompt_is_corrupted_at_its_subject_and_keeps_its_object(run: Path) -> None:
+    cases = {case.id: case for case in toy_module.cases()}
+    for one in records(run):
+        if one.get("measured") in EFFECTS:
+            case = cases[one["id"]]
+            removal = case.request("relation").removal
+            fact: Fact | None = {"effect of relation": case.entity.fact}.get(
+                one["measured"], removal
+            )
+            assert fact and one["prompt"] == fact.prompt
+            stays = (
+                fact.subject if one["measured"] == "effect of relation" else case.entity.fact.object
+            )
+            assert stays in one["corruption"] and fact.prompt not in one["corruption"]
+
+
+PLACES = [
+    Place(layer, half, None, where)
+    for where in POSITIONS
+    for layer in range(5)
+    for half in ("mlp", "attn")
+]
+
+
+def rows(seed: int = 0, draws: int = 200) -> dict[str, np.ndarray]:
+    """Numbers without any order, and little noise in draws; "separation" is what editing brings."""
+    draw = np.random.default_rng(seed)
+    made = {}
+    for name in (*CRITERIA, *EDITED):
+        made[name] = draw.normal(size=len(PLACES)) + 0.01 * draw.normal(
+            size=(1 + draws, len(PLACES))
+        )
+    made["mean share"] = made["separation"] ** 3
+    made["Score"] = -made["separation"]
+    made["effect of relation"][:, [place.where == "object_last" for place in PLACES]] = np.nan
+    return made
+
+
+def test_correlations_are_found_where_they_are_and_only_there() -> None:
+    told = {
+        (one.criterion, one.editing, one.where): one.rho for one in correlations(rows(), PLACES)
+    }
+    assert len(told) == len(CRITERIA) * len(EDITED) * 4
+    for where in (EVERYWHERE, *POSITIONS):
+        n = 30 if where == EVERYWHERE else 10
+        assert told["separation", "mean share", where] == pytest.approx((1, 1, 1, n))
+        assert told["separation", "Score", where] == pytest.approx((-1, -1, -1, n))
+    rho = told["effect of relation", "mean share", EVERYWHERE]
+    assert rho.n == 20 and abs(rho.mean) < 0.6 and rho.low < rho.high
+    nothing = told["effect of relation", "mean share", "object_last"]
+    assert nothing.n == 0 and np.isnan(nothing.mean)
+
+
+def test_the_control_knows_a_good_criterion_from_a_bad_one_and_from_none() -> None:
+    made = rows()
+    made["effect of subject"] = -made["mean share"]
+    told = {(one.criterion, one.editing): one for one in controls(made, 5, seed=0)}
+    result = made["mean share"]
+    good, bad = told["separation", "mean share"], told["effect of subject", "mean share"]
+    assert good.chosen.mean == pytest.approx(np.sort(result[0])[-5:].mean())
+    assert bad.chosen.mean == pytest.approx(np.sort(result[0])[:5].mean())
+    assert good.random.mean == bad.random.mean == pytest.approx(result[0].mean())
+    assert good.difference.low > 0 > bad.difference.high
+    assert good.best.mean == pytest.approx(result[0].max()) and good.best.mean > good.chosen.mean
+    assert good.random.low < good.random.mean < good.random.high  # which ones is by chance
+    # where all sites are equal no choice is better than another, nor a random one
+    made["Score"] = np.full_like(result, 0.3)
+    for one in controls(made, 5, seed=0):
+        if one.editing == "Score":
+            assert one.difference[:3] == pytest.approx((0, 0, 0))
+    # all sites chosen: so they are at random
+    for one in controls({name: row[:1] for name, row in made.items()} | rows(), 99, seed=0):
+        wanted = 20 if "relation" in one.criterion and "×" not in one.criterion else 30
+        assert one.n_sites == wanted and one.difference.mean == pytest.approx(0)
+
+
+def test_draws_of_cases_are_the_same_for_every_quantity() -> None:
+    """Editing that goes with the effect case by case keeps to it in every draw."""
+    places = [Place(layer, "mlp", None, "last") for layer in range(6)]
+    table = np.random.default_rng(0).normal(size=(8, 6))
+    tables = dict.fromkeys((*EFFECTS, *SEPARATIONS), table)
+    measured = SimpleNamespace(places=places, tables=tables, before=[None] * 8, outcomes={})
+    asked = {}
+
+    def edited(measured: object, seed: int) -> dict[str, np.ndarray]:
+        from kedit.stats import resampled_means, resamples
+
+        asked["mean share"] = resampled_means(2 * table, resamples(8, _site_report.DRAWS, seed))
+        return asked | {"Score": asked["mean share"]}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_site_report, "_edited", edited)
+        told = _site_report.summed_up(TOY, measured)  # pyright: ignore
+    rho = {one.criterion: one.rho for one in told.correlations if one.where == "last"}
+    assert rho["separation"] == pytest.approx((1, 1, 1, 6))
+    assert rho["effect of subject × separation"].low < 1
+
+
+def drawn(folder: Path) -> Figure:
+    saved = numbers(folder)
+    told = {
+        one["criterion"]: Estimate(**one["rho"])
+        for one in saved["correlations"]
+        if (one["editing"], one["where"]) == ("mean share", EVERYWHERE)
+    }
+    sites = [SiteNumbers.from_record(one) for one in saved["sites"]]
+    return figure_module.sites(sites, told, Sample("toy", saved["cases"], seed=7))
+
+
+def test_the_figure_shows_what_was_saved(run: Path) -> None:
+    figure, every = drawn(run), found(run)
+    panels = np.array(figure.axes[: len(ROWS) * 3]).reshape(len(ROWS), 3)
+    for name, row in zip(ROWS, panels, strict=True):
+        for where, ax in zip(POSITIONS, row, strict=True):
+            lines = {line.get_label(): line for line in ax.lines}
+            for half in SITE_HALVES:
+                label, colour = HALVES[half]
+                wanted = [every[Place(layer, half, None, where)].found[name] for layer in LAYERS]
+                if not wanted[0].n:
+                    assert label not in lines and "nothing to measure" in ax.texts[0].get_text()
+                    continue
+                assert lines[label].get_color() == colour
+                np.testing.assert_allclose(lines[label].get_ydata(), [one.mean for one in wanted])
+                bounds = [part.get_datalim(ax.transData) for part in ax.collections]
+                assert any(
+                    box.y0 == pytest.approx(min(one.low for one in wanted)) for box in bounds
+                )
+    for name, ax in zip(AGAINST, figure.axes[len(ROWS) * 3 :], strict=True):
+        dots = sorted(
+            tuple(dot) for part in ax.collections for dot in np.asarray(part.get_offsets())
+        )
+        wanted = [
+            (one.found[name].mean, one.found["mean share"].mean)
+            for one in every.values()
+            if one.editor
+        ]
+        there = sorted(dot for dot in wanted if not np.isnan(dot[0]))
+        np.testing.assert_allclose([dot for dot in dots if not np.isnan(dot[0])], there)
+        assert ax.get_title("left").startswith("ρ = ")
+
+
+def test_the_figure_fits_its_page_and_says_what_it_rests_on(run: Path) -> None:
+    figure = drawn(run)
+    assert_fits(figure)
+    caption = figure.get_supxlabel()
+    assert "n = 2 cases" in caption and "toy; seed 7" in caption and "bootstrap" in caption
+    words = [text.get_text() for text in figure.findobj(Text)]
+    assert "Last token" in words and "layer" in words
+
+
+def test_layers_that_were_left_out_are_not_drawn_through() -> None:
+    here = Estimate(0.5, 0.25, 0.75, 4)
+    made = [
+        SiteNumbers(layer, half, None, "last", "joint", dict.fromkeys(ROWS, here))
+        for layer in (0, 1, 9)
+        for half in SITE_HALVES
+    ]
+    figure = figure_module.sites(made, {}, Sample("gemma-3-270m", 4))
+    ax = figure.axes[2]
+    (mlp, _) = ax.lines
+    np.testing.assert_array_equal(np.asarray(mlp.get_xdata()), [0, 1, np.nan, 9])
+    (alone,) = ax.collections[0].get_segments()  # pyright: ignore
+    assert alone.tolist() == [[9, 0.25], [9, 0.75]]
+    assert all("undefined" in ax.get_title("left") for ax in figure.axes[-3:])
