@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from transformer_lens import HookedTransformer
 
 from experiments import _score, _site_report, choose_sites
 from experiments._edit_cases import Outcome
 from experiments._site_report import CRITERIA, EDITED, EVERYWHERE, controls, correlations
-from experiments._sites import EFFECTS, POSITIONS, SEPARATIONS, Place
+from experiments._sites import EFFECTS, POSITIONS, SEPARATIONS, Measured, Place
 from experiments._sites import HALVES as SITE_HALVES
 from experiments.choose_sites import Config
 from figures import sites as figure_module
@@ -25,12 +26,16 @@ from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.facts import EditCase, Fact
 from kedit.measures import Key, changes
-from kedit.results import EditScore
+from kedit.prompts import located
+from kedit.results import EditScore, ProbeScore
+from probes.corrupt import replaced
+from probes.patch import Patch
+from probes.trace import trace
 from tests.test_figures import assert_fits
 
 LAYERS = [1, 2]
 STRONG = "training.clamp=4"  # else the toy's edits do little
-TOY = Config(model="toy", limit=2, layers=LAYERS, settings=STRONG, neighbours=6, best=3, chunks=1)
+TOY = Config(model="toy", limit=3, layers=LAYERS, settings=STRONG, neighbours=6, best=3, chunks=1)
 N_SITES = len(POSITIONS) * len(LAYERS) * 2
 N_HEADS = len(POSITIONS) * len(LAYERS) * 4
 
@@ -60,15 +65,15 @@ def found(folder: Path) -> dict[Place, SiteNumbers]:
 
 
 def test_every_site_and_head_is_traced_and_compared_and_every_site_edited(run: Path) -> None:
-    assert len(records(run)) == 2 * (1 + len(EFFECTS) + 1 + N_SITES)
+    assert len(records(run)) == 3 * (1 + len(EFFECTS) + 1 + N_SITES)
     every = found(run)
     assert len(every) == N_SITES + N_HEADS
     for place, one in every.items():
         said = place.where == "object_last"
-        assert one.found["effect of relation"].n == (0 if said else 2)
-        assert {one.found[name].n for name in ("effect of subject", *SEPARATIONS)} == {2}
+        assert one.found["effect of relation"].n == (0 if said else 3)
+        assert {one.found[name].n for name in ("effect of subject", *SEPARATIONS)} == {3}
         edited = place.head is None
-        assert {one.found[name].n for name in EDITED} == {2 if edited else 0}
+        assert {one.found[name].n for name in EDITED} == {3 if edited else 0}
         assert one.editor == (place.told(STRONG) if edited else "")
         for name, (mean, low, high, n) in one.found.items():
             # of a Score the middle of the draws is not the estimate
@@ -83,7 +88,33 @@ def test_numbers_are_means_of_what_was_recorded(run: Path) -> None:
         for name in ("effect of subject", "separation"):
             own = [record for record in records(run) if record["key"].endswith(f"-{name}")]
             values = [record["nats" if "effect" in name else name][place.name] for record in own]
-            assert len(values) == 2 and one.found[name].mean == pytest.approx(np.mean(values))
+            assert len(values) == 3 and one.found[name].mean == pytest.approx(np.mean(values))
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_an_effect_is_that_of_its_layer_position_and_head(
+    run: Path, toy: HookedTransformer, name: str
+) -> None:
+    cases = {case.id: case for case in toy_module.cases()}
+    own = [record for record in records(run) if record["key"].endswith(f"-{name}")]
+    one = max(own, key=lambda record: abs(record["total"]))  # where most was lost
+    request, removal = cases[one["id"]].request("relation"), name == "effect of subject"
+    fact = request.removal if removal else cases[one["id"]].entity.fact
+    assert fact
+    pool = [case.relation.removal if removal else case.entity.fact for case in cases.values()]  # pyright: ignore
+    corruption = replaced(toy, fact, EFFECTS[name], pool, seed=0)  # pyright: ignore
+    patches = Patch("mlp_out"), Patch("attn_out"), Patch("z")
+    grids = trace(toy, fact, EFFECTS[name], corruption, patches).grids
+    for place, value in ((place, one["nats"].get(place.name)) for place in found(run)):
+        if place.where == "object_last" and not removal:
+            assert value is None
+            continue
+        _, pos = located(toy, fact, place.where, request.mentioned_by_removal)
+        site = f"{place.half}_out" if place.head is None else "z"
+        effect = grids[site].indirect_effect("logprob")[place.layer, pos]
+        wanted = float(effect if place.head is None else effect[place.head])
+        assert value == pytest.approx(wanted, abs=1e-4)
+    assert np.std(list(one["nats"].values())) > 0.05
 
 
 def test_score_and_shares_are_those_of_the_comparison_of_editors(run: Path) -> None:
@@ -271,6 +302,34 @@ def test_the_control_knows_a_good_criterion_from_a_bad_one_and_from_none() -> No
         assert one.n_sites == wanted and one.difference.mean == pytest.approx(0)
 
 
+def test_a_share_counts_as_no_less_than_all_lost_and_trouble_as_no_edit() -> None:
+    def scored(added: int, kept: int) -> list[EditScore]:
+        """Ten cases, in so many of which the relation is added, and kept by neighbours."""
+        made = []
+        for n in range(10):
+            probes = (
+                ProbeScore(
+                    "relation", group, "p", "a", "r", -1.0, -2.0 if n < good else -0.5, False
+                )
+                for group, good in (("efficacy", added), ("neighborhood", kept))
+            )
+            made.append(EditScore(str(n), "owner", "", tuple(probes), None, {}))
+        return made
+
+    def edited(trouble: str) -> dict[str, float]:
+        outcomes = [Outcome(trouble, one, 1.0, None, None, None, None) for one in scored(2, 5)]
+        measured = Measured([place], {}, scored(8, 10), {place: outcomes})
+        return {name: float(row[0, 0]) for name, row in _site_report._edited(measured, 0).items()}
+
+    place = Place(0, "mlp", None, "last")
+    lost = edited("")
+    assert (lost["add lift"], lost["neighbours kept"]) == pytest.approx((-3, 0.5))
+    assert (lost["mean share"], lost["Score"]) == pytest.approx(((-1 + 0.5) / 2, 0))
+    unedited = edited("not finite")
+    assert (unedited["add lift"], unedited["neighbours kept"]) == pytest.approx((0, 1))
+    assert unedited["mean share"] == pytest.approx(0.5)
+
+
 def test_draws_of_cases_are_the_same_for_every_quantity() -> None:
     """Editing that goes with the effect case by case keeps to it in every draw."""
     places = [Place(layer, "mlp", None, "last") for layer in range(6)]
@@ -340,7 +399,7 @@ def test_the_figure_fits_its_page_and_says_what_it_rests_on(run: Path) -> None:
     figure = drawn(run)
     assert_fits(figure)
     caption = figure.get_supxlabel()
-    assert "n = 2 cases" in caption and "toy; seed 7" in caption and "bootstrap" in caption
+    assert "n = 3 cases" in caption and "toy; seed 7" in caption and "bootstrap" in caption
     words = [text.get_text() for text in figure.findobj(Text)]
     assert "Last token" in words and "layer" in words
 
