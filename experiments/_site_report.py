@@ -144,9 +144,9 @@ def estimated(row: "np.ndarray", n: int) -> "Estimate":
     import numpy as np
 
     from figures.sites import Estimate
-    from kedit.stats import percentile_interval
+    from kedit.stats import row_interval
 
-    return Estimate(*map(float, percentile_interval(np.asarray(row[0]), row[1:])), n=n)
+    return Estimate(*map(float, row_interval(row)), n=n)
 
 
 def correlations(rows: Rows, places: Sequence[Place]) -> Iterator[Correlation]:
