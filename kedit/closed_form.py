@@ -5,9 +5,10 @@ running text, the trace of Dᵀ C D with C = E[k kᵀ].
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kedit.edit import LowRank
@@ -83,23 +84,38 @@ def legacy_insert(
     return LowRank((direction / scale).to(key.dtype)[:, None], residual[None])
 
 
-def sparing(solve: Solve, keys: Float[Tensor, "n d_key"], weight: float) -> Solve:
+class Spared(NamedTuple):
+    """Keys at which nothing shall be written, and C⁻¹ of them, which takes the time."""
+
+    keys: Float[Tensor, "n d_key"]
+    whitened: Float[Tensor, "d_key n"]
+
+    def beside(self, other: "Spared") -> "Spared":
+        """Both."""
+        return Spared(
+            torch.cat([self.keys, other.keys]), torch.cat([self.whitened, other.whitened], 1)
+        )
+
+    def but(self, left_out: Bool[Tensor, " n"]) -> "Spared":
+        return Spared(self.keys[~left_out], self.whitened[:, ~left_out])
+
+
+def sparing(solve: Solve, spared: Spared, weight: float) -> Solve:
     """x -> (C + weight · KᵀK)⁻¹x: what a delta writes at these keys disturbs as text does.
 
     In `ridge_insert`, whose weight be λ, each of them is a row with a residual of zero that weighs
     λ · weight; the moment of many keys added to C, as RETS (arXiv 2408.15091) has it, is the same
     thing. Here it serves the exact insert too, and makes no delta of a higher rank (Woodbury).
     """
-    rows = keys.double()
-    whitened = solve(rows.T)
+    rows, whitened = spared
     system = rows @ whitened
     system.diagonal().add_(1 / weight)
 
-    def spared(columns: Tensor) -> Tensor:
-        solved = solve(columns)
-        return solved - whitened @ torch.linalg.solve(system, rows @ solved)
+    def solved(columns: Tensor) -> Tensor:
+        own = solve(columns)
+        return own - whitened @ torch.linalg.solve(system, rows @ own)
 
-    return spared
+    return solved
 
 
 def null_space(moment: Float[Tensor, "d_key d_key"], share: float) -> Solve:

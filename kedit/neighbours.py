@@ -30,17 +30,17 @@ def neighbours(request: EditRequest, n: int, seed: int = 0) -> tuple[Demand, ...
 
 def _drawn(request: EditRequest, draw: random.Random) -> Iterator[Demand]:
     subject = request.fact.subject
-    known = {fact.object for fact in _facts() if fact.subject == subject}
+    known = {fact.object for fact in known_facts() if fact.subject == subject}
     demands, seen = request.demands, set[str]()
     for number, other in enumerate(_others(request, draw)):
         turn, which = divmod(number, len(demands))
         demand = demands[which]
         if not demand.mentioned or turn % 3 == 0:
-            made = _about(demand, other.subject, demand.mentioned)
+            made = about(demand, other.subject, demand.mentioned)
         elif turn % 3 == 2:
-            made = _about(demand, other.subject, other.object)
+            made = about(demand, other.subject, other.object)
         elif other.object not in known and other.object != subject:
-            made = _about(demand, subject, other.object)
+            made = about(demand, subject, other.object)
         else:
             continue
         if made.fact.prompt not in seen:
@@ -57,11 +57,13 @@ def _others(request: EditRequest, draw: random.Random) -> list[Fact]:
     barred = {request.fact.subject, *exchanged}
     barred |= {
         fact.subject
-        for fact in _facts()
+        for fact in known_facts()
         if fact.relation.id == relation.id and fact.object in exchanged
     }
     others = [
-        fact for fact in _facts() if fact.subject not in barred and fact.object not in exchanged
+        fact
+        for fact in known_facts()
+        if fact.subject not in barred and fact.object not in exchanged
     ]
     draw.shuffle(others)
 
@@ -73,7 +75,7 @@ def _others(request: EditRequest, draw: random.Random) -> list[Fact]:
     return sorted(others, key=distance)
 
 
-def _about(demand: Demand, subject: str, mentioned: str) -> Demand:
+def about(demand: Demand, subject: str, mentioned: str) -> Demand:
     """The demand's prompt with another subject and another object spelt out."""
     template = demand.fact.template
     if demand.mentioned:  # the last one, as `located` takes it
@@ -83,11 +85,11 @@ def _about(demand: Demand, subject: str, mentioned: str) -> Demand:
 
 
 @cache
-def _facts() -> tuple[Fact, ...]:
-    """Every fact once."""
+def known_facts() -> tuple[Fact, ...]:
+    """kedit's own facts, one for each subject and relation."""
     return tuple({(f.relation.id, f.subject): f for f in reversed(builtin.load())}.values())
 
 
 def _domain(id: str, told: str) -> str:
     """What the relation's subjects are: as kedit has it, or as its record tells."""
-    return next((fact.relation.domain for fact in _facts() if fact.relation.id == id), told)
+    return next((fact.relation.domain for fact in known_facts() if fact.relation.id == id), told)

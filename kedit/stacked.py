@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from kedit.closed_form import Solve
+from kedit.closed_form import Solve, Spared
 from kedit.edit import LowRank
 from kedit.writes import WriteSite
 
@@ -60,6 +60,15 @@ class Stack:
         """What each site's output lacks as the right side of that system."""
         each = [lacking[site] for site in self.sites]
         return torch.cat(each) if self.apart else torch.stack(each).sum(0)
+
+    def spared(self, keys: Keys) -> Spared:
+        """Whole keys of each site as what a solve is to spare."""
+        rows = self.keys(keys).double()
+        return Spared(rows, self.solve(rows.T))
+
+    def rows_of(self, chosen: Bool[Tensor, " n"]) -> Bool[Tensor, " n_rows"]:
+        """The rows of the stacked system that are those of chosen keys."""
+        return chosen.repeat(len(self.sites)) if self.apart else chosen
 
     def inserted(self, keys: Keys, lacking: Residuals, insert: Insert) -> dict[WriteSite, LowRank]:
         """The deltas that bring what is lacking; rows that may not change have zeros."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kedit.closed_form import exact_insert, legacy_insert, null_space, ridge_insert, sparing
+from kedit.closed_form import Spared, exact_insert, legacy_insert, null_space, ridge_insert, sparing
 from kedit.edit import LowRank
 from kedit.errors import InputError
 
@@ -100,7 +100,13 @@ def test_sparing_keys_is_adding_their_moment_to_c(
     def solve(x: Tensor) -> Tensor:
         return torch.linalg.solve(moment, x)
 
-    sparingly = sparing(solve, spared, keep / weight)
+    whole = Spared(spared, solve(spared.T))
+    halves = (Spared(part, solve(part.T)) for part in (spared[: n // 2], spared[n // 2 :]))
+    sparingly = sparing(solve, whole, keep / weight)
+    first, second = halves
+    torch.testing.assert_close(first.beside(second).whitened, whole.whitened)
+    left_out = torch.arange(n) < n // 2
+    assert torch.equal(whole.but(left_out).keys, second.keys)
     grown = moment + keep / weight * spared.T @ spared
     torch.testing.assert_close(
         sparingly(keys.T), torch.linalg.solve(grown, keys.T), atol=1e-8, rtol=1e-6

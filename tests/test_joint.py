@@ -378,7 +378,7 @@ def test_the_model_is_left_as_it_was_when_a_later_layer_fails(
         ({"heads": ((1, 4), (3, 0), (1, 1))}, r"no \(1, 4\), \(3, 0\) among the heads 0 to 3 of"),
         ({"weight": 0.0}, r"weight: more than 0 is wanted, got 0\.0"),
         ({"keep": -1.0}, r"keep: more than 0 is wanted, got -1\.0"),
-        ({"neighbours": -1}, "neighbours: 0 or more are wanted, got -1"),
+        ({"neighbours": -1}, "neighbours, family, wordings: 0 or more are wanted, got -1, 0, 0"),
         ({"balance": 0.5}, "balance: .* with solve=in_turn"),
         ({"balance": 0.5, "halves": ("mlp",), "solve": "in_turn"}, "balance: .* between both"),
         ({"balance": 1.0, "solve": "in_turn"}, r"balance: from 0 to below 1, got 1\.0"),

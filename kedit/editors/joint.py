@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.closed_form import exact_insert, null_space, ridge_insert, sparing
+from kedit.closed_form import Spared, exact_insert, null_space, ridge_insert, sparing
 from kedit.contexts import bare_first, memit_contexts
 from kedit.edit import Delta, Edit, Edits, combined, one_by_one
 from kedit.errors import InputError
 from kedit.facts import EditRequest
+from kedit.family import Family, family, skeletons
 from kedit.goals import Goal, goals
-from kedit.keys import last_keys, training_rows
+from kedit.keys import last_keys, training_rows, wanted_rows
 from kedit.moments import Moment, moments
 from kedit.neighbours import neighbours
 from kedit.prompts import KeyPosition, located
@@ -28,7 +29,15 @@ from kedit.reading import Tokens
 from kedit.sites import has_post_norms, is_parallel
 from kedit.stacked import Residuals, Stack
 from kedit.value import Training
+from kedit.wordings import reworded
 from kedit.writes import Half, WriteSite
+
+
+class _Strangers(NamedTuple):
+    """A family, and its keys as each stack spares them."""
+
+    family: Family
+    spared: Mapping[Stack, Spared]
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,10 @@ class Joint:
         insert: "ridge" weighs errors against disturbance (MEMIT); "exact" has no errors (ROME, and
             in batches EMMET, Gupta et al. 2024, arXiv 2403.14236).
         weight: λ, of C against the keys.
+        wordings: a relation request is made in so many other wordings too (kedit.wordings).
         neighbours: so many prompts a request, about other pairs, whose outputs shall stay.
+        family: the same of so many pairs in each wording, read once for all requests with these
+            words (kedit.family), on the unedited model.
         keep: what each of these weighs; a demand behind one context weighs 1.
         null_space: 0; or the share of the keys' energy that the directions may hold in which alone
             deltas are made (`kedit.closed_form.null_space`), instead of weighing all by C.
@@ -81,7 +93,9 @@ class Joint:
     solve: Literal["stacked", "in_turn"] = "stacked"
     insert: Literal["ridge", "exact"] = "ridge"
     weight: float = 1.0
+    wordings: int = 0
     neighbours: int = 0
+    family: int = 0
     keep: float = 1.0
     null_space: float = 0.0
     balance: float = 0.0
@@ -114,18 +128,21 @@ class Joint:
         """
         self._require_possible(model)
         seconds = moments(model, self.groups, self.text, self.n_tokens, self.seed)
-        stacks = [self._stack(model, second) for second in seconds]
         contexts = bare_first(self.contexts or memit_contexts(model, seed=self.seed))
         settings = dataclasses.asdict(self) | {"contexts": list(contexts)}
+
+        stacks = [self._stack(model, second) for second in seconds]
+        families: dict[tuple[str, ...], _Strangers] = {}  # by the wordings of their requests
 
         def edit(requests: Sequence[EditRequest]) -> Edit:
             made = made_by("joint", settings, requests, model)
             wanted = [goal for one in requests for goal in self._goals(model, one, contexts)]
-            spared = self._spared(model, requests, wanted)
+            near = self._near(model, requests, wanted)
+            strangers = self._strangers(model, stacks, requests, families)
             deltas: dict[str, Delta] = {}
             with contextlib.ExitStack() as below:
                 for stack in stacks:
-                    step = self._step(model, stack, wanted, spared, made)
+                    step = self._step(model, stack, wanted, near, strangers, made)
                     deltas |= step.deltas
                     below.enter_context(step.applied(model))
             return Edit(deltas, made)
@@ -145,12 +162,38 @@ class Joint:
         self, model: HookedTransformer, request: EditRequest, contexts: Sequence[str]
     ) -> list[Goal]:
         rows = training_rows(model, request, contexts, self.where)
+        for demand in reworded(request, self.wordings):
+            group = 1 + max(row.group for row in rows)
+            rows += wanted_rows(model, demand, [""], self.where, group)
         if self.values == "shared":
             rows = [dataclasses.replace(row, group=0) for row in rows]
         sites = self._sites(self.trained or self.halves)
         return goals(model, rows, sites, self.training, self.balance)
 
-    def _spared(
+    def _strangers(
+        self,
+        model: HookedTransformer,
+        stacks: Sequence[Stack],
+        requests: Sequence[EditRequest],
+        families: "dict[tuple[str, ...], _Strangers]",
+    ) -> Mapping[Stack, Spared]:
+        """The family of the requests' wordings, without pairs that are no strangers to them."""
+        if not self.family:
+            return {}
+        demands = [
+            demand for one in requests for demand in (*one.demands, *reworded(one, self.wordings))
+        ]
+        worded = skeletons(demands)
+        if worded not in families:
+            sites = sorted({site for stack in stacks for site in stack.sites})
+            found = family(model, demands, sites, self.where, self.family, self.seed)
+            every = [*stacks, *(stack.moved for stack in stacks if stack.moved)]
+            families[worded] = _Strangers(found, {one: one.spared(found.keys) for one in every})
+        found, spared = families[worded]
+        known = torch.stack([found.mentioning(one) for one in requests]).any(0)
+        return {stack: one.but(stack.rows_of(known)) for stack, one in spared.items()}
+
+    def _near(
         self, model: HookedTransformer, requests: Sequence[EditRequest], wanted: Sequence[Goal]
     ) -> list[Tokens]:
         """The neighbours' prompts up to their key positions, those apart that open as an edit does:
@@ -169,17 +212,18 @@ class Joint:
         model: HookedTransformer,
         stack: Stack,
         wanted: Sequence[Goal],
-        spared: Sequence[Tokens],
+        near: Sequence[Tokens],
+        strangers: Mapping[Stack, Spared],
         made: Provenance,
     ) -> Edit:
         """What the stack's sites are to add, as the model stands."""
-        texts, n_wanted = [*(goal.text for goal in wanted), *spared], len(wanted)
+        texts, n_wanted = [*(goal.text for goal in wanted), *near], len(wanted)
         read = last_keys(model, stack.sites, texts)
         lacking = {
             site: torch.stack([goal.of(site) for goal in wanted]) - site.raw(model, keys[:n_wanted])
             for site, keys in read.items()
         }
-        step = Edit(self._inserted(stack, read, lacking), made)
+        step = Edit(self._inserted(stack, read, lacking, strangers), made)
         if stack.moved is None:
             return step
         with step.applied(model):
@@ -188,15 +232,22 @@ class Joint:
                 site: (read[site] - keys)[:n_wanted] @ site.weight(model)
                 for site, keys in moved.items()
             }
-        return combined([step, Edit(self._inserted(stack.moved, moved, lacking), made)])
+        second = self._inserted(stack.moved, moved, lacking, strangers)
+        return combined([step, Edit(second, made)])
 
     def _inserted(
-        self, stack: Stack, read: Mapping[WriteSite, Tensor], lacking: Residuals
+        self,
+        stack: Stack,
+        read: Mapping[WriteSite, Tensor],
+        lacking: Residuals,
+        strangers: Mapping[Stack, Spared],
     ) -> dict[str, Delta]:
         """Deltas that bring what is lacking at the first keys and spare all those behind them."""
         n_wanted = len(next(iter(lacking.values())))
         keys = {site: each[:n_wanted] for site, each in read.items()}
-        spared = stack.keys({site: each[n_wanted:] for site, each in read.items()})
+        spared = stack.spared({site: each[n_wanted:] for site, each in read.items()})
+        if stack in strangers:
+            spared = spared.beside(strangers[stack])
         solve = sparing(stack.solve, spared, self.keep / self.weight)
         insert = partial(exact_insert, solve=solve)
         if self.insert == "ridge":
@@ -251,7 +302,11 @@ class Joint:
             ),
             (self.weight <= 0, f"weight: more than 0 is wanted, got {self.weight}"),
             (self.keep <= 0, f"keep: more than 0 is wanted, got {self.keep}"),
-            (self.neighbours < 0, f"neighbours: 0 or more are wanted, got {self.neighbours}"),
+            (
+                min(self.neighbours, self.family, self.wordings) < 0,
+                f"neighbours, family, wordings: 0 or more are wanted, got {self.neighbours}, "
+                f"{self.family}, {self.wordings}",
+            ),
             (not 0 <= self.balance < 1, f"balance: from 0 to below 1, got {self.balance}"),
             (not 0 <= self.null_space < 1, f"null_space: from 0 to below 1, got {self.null_space}"),
         ):

@@ -1,0 +1,28 @@
+"""A relation request in other words, none of which any benchmark of kedit is scored with."""
+
+from dataclasses import replace
+
+from kedit.facts import Demand, EditRequest
+
+WORDINGS = (
+    "{s} and {o} belong together: the second is the first one’s",
+    "Seen from {s}, {o} is the",
+    "In one or two words, what {o} is to {s}:",
+    "Fill in the blank for {s}. ____: {o}. The blank stands for the",
+    "{s} has {o} as its",
+    "They asked what {s} had to do with {o}, and were told: it is the",
+    "{o} was entered for {s}, on the line for the",
+    "Why mention {o} when we speak of {s}? Because of its",
+)
+
+
+def reworded(request: EditRequest, n: int) -> tuple[Demand, ...]:
+    """Each of the request's demands in the first `n` of WORDINGS; none for an entity request."""
+    found = []
+    for text in WORDINGS[:n]:
+        for demand in request.demands:
+            if demand.mentioned:
+                template = text.replace("{s}", "{}").replace("{o}", demand.mentioned)
+                fact = replace(demand.fact, template=template, relation_words=())
+                found.append(replace(demand, fact=fact))
+    return tuple(found)
