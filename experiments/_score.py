@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments._choose import in_turn
 from experiments._run import RunFolder, progress
@@ -11,7 +11,7 @@ from experiments._run import RunFolder, progress
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-    from kedit.facts import EditCase
+    from kedit.facts import EditCase, Perspective
     from kedit.results import EditScore
     from kedit.score import Scoring
 
@@ -64,6 +64,28 @@ def spread(cases: "Sequence[EditCase]", limit: int, seed: int) -> "list[EditCase
     return in_turn(by_relation.values(), seed)[:limit]
 
 
+def to_edit(
+    config: Any, sides: "Sequence[Perspective]"
+) -> "tuple[list[EditCase], list[EditCase], dict[str, str]]":
+    """Cases that have what `sides` need: all of them, and those to edit; and why others cannot be.
+
+    Args:
+        config: with cases, limit, skip, probes and seed.
+
+    Raises:
+        InputError: none is left.
+    """
+    from kedit.errors import InputError
+
+    cases, skipped = benchmark(config.cases)
+    cases = [case for case in cases if case.relation or "relation" not in sides]
+    wanted = config.skip + config.limit if config.limit else 0
+    asked = spread(cases, wanted, config.seed)[config.skip :]
+    if not asked:
+        raise InputError(f"--skip {config.skip} leaves no case of {config.cases} to edit")
+    return cases, [fewer_probes(case, config.probes) for case in asked], skipped
+
+
 def fewer_probes(case: "EditCase", limit: int) -> "EditCase":
     """The case with the first `limit` probes of each kind; all of them for 0."""
     from collections import Counter
@@ -114,6 +136,26 @@ def score_cases(
             bars.update(bar, advance=len(chunk))
     done = (folder.records[key] for key in keys)
     return [EditScore.from_record(record) for record in done if "skipped" not in record]
+
+
+def scores_before(
+    folder: RunFolder,
+    model: "HookedTransformer",
+    cases: "Sequence[EditCase]",
+    scoring: "Scoring",
+) -> "dict[EditCase, EditScore]":
+    """The cases that can be scored, with their scores before any edit.
+
+    Raises:
+        InputError: there are none.
+    """
+    from kedit.errors import InputError
+
+    scores = {score.id: score for score in score_cases(folder, model, cases, scoring, 0)}
+    usable = {case: scores[case.id] for case in cases if case.id in scores}
+    if not usable:
+        raise InputError(f"no case could be scored: {folder.path / 'records.jsonl'} says why")
+    return usable
 
 
 def _score(

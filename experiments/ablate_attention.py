@@ -52,20 +52,13 @@ def run(config: Config) -> Path:
     from experiments._ablation import ablate, arms_of
     from experiments._ablation_report import finish
     from experiments._edit_cases import prepared
-    from experiments._score import benchmark, chosen, fewer_probes, score_cases, spread
+    from experiments._score import chosen, scores_before, to_edit
     from kedit.drift import baseline, held_out
-    from kedit.errors import InputError
     from kedit.model import load
     from kedit.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
-    cases, _ = benchmark(config.cases)
-    cases = [case for case in cases if case.relation or config.perspective == "entity"]
-    wanted = config.skip + config.limit if config.limit else 0
-    cases = spread(cases, wanted, config.seed)[config.skip :]
-    cases = [fewer_probes(case, config.probes) for case in cases]
-    if not cases:
-        raise InputError(f"--skip {config.skip} leaves no case of {config.cases} to edit")
+    _, cases, _ = to_edit(config, [config.perspective])
     with open_run("ablate_attention", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         model = load(config.model, config.device, config.dtype)
@@ -74,10 +67,7 @@ def run(config: Config) -> Path:
         arms = prepared(model, every, [config.perspective], config.model, config.text, config.seed)
         text = baseline(model, held_out(model, config.held_out, config.chunks, config.seed))
         scoring = Scoring(say=False, seed=config.seed)
-        before = {score.id: score for score in score_cases(folder, model, cases, scoring, 0)}
-        usable = {case: before[case.id] for case in cases if case.id in before}
-        if not usable:
-            raise InputError(f"no case could be scored: {folder.path / 'records.jsonl'} says why")
+        usable = scores_before(folder, model, cases, scoring)
         outcomes = ablate(folder, model, usable, arms, scoring, text)
         finish(config, folder, list(usable.values()), told, outcomes)
     return folder.path

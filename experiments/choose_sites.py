@@ -49,32 +49,22 @@ def run(config: Config) -> Path:
     """Traces, compares keys, edits, sums up and draws; what is in the run's folder is kept."""
     from dataclasses import replace
 
-    from experiments._score import benchmark, chosen, fewer_probes, score_cases, spread
+    from experiments._score import chosen, scores_before, to_edit
     from experiments._site_report import finish
     from experiments._sites import measured, require_possible
     from kedit.drift import baseline, held_out
-    from kedit.errors import InputError
     from kedit.model import load
     from kedit.score import Scoring
 
     require_possible(config)
     config = replace(config, cases=chosen(config.cases, config.model))
-    every, skipped = benchmark(config.cases)
-    every = [case for case in every if case.relation]
-    wanted = config.skip + config.limit if config.limit else 0
-    cases = spread(every, wanted, config.seed)[config.skip :]
-    cases = [fewer_probes(case, config.probes) for case in cases]
-    if not cases:
-        raise InputError(f"--skip {config.skip} leaves no case of {config.cases} to edit")
+    every, cases, skipped = to_edit(config, ["relation"])
     scoring = Scoring((), say=False, seed=config.seed)
     with open_run("choose_sites", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         model = load(config.model, config.device)
         text = baseline(model, held_out(model, config.held_out, config.chunks, config.seed))
-        before = {score.id: score for score in score_cases(folder, model, cases, scoring, 0)}
-        usable = {case: before[case.id] for case in cases if case.id in before}
-        if not usable:
-            raise InputError(f"no case could be scored: {folder.path / 'records.jsonl'} says why")
+        usable = scores_before(folder, model, cases, scoring)
         found = measured(config, folder, model, usable, every, scoring, text)
         folder.write_json("skipped.json", skipped)
         finish(config, folder, found)

@@ -51,40 +51,23 @@ def run(config: Config) -> Path:
     from dataclasses import replace
 
     from experiments._edit_cases import SIDES, edit_cases, prepared
-    from experiments._score import (
-        benchmark,
-        chosen,
-        fewer_probes,
-        labels,
-        score_cases,
-        spread,
-    )
+    from experiments._score import chosen, labels, scores_before, to_edit
     from experiments._verdict import finish
     from kedit.drift import baseline, held_out
-    from kedit.errors import InputError
     from kedit.facts import Perspective
     from kedit.model import load
     from kedit.score import Scoring
 
     sides: list[Perspective] = [side for side in SIDES if config.perspective in ("both", side)]
     config = replace(config, cases=chosen(config.cases, config.model))
-    cases, skipped = benchmark(config.cases)
-    scoring = Scoring(labels(cases) if config.ranks else (), config.say, seed=config.seed)
-    wanted = config.skip + config.limit if config.limit else 0
-    cases = [case for case in cases if case.relation or "relation" not in sides]
-    cases = spread(cases, wanted, config.seed)[config.skip :]
-    cases = [fewer_probes(case, config.probes) for case in cases]
-    if not cases:
-        raise InputError(f"--skip {config.skip} leaves no case of {config.cases} to edit")
+    every, cases, skipped = to_edit(config, sides)
+    scoring = Scoring(labels(every) if config.ranks else (), config.say, seed=config.seed)
     with open_run("compare_editors", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         model = load(config.model, config.device, config.dtype)
         arms = prepared(model, config.editors, sides, config.model, config.text, config.seed)
         text = baseline(model, held_out(model, config.held_out, config.chunks, config.seed))
-        before = {score.id: score for score in score_cases(folder, model, cases, scoring, 0)}
-        usable = {case: before[case.id] for case in cases if case.id in before}
-        if not usable:
-            raise InputError(f"no case could be scored: {folder.path / 'records.jsonl'} says why")
+        usable = scores_before(folder, model, cases, scoring)
         outcomes = edit_cases(folder, model, usable, arms, scoring, text)
         folder.write_json("skipped.json", skipped)
         finish(config, folder, list(usable.values()), outcomes, float(text.nll.mean().exp()))
