@@ -57,8 +57,13 @@ class Control(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """All that is told of a run; intervals are over cases."""
+    """All that is told of a run; intervals are over cases.
 
+    Args:
+        totals: clean - corrupted, by effect: what there is to restore.
+    """
+
+    totals: "Mapping[str, Estimate]"
     sites: "Sequence[SiteNumbers]"
     correlations: Sequence[Correlation]
     controls: Sequence[Control]
@@ -82,9 +87,10 @@ def finish(config: "Config", folder: RunFolder, measured: Measured) -> None:
         {
             "cases": findings.n_cases,
             "skipped": skipped,
+            "total effects": {name: plain(one) for name, one in findings.totals.items()},
             "sites": [one.to_record() for one in findings.sites],
-            "correlations": [_listed(one) for one in findings.correlations],
-            "against random sites": [_listed(one) for one in findings.controls],
+            "correlations": [plain(one) for one in findings.correlations],
+            "against random sites": [plain(one) for one in findings.controls],
         },
     )
     chosen = [one.to_record() for one in findings.best(config.best)]
@@ -131,7 +137,12 @@ def summed_up(config: "Config", measured: Measured) -> Findings:
         {name: row[:, own] for name, row in rows.items()},
         [measured.places[i] for i in own],
     )
+    totals = {
+        name: estimated(resampled_means(own[:, None], weights)[:, 0], int((own == own).sum()))
+        for name, own in measured.totals.items()
+    }
     return Findings(
+        totals,
         sites,
         list(correlations(edited, places)),
         list(controls(edited, config.best, config.seed)),
@@ -219,14 +230,12 @@ def _edited(measured: Measured, seed: int) -> dict[str, "np.ndarray"]:
     return rows
 
 
-def _listed(one: Correlation | Control) -> dict[str, Any]:
+def plain(one: "Estimate | Correlation | Control") -> dict[str, Any]:
     """For JSON, which has no NaN."""
-    plain = {}
-    for name, value in one._asdict().items():
-        if hasattr(value, "_asdict"):
-            value = {k: None if v != v else v for k, v in value._asdict().items()}
-        plain[name] = value
-    return plain
+    return {
+        name: plain(value) if hasattr(value, "_asdict") else None if value != value else value
+        for name, value in one._asdict().items()
+    }
 
 
 def _csv(sites: "Sequence[SiteNumbers]") -> str:

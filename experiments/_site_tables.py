@@ -38,11 +38,15 @@ def print_tables(config: "Config", findings: "Findings", n_skipped: int, path: P
 
 
 def _best(config: "Config", findings: "Findings") -> "Table":
+    totals = ", ".join(
+        f"{name} {_told(one, hundredths) or '-'} (n = {one.n})"
+        for name, one in findings.totals.items()
+    )
     table = plain_table(
         f"Where editing brings most: {config.model}, {findings.n_cases} cases",
         "Effects in nats; the rest but separation in percent: mean share and Score, then what they "
         "are made of, gained (add, paraphrases, removal) or kept.\n95 % bootstrap intervals over "
-        f"cases (seed {config.seed}); chosen and measured on the same cases.",
+        f"cases (seed {config.seed}); chosen and measured on the same cases. Total {totals}.",
         ("site", *EFFECTS, "mean share", "Score", *PARTS),
     )
     for one in findings.best(config.best):

@@ -54,12 +54,14 @@ class Measured:
     Args:
         places: with their heads, which nothing was written to.
         tables: by quantity, [case, place]; NaN where there is no number.
+        totals: what each corruption costs, by effect: [case].
         before: each case's score before any edit.
         outcomes: by place that was written to, in the order of the cases.
     """
 
     places: "Sequence[Place]"
     tables: "Mapping[str, np.ndarray]"
+    totals: "Mapping[str, np.ndarray]"
     before: "Sequence[EditScore]"
     outcomes: Mapping[Place, Sequence[Outcome]]
 
@@ -125,6 +127,8 @@ def measured(
         pool: whose words replace others.
         text: held out, for the rails.
     """
+    import numpy as np
+
     from experiments._site_probes import effects, separations
 
     every, asked = places(config, model), list(cases)
@@ -134,6 +138,10 @@ def measured(
         every,
         {name: _table(every, records, "nats") for name, records in traced.items()}
         | {name: _table(every, compared, name) for name in SEPARATIONS},
+        {
+            name: np.array([one.get("total", np.nan) for one in records])
+            for name, records in traced.items()
+        },
         list(cases.values()),
         _edits(config, folder, model, cases, scoring, text),
     )

@@ -85,14 +85,16 @@ effect of relation  indirect effect on the log-probability (nats) of the true ob
                 after the entity prompt, its relation's words replaced by others
 effect of subject   the same of the relation's name after "The relation between S and O is", S
                 replaced. The name's probability there is about 1e-4, so that its differences say
-                nothing; for comparison both are logarithms. One layer at a time is restored.
+                nothing; for comparison both are logarithms. One layer at a time is restored. Where
+                the total effect is 0 or less there is nothing to restore, and it means little.
 separation      1 - mean |k C^-1 k'| / sqrt(k C^-1 k * k' C^-1 k') of the edit's keys k and those of
                 its wording about other pairs; 1: the key tells them apart, 0: it is theirs
 demands apart   the same of the keys after (S, new object) and (S, old object): 0 where they are one
 Score, mean share   of a joint edit of this site alone: the harmonic mean of what was gained of what
                 there was to gain (add, paraphrase and removal lift) and of what was kept; and the
                 plain mean of the same shares, none counted as less than -1, for the Score is 0
-                wherever one of them is. Edits in trouble (compare_editors) count as no edit.
+                wherever one of them is. Shares are of success rates: with few cases and prompts
+                many sites tie. Edits in trouble (compare_editors) count as no edit.
 
 Heads are rows of W_O: traced, and their keys compared, but no edit is made of them alone.
 

@@ -120,6 +120,8 @@ def sites(
         for ax, where in zip(row, columns, strict=True):
             _by_layer(ax, name, [one for one in found if one.where == where])
         row[0].set_ylabel(label)
+    # never below 0, and at some sites just that
+    panels[-1, 0].set_ylim(-0.01, max(0.1, panels[-1, 0].get_ylim()[1]))
     for ax, where in zip(panels[0], columns, strict=True):
         ax.set_title(POSITIONS[where], fontweight="bold")
     for ax in panels[-1]:
@@ -158,8 +160,6 @@ def _by_layer(ax: Axes, name: str, found: Sequence[SiteNumbers]) -> None:
     if not ax.collections:
         centre: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "va": "center"}
         ax.text(0.5, 0.5, "nothing to measure", color="0.5", **centre)
-    if name == "Score":  # never below 0, and at some sites just that
-        ax.set_ylim(-0.01, max(0.1, ax.get_ylim()[1]))
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(4))

@@ -115,6 +115,9 @@ def test_an_effect_is_that_of_its_layer_position_and_head(
         wanted = float(effect if place.head is None else effect[place.head])
         assert value == pytest.approx(wanted, abs=1e-4)
     assert np.std(list(one["nats"].values())) > 0.05
+    total = numbers(run)["total effects"][name]
+    assert total["mean"] == pytest.approx(np.mean([record["total"] for record in own]))
+    assert total["low"] <= total["mean"] <= total["high"] and total["n"] == 3
 
 
 def test_score_and_shares_are_those_of_the_comparison_of_editors(run: Path) -> None:
@@ -318,7 +321,7 @@ def test_a_share_counts_as_no_less_than_all_lost_and_trouble_as_no_edit() -> Non
 
     def edited(trouble: str) -> dict[str, float]:
         outcomes = [Outcome(trouble, one, 1.0, None, None, None, None) for one in scored(2, 5)]
-        measured = Measured([place], {}, scored(8, 10), {place: outcomes})
+        measured = Measured([place], {}, {}, scored(8, 10), {place: outcomes})
         return {name: float(row[0, 0]) for name, row in _site_report._edited(measured, 0).items()}
 
     place = Place(0, "mlp", None, "last")
@@ -335,7 +338,9 @@ def test_draws_of_cases_are_the_same_for_every_quantity() -> None:
     places = [Place(layer, "mlp", None, "last") for layer in range(6)]
     table = np.random.default_rng(0).normal(size=(8, 6))
     tables = dict.fromkeys((*EFFECTS, *SEPARATIONS), table)
-    measured = SimpleNamespace(places=places, tables=tables, before=[None] * 8, outcomes={})
+    measured = SimpleNamespace(
+        places=places, tables=tables, totals={}, before=[None] * 8, outcomes={}
+    )
     asked = {}
 
     def edited(measured: object, seed: int) -> dict[str, np.ndarray]:
@@ -381,6 +386,9 @@ def test_the_figure_shows_what_was_saved(run: Path) -> None:
                 assert any(
                     box.y0 == pytest.approx(min(one.low for one in wanted)) for box in bounds
                 )
+    assert panels[-1, 0].get_ylim()[1] >= max(
+        one.found["Score"].high for one in every.values() if one.editor
+    )
     for name, ax in zip(AGAINST, figure.axes[len(ROWS) * 3 :], strict=True):
         dots = sorted(
             tuple(dot) for part in ax.collections for dot in np.asarray(part.get_offsets())
