@@ -152,7 +152,6 @@ def summed_up(config: "Config", measured: Measured) -> Findings:
 
 def estimated(row: "np.ndarray", n: int) -> "Estimate":
     """The first number, with the interval of the draws behind it."""
-
     from figures.sites import Estimate
     from kedit.stats import row_interval
 
