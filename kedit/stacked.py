@@ -62,13 +62,15 @@ class Stack:
         return torch.cat(each) if self.apart else torch.stack(each).sum(0)
 
     def spared(self, keys: Keys) -> Spared:
-        """Whole keys of each site as what a solve is to spare."""
-        rows = self.keys(keys).double()
+        """Whole keys of each site as what a solve is to spare: each site by itself, for what
+        attention writes moves the key behind it, even if W_out were to take it back.
+        """
+        rows = torch.block_diag(*(keys[site][:, own] for site, own in self.rows.items())).double()
         return Spared(rows, self.solve(rows.T))
 
     def rows_of(self, chosen: Bool[Tensor, " n"]) -> Bool[Tensor, " n_rows"]:
-        """The rows of the stacked system that are those of chosen keys."""
-        return chosen.repeat(len(self.sites)) if self.apart else chosen
+        """The rows of `spared` that are those of chosen keys."""
+        return chosen.repeat(len(self.sites))
 
     def inserted(self, keys: Keys, lacking: Residuals, insert: Insert) -> dict[WriteSite, LowRank]:
         """The deltas that bring what is lacking; rows that may not change have zeros."""

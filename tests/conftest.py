@@ -34,6 +34,9 @@ from probes.corrupt import Corruption
 from probes.patch import Patch, Question, sweep
 from tests import twins
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many threads as workers are faster than their product
+    torch.set_num_threads(1)
+
 # the same examples everywhere, and no clock: a busy machine is no failure
 hypothesis.settings.register_profile(
     "kedit",

@@ -160,8 +160,7 @@ def test_without_a_second_solve_the_moved_keys_miss_the_target(
     _, settled = missing(toy, told(toy, [RELATION]), told)
     monkeypatch.setattr(joint_module, "is_parallel", lambda block: True)
     before, once = missing(toy, told(toy, [RELATION]), told)
-    assert 0.1 * before < once < before  # it does most of the work
-    assert settled < 0.01 * once
+    assert settled < 0.01 * min(before, once)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])

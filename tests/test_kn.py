@@ -156,10 +156,14 @@ def test_refined_neurons_are_found_in_other_wordings_too(
     fact = ENTITY.fact
     texts = [fact.prompt, *(text + fact.prompt for text in CONTEXTS), f"{fact.subject} was born in"]
     sets = [found(toy, text, fact.object) for text in texts]
-    settings: dict[str, Any] = {"wordings": (WORDING,), "contexts": CONTEXTS}
-    rows = written(toy, KN(agreement=agreement, **settings)(toy, [ENTITY]))
-    assert rows.keys() == refined(sets, agreement)
-    assert len(set(sets)) == 4 and rows.keys() != sets[0]
+    told = KN(agreement=agreement, wordings=(WORDING,), contexts=CONTEXTS)
+    wanted = refined(sets, agreement)
+    if wanted:
+        assert written(toy, told(toy, [ENTITY])).keys() == wanted
+    else:  # in every wording, say
+        with pytest.raises(InputError, match="no neuron makes"):
+            told(toy, [ENTITY])
+    assert len(set(sets)) == 4 and wanted != sets[0]
 
 
 def test_contexts_are_made_up_by_seed_where_neither_they_nor_wordings_are_told(

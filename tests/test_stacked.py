@@ -67,7 +67,7 @@ def test_it_minimises_error_disturbance_and_what_neighbours_lose(
 ) -> None:
     drawn = Drawn(seed)
     stack = drawn.stack(apart)
-    others = stack.keys(drawn.others)
+    others = torch.block_diag(*drawn.others.values())
     spared = stack.spared(drawn.others)
     torch.testing.assert_close(spared.whitened, drawn.solve(others.T))
     insert = partial(ridge_insert, solve=sparing(drawn.solve, spared, keep / weight), weight=weight)
