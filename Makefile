@@ -15,11 +15,11 @@ test: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
-	$(RUN) -m pytest -q -n 2 -m "not real"
+	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not real"
 	$(RUN) -m pytest -q -m real
 
 quick: $(VENV)/installed
-	$(RUN) -m pytest -q -n 2
+	$(RUN) -m pytest -q -n 2 --dist loadfile
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -15,7 +15,7 @@ from experiments._ablation_report import _p
 from experiments.ablate_attention import Config
 from kedit.errors import InputError
 
-TOY = Config(model="toy", limit=6, draws=2, heads=1, chunks=1)
+TOY = Config(model="toy", limit=5, draws=2, heads=1, chunks=1)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def edits(folder: Path) -> list[dict]:
 
 def test_every_case_is_edited_by_every_arm_at_both_norms(run: Path) -> None:
     found = edits(run)
-    assert len(found) == 6 * (3 + 2) * 2
+    assert len(found) == 5 * (3 + 2) * 2
     told = json.loads((run / "ablation.json").read_text())["editors"]
     assert [len(ones) for ones in told.values()] == [1, 1, 1, 2]
     assert {one["editor"] for one in found} == {each for ones in told.values() for each in ones}
@@ -77,7 +77,7 @@ def test_differences_are_those_of_the_scores(run: Path) -> None:
             assert line["both - this"] == pytest.approx(both["Score"] - line["Score"])
             assert 0 < line["p"] <= 1
     free = [line for line in lines if (line["budget"], line["kind"]) == ("free", "all")]
-    assert max(line["efficacy"] for line in free) > 0.5 and free[0]["n_cases"] == 6
+    assert max(line["efficacy"] for line in free) > 0.5 and free[0]["n_cases"] == 5
     rows = list(csv.DictReader((run / "ablation.csv").read_text().splitlines()))
     assert len(rows) == len(lines) and (run / "ablation.png").stat().st_size > 10_000
 
