@@ -1,13 +1,11 @@
 """From an ablation's outcomes to Scores, shares and paired differences, overall and by kind."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments._ablation import BOTH, BUDGETS, Outcomes
-from experiments._run import RunFolder, console, write_whole
-from experiments._tables import percent, plain_table
+from experiments._run import RunFolder, console
+from experiments._tables import percent, plain_table, write_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +56,7 @@ def finish(
     folder.write_json(
         "ablation.json", {"editors": told, "lines": [_record(line) for line in lines]}
     )
-    _write_csv(folder, lines)
+    write_rows(folder.path / "ablation.csv", [_record(line) for line in lines])
     screen = console(160)
     for budget, name in zip(BUDGETS, ("as they were made", "at equal norms"), strict=True):
         own = [line for line in lines if line.budget == budget]
@@ -191,13 +189,3 @@ def _numbers(line: Line) -> dict[str, float]:
         for name, interval in named.items()
         for bound, value in zip(("", " low", " high"), interval, strict=True)
     }
-
-
-def _write_csv(folder: RunFolder, lines: Sequence[Line]) -> None:
-    records = [_record(line) for line in lines]
-    names = dict.fromkeys(name for record in records for name in record)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(names), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(records)
-    write_whole(folder.path / "ablation.csv", text.getvalue())

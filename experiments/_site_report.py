@@ -1,14 +1,13 @@
 """From measured sites to means with intervals, rank correlations, and a control; figure, files."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments._run import RunFolder, write_whole
+from experiments._run import RunFolder
 from experiments._site_tables import print_tables
 from experiments._sites import EFFECTS, Measured, Place, positions
+from experiments._tables import write_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +94,7 @@ def finish(config: "Config", folder: RunFolder, measured: Measured) -> None:
     )
     chosen = [one.to_record() for one in findings.best(config.best)]
     folder.write_json("chosen.json", chosen)
-    write_whole(folder.path / "sites.csv", _csv(findings.sites))
+    write_rows(folder.path / "sites.csv", _rows(findings.sites))
     overall = {
         one.criterion: one.rho
         for one in findings.correlations
@@ -237,7 +236,7 @@ def plain(one: "Estimate | Correlation | Control") -> dict[str, Any]:
     }
 
 
-def _csv(sites: "Sequence[SiteNumbers]") -> str:
+def _rows(sites: "Sequence[SiteNumbers]") -> list[dict[str, Any]]:
     """A line for each site, or head, and key position."""
     rows = []
     for one in sites:
@@ -251,8 +250,4 @@ def _csv(sites: "Sequence[SiteNumbers]") -> str:
                 for bound, value in numbers.items()
             }
         )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return rows

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments._run import write_whole
 
@@ -89,6 +89,16 @@ def write_csv(path: Path, found: "Mapping[str, Sequence[Measure]]") -> None:
     writer.writeheader()
     for name, measured in found.items():
         writer.writerows({"cases of": name, **one.to_record()} for one in measured)
+    write_whole(path, text.getvalue())
+
+
+def write_rows(path: Path, rows: "Sequence[Mapping[str, Any]]") -> None:
+    """As CSV, a line each; a field that a row lacks is empty."""
+    text = io.StringIO()
+    fields = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(fields), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
     write_whole(path, text.getvalue())
 
 

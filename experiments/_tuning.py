@@ -1,7 +1,5 @@
 """Settings that are tried, the same number of them for every editor, and the best of them."""
 
-import csv
-import io
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -10,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments._edit_cases import Arm, Outcome, split
-from experiments._run import RunFolder, console, write_whole
-from experiments._tables import percent, plain_table
+from experiments._run import RunFolder, console
+from experiments._tables import percent, plain_table, write_rows
 
 if TYPE_CHECKING:
     from experiments.tune_editors import Config
@@ -226,8 +224,4 @@ def _write_csv(folder: RunFolder, ranked: Mapping[str, Sequence[Tried]]) -> None
                 for bound, value in zip(("", " low", " high"), interval, strict=True):
                     line[what + bound] = float(value)
             lines.append(line)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_whole(folder.path / "tries.csv", text.getvalue())
+    write_rows(folder.path / "tries.csv", lines)

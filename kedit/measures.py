@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from kedit.facts import Perspective
 from kedit.results import EditScore, ProbeScore
-from kedit.stats import Interval, harmonic_mean, resamples, row_interval
+from kedit.stats import Interval, harmonic_mean, resampled_means, resamples, row_interval
 
 
 class Key(NamedTuple):
@@ -207,12 +207,8 @@ class _Means:
         keys = list(dict.fromkeys(key for one in values for key in one))
         self._column = {key: index for index, key in enumerate(keys)}
         self._n_prompts = np.array([[len(one.get(key, ())) for key in keys] for one in values])
-        table = np.array([[_mean(one.get(key, ())) for key in keys] for one in values])
-        there = self._n_prompts > 0
-        weights = np.concatenate([np.ones((1, len(values))), weights])
-        drawn = weights @ there
-        with np.errstate(invalid="ignore"):  # a draw without any case that has it
-            self._means = np.where(drawn > 0, weights @ table / drawn, np.nan)
+        table = [[_mean(one[key]) if key in one else np.nan for key in keys] for one in values]
+        self._means = resampled_means(np.array(table, dtype=float), weights)
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._column)
