@@ -124,17 +124,36 @@ def keys(
     return {site: acts[range(len(found)), at] for site, acts in read.items()}
 
 
+class LastTokens:
+    """The last tokens of texts, for their keys from a layer up: what is below is read only once.
+
+    So they can be read again under edits of this layer and of those above it.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: HookedTransformer, texts: Sequence[Tokens], layer: int = 0) -> None:
+        self._model, self._layer = model, layer
+        self._opened: list[tuple[Tensor, list[int]]] = []
+        for start in range(0, len(texts), TOGETHER):
+            some = texts[start : start + TOGETHER]
+            rows = padded(some, device(model))
+            resid = model(rows, stop_at_layer=layer, attention_mask=torch.ones_like(rows))
+            self._opened.append((resid, [len(text) - 1 for text in some]))
+
+    def keys(self, sites: Sequence[WriteSite]) -> Mapping[WriteSite, Float[Tensor, "text d_key"]]:
+        """At each site, none of which is below the layer, as the model stands."""
+        found = []
+        for resid, last in self._opened:
+            read = read_keys(self._model, resid, list(sites), self._layer)
+            found.append({site: acts[range(len(last)), last] for site, acts in read.items()})
+        return {site: torch.cat([part[site] for part in found]) for site in sites}
+
+
 def last_keys(
     model: HookedTransformer, sites: Sequence[WriteSite], texts: Sequence[Tokens]
 ) -> Mapping[WriteSite, Float[Tensor, "text d_key"]]:
     """The key at the last token of each text, at each site."""
-    found = []
-    for start in range(0, len(texts), TOGETHER):
-        some = texts[start : start + TOGETHER]
-        read = read_keys(model, padded(some, device(model)), list(sites))
-        last = [len(text) - 1 for text in some]
-        found.append({site: acts[range(len(some)), last] for site, acts in read.items()})
-    return {site: torch.cat([part[site] for part in found]) for site in sites}
+    return LastTokens(model, texts).keys(sites)
 
 
 @torch.no_grad()

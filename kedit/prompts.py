@@ -12,7 +12,7 @@ from kedit.errors import InputError, SpanError
 from kedit.facts import CharSpan, Fact
 
 TokenSpan = tuple[int, int]  # [start, end) in positions of the prompt, BOS counted
-KeyPosition = Literal["subject_last", "object_last", "last"]
+KeyPosition = Literal["subject_last", "object_last", "pair_last", "last"]
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ def located(
     """Token ids of a prompt, and the position whose key an edit takes.
 
     Args:
-        where: the last token of the subject, of the object that the prompt spells out, or of it.
+        where: the last token of the subject, of the object that the prompt spells out, of whichever
+            of these stands later (the first that has seen the pair), or of the prompt.
         mentioned: that object.
         before: text that is put before the prompt.
 
@@ -147,12 +148,13 @@ def located(
     require_room(model, text, len(ids))
     if where == "last":
         return ids, len(ids) - 1
-    start, end = fact.subject_span
-    if where == "object_last":
+    span = fact.subject_span
+    if where == "object_last" or (where == "pair_last" and mentioned):
         # behind the subject if it stands on both sides, as in "... between {} and Manila is"
         start = fact.prompt.rfind(mentioned) if mentioned else -1
-        end = start + len(mentioned)
         if start < 0:
             raise SpanError(f"{fact.prompt!r} spells out no object: choose another key position")
-    span = (start + len(before), end + len(before))
+        own = (start, start + len(mentioned))
+        span = own if where == "object_last" else max(span, own)
+    span = (span[0] + len(before), span[1] + len(before))
     return ids, _token_span(encoded["offset_mapping"], span, text, first)[1] - 1

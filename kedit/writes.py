@@ -104,9 +104,13 @@ def flat_keys(act: Float[Tensor, "batch pos *key"]) -> Float[Tensor, "batch pos 
 
 @torch.no_grad()
 def read_keys(
-    model: HookedTransformer, tokens: Tensor, sites: list[WriteSite]
+    model: HookedTransformer, tokens: Tensor, sites: list[WriteSite], start: int | None = None
 ) -> dict[WriteSite, Float[Tensor, "batch pos d_key"]]:
-    """Keys of equally long rows at each site, from one forward up to the highest layer needed."""
+    """Keys of equally long rows at each site, from one forward up to the highest layer needed.
+
+    Args:
+        tokens: ids; or, with `start`, the residual stream before that layer: no site is below it.
+    """
     found: dict[WriteSite, Tensor] = {}
 
     def keep(site: WriteSite):
@@ -118,7 +122,8 @@ def read_keys(
     model.run_with_hooks(
         tokens,
         fwd_hooks=[(site.key_hook, keep(site)) for site in sites],
+        start_at_layer=start,
         stop_at_layer=max(site.layer for site in sites) + 1,
-        attention_mask=torch.ones_like(tokens),  # else guessed from padding tokens
+        attention_mask=tokens.new_ones(tokens.shape[:2], dtype=torch.long),  # else it is guessed
     )
     return found

@@ -251,7 +251,11 @@ def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         ("rome:layer=True", "toy", "layer is True, but int is wanted"),
         ("rome:training.lr=fast", "toy", "lr is 'fast', but float is wanted"),
         ("rome:training=3", "toy", "training is 3, but Training is wanted"),
-        ("rome:where=first", "toy", "where is 'first', but subject_last or object_last or last is"),
+        (
+            "rome:where=first",
+            "toy",
+            "where is 'first', but subject_last or object_last or pair_last or last is",
+        ),
         ("rome:contexts=('a',1)", "toy", r"contexts is \('a', 1\), but tuple"),
         ("rome:lengths=((5,),)", "toy", r"lengths is \(\(5,\),\), but tuple"),
         ("memit:layers=4", "gpt2", "layers is 4, but tuple"),

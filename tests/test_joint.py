@@ -406,7 +406,7 @@ def test_one_key_cannot_be_given_two_values(toy: HookedTransformer, text: str) -
     joint(text, insert="exact", batch=1)(toy, requests)  # one on the other: the last one holds
 
 
-@pytest.mark.parametrize("where", ["subject_last", "object_last", "last"])
+@pytest.mark.parametrize("where", ["subject_last", "object_last", "pair_last", "last"])
 def test_the_keys_are_those_at_the_chosen_token(
     toy: HookedTransformer, text: str, where: KeyPosition
 ) -> None:

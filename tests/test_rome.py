@@ -57,7 +57,7 @@ def wanted_value(
     return trained.written[SLOT][first] + trained.deltas[SLOT][numbers[demand]]
 
 
-@pytest.mark.parametrize("where", ["subject_last", "object_last", "last"])
+@pytest.mark.parametrize("where", ["subject_last", "object_last", "pair_last", "last"])
 @pytest.mark.parametrize("perspective", ["entity", "relation"])
 def test_the_edited_weight_maps_every_key_to_its_value(
     toy: HookedTransformer, perspective: str, where: KeyPosition
@@ -84,6 +84,7 @@ def test_at_the_subject_both_demands_have_one_key_and_elsewhere_each_its_own(
     request = CASE.request("relation")
     assert groups(toy, request, "subject_last") == (0, 0)
     assert groups(toy, request, "object_last") == (0, 1)
+    assert groups(toy, request, "pair_last") == (0, 1)
     assert groups(toy, request, "last") == (0, 1)
     assert groups(toy, CASE.entity, "last") == (0,)
 
@@ -183,9 +184,24 @@ def test_positions_are_found_behind_any_context(toy: HookedTransformer) -> None:
     words: dict[KeyPosition, str] = {
         "subject_last": "Alder",
         "object_last": request.mentioned,
+        "pair_last": request.mentioned,
         "last": "is",
     }
     for before in CONTEXTS:
         for where, word in words.items():
             tokens, pos = located(toy, request.fact, where, request.mentioned, before)
             assert decoded(toy, tokens[pos]).strip() == word
+
+
+def test_a_pair_is_read_at_whichever_of_both_stands_later(toy: HookedTransformer) -> None:
+    fact = CASE.request("relation").fact
+    for template, word in (
+        ("Between {} and Corum", "Corum"),
+        ("Corum, says {}, is", "Alder"),
+        ("Corum, {} and Corum are", "Corum"),
+        ("One of {} is", "Alder"),  # an entity prompt, which spells out no object
+    ):
+        one = dataclasses.replace(fact, template=template, relation_words=())
+        mentioned = "Corum" if "Corum" in template else ""
+        tokens, pos = located(toy, one, "pair_last", mentioned)
+        assert decoded(toy, tokens[pos]).strip() == word

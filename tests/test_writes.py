@@ -6,6 +6,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
+from kedit.keys import LastTokens, last_keys
 from kedit.writes import WriteSite, flat, read_keys
 from tests.conftest import FAMILIES, FamilyOf
 
@@ -52,6 +53,30 @@ def test_keys_of_several_sites_come_from_one_forward_up_to_the_highest(
     assert set(keys) == set(sites) and not above
     for site in sites:
         assert torch.equal(keys[site], read_keys(toy, TOKENS, [site])[site])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_last_tokens_read_from_a_layer_up_have_the_keys_of_a_whole_forward(
+    family: FamilyOf, name: str
+) -> None:
+    model = family(name).model
+    texts = [(0, 5, 9, 200, 201), (0, 7, 11)]
+    read = LastTokens(model, texts, 1)
+    sites = [WriteSite(layer, half) for layer in (1, 2) for half in HALVES]  # pyright: ignore
+    before = read.keys(sites)
+    weight = sites[1].weight(model)
+    kept = weight.clone()
+    try:
+        weight.mul_(1.5)  # W_O of layer 1, as an edit from there up would change it
+        for keys in (read.keys(sites), last_keys(model, sites, texts)):
+            for number, text in enumerate(texts):
+                alone = read_keys(model, torch.tensor([text]), sites)
+                for site in sites:
+                    torch.testing.assert_close(keys[site][number], alone[site][0, -1])
+        assert not torch.equal(read.keys(sites)[WriteSite(2)], before[WriteSite(2)])
+    finally:
+        weight.copy_(kept)
 
 
 @pytest.mark.parametrize("layer", [4, -1])

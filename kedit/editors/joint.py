@@ -20,7 +20,7 @@ from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.family import Family, family, skeletons
 from kedit.goals import Goal, goals
-from kedit.keys import last_keys, training_rows, wanted_rows
+from kedit.keys import LastTokens, training_rows, wanted_rows
 from kedit.moments import Moment, moments
 from kedit.neighbours import neighbours
 from kedit.prompts import KeyPosition, located
@@ -139,10 +139,11 @@ class Joint:
             wanted = [goal for one in requests for goal in self._goals(model, one, contexts)]
             near = self._near(model, requests, wanted)
             strangers = self._strangers(model, stacks, requests, families)
+            texts = LastTokens(model, [*(goal.text for goal in wanted), *near], self.layers[0])
             deltas: dict[str, Delta] = {}
             with contextlib.ExitStack() as below:
                 for stack in stacks:
-                    step = self._step(model, stack, wanted, near, strangers, made)
+                    step = self._step(model, stack, wanted, texts, strangers, made)
                     deltas |= step.deltas
                     below.enter_context(step.applied(model))
             return Edit(deltas, made)
@@ -212,13 +213,16 @@ class Joint:
         model: HookedTransformer,
         stack: Stack,
         wanted: Sequence[Goal],
-        near: Sequence[Tokens],
+        texts: LastTokens,
         strangers: Mapping[Stack, Spared],
         made: Provenance,
     ) -> Edit:
-        """What the stack's sites are to add, as the model stands."""
-        texts, n_wanted = [*(goal.text for goal in wanted), *near], len(wanted)
-        read = last_keys(model, stack.sites, texts)
+        """What the stack's sites are to add, as the model stands.
+
+        Args:
+            texts: of what is wanted, then those whose outputs shall stay.
+        """
+        read, n_wanted = texts.keys(stack.sites), len(wanted)
         lacking = {
             site: torch.stack([goal.of(site) for goal in wanted]) - site.raw(model, keys[:n_wanted])
             for site, keys in read.items()
@@ -227,7 +231,7 @@ class Joint:
         if stack.moved is None:
             return step
         with step.applied(model):
-            moved = last_keys(model, stack.moved.sites, texts)
+            moved = texts.keys(stack.moved.sites)
             lacking = {
                 site: (read[site] - keys)[:n_wanted] @ site.weight(model)
                 for site, keys in moved.items()

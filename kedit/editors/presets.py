@@ -55,8 +55,15 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "ft": FT(5, steps=15, lr=2e-4),
         "ft+l": FT(5, steps=15, bound=1e-3),
         "kn": KN(erase=0.03, write=0.03),  # at 0.06 text is no text any more
-        # from trials on seven cases: not tuned
-        "joint": Joint((11,), training=_GEMMA, weight=1000.0, wordings=4, family=128),
+        "joint": Joint(
+            (11,),
+            where="pair_last",
+            training=replace(_GEMMA, words=1000),
+            weight=1000.0,
+            wordings=8,
+            neighbours=24,
+            family=64,
+        ),
         # of others, at the layers at which ROME and MEMIT edit entities
         "emmet": Joint((5,), ("mlp",), where="subject_last", insert="exact", training=_GEMMA),
         "alphaedit": Joint((4, 5, 6), ("mlp",), where="subject_last", training=_GEMMA),

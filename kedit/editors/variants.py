@@ -18,6 +18,7 @@ VARIANTS: Mapping[str, Variant] = {
     # ROME with one key throughout (Gupta et al. 2024, arXiv 2403.07175): what ours is anyway
     "r-rome": Variant("rome", {"key": "mean"}),
     "rome@last": Variant("rome", {"where": "last"}),
+    "rome@pair": Variant("rome", {"where": "pair_last"}),
     "w_out": Variant("joint", {"halves": _MLP}),
     "w_o": Variant("joint", {"halves": _ATTN}),
     # both halves trained, W_out alone written (Li et al. 2023, arXiv 2308.08742); theirs spreads
@@ -27,7 +28,15 @@ VARIANTS: Mapping[str, Variant] = {
     # one MLP at the last token, the moment of other subjects' keys added to C (arXiv 2408.15091):
     # theirs has all prompts of CounterFact, ours the request's own about others
     "rets": Variant(
-        "joint", {"halves": _MLP, "where": "last", "insert": "exact", "neighbours": 64}
+        "joint",
+        {
+            "halves": _MLP,
+            "where": "last",
+            "insert": "exact",
+            "wordings": 0,
+            "neighbours": 64,
+            "family": 0,
+        },
     ),
     # a factor between both halves, as IntAttn-Edit has one (arXiv 2510.27400)
     "intattn": Variant("joint", {"halves": _BOTH, "solve": "in_turn", "balance": 0.5}),
