@@ -98,7 +98,7 @@ def _lines(
     told: Mapping[str, Sequence[str]],
     outcomes: Outcomes,
 ) -> Iterator[Line]:
-    from kedit.stats import row_interval
+    from kedit.stats import other_sign, row_interval
 
     for budget in BUDGETS:
         for kind, places in _kinds(before).items():
@@ -115,7 +115,7 @@ def _lines(
                     arm,
                     {name: row_interval(row) for name, row in rows[arm].items()},
                     None if arm == BOTH else row_interval(gap),
-                    float("nan") if arm == BOTH else _p(gap[1:]),
+                    float("nan") if arm == BOTH else other_sign(gap),
                     len(places),
                     sum(bool(one.trouble) for one in own),
                 )
@@ -139,16 +139,15 @@ def _rows(
     import numpy as np
 
     from kedit.measures import Key, shares
-    from kedit.stats import harmonic_mean
 
     key = Key(config.perspective, "Score", "lifts")
     old = [before[place] for place in places]
     each = []
     for outcomes in draws:
         new = [outcomes[place].counted(before[place]) for place in places]
-        parts = shares(old, new, key, seed=config.seed)
-        named = {_named(part): row for part, row in parts.items()}
-        each.append({SCORE: harmonic_mean(np.stack(list(named.values()))), **named})
+        made_of = shares(old, new, key, seed=config.seed)
+        named = {_named(part): row for part, row in made_of.parts.items()}
+        each.append({SCORE: made_of.score, **named})
     return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
 
 
@@ -156,15 +155,6 @@ def _named(key: "Key") -> str:
     """A share, as tables and figure call it."""
     kept = {"neighborhood": "neighbours kept", "other relations": "other relations kept"}
     return kept.get(key.group, key.group)
-
-
-def _p(drawn: "np.ndarray") -> float:
-    """Two-sided, that the difference has the other sign; the estimate counts as one draw."""
-    import numpy as np
-
-    drawn = drawn[~np.isnan(drawn)]
-    tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return min(1.0, 2 * (1 + tail) / (1 + len(drawn)))
 
 
 def _record(line: Line) -> dict[str, Any]:

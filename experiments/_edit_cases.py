@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from experiments._memory import peak_since_now
 from experiments._moments import read_moments
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from kedit.drift import Baseline
-    from kedit.edit import Edit, Edits
-    from kedit.facts import EditCase, Perspective
+    from kedit.edit import Edit, Editor, Edits
+    from kedit.facts import EditCase, EditRequest, Perspective
     from kedit.results import EditScore
     from kedit.score import Scoring
 
+Side = Literal["entity", "relation", "together"]  # together: both requests of a case in one edit
 SIDES: "tuple[Perspective, ...]" = ("entity", "relation")
 
 
@@ -30,7 +31,7 @@ class Arm:
     """An editor, as it was told, on one side; ready for its model."""
 
     told: str
-    side: "Perspective"
+    side: Side
     edits: "Edits"
 
 
@@ -92,7 +93,7 @@ def _tuned(file: str) -> list[str]:
 
 
 def prepared(
-    model: "HookedTransformer", editors: str, sides: "Sequence[Perspective]", name: str,
+    model: "HookedTransformer", editors: str, sides: Sequence[Side], name: str,
     text: str, seed: int,
 ) -> list[Arm]:  # fmt: skip
     """Every editor on every side, with its contexts and moments: before the first edit.
@@ -100,26 +101,18 @@ def prepared(
     Raises:
         InputError: an editor that is not known, or told wrongly.
     """
-    from dataclasses import fields, replace
-
-    from kedit.edit import Editor
     from kedit.editors import editor
     from kedit.errors import InputError
-    from kedit.facts import Perspective
 
     arms = []
     if not split(editors):
         raise InputError("no editor is told: --editors rome,memit,ft")
     # all are looked at before the first takes its time
-    made: list[tuple[str, Perspective, Editor]] = []
+    made: list[tuple[str, Side, Editor]] = []
     for side in sides:
         for told in split(editors):
-            one = editor(told, name, side)
-            # what the editor was told itself holds
-            unset = {field.name for field in fields(one) if not getattr(one, field.name)}  # pyright: ignore
-            shared = {"text": text, "seed": seed}
-            one = replace(one, **{k: v for k, v in shared.items() if k in unset})  # pyright: ignore
-            made.append((told, side, one))
+            one = editor(told, name, "relation" if side == "relation" else "entity")
+            made.append((told, side, _with_text(one, text, seed)))
     read_moments(model, [one for _, _, one in made])
     with progress("editors") as bars:
         bar = bars.add_task("contexts", total=len(made))
@@ -127,6 +120,29 @@ def prepared(
             arms.append(Arm(told, side, one.on(model)))
             bars.update(bar, advance=1)
     return arms
+
+
+def _with_text(editor: "Editor", text: str, seed: int) -> "Editor":
+    """With what all editors share, where it was not told otherwise itself."""
+    from dataclasses import fields, replace
+
+    from kedit.editors.sides import Sides
+
+    if isinstance(editor, Sides):
+        both = (editor.entity, editor.relation)
+        return Sides(*(one and _with_text(one, text, seed) for one in both))
+    unset = {field.name for field in fields(editor) if not getattr(editor, field.name)}  # pyright: ignore
+    shared = {"text": text, "seed": seed}
+    return replace(editor, **{k: v for k, v in shared.items() if k in unset})  # pyright: ignore
+
+
+def requests_of(case: "EditCase", side: Side) -> "list[EditRequest]":
+    """What an edit of the case from this side is asked.
+
+    Raises:
+        RecordError: the record has no relation side.
+    """
+    return [case.request(one) for one in SIDES if side in (one, "together")]
 
 
 def edit_cases(
@@ -158,7 +174,7 @@ def edit_cases(
     }
 
 
-def edit_key(case: "EditCase", side: "Perspective", told: str) -> str:
+def edit_key(case: "EditCase", side: Side, told: str) -> str:
     """Of the record of one case's edit."""
     return f"{key_of(case)}-{side}-{told}"
 
@@ -189,7 +205,7 @@ def edit_of(
     record: dict[str, Any] = dict.fromkeys(Outcome.__dataclass_fields__)
     peak, start = peak_since_now(device(model)), time.perf_counter()
     try:
-        edit = arm.edits([case.request(arm.side)])
+        edit = arm.edits(requests_of(case, arm.side))
     except (ValueError, LinAlgError) as error:
         # one bad record costs itself only
         trouble = f"no edit: {error}"
@@ -203,7 +219,7 @@ def effect_of(
     model: "HookedTransformer",
     case: "EditCase",
     before: "EditScore",
-    side: "Perspective",
+    side: Side,
     scoring: "Scoring",
     text: "Baseline",
 ) -> dict[str, Any]:
@@ -211,7 +227,7 @@ def effect_of(
     from kedit.rails import checked
     from kedit.score import score
 
-    found = checked(model, edit, [case.request(side)], text)
+    found = checked(model, edit, requests_of(case, side), text)
     record: dict[str, Any] = {"trouble": found.trouble}
     if found.drift is not None:
         with edit.applied(model):

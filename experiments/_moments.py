@@ -1,5 +1,6 @@
 """What text the editors are to spare, read once for all of them, with progress."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,12 @@ def read_moments(model: "HookedTransformer", editors: "Sequence[Editor]") -> Non
 
     One pass over each text serves all the editors that are to spare it.
     """
+    from kedit.editors.sides import Sides
     from kedit.moments import Sparing, moments
 
     needed: dict[tuple[str, int, int], list[Sequence[WriteSite]]] = {}
-    for one in editors:
+    parts = (one.parts if isinstance(one, Sides) else (one,) for one in editors)
+    for one in itertools.chain.from_iterable(parts):
         if isinstance(one, Sparing):
             needed.setdefault((one.text, one.n_tokens, one.seed), []).extend(one.groups)
     with progress("tokens") as bars:

@@ -11,7 +11,7 @@ from experiments._run import RunFolder, progress
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-    from kedit.facts import EditCase, Perspective
+    from kedit.facts import EditCase
     from kedit.results import EditScore
     from kedit.score import Scoring
 
@@ -65,12 +65,13 @@ def spread(cases: "Sequence[EditCase]", limit: int, seed: int) -> "list[EditCase
 
 
 def to_edit(
-    config: Any, sides: "Sequence[Perspective]"
+    config: Any, sides: Sequence[str]
 ) -> "tuple[list[EditCase], list[EditCase], dict[str, str]]":
     """Cases that have what `sides` need: all of them, and those to edit; and why others cannot be.
 
     Args:
         config: with cases, limit, skip, probes and seed.
+        sides: which are edited (_edit_cases.Side): all but the entity's need a relation request.
 
     Raises:
         InputError: none is left.
@@ -78,7 +79,7 @@ def to_edit(
     from kedit.errors import InputError
 
     cases, skipped = benchmark(config.cases)
-    cases = [case for case in cases if case.relation or "relation" not in sides]
+    cases = [case for case in cases if case.relation or list(sides) == ["entity"]]
     wanted = config.skip + config.limit if config.limit else 0
     asked = spread(cases, wanted, config.seed)[config.skip :]
     if not asked:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from figures.sites import Estimate, SiteNumbers
 
 DRAWS = 2000
-LEAST = -1.0  # a share counts as no less: where little was to gain, losing it counts many times
 EDITED = ("mean share", "Score")
 CRITERIA = (*EFFECTS, "separation", *(f"{effect} × separation" for effect in EFFECTS))
 EVERYWHERE = "all positions"
@@ -201,7 +200,6 @@ def _edited(measured: Measured, seed: int) -> dict[str, "np.ndarray"]:
     import numpy as np
 
     from kedit.measures import R_EFFICACY, R_KEPT, R_OTHERS, R_PARAPHRASE, R_REMOVAL, Key, shares
-    from kedit.stats import harmonic_mean
 
     parts = {
         R_EFFICACY: "add lift",
@@ -220,10 +218,9 @@ def _edited(measured: Measured, seed: int) -> dict[str, "np.ndarray"]:
             one.counted(old) for one, old in zip(measured.outcomes[place], before, strict=True)
         ]
         found = shares(before, after, score, DRAWS, seed)
-        every = np.stack(list(found.values()))
-        rows["Score"][:, index] = harmonic_mean(every)
-        rows["mean share"][:, index] = np.maximum(every, LEAST).mean(0)
-        for part, row in found.items():
+        rows["Score"][:, index] = found.score
+        rows["mean share"][:, index] = found.mean
+        for part, row in found.parts.items():
             rows[parts[part]][:, index] = row
     return rows
 

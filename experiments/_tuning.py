@@ -13,6 +13,7 @@ from experiments._tables import percent, plain_table, write_rows
 
 if TYPE_CHECKING:
     from experiments.tune_editors import Config
+    from figures.frontier import Place
     from kedit.facts import EditCase
     from kedit.measures import Key
     from kedit.results import EditScore
@@ -38,11 +39,14 @@ SPACE: dict[str, list[Any]] = {
 
 
 class Tried(NamedTuple):
-    """Settings and what they came to: the Score, the mean share, and the shares by their names."""
+    """Settings and what they came to: the Score, the mean share, what was kept against what was
+    gained, and the shares by their names.
+    """
 
     told: str
     score: "Interval"
     mean: "Interval"
+    place: "Place"
     shares: "Mapping[Key, Interval]"
     n_failed: int
 
@@ -126,6 +130,7 @@ def finish(
     outcomes: Mapping[Arm, Sequence[Outcome]],
 ) -> None:
     """The best of each editor, all tries as a table, and the figure; into folder and screen."""
+    from figures.frontier import frontier
     from figures.style import save
     from figures.tuning import tuning
 
@@ -169,6 +174,10 @@ def finish(
     }
     caption = f"{config.model}, {config.perspective} edits of {len(before)} cases; seed"
     save(tuning(drawn, f"{caption} {config.seed}"), folder.path, "tuning")
+    places = {name: [one.place for one in ones] for name, ones in ranked.items()}
+    save(
+        frontier({config.perspective: places}, f"{caption} {config.seed}"), folder.path, "frontier"
+    )
     screen = console(180)
     screen.print(table)
     screen.print(
@@ -198,18 +207,20 @@ def _drawn(space: Mapping[str, Sequence[Any]], seed: str) -> dict[str, Any]:
 def _tried(
     config: "Config", told: str, before: "Sequence[EditScore]", outcomes: Sequence[Outcome]
 ) -> Tried:
-    import numpy as np
-
+    from figures.frontier import Place
     from kedit.measures import Key, shares
-    from kedit.stats import harmonic_mean, row_interval
+    from kedit.stats import row_interval
 
     after = [one.counted(old) for one, old in zip(outcomes, before, strict=True)]
-    parts = shares(before, after, Key(config.perspective, "Score", "lifts"), seed=config.seed)
-    stacked = np.stack(list(parts.values()))
-    rows = (harmonic_mean(stacked), stacked.mean(0), *parts.values())
-    score, mean, *each = map(row_interval, rows)
-    n_failed = sum(bool(one.trouble) for one in outcomes)
-    return Tried(told, score, mean, dict(zip(parts, each, strict=True)), n_failed)
+    found = shares(before, after, Key(config.perspective, "Score", "lifts"), seed=config.seed)
+    return Tried(
+        told,
+        row_interval(found.score),
+        row_interval(found.mean),
+        Place(row_interval(found.locality), row_interval(found.generalisation)),
+        {part: row_interval(row) for part, row in found.parts.items()},
+        sum(bool(one.trouble) for one in outcomes),
+    )
 
 
 def _write_csv(folder: RunFolder, ranked: Mapping[str, Sequence[Tried]]) -> None:

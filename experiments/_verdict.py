@@ -14,9 +14,10 @@ from experiments._tables import FIELDS, percent, plain_table
 
 if TYPE_CHECKING:
     from experiments.compare_editors import Config
+    from figures.frontier import Place
     from kedit.measures import Key, Measure
     from kedit.results import EditScore
-    from kedit.stats import Paired
+    from kedit.stats import Interval, Paired
 
 TESTED = ("success", "magnitude")
 # what is printed, from top to bottom; tables on disk have every statistic
@@ -38,13 +39,17 @@ class Verdict:
 
     Args:
         found: its measures, before and after.
-        tests: of its values against the first arm's, case by case; empty for the first arm itself.
-        adjusted: their p-values, for all tests of one edited side together (Holm).
+        place: what it keeps and what it gains.
+        tests: of its values against the first arm's, case by case, and of its Score, by bootstrap;
+            empty for the first arm itself.
+        adjusted: their p-values (Holm): for all tests of one edited side together, and for all
+            Scores of it.
         costs: named numbers: seconds, memory, drift, norm; None where nothing was measured.
     """
 
     arm: Arm
     found: "Sequence[Measure]"
+    place: "Place"
     tests: "Mapping[Key, Paired]"
     adjusted: "Mapping[Key, float]"
     costs: Mapping[str, float | None]
@@ -72,7 +77,8 @@ def finish(
         perplexity: of the held-out text, before any edit.
     """
     from figures.compare import compared
-    from figures.style import save
+    from figures.frontier import frontier
+    from figures.style import edited_from, save
 
     by_side: dict[str, list[Arm]] = {}
     for arm in outcomes:
@@ -89,7 +95,7 @@ def finish(
     screen, markdown = console(max(140, 50 + 20 * widest)), [papers_markdown(papers)]
     for side, ones in verdicts.items():
         lines = list(_lines(ones, perplexity))
-        title = f"Edited from the {side} side: {config.model}, {len(before)} cases"
+        title = f"{edited_from(side)}: {config.model}, {len(before)} cases"
         names = [one.arm.told for one in ones]
         screen.print(_shown(title, names, lines))
         markdown.append(_markdown(title, names, lines))
@@ -102,6 +108,9 @@ def finish(
         {(one.arm.side, one.arm.told): int(one.costs["failed"] or 0) for one in each},
     )
     save(figure, folder.path, "comparison")
+    places = {side: {one.arm.told: [one.place] for one in ones} for side, ones in verdicts.items()}
+    study = f"{config.model}, {len(before)} cases; seed {config.seed}"
+    save(frontier(places, study), folder.path, "frontier")
     screen.print(_explained(config, each), markup=False)
     screen.print(f"Everything is in [bold]{folder.path}[/bold]")
 
@@ -112,15 +121,17 @@ def _verdicts(
     """Of the arms of one side, in their order."""
     import numpy as np
 
-    from kedit.measures import by_case, changes
-    from kedit.stats import holm, paired
+    from figures.frontier import Place
+    from kedit.measures import Key, by_case, changes, shares
+    from kedit.stats import Paired, holm, other_sign, paired, row_interval
 
     counted = {
         arm: [one.counted(old) for one, old in zip(ones, before, strict=True)]
         for arm, ones in outcomes.items()
     }
     measured = {
-        arm: changes(before, scores, arm.side, seed=seed) for arm, scores in counted.items()
+        arm: changes(before, scores, None if arm.side == "together" else arm.side, seed=seed)
+        for arm, scores in counted.items()
     }
     first, *others = outcomes
     keys = [one.key for one in measured[first] if one.key.statistic in TESTED]
@@ -129,17 +140,25 @@ def _verdicts(
         for arm in others
         for key in keys
     }
-    p_values = holm(np.array([test.p for test in tests.values()]))
-    adjusted = dict(zip(tests, p_values.tolist(), strict=True))
+    score = Key("both" if first.side == "together" else first.side, "Score", "lifts")
+    made_of = {arm: shares(before, scores, score, seed=seed) for arm, scores in counted.items()}
+    gaps = {(arm, score): made_of[arm].score - made_of[first].score for arm in others}
+    scored = {both: Paired(row_interval(gap), other_sign(gap)) for both, gap in gaps.items()}
+    adjusted = {}
+    for family in (tests, scored):
+        p_values = holm(np.array([test.p for test in family.values()]))
+        adjusted |= dict(zip(family, p_values.tolist(), strict=True))
+    tests |= scored
     return [
         Verdict(
             arm,
             measured[arm],
-            {key: tests[arm, key] for key in keys if arm != first},
-            {key: adjusted[arm, key] for key in keys if arm != first},
-            _costs(ones),
+            Place(row_interval(own.locality), row_interval(own.generalisation)),
+            {key: test for (one, key), test in tests.items() if one == arm},
+            {key: p for (one, key), p in adjusted.items() if one == arm},
+            _costs(outcomes[arm]),
         )
-        for arm, ones in outcomes.items()
+        for arm, own in made_of.items()
     ]
 
 
@@ -169,7 +188,8 @@ def _lines(verdicts: Sequence[Verdict], perplexity: float) -> Iterator[Line]:
     for statistic, part in PRINTED.items():
         for key, first in found[0].items():
             # a Score of the side that was not edited weighs what nobody asked for
-            if key.statistic != statistic or (statistic == "lifts" and key.perspective != side):
+            unasked = statistic == "lifts" and side not in (key.perspective, "together")
+            if key.statistic != statistic or unasked:
                 continue
             cells = []
             for verdict, own in zip(verdicts, found, strict=True):
@@ -208,7 +228,8 @@ def _explained(config: "Config", verdicts: Sequence[Verdict]) -> str:
         "Means in percent with 95 % bootstrap intervals over cases; perplexity and KL on "
         f"{text}. Score: harmonic mean of what was gained of what there was to gain and of what "
         "was kept; transfer: the share gained on the side that was not edited. "
-        f"*: unlike {first}, p < {SURE} (sign flips over cases, Holm over one table). "
+        f"*: unlike {first}, p < {SURE} (sign flips over cases, Holm over one table; of Scores "
+        "bootstrap draws of the cases, Holm over the Scores). "
         f"{n_failed} edits failed (records.jsonl says why) and count as no edit. "
         f"Seed {config.seed}."
     )
@@ -219,14 +240,20 @@ def _record(verdict: Verdict) -> dict[str, Any]:
         "edited": verdict.arm.side,
         "editor": verdict.arm.told,
         "costs": dict(verdict.costs),
+        "locality": _bounds(verdict.place.locality),
+        "generalisation": _bounds(verdict.place.generalisation),
         "measures": [one.to_record() for one in verdict.found],
         "tests": list(_tests(verdict)),
     }
 
 
+def _bounds(interval: "Interval") -> dict[str, float]:
+    return {name: float(value) for name, value in interval._asdict().items()}
+
+
 def _tests(verdict: Verdict) -> Iterator[dict[str, Any]]:
     for key, test in verdict.tests.items():
-        bounds = {name: float(value) for name, value in test.difference._asdict().items()}
+        bounds = _bounds(test.difference)
         bounds["difference"] = bounds.pop("mean")
         yield key._asdict() | bounds | {"p": test.p, "p (Holm)": verdict.adjusted[key]}
 

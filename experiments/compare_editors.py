@@ -16,8 +16,9 @@ class Config:
     editors: str = "rome,memit,ft"
     """Names of kedit.editors, each with changes to its settings if wanted:
     rome,rome:where=last:training.clamp=2,memit:layers=(4,5)."""
-    perspective: Literal["both", "entity", "relation"] = "both"
-    """Which side is edited; both: one after the other."""
+    perspective: Literal["both", "entity", "relation", "together"] = "both"
+    """Which side is edited; both: each by itself; together: both requests of a case in one edit,
+    by one editor or by two: "memit&joint", of which either may be left out, as in "memit&"."""
     cases: str = "auto"
     """As score_model has it."""
     limit: int = 20
@@ -50,15 +51,18 @@ def run(config: Config) -> Path:
     """Edits, scores, sums up, draws and prints; what is in the run's folder is not done again."""
     from dataclasses import replace
 
-    from experiments._edit_cases import SIDES, edit_cases, prepared
+    from experiments._edit_cases import SIDES, Side, edit_cases, prepared
     from experiments._score import chosen, labels, scores_before, to_edit
     from experiments._verdict import finish
     from kedit.drift import baseline, held_out
-    from kedit.facts import Perspective
     from kedit.model import load
     from kedit.score import Scoring
 
-    sides: list[Perspective] = [side for side in SIDES if config.perspective in ("both", side)]
+    sides: list[Side] = (
+        ["together"]
+        if config.perspective == "together"
+        else [side for side in SIDES if config.perspective in ("both", side)]
+    )
     config = replace(config, cases=chosen(config.cases, config.model))
     every, cases, skipped = to_edit(config, sides)
     scoring = Scoring(labels(every) if config.ranks else (), config.say, seed=config.seed)
@@ -79,7 +83,7 @@ records.jsonl   a line for each case before any edit, and one for each edit of i
                 seconds, memory, perplexity and KL of held-out text, norm, and what was wrong
 comparison.*    all measures before and after, by edited side and editor: .md, .csv and .json
 tests.csv       paired tests of every editor against the first one
-comparison.png, .pdf   the figure
+comparison.png, frontier.png (and .pdf)   the figures
 skipped.json    records of the data that could not be used, with the reason
 
 An edit that is not finite, moves no weight or no logit, or doubles the perplexity of held-out text

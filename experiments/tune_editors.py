@@ -77,7 +77,7 @@ _EXPLAINED = """\
 tuned.json      each editor with the settings that did best, and all that were tried;
                 compare_editors --editors tuned.json reads it
 tries.csv       every try: its settings, its Score, and the shares that this is made of
-tuning.png, .pdf   the figure
+tuning.png, frontier.png (and .pdf)   the figures
 records.jsonl   a line for each case before any edit, and one for each edit of it
 
 The Score is the harmonic mean of what was gained of what there was to gain and of what was kept;

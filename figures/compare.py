@@ -44,8 +44,9 @@ def compared(
     """Two columns for each side that was edited, a block of rows for each side that was probed.
 
     Args:
-        arms: measures before and after the edits, by edited side ("entity", "relation"), then by
-            editor; the editors' order gives them their colours and their places in a row.
+        arms: measures before and after the edits, by edited side ("entity", "relation", or
+            "together"), then by editor; the editors' order gives them their colours and their
+            places in a row.
         study: which model, which cases, which seed, in words.
         n_failed: edits that could not be made, by edited side and editor.
     """
@@ -195,11 +196,13 @@ def _rows(axes: Sequence[Axes], side: str, groups: Sequence[str]) -> None:
 
 def _head(ax: Axes, side: str, edited: str, over: bool) -> None:
     """Which side is probed; over all, which was edited."""
-    weight, role = ("bold", "edited") if side == edited else ("normal", "transfer")
+    asked = edited in (side, "together")
+    weight, role = ("bold", "edited") if asked else ("normal", "transfer")
     ax.set_title(f"{side.capitalize()} probes ({role})", fontweight=weight, pad=3)
     if over:  # not in_layout: it may reach over the next panel
         how = {"fontsize": 7.5, "color": "black", "ha": "left", "in_layout": False}
-        _note(ax, f"After edits of the {edited} side", (0, -0.5), (0, 15), **how)
+        name = "both sides" if edited == "together" else f"the {edited} side"
+        _note(ax, f"After edits of {name}", (0, -0.5), (0, 15), **how)
 
 
 def _scales(successes: ndarray, magnitudes: ndarray, shown: Sequence[Measure]) -> None:

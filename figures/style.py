@@ -1,6 +1,7 @@
 """One look for every figure: sizes, fonts, colours, scales, the caption line, and the saving."""
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -168,6 +169,20 @@ def readable(text: str, width: int | None = None) -> str:
         pieces.append("".join(run) if known else f"‹{' '.join(f'{ord(char):X}' for char in run)}›")
     shown = "".join(pieces)
     return shown if width is None or len(shown) <= width else shown[: width - 1] + "…"
+
+
+def edited_from(side: str) -> str:
+    """A heading: "Edited from the entity side", or from both ("together")."""
+    return "Edited from both sides" if side == "together" else f"Edited from the {side} side"
+
+
+def short_names(told: Sequence[str], width: int = 54) -> dict[str, str]:
+    """Editors without their settings, where none of the others is the same editor."""
+    names = [one.partition(":")[0] for one in told]
+    return {
+        one: readable(name if names.count(name) == 1 else one, width)
+        for one, name in zip(told, names, strict=True)
+    }
 
 
 def _in_font(char: str) -> bool:

@@ -9,13 +9,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.metrics import last_logits
+from kedit.metrics import chosen_logits, expected_unembedding, normalisers, unembedded
 from kedit.prompts import bos_ids, device
+from kedit.sites import norm
 from kedit.text import Corpus
 
 WINDOW = 128  # tokens a chunk, BOS not counted
 ROWS = 64  # positions whose logits over the vocabulary lie in memory at once
-KEPT_BYTES = 2**28  # of the unedited model's log-probabilities
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,17 @@ class Baseline:
 
     Args:
         chunks: tokens, each chunk with BOS where the model wants one.
-        resid: final residuals before ln_final; an edit leaves what comes after them as it is.
+        rows: behind ln_final, wherever a token is predicted; an edit leaves what follows as it is.
+        total: logsumexp of the logits there.
         nll: negative log-probability of every token but each chunk's first, in nats.
-        logprobs: of the whole vocabulary, for the first places of all; the others' are worked out
-            anew, for they would take too much memory.
+        expected: `kedit.metrics.expected_unembedding` of each row; None where logits are capped.
     """
 
     chunks: Int[Tensor, "chunk pos"]
-    resid: Float[Tensor, "chunk pos d_model"]
+    rows: Float[Tensor, "row d_model"]
+    total: Float[Tensor, " row"]
     nll: Float[Tensor, "chunk predicted"]
-    logprobs: Float[Tensor, "kept vocab"]
+    expected: Float[Tensor, "row d_model"] | None
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,19 @@ def held_out(
 def baseline(model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]) -> Baseline:
     """What `model`, not yet edited, makes of the text."""
     resid = _resid(model, chunks)
-    n_kept = KEPT_BYTES // (4 * model.cfg.d_vocab) // ROWS * ROWS
-    rows = resid[:, :-1].flatten(0, 1)[:n_kept].split(ROWS)
-    parts = [last_logits(model, part).log_softmax(-1) for part in rows]
-    logprobs = torch.cat(parts) if parts else torch.empty(0, model.cfg.d_vocab).to(resid.device)
-    unmeasured = torch.empty(len(chunks), 0, device=resid.device)
-    nll, _ = _compared(model, Baseline(chunks, resid, unmeasured, logprobs), resid)
-    return Baseline(chunks, resid, nll, logprobs)
+    rows = _normed(model, resid)
+    total, nll = _likelihood(model, rows, chunks)
+    parts = rows.split(ROWS) if model.cfg.output_logits_soft_cap <= 0 else ()
+    expected = [expected_unembedding(model, part) for part in parts]
+    return Baseline(chunks, rows, total, nll, torch.cat(expected) if expected else None)
 
 
 @torch.no_grad()
 def drift(model: HookedTransformer, before: Baseline) -> Drift:
     """What the edited `model` makes of the same text."""
-    resid = _resid(model, before.chunks)
-    nll, kl = _compared(model, before, resid)
+    rows = _normed(model, _resid(model, before.chunks))
+    total, nll = _likelihood(model, rows, before.chunks)
+    kl = _divergence(model, before, rows, total).view(nll.shape)
     return Drift(before.nll.mean(1), nll.mean(1), kl.mean(1))
 
 
@@ -114,18 +114,42 @@ def _resid(model: HookedTransformer, chunks: Tensor) -> Float[Tensor, "chunk pos
     )
 
 
-def _compared(
-    model: HookedTransformer, before: Baseline, resid: Float[Tensor, "chunk pos d_model"]
-) -> tuple[Float[Tensor, "chunk predicted"], Float[Tensor, "chunk predicted"]]:
-    """Each token's negative log-probability, and KL(before ‖ now) where it is predicted."""
-    rows, targets = resid[:, :-1].flatten(0, 1), before.chunks[:, 1:].flatten()
-    old = before.resid[:, :-1].flatten(0, 1)
-    nll, kl = torch.empty(2, len(rows), device=rows.device)
+def _normed(
+    model: HookedTransformer, resid: Float[Tensor, "chunk pos d_model"]
+) -> Float[Tensor, "row d_model"]:
+    """Behind ln_final, where a token is predicted: everywhere but at the last of each chunk."""
+    return norm(model.ln_final, resid[:, :-1].flatten(0, 1)[None])[0]
+
+
+def _likelihood(
+    model: HookedTransformer, rows: Float[Tensor, "row d_model"], chunks: Int[Tensor, "chunk pos"]
+) -> tuple[Float[Tensor, " row"], Float[Tensor, "chunk predicted"]]:
+    """logsumexp of each row's logits, and negative log-probability of the token behind it."""
+    total, _ = normalisers(model, rows)
+    each = torch.arange(len(rows), device=rows.device)
+    nll = total - chosen_logits(model, rows, each, chunks[:, 1:].flatten())
+    return total, nll.view(len(chunks), -1)
+
+
+def _divergence(
+    model: HookedTransformer,
+    before: Baseline,
+    rows: Float[Tensor, "row d_model"],
+    total: Float[Tensor, " row"],
+) -> Float[Tensor, " row"]:
+    """KL(before ‖ now) of each row.
+
+    Logits are linear in what is behind ln_final, so that with p of the unedited model
+
+        KL = (h_before − h_now) · Σ p(v) W_U[v] − (logsumexp_before − logsumexp_now)
+
+    in which only the last number is one over the vocabulary. Capped logits (Gemma 2) are not.
+    """
+    if before.expected is not None:
+        moved = ((before.rows - rows).double() * before.expected.double()).sum(-1)
+        return (moved - (before.total.double() - total.double())).clamp(min=0).float()
+    kl = torch.empty(len(rows), device=rows.device)
     for part in torch.arange(len(rows), device=rows.device).split(ROWS):
-        now = last_logits(model, rows[part]).log_softmax(-1)
-        nll[part] = -now.gather(1, targets[part, None])[:, 0]
-        kept = before.logprobs[part[0] : part[-1] + 1]
-        then = kept if len(kept) == len(part) else last_logits(model, old[part]).log_softmax(-1)
+        then, now = (unembedded(model, one[part]).log_softmax(-1) for one in (before.rows, rows))
         kl[part] = (then.exp() * (then - now)).sum(-1)
-    shape = (len(resid), resid.shape[1] - 1)
-    return nll.view(shape), kl.view(shape)
+    return kl

@@ -70,11 +70,48 @@ KEPT: dict[Key, tuple[Key, ...]] = {
     Key("entity", "Score", "lifts"): (E_KEPT, E_OTHERS),
     Key("relation", "Score", "lifts"): (R_KEPT, R_OTHERS),
 }
+LEAST = -1.0  # a share counts as no less: where little was to gain, losing it counts many times
 # what an edit from one side brings on the other
 TRANSFER: dict[Key, tuple[Key, ...]] = {
     Key("entity", "transfer", "gain"): (E_EFFICACY, E_PARAPHRASE),
     Key("relation", "transfer", "gain"): (R_EFFICACY, R_PARAPHRASE),
 }
+
+
+class Shares(NamedTuple):
+    """What a Score on lifts is made of, over all cases and then over every draw of them.
+
+    Args:
+        gained: shares of what there was to gain; 1 is all, below 0 is less than before.
+        kept: shares of what was there before; at most 1.
+    """
+
+    gained: Mapping[Key, Float[ndarray, " one_and_draws"]]
+    kept: Mapping[Key, Float[ndarray, " one_and_draws"]]
+
+    @property
+    def parts(self) -> Mapping[Key, Float[ndarray, " one_and_draws"]]:
+        return {**self.gained, **self.kept}
+
+    @property
+    def score(self) -> Float[ndarray, " one_and_draws"]:
+        """The harmonic mean of all: 0 where one is 0 or less."""
+        return harmonic_mean(np.stack(list(self.parts.values())))
+
+    @property
+    def mean(self) -> Float[ndarray, " one_and_draws"]:
+        """Of all; it tells editors apart whose Score is 0."""
+        return _plain_mean(self.parts)
+
+    @property
+    def generalisation(self) -> Float[ndarray, " one_and_draws"]:
+        """The mean of what was gained."""
+        return _plain_mean(self.gained)
+
+    @property
+    def locality(self) -> Float[ndarray, " one_and_draws"]:
+        """The mean of what was kept."""
+        return _plain_mean(self.kept)
 
 
 @dataclass(frozen=True)
@@ -139,9 +176,9 @@ def changes(
             _compared(key, _harmonic(old, parts), _harmonic(new, parts), old.counts(*parts))
         )
     for key, _ in _within(GAINED, old):
-        parts = _shares(old, new, key)
-        score = harmonic_mean(np.stack(list(parts.values())))
-        found.append(Measure(key, None, row_interval(score), None, *old.counts(*parts)))
+        made_of = _shares(old, new, key)
+        counts = old.counts(*made_of.parts)
+        found.append(Measure(key, None, row_interval(made_of.score), None, *counts))
     transferred = {key: parts for key, parts in TRANSFER.items() if edited not in (None, key[0])}
     for key, parts in _within(transferred, old):
         gain = np.mean([_gain(old.of(part), new.of(part)) for part in parts], axis=0)
@@ -155,11 +192,8 @@ def shares(
     score: Key,
     draws: int = 2000,
     seed: int = 0,
-) -> dict[Key, Float[ndarray, " one_and_draws"]]:
-    """What a Score on lifts is the harmonic mean of: the shares that were gained, and those kept.
-
-    Each over all cases, then over every draw of them; parts that no case has are left out.
-    """
+) -> Shares:
+    """What a Score on lifts is the harmonic mean of; parts that no case has are left out."""
     assert [one.id for one in before] == [one.id for one in after]
     weights = resamples(len(before), draws, seed)
     return _shares(_Means(before, weights), _Means(after, weights), score)
@@ -184,11 +218,18 @@ def _within(
     return ((key, parts) for key, parts in named.items() if all(part in there for part in parts))
 
 
-def _shares(
-    old: "_Means", new: "_Means", score: Key
-) -> dict[Key, Float[ndarray, " one_and_draws"]]:
-    gained = {part: _gain(old.of(part), new.of(part)) for part in GAINED[score] if part in old}
-    return gained | {part: _kept(old.of(part), new.of(part)) for part in KEPT[score] if part in old}
+def _shares(old: "_Means", new: "_Means", score: Key) -> Shares:
+    return Shares(
+        {part: _gain(old.of(part), new.of(part)) for part in GAINED[score] if part in old},
+        {part: _kept(old.of(part), new.of(part)) for part in KEPT[score] if part in old},
+    )
+
+
+def _plain_mean(
+    rows: Mapping[Key, Float[ndarray, " one_and_draws"]],
+) -> Float[ndarray, " one_and_draws"]:
+    """None of them counted as less than LEAST."""
+    return np.maximum(np.stack(list(rows.values())), LEAST).mean(0)
 
 
 def _harmonic(means: "_Means", parts: Sequence[Key]) -> Float[ndarray, " one_and_draws"]:

@@ -42,14 +42,39 @@ def token_scores(
 ) -> tuple[Float[Tensor, " token"], Bool[Tensor, " token"]]:
     """Log-probability of each token after the final residual `resid[row]`; is it the likeliest?"""
     normed = norm(model.ln_final, resid[None])[0]
+    normaliser, best = normalisers(model, normed)
+    return chosen_logits(model, normed, rows, tokens) - normaliser[rows], best[rows] == tokens
+
+
+def normalisers(
+    model: HookedTransformer, normed: Float[Tensor, "row d_model"]
+) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
+    """logsumexp of the logits of each row behind ln_final, and its likeliest token."""
     parts = [_over_vocabulary(model, part) for part in normed.split(1024)]
-    normaliser, best = (torch.cat(values) for values in zip(*parts, strict=True))
-    logits = torch.empty(len(tokens), device=resid.device)
-    for part in torch.arange(len(tokens), device=resid.device).split(4096):
+    total, best = (torch.cat(values) for values in zip(*parts, strict=True))
+    return total, best
+
+
+def chosen_logits(
+    model: HookedTransformer,
+    normed: Float[Tensor, "row d_model"],
+    rows: Int[Tensor, " token"],
+    tokens: Int[Tensor, " token"],
+) -> Float[Tensor, " token"]:
+    """The logit of each token behind `normed[row]`."""
+    logits = torch.empty(len(tokens), device=normed.device)
+    for part in torch.arange(len(tokens), device=normed.device).split(4096):
         columns = model.unembed.W_U.T[tokens[part]]
         chosen = torch.einsum("td,td->t", normed[rows[part]], columns)
         logits[part] = _capped(model, chosen + model.unembed.b_U[tokens[part]])
-    return logits - normaliser[rows], best[rows] == tokens
+    return logits
+
+
+def expected_unembedding(
+    model: HookedTransformer, normed: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "row d_model"]:
+    """Σ p(token) · W_U[token], p being what the model says behind each row."""
+    return unembedded(model, normed).softmax(-1) @ model.unembed.W_U.T.float()
 
 
 def last_logits(

@@ -68,6 +68,18 @@ def row_interval(row: Float[ndarray, " one_and_draws"]) -> Interval:
     return percentile_interval(np.asarray(row[0]), row[1:])
 
 
+def other_sign(row: Float[ndarray, " one_and_draws"]) -> float:
+    """p, two-sided, that a difference has the other sign, from its bootstrap draws.
+
+    The estimate counts as one draw, so that p is never zero; without any draw it is NaN.
+    """
+    drawn = row[1:][~np.isnan(row[1:])]
+    if not len(drawn):
+        return float("nan")
+    tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return min(1.0, 2 * (1 + tail) / (1 + len(drawn)))
+
+
 def resampled_means(
     values: Float[ndarray, "n column"], weights: Int[ndarray, "draw n"]
 ) -> Float[ndarray, "one_and_draws column"]:

@@ -5,13 +5,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from transformer_lens import HookedTransformer
 
 from experiments import ablate_attention
 from experiments._ablation import BOTH, BUDGETS, RANDOM, arms_of
-from experiments._ablation_report import _p
 from experiments.ablate_attention import Config
 from kedit.errors import InputError
 
@@ -94,13 +92,6 @@ def test_a_stopped_run_goes_on_with_what_is_missing(run: Path, tmp_path: Path) -
     for one, other in zip(map(json.loads, again[-3:]), map(json.loads, whole[-3:]), strict=True):
         assert (one["key"], one["trouble"]) == (other["key"], other["trouble"])
         assert (one["size"], one["kl"]) == pytest.approx((other["size"], other["kl"]), rel=1e-3)
-
-
-def test_p_is_the_share_of_draws_with_the_other_sign() -> None:
-    drawn = np.array([1.0] * 97 + [-1.0] * 2)
-    assert _p(drawn) == pytest.approx(2 * 3 / 100)
-    assert _p(np.ones(99)) == pytest.approx(0.02)  # never nothing
-    assert _p(np.zeros(99)) == 1
 
 
 @pytest.mark.parametrize(

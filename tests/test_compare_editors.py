@@ -88,7 +88,30 @@ def test_tests_are_of_every_editor_against_the_first(run: Path) -> None:
     }
     assert all(float(one["p"]) <= float(one["p (Holm)"]) <= 1 for one in tests)
     # three cases: no sign flip can be rarer than one in four
-    assert min(float(one["p"]) for one in tests) > 0.2
+    assert min(float(one["p"]) for one in tests if one["group"] != "Score") > 0.2
+
+
+def test_scores_are_tested_as_differences_of_the_scores(run: Path) -> None:
+    for side in ("entity", "relation"):
+        arms = [
+            one
+            for one in json.loads((run / "comparison.json").read_text())
+            if one["edited"] == side
+        ]
+        first, second = (
+            next(
+                m["after"] for m in arm["measures"]
+                if (m["perspective"], m["group"], m["statistic"]) == (side, "Score", "lifts")
+            )
+            for arm in arms
+        )  # fmt: skip
+        (test,) = [one for one in arms[1]["tests"] if one["group"] == "Score"]
+        assert not [one for one in arms[0]["tests"]]
+        assert test["difference"] == pytest.approx(second - first)
+        assert test["low"] <= test["difference"] <= test["high"] and 0 < test["p"] <= 1
+        for arm in arms:
+            for share in (arm["locality"], arm["generalisation"]):
+                assert -1 <= share["low"] <= share["mean"] <= share["high"] <= 1
 
 
 def test_tables_and_figure_are_there(run: Path) -> None:
@@ -98,7 +121,35 @@ def test_tables_and_figure_are_there(run: Path) -> None:
     assert {row["edited"] for row in rows} == {"entity", "relation"} and all(
         row["after"] for row in rows
     )
-    assert (run / "comparison.png").stat().st_size > 10_000 and (run / "comparison.pdf").exists()
+    for name in ("comparison", "frontier"):
+        assert (run / f"{name}.png").stat().st_size > 10_000 and (run / f"{name}.pdf").exists()
+
+
+def efficacies(score: dict) -> dict[str, float]:
+    """Log-probability of the new answer after each side's own prompt."""
+    own = [one for one in score["probes"] if one["group"] == "efficacy"]
+    return {one["perspective"]: one["logprob"] for one in own}
+
+
+def test_both_requests_of_a_case_are_one_edit(tmp_path: Path) -> None:
+    told = ["joint&", "joint & joint", "joint"]
+    config = replace(
+        TOY, editors=",".join(told), perspective="together", limit=1, ranks=False,
+        out=str(tmp_path),
+    )  # fmt: skip
+    found = json.loads((compare_editors.run(config) / "comparison.json").read_text())
+    assert [one["editor"] for one in found] == told
+    for arm in found:
+        rows = {(m["perspective"], m["group"], m["statistic"]) for m in arm["measures"]}
+        assert not [key for key in rows if key[1] == "transfer"]  # there is no other side
+        assert {key[0] for key in rows if key[2] == "lifts"} == {"entity", "relation", "both"}
+    before, *edits = records(tmp_path)
+    # in trouble or not: the toy has no room for two edits
+    old, alone, in_turn, at_once = map(efficacies, (before, *(one["score"] for one in edits)))
+    assert alone["entity"] > old["entity"] + 2 and alone["relation"] < old["relation"] + 2
+    assert all(in_turn["relation"] > one["relation"] + 2 for one in (old, alone))
+    assert all(at_once[side] > old[side] + 2 for side in at_once)
+    assert "Edited from both sides: toy, 1 cases" in (tmp_path / "comparison.md").read_text()
 
 
 def test_a_stopped_run_goes_on_with_what_is_missing(run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformer_lens import HookedTransformer
 
 from kedit import moments as moments_module
 from kedit import toy as toy_module
-from kedit.edit import Delta, Edit, Editor, LowRank
+from kedit.edit import Delta, Edit, Editor, LowRank, combined
 from kedit.editors import EDITORS, editor
 from kedit.editors.ft import FT
 from kedit.editors.joint import Joint
@@ -23,6 +23,7 @@ from kedit.editors.memit import MEMIT
 from kedit.editors.mend import MEND
 from kedit.editors.presets import PRESETS
 from kedit.editors.rome import ROME
+from kedit.editors.sides import Sides
 from kedit.editors.variants import VARIANTS, Variant
 from kedit.errors import InputError
 from kedit.facts import Perspective
@@ -330,3 +331,32 @@ def test_published_settings_are_the_papers() -> None:
         kn: Any = PRESETS[model]["kn"]
         assert (kn.threshold, kn.steps, kn.agreement) == (threshold, 20, 0)
         assert (kn.erase, kn.write, kn.halves, kn.removal) == (2, 2, ("mlp",), False)
+
+
+def test_two_editors_share_a_cases_requests_the_second_on_what_the_first_left(
+    toy: HookedTransformer,
+) -> None:
+    both = editor("ft:steps=3 & ft:steps=4:layer=2", "toy")
+    assert both == Sides(editor("ft:steps=3", "toy"), editor("ft:steps=4:layer=2", "toy"))
+    requests = [CASE.entity, CASE.request("relation")]
+    edit = both(toy, requests)
+    first = editor("ft:steps=3", "toy")(toy, requests[:1])
+    with first.applied(toy):
+        second = editor("ft:steps=4:layer=2", "toy")(toy, requests[1:])
+    assert first.deltas.keys() != second.deltas.keys()
+    assert same(edit, combined([first, second]))
+    assert same(editor("ft:steps=3&", "toy")(toy, requests), first)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("&", "an editor is wanted at least for one side"),
+        ("ft&", "entity is edited, but no request"),
+    ],
+)
+def test_a_side_without_an_editor_or_request_is_named(
+    toy: HookedTransformer, told: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        editor(told, "toy")(toy, [CASE.request("relation")])

@@ -205,10 +205,15 @@ def test_the_score_on_lifts_is_the_harmonic_mean_of_its_shares() -> None:
     before, after = cases(0.5, 0.2, 0.0, 0.8), cases(0.9, 0.6, 0.7, 0.4)
     key = Key("relation", "Score", "lifts")
     parts = shares(before, after, key)
-    assert [part.group for part in parts] == list(groups)
+    assert [part.group for part in parts.gained] == list(groups[:3])
+    assert [part.group for part in parts.kept] == list(groups[3:])
     wanted = [0.4 / 0.5, 0.4 / 0.8, 0.7, 0.4 / 0.8]  # three gained, one kept
-    assert [float(row[0]) for row in parts.values()] == pytest.approx(wanted)
+    assert [float(row[0]) for row in parts.parts.values()] == pytest.approx(wanted)
+    assert parts.generalisation[0] == pytest.approx(sum(wanted[:3]) / 3)
+    assert parts.locality[0] == pytest.approx(wanted[3])
+    assert parts.mean[0] == pytest.approx(sum(wanted) / 4)
     (score,) = [one for one in changes(before, after) if one.key == key]
     assert mean(score.after) == pytest.approx(harmonic_mean(wanted))
-    drawn = stats.harmonic_mean(np.stack(list(parts.values())))[1:]
+    drawn = stats.harmonic_mean(np.stack(list(parts.parts.values())))[1:]
+    assert np.array_equal(parts.score[1:], drawn)
     assert score.after and score.after[1:] == pytest.approx(np.nanquantile(drawn, [0.025, 0.975]))

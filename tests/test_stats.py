@@ -8,6 +8,7 @@ from kedit.stats import (
     bootstrap_ratio,
     harmonic_mean,
     holm,
+    other_sign,
     paired,
     rank_correlation,
     ranks,
@@ -157,3 +158,11 @@ def test_resampled_means_leave_out_what_is_missing():
     nan = np.nan
     wanted = [[2, 4, nan], [1, 4, nan], [3, nan, nan], [2, 4, nan]]
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_p_is_the_share_of_draws_with_the_other_sign():
+    drawn = np.array([0.9] + [1.0] * 97 + [-1.0] * 2)
+    assert other_sign(drawn) == pytest.approx(2 * 3 / 100)
+    assert other_sign(np.ones(100)) == pytest.approx(0.02)  # never nothing
+    assert other_sign(np.zeros(100)) == 1
+    assert np.isnan(other_sign(np.array([1.0, np.nan])))

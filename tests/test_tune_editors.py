@@ -90,7 +90,8 @@ def test_it_goes_on_and_is_read_by_the_comparison(
     assert split(str(run / "tuned.json")) == list(
         json.loads((run / "tuned.json").read_text())["editors"].values()
     )
-    assert (run / "tuning.png").stat().st_size > 10_000
+    for name in ("tuning", "frontier"):
+        assert (run / f"{name}.png").stat().st_size > 10_000
     with pytest.raises(InputError, match="no file of tune_editors"):
         split(str(run / "config.json"))
 

@@ -17,6 +17,7 @@ from kedit.editors.memit import MEMIT
 from kedit.editors.mend import MEND
 from kedit.editors.presets import PRESETS
 from kedit.editors.rome import ROME
+from kedit.editors.sides import Sides
 from kedit.editors.variants import VARIANTS, Variant
 from kedit.errors import InputError
 from kedit.facts import Perspective
@@ -33,6 +34,8 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
 
         editor("rome", "gpt2-xl")                    as published
         editor("rome:where=last:training.clamp=1", "gemma-3-270m", "relation")
+        editor("memit&joint", "gemma-3-270m")        entity requests by one, relation requests by
+                                                     the other; either may be left out: "memit&"
 
     Args:
         told: a name of EDITORS or VARIANTS, then any number of `:field=value`.
@@ -42,6 +45,13 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
     Raises:
         InputError: an unknown editor, field or value; says what there is.
     """
+    if "&" in told:
+        ones = dict(zip(get_args(Perspective), map(str.strip, told.split("&", 1)), strict=True))
+        if not any(ones.values()):
+            raise InputError(f"{told}: an editor is wanted at least for one side")
+        return Sides(
+            **{side: editor(one, model, side) if one else None for side, one in ones.items()}
+        )
     name, _, rest = told.partition(":")
     changes = re.split(r":(?=[\w.]+=)", rest) if rest else []  # a value may hold a colon: hf:NAME
     kind, fixed = VARIANTS.get(name, Variant(name, {}))

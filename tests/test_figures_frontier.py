@@ -1,0 +1,74 @@
+"""The frontier: what is drawn where."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from figures.compare import COLOURS
+from figures.frontier import Place, frontier
+from kedit.stats import Interval
+from tests.test_figures import assert_fits
+
+
+def interval(mean: float, width: float = 0.05) -> Interval:
+    return Interval(*map(np.array, (mean, mean - width, mean + width)))
+
+
+def place(locality: float, generalisation: float) -> Place:
+    return Place(interval(locality), interval(generalisation))
+
+
+ONE = {"rome": [place(0.9, -0.2)], "joint:layers=(11,):weight=1000": [place(0.7, 0.8)]}
+OTHERS = [place(0.8, 0.5), place(0.6, 0.7), place(0.5, 0.9)]
+
+
+def lines(figure: Figure, colour: str) -> list[Line2D]:
+    return [line for line in figure.axes[0].lines if to_hex(line.get_color()) == colour.lower()]
+
+
+def test_each_editor_has_a_mark_with_both_intervals_in_percent() -> None:
+    figure = frontier({"relation": ONE}, "toy, 3 cases; seed 0")
+    assert_fits(figure)
+    for (name, ones), colour in zip(ONE.items(), COLOURS, strict=False):
+        (mark,) = lines(figure, colour)
+        assert mark.get_xydata()[0].tolist() == pytest.approx(  # pyright: ignore
+            [100 * float(ones[0].locality.mean), 100 * float(ones[0].generalisation.mean)]
+        ), name
+    segments = [one.get_segments()[0] for one in figure.axes[0].collections]  # pyright: ignore
+    assert np.allclose(segments[0], [(85, -20), (95, -20)])
+    assert np.allclose(segments[1], [(90, -25), (90, -15)])
+    assert figure.axes[0].get_ylim()[0] < -25  # what is below zero is seen
+
+
+def test_of_other_settings_those_that_none_beats_are_joined() -> None:
+    figure = frontier({"relation": {"joint": [place(0.7, 0.8), *OTHERS]}}, "toy")
+    small, best, mark = lines(figure, COLOURS[0])
+    assert np.array(small.get_xydata()).shape == (3, 2)
+    assert mark.get_markersize() > small.get_markersize()
+    assert np.allclose(best.get_xydata(), [(50, 90), (70, 80), (80, 50)])  # pyright: ignore
+
+
+def test_settings_are_named_only_where_they_tell_editors_apart() -> None:
+    def names(*told: str) -> list[str]:
+        figure = frontier({"entity": {one: [place(0.5, 0.5)] for one in told}}, "toy")
+        return [text.get_text() for text in figure.legends[0].get_texts()]
+
+    assert names(*ONE) == ["rome", "joint"]
+    assert names("rome", "rome:layer=3") == ["rome", "rome:layer=3"]
+
+
+def test_what_is_not_a_number_is_left_out() -> None:
+    nan = Interval(*[np.array(np.nan)] * 3)
+    figure = frontier({"relation": {"rome": [Place(nan, nan)]}}, "toy")
+    assert not lines(figure, COLOURS[0])
+    assert_fits(figure)
+
+
+def test_curves_are_of_equal_harmonic_means() -> None:
+    figure = frontier({"relation": ONE, "entity": ONE}, "toy")
+    assert len(figure.axes) == 2
+    for curve in lines(figure, "#d9d9d9"):
+        x, y = np.array(curve.get_xydata()).T  # pyright: ignore
+        assert np.ptp(2 * x * y / (x + y)) < 1e-9
