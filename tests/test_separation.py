@@ -1,5 +1,6 @@
 """Separation of keys: by hand, at its two ends, and of heads by themselves."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -35,9 +36,14 @@ def compared(toy: HookedTransformer, seconds: list[Moment]) -> list[Metric]:
     return metrics(toy, seconds)
 
 
-def key(toy: HookedTransformer, demand: Demand, where: KeyPosition, site: WriteSite):
+@functools.cache  # over the sites, each of which asks for the same forwards
+def read(toy: HookedTransformer, demand: Demand, where: KeyPosition):
     tokens, pos = located(toy, demand.fact, where, demand.mentioned)
-    _, cache = toy.run_with_cache(torch.tensor([tokens]))
+    return toy.run_with_cache(torch.tensor([tokens]))[1], pos
+
+
+def key(toy: HookedTransformer, demand: Demand, where: KeyPosition, site: WriteSite):
+    cache, pos = read(toy, demand, where)
     return cache[site.key_hook][0, pos].flatten().double()
 
 
