@@ -13,7 +13,6 @@ from kedit.drift import Baseline, Drift, drift
 from kedit.edit import Edit
 from kedit.errors import InputError
 from kedit.facts import EditRequest
-from kedit.metrics import last_logits
 from kedit.prompts import prompt_ids
 from kedit.reading import read
 
@@ -46,7 +45,7 @@ def checked(
     it was made for, or brings the perplexity of held-out text to `blown_up` times what it was.
     """
     prompts = [demand.fact.prompt for request in requests for demand in request.demands]
-    unedited = _logits(model, prompts)
+    unedited = _last(model, prompts)
     try:
         n_moved = sum(edit.n_moved(model).values())
     except InputError as error:
@@ -54,10 +53,11 @@ def checked(
     if not n_moved:
         return Checked("it moves no weight: its deltas are rounded away", None)
     with edit.applied(model):
-        now, drifted = _logits(model, prompts), drift(model, before)
+        now, drifted = _last(model, prompts), drift(model, before)
     if not now.isfinite().all():
         return Checked("logits are no longer finite", drifted)
-    if torch.equal(now, unedited):
+    behind = any(name.startswith(("ln_final.", "unembed.")) for name in edit.deltas)
+    if torch.equal(now, unedited) and not behind:
         return Checked("it moves no logit after the prompts it was made for", drifted)
     then, after = drifted.perplexity
     if not math.isfinite(after) or after > blown_up * then:
@@ -66,6 +66,6 @@ def checked(
 
 
 @torch.no_grad()
-def _logits(model: HookedTransformer, prompts: Sequence[str]) -> Float[Tensor, "prompt vocab"]:
-    """After each prompt, computed in the same way at every call, to the bit."""
-    return last_logits(model, read(model, [prompt_ids(model, text) for text in prompts]).last)
+def _last(model: HookedTransformer, prompts: Sequence[str]) -> Float[Tensor, "prompt d_model"]:
+    """The final residual after each prompt, computed in the same way at every call, to the bit."""
+    return read(model, [prompt_ids(model, text) for text in prompts]).last
