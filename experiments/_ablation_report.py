@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from experiments.ablate_attention import Config
-    from kedit.measures import Key
     from kedit.results import EditScore
     from kedit.stats import Interval
 
@@ -138,23 +137,17 @@ def _rows(
     """Score and shares over all cases and over each draw of them; means over the draws of heads."""
     import numpy as np
 
-    from kedit.measures import Key, shares
+    from kedit.measures import BY_ALL, Key, part_name, shares
 
-    key = Key(config.perspective, "Score", "lifts")
+    key = Key(config.perspective, "Score", BY_ALL)
     old = [before[place] for place in places]
     each = []
     for outcomes in draws:
         new = [outcomes[place].counted(before[place]) for place in places]
         made_of = shares(old, new, key, seed=config.seed)
-        named = {_named(part): row for part, row in made_of.parts.items()}
+        named = {part_name(part): row for part, row in made_of.parts.items()}
         each.append({SCORE: made_of.score, **named})
     return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
-
-
-def _named(key: "Key") -> str:
-    """A share, as tables and figure call it."""
-    kept = {"neighborhood": "neighbours kept", "other relations": "other relations kept"}
-    return kept.get(key.group, key.group)
 
 
 def _record(line: Line) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from experiments._choose import in_turn
 from experiments._run import RunFolder, progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformer_lens import HookedTransformer
 
     from kedit.facts import EditCase
@@ -85,6 +86,17 @@ def to_edit(
     if not asked:
         raise InputError(f"--skip {config.skip} leaves no case of {config.cases} to edit")
     return cases, [fewer_probes(case, config.probes) for case in asked], skipped
+
+
+def passage(model: "HookedTransformer", config: Any) -> "Tensor":
+    """The held-out text whose perplexity is watched.
+
+    Args:
+        config: with held_out, chunks, window and seed.
+    """
+    from kedit.drift import held_out
+
+    return held_out(model, config.held_out, config.chunks, config.seed, config.window)
 
 
 def fewer_probes(case: "EditCase", limit: int) -> "EditCase":

@@ -199,13 +199,23 @@ def _edited(measured: Measured, seed: int) -> dict[str, "np.ndarray"]:
     """What editing at each place brought: Score, mean share, and the shares; NaN for heads."""
     import numpy as np
 
-    from kedit.measures import R_EFFICACY, R_KEPT, R_OTHERS, R_PARAPHRASE, R_REMOVAL, Key, shares
+    from kedit.measures import (
+        R_EFFICACY,
+        R_KEPT,
+        R_OBJECTS,
+        R_OTHERS,
+        R_PARAPHRASE,
+        R_REMOVAL,
+        Key,
+        shares,
+    )  # fmt: skip
 
     parts = {
         R_EFFICACY: "add lift",
         R_PARAPHRASE: "paraphrase lift",
         R_REMOVAL: "removal lift",
         R_KEPT: "neighbours kept",
+        R_OBJECTS: "other objects kept",
         R_OTHERS: "other relations kept",
     }
     shape = (1 + DRAWS, len(measured.places))

@@ -21,6 +21,7 @@ PARTS = {  # heading: quantity
     "paraphrases": "paraphrase lift",
     "removal": "removal lift",
     "neighbours": "neighbours kept",
+    "objects": "other objects kept",
     "others": "other relations kept",
 }
 

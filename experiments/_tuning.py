@@ -39,12 +39,13 @@ SPACE: dict[str, list[Any]] = {
 
 
 class Tried(NamedTuple):
-    """Settings and what they came to: the Score, the mean share, what was kept against what was
-    gained, and the shares by their names.
+    """Settings and what they came to: the Score, that by magnitude alone, the mean share, what was
+    kept against what was gained, and the shares by their names.
     """
 
     told: str
     score: "Interval"
+    by_magnitude: "Interval"
     mean: "Interval"
     place: "Place"
     shares: "Mapping[Key, Interval]"
@@ -133,6 +134,7 @@ def finish(
     from figures.frontier import frontier
     from figures.style import save
     from figures.tuning import tuning
+    from kedit.measures import part_name
 
     came_to = {
         arm.told: _tried(config, arm.told, before, own) for arm, own in outcomes.items()
@@ -140,7 +142,10 @@ def finish(
     ranked = {
         name: sorted(
             (came_to[one] for one in ones),
-            key=lambda one: (float(one.score.mean), float(one.mean.mean)),
+            # where all Scores are 0, the mean share is highest for an edit that does nothing
+            key=lambda one: tuple(
+                float(each.mean) for each in (one.score, one.by_magnitude, one.mean)
+            ),
             reverse=True,
         )
         for name, ones in told.items()
@@ -161,7 +166,7 @@ def finish(
         f"The best of {config.tries} settings of each editor: {config.model}, "
         f"{config.perspective} edits of {len(before)} cases",
         "",
-        ("", "Score", "mean share", *(f"{key.group}" for key in names), "failed"),
+        ("", "Score", "mean share", *map(part_name, names), "failed"),
     )
     for best, *_ in ranked.values():
         shares = (percent(best.shares[key]) for key in names)
@@ -208,14 +213,18 @@ def _tried(
     config: "Config", told: str, before: "Sequence[EditScore]", outcomes: Sequence[Outcome]
 ) -> Tried:
     from figures.frontier import Place
-    from kedit.measures import Key, shares
+    from kedit.measures import BY_ALL, BY_MAGNITUDE, Key, shares
     from kedit.stats import row_interval
 
     after = [one.counted(old) for one, old in zip(outcomes, before, strict=True)]
-    found = shares(before, after, Key(config.perspective, "Score", "lifts"), seed=config.seed)
+    found, by_magnitude = (
+        shares(before, after, Key(config.perspective, "Score", way), seed=config.seed)
+        for way in (BY_ALL, BY_MAGNITUDE)
+    )
     return Tried(
         told,
         row_interval(found.score),
+        row_interval(by_magnitude.score),
         row_interval(found.mean),
         Place(row_interval(found.locality), row_interval(found.generalisation)),
         {part: row_interval(row) for part, row in found.parts.items()},
@@ -225,11 +234,15 @@ def _tried(
 
 def _write_csv(folder: RunFolder, ranked: Mapping[str, Sequence[Tried]]) -> None:
     """A line for each try, the best of each editor first."""
+    from kedit.measures import part_name
+
     lines = []
     for name, ones in ranked.items():
         for place, one in enumerate(ones):
-            numbers = {"Score": one.score, "mean share": one.mean}
-            numbers |= {key.group: interval for key, interval in one.shares.items()}
+            numbers = {
+                "Score": one.score, "Score by magnitude": one.by_magnitude, "mean share": one.mean
+            }  # fmt: skip
+            numbers |= {part_name(key): interval for key, interval in one.shares.items()}
             line = {"editor": name, "place": place + 1, "told": one.told, "failed": one.n_failed}
             for what, interval in numbers.items():
                 for bound, value in zip(("", " low", " high"), interval, strict=True):

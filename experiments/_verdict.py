@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments._edit_cases import Arm, Outcome
+from experiments._edit_cases import SIDES, Arm, Outcome
 from experiments._papers_table import papers_markdown, papers_rows, papers_table
 from experiments._run import RunFolder, console, write_whole
 from experiments._tables import FIELDS, percent, plain_table
+from kedit.measures import LIFTS
 
 if TYPE_CHECKING:
     from experiments.compare_editors import Config
     from figures.frontier import Place
-    from kedit.measures import Key, Measure
+    from kedit.measures import Key, Measure, Shares
     from kedit.results import EditScore
     from kedit.stats import Interval, Paired
 
@@ -26,7 +27,7 @@ PRINTED = {
     "magnitude": "magnitude",
     "reciprocal rank": "1/rank among all relations",
     "says it": "says it",
-    "lifts": "Scores",
+    **dict.fromkeys(LIFTS, "Scores"),
     "gain": "Scores",
 }
 SURE = 0.05
@@ -121,8 +122,7 @@ def _verdicts(
     """Of the arms of one side, in their order."""
     import numpy as np
 
-    from figures.frontier import Place
-    from kedit.measures import Key, by_case, changes, shares
+    from kedit.measures import BY_ALL, Key, by_case, changes, shares
     from kedit.stats import Paired, holm, other_sign, paired, row_interval
 
     counted = {
@@ -140,9 +140,17 @@ def _verdicts(
         for arm in others
         for key in keys
     }
-    score = Key("both" if first.side == "together" else first.side, "Score", "lifts")
-    made_of = {arm: shares(before, scores, score, seed=seed) for arm, scores in counted.items()}
-    gaps = {(arm, score): made_of[arm].score - made_of[first].score for arm in others}
+    sides = ["both", *SIDES] if first.side == "together" else [first.side]
+    made_of = {
+        (arm, score): shares(before, scores, score, seed=seed)
+        for arm, scores in counted.items()
+        for score in (Key(side, "Score", way) for side in sides for way in LIFTS)
+    }
+    gaps = {
+        (arm, score): own.score - made_of[first, score].score
+        for (arm, score), own in made_of.items()
+        if arm in others
+    }
     scored = {both: Paired(row_interval(gap), other_sign(gap)) for both, gap in gaps.items()}
     adjusted = {}
     for family in (tests, scored):
@@ -153,13 +161,20 @@ def _verdicts(
         Verdict(
             arm,
             measured[arm],
-            Place(row_interval(own.locality), row_interval(own.generalisation)),
+            _place(made_of[arm, Key(sides[0], "Score", BY_ALL)]),
             {key: test for (one, key), test in tests.items() if one == arm},
             {key: p for (one, key), p in adjusted.items() if one == arm},
             _costs(outcomes[arm]),
         )
-        for arm, own in made_of.items()
+        for arm in outcomes
     ]
+
+
+def _place(found: "Shares") -> "Place":
+    from figures.frontier import Place
+    from kedit.stats import row_interval
+
+    return Place(row_interval(found.locality), row_interval(found.generalisation))
 
 
 def _costs(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
@@ -188,7 +203,7 @@ def _lines(verdicts: Sequence[Verdict], perplexity: float) -> Iterator[Line]:
     for statistic, part in PRINTED.items():
         for key, first in found[0].items():
             # a Score of the side that was not edited weighs what nobody asked for
-            unasked = statistic == "lifts" and side not in (key.perspective, "together")
+            unasked = statistic in LIFTS and side not in (key.perspective, "together")
             if key.statistic != statistic or unasked:
                 continue
             cells = []
@@ -196,6 +211,7 @@ def _lines(verdicts: Sequence[Verdict], perplexity: float) -> Iterator[Line]:
                 sure = verdict.adjusted.get(key, 1.0) < SURE
                 cells.append(percent(own[key].after) + ("*" if sure else ""))
             name = f"{key.perspective} {key.group}"
+            name += f" ({statistic})" if statistic in LIFTS else ""
             yield Line(part, name, percent(first.before), cells)
     for name in verdicts[0].costs:
         cells = ["" if (cost := one.costs[name]) is None else f"{cost:.3g}" for one in verdicts]
@@ -227,7 +243,8 @@ def _explained(config: "Config", verdicts: Sequence[Verdict]) -> str:
     return (
         "Means in percent with 95 % bootstrap intervals over cases; perplexity and KL on "
         f"{text}. Score: harmonic mean of what was gained of what there was to gain and of what "
-        "was kept; transfer: the share gained on the side that was not edited. "
+        "was kept: by success (lifts), by magnitude (kept: 1 - how far a magnitude has moved), and "
+        "by all of these; transfer: the share gained on the side that was not edited. "
         f"*: unlike {first}, p < {SURE} (sign flips over cases, Holm over one table; of Scores "
         "bootstrap draws of the cases, Holm over the Scores). "
         f"{n_failed} edits failed (records.jsonl says why) and count as no edit. "

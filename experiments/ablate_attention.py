@@ -32,7 +32,9 @@ class Config:
     held_out: str = ""
     """Text whose perplexity must not blow up; nothing for text of the model's own."""
     chunks: int = 2
-    """Of 128 tokens of that text."""
+    """Of that text."""
+    window: int = 128
+    """Tokens of a chunk: fewer are read sooner."""
     probes: int = 0
     """Of each kind a case is tested with, at most so many (scoring takes time); 0 for all."""
     seed: int = 0
@@ -52,8 +54,8 @@ def run(config: Config) -> Path:
     from experiments._ablation import ablate, arms_of
     from experiments._ablation_report import finish
     from experiments._edit_cases import prepared
-    from experiments._score import chosen, scores_before, to_edit
-    from kedit.drift import baseline, held_out
+    from experiments._score import chosen, passage, scores_before, to_edit
+    from kedit.drift import baseline
     from kedit.model import load
     from kedit.score import Scoring
 
@@ -65,7 +67,7 @@ def run(config: Config) -> Path:
         told = arms_of(config, model)
         every = ",".join(dict.fromkeys(one for ones in told.values() for one in ones))
         arms = prepared(model, every, [config.perspective], config.model, config.text, config.seed)
-        text = baseline(model, held_out(model, config.held_out, config.chunks, config.seed))
+        text = baseline(model, passage(model, config))
         scoring = Scoring(say=False, seed=config.seed)
         usable = scores_before(folder, model, cases, scoring)
         outcomes = ablate(folder, model, usable, arms, scoring, text)

@@ -241,6 +241,8 @@ generation_prompts         beginnings of texts on S
 rel_prompts                add_rel_prompt in other words: two for this relation, one for any
 rm_rel_prompts         +   rm_rel_prompt in the same words
 rel_neighborhood       +   subject S' and "The relation between S' and O is": R is to stay
+rel_other_objects      +   object O' and "The relation between S and O' is", S having no relation to
+                           O' that the source knows: what the model said is to stay
 other_relations        +   prompts on other relations of S: what the model said is to stay
 rel_other              +   relation_id, label and object O2 of what the source knows else of S, and
                            "The relation between S and O2 is": label is to stay

@@ -36,7 +36,9 @@ class Config:
     held_out: str = ""
     """Text whose perplexity must not blow up; nothing for text of the model's own."""
     chunks: int = 2
-    """Of 128 tokens of that text."""
+    """Of that text."""
+    window: int = 128
+    """Tokens of a chunk: fewer are read sooner."""
     seed: int = 0
     """Of the choice of cases, neighbours, replacements, contexts, own text and the bootstrap."""
     device: str = "auto"
@@ -49,10 +51,10 @@ def run(config: Config) -> Path:
     """Traces, compares keys, edits, sums up and draws; what is in the run's folder is kept."""
     from dataclasses import replace
 
-    from experiments._score import chosen, scores_before, to_edit
+    from experiments._score import chosen, passage, scores_before, to_edit
     from experiments._site_report import finish
     from experiments._sites import measured, require_possible
-    from kedit.drift import baseline, held_out
+    from kedit.drift import baseline
     from kedit.model import load
     from kedit.score import Scoring
 
@@ -63,7 +65,7 @@ def run(config: Config) -> Path:
     with open_run("choose_sites", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         model = load(config.model, config.device)
-        text = baseline(model, held_out(model, config.held_out, config.chunks, config.seed))
+        text = baseline(model, passage(model, config))
         usable = scores_before(folder, model, cases, scoring)
         found = measured(config, folder, model, usable, every, scoring, text)
         folder.write_json("skipped.json", skipped)

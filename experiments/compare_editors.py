@@ -30,7 +30,9 @@ class Config:
     held_out: str = ""
     """Text whose perplexity must not blow up; nothing for text of the model's own."""
     chunks: int = 2
-    """Of 128 tokens of that text."""
+    """Of that text."""
+    window: int = 128
+    """Tokens of a chunk: fewer are read sooner."""
     probes: int = 0
     """Of each kind a case is tested with, at most so many (scoring takes time); 0 for all."""
     ranks: bool = True
@@ -52,9 +54,9 @@ def run(config: Config) -> Path:
     from dataclasses import replace
 
     from experiments._edit_cases import SIDES, Side, edit_cases, prepared
-    from experiments._score import chosen, labels, scores_before, to_edit
+    from experiments._score import chosen, labels, passage, scores_before, to_edit
     from experiments._verdict import finish
-    from kedit.drift import baseline, held_out
+    from kedit.drift import baseline
     from kedit.model import load
     from kedit.score import Scoring
 
@@ -70,7 +72,7 @@ def run(config: Config) -> Path:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         model = load(config.model, config.device, config.dtype)
         arms = prepared(model, config.editors, sides, config.model, config.text, config.seed)
-        text = baseline(model, held_out(model, config.held_out, config.chunks, config.seed))
+        text = baseline(model, passage(model, config))
         usable = scores_before(folder, model, cases, scoring)
         outcomes = edit_cases(folder, model, usable, arms, scoring, text)
         folder.write_json("skipped.json", skipped)

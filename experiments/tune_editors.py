@@ -32,7 +32,9 @@ class Config:
     held_out: str = ""
     """Text whose perplexity must not blow up; nothing for text of the model's own."""
     chunks: int = 1
-    """Of 128 tokens of that text."""
+    """Of that text."""
+    window: int = 128
+    """Tokens of a chunk: fewer are read sooner."""
     probes: int = 2
     """Of each kind a case is tested with, at most so many; 0 for all."""
     seed: int = 0
@@ -50,9 +52,9 @@ def run(config: Config) -> Path:
     from dataclasses import replace
 
     from experiments._edit_cases import edit_cases, prepared
-    from experiments._score import chosen, scores_before, to_edit
+    from experiments._score import chosen, passage, scores_before, to_edit
     from experiments._tuning import finish, one_sided, space_of, tries
-    from kedit.drift import baseline, held_out
+    from kedit.drift import baseline
     from kedit.model import load
     from kedit.score import Scoring
 
@@ -65,7 +67,7 @@ def run(config: Config) -> Path:
         told = tries(config, space_of(config.space, model.cfg.n_layers))
         every = ",".join(dict.fromkeys(one for ones in told.values() for one in ones))
         arms = prepared(model, every, [config.perspective], config.model, config.text, config.seed)
-        text = baseline(model, held_out(model, config.held_out, config.chunks, config.seed))
+        text = baseline(model, passage(model, config))
         scoring = Scoring(say=False, seed=config.seed)
         usable = scores_before(folder, model, cases, scoring)
         outcomes = edit_cases(folder, model, usable, arms, scoring, text)
@@ -80,8 +82,8 @@ tries.csv       every try: its settings, its Score, and the shares that this is 
 tuning.png, frontier.png (and .pdf)   the figures
 records.jsonl   a line for each case before any edit, and one for each edit of it
 
-The Score is the harmonic mean of what was gained of what there was to gain and of what was kept;
-where that is zero the mean decides. An edit in trouble (kedit.rails) counts as no edit. The best of
+The Score is the harmonic mean of what was gained of what there was to gain and of what was kept,
+by success and by magnitude; where that is zero the one by magnitude alone decides, then the mean. An edit in trouble (kedit.rails) counts as no edit. The best of
 several tries looks better than it is: what it is worth, other cases tell.
 """
 

@@ -21,7 +21,8 @@ from kedit.stats import Interval
 # Okabe and Ito's, as in style.py; 6 and 7: no pair of them comes twice among 42 editors
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHAPES = ("o", "D", "s", "^", "v", "p", "X")
-STAYS = ("neighborhood", "other relations")  # groups that an edit is to leave as they were
+# groups that an edit is to leave as they were
+STAYS = ("neighborhood", "other objects", "other relations")
 BAND, TICK, SHADE = "0.80", "0.35", "0.94"
 STATISTICS = ("success", "magnitude")
 SLOT, ROW, LINE = 0.075, 0.27, 0.135  # inches: an editor in a row; a row, at least; of the legend

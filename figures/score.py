@@ -43,7 +43,7 @@ SIDES = {
 # from top to bottom: what an edit is to change, then what it is to leave
 GROUPS = (
     "efficacy", "paraphrase", "portability", "removal", "removal paraphrase", "neighborhood",
-    "other relations",
+    "other objects", "other relations",
 )  # fmt: skip
 CONTRASTS = {  # the answer and its rival, by side and group
     ("entity", "efficacy"): "new object over true one",
@@ -56,6 +56,7 @@ CONTRASTS = {  # the answer and its rival, by side and group
     ("relation", "removal"): "“None” over relation’s name",
     ("relation", "removal paraphrase"): "“None” over relation’s name",
     ("relation", "neighborhood"): "relation’s name over “None”",
+    ("relation", "other objects"): "own word over relation’s name",
     ("relation", "other relations"): "right name over edited one",
 }
 EXPLAINED = (

@@ -57,15 +57,15 @@ class Drift:
 
 
 def held_out(
-    model: HookedTransformer, source: str, n_chunks: int = 16, seed: int = 0
+    model: HookedTransformer, source: str, n_chunks: int = 16, seed: int = 0, window: int = WINDOW
 ) -> Int[Tensor, "chunk pos"]:
-    """Chunks of WINDOW tokens of a `kedit.text.Corpus`: evenly over a file, else its first ones.
+    """Chunks of `window` tokens of a `kedit.text.Corpus`: evenly over a file, else its first ones.
 
     Raises:
         InputError: the text cannot be read, or is too short for one chunk.
     """
     start = bos_ids(model)
-    window = min(WINDOW, model.cfg.n_ctx - len(start))
+    window = min(window, model.cfg.n_ctx - len(start))
     corpus = Corpus(source, seed)
     if not corpus.is_file:
         rows = list(itertools.islice(corpus.chunks(model, window), n_chunks))

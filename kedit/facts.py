@@ -9,7 +9,7 @@ Kind = Literal["symmetric", "asymmetric", "hierarchical", ""]  # "": not known
 Perspective = Literal["entity", "relation"]
 Group = Literal[
     "efficacy", "paraphrase", "neighborhood", "other relations", "portability",
-    "removal", "removal paraphrase",
+    "removal", "removal paraphrase", "other objects",
 ]  # fmt: skip
 CharSpan = tuple[int, int]  # [start, end) in characters of the prompt
 NO_RELATION = "None"  # RaKE's word for a pair without a relation

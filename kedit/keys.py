@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.facts import NO_RELATION, Demand, EditRequest
-from kedit.packed import padded
+from kedit.packed import is_plain, opened, padded, unpacked
 from kedit.prompts import KeyPosition, answer_ids, device, located, plain_ids
 from kedit.reading import Tokens
 from kedit.value import Row
@@ -136,8 +136,12 @@ class LastTokens:
         self._opened: list[tuple[Tensor, list[int]]] = []
         for start in range(0, len(texts), TOGETHER):
             some = texts[start : start + TOGETHER]
-            rows = padded(some, device(model))
-            resid = model(rows, stop_at_layer=layer, attention_mask=torch.ones_like(rows))
+            if is_plain(model):
+                packed, _, real = opened(model, some, layer)
+                resid = unpacked(packed, real)
+            else:
+                rows = padded(some, device(model))
+                resid = model(rows, stop_at_layer=layer, attention_mask=torch.ones_like(rows))
             self._opened.append((resid, [len(text) - 1 for text in some]))
 
     def keys(self, sites: Sequence[WriteSite]) -> Mapping[WriteSite, Float[Tensor, "text d_key"]]:

@@ -46,10 +46,12 @@ E_EFFICACY, E_PARAPHRASE, E_KEPT, E_OTHERS = (
     Key("entity", group, "success")
     for group in ("efficacy", "paraphrase", "neighborhood", "other relations")
 )
-R_EFFICACY, R_PARAPHRASE, R_REMOVAL, R_KEPT, R_OTHERS = (
+R_EFFICACY, R_PARAPHRASE, R_REMOVAL, R_KEPT, R_OBJECTS, R_OTHERS = (
     Key("relation", group, "success")
-    for group in ("efficacy", "paraphrase", "removal", "neighborhood", "other relations")
-)
+    for group in (
+        "efficacy", "paraphrase", "removal", "neighborhood", "other objects", "other relations",
+    )
+)  # fmt: skip
 # harmonic means of success rates, as the authors' summary takes them
 HARMONIC: dict[Key, tuple[Key, ...]] = {
     Key("both", "Score", "harmonic mean"): (
@@ -59,17 +61,40 @@ HARMONIC: dict[Key, tuple[Key, ...]] = {
     Key("both", "efficacy", "harmonic mean"): (E_EFFICACY, R_EFFICACY),
     Key("both", "paraphrase", "harmonic mean"): (E_PARAPHRASE, R_PARAPHRASE),
 }  # fmt: skip
+# of a probe before and after an edit: 1 - |change of its magnitude|
+STEADINESS = "steadiness"
+# three ways to score lifts: success asks which answer is ahead, if both have a probability of 1e-4;
+# magnitude, how far; and both together cannot be had by faint edits, nor by loud ones
+BY_SUCCESS, BY_MAGNITUDE, BY_ALL = LIFTS = ("lifts", "magnitude lifts", "all lifts")
+
+
+def _scored(parts: Mapping[str, tuple[Key, ...]], magnitude: str) -> dict[Key, tuple[Key, ...]]:
+    """By each way to score a side, its parts; `magnitude` is the statistic for how far."""
+    found = {}
+    for side, by_success in parts.items():
+        by_magnitude = tuple(key._replace(statistic=magnitude) for key in by_success)
+        ways = by_success, by_magnitude, (*by_success, *by_magnitude)
+        found |= {Key(side, "Score", way): own for way, own in zip(LIFTS, ways, strict=True)}
+    return found
+
+
 # harmonic means of what was gained of what there was to gain, and of what was kept
-GAINED: dict[Key, tuple[Key, ...]] = {
-    Key("both", "Score", "lifts"): (E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE),
-    Key("entity", "Score", "lifts"): (E_EFFICACY, E_PARAPHRASE),
-    Key("relation", "Score", "lifts"): (R_EFFICACY, R_PARAPHRASE, R_REMOVAL),
-}
-KEPT: dict[Key, tuple[Key, ...]] = {
-    Key("both", "Score", "lifts"): (E_KEPT, R_KEPT),
-    Key("entity", "Score", "lifts"): (E_KEPT, E_OTHERS),
-    Key("relation", "Score", "lifts"): (R_KEPT, R_OTHERS),
-}
+GAINED = _scored(
+    {
+        "both": (E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE),
+        "entity": (E_EFFICACY, E_PARAPHRASE),
+        "relation": (R_EFFICACY, R_PARAPHRASE, R_REMOVAL),
+    },
+    "magnitude",
+)
+KEPT = _scored(
+    {
+        "both": (E_KEPT, R_KEPT),
+        "entity": (E_KEPT, E_OTHERS),
+        "relation": (R_KEPT, R_OBJECTS, R_OTHERS),
+    },
+    STEADINESS,
+)
 LEAST = -1.0  # a share counts as no less: where little was to gain, losing it counts many times
 # what an edit from one side brings on the other
 TRANSFER: dict[Key, tuple[Key, ...]] = {
@@ -169,7 +194,7 @@ def changes(
     """
     assert [one.id for one in before] == [one.id for one in after]
     weights = resamples(len(before), draws, seed)
-    old, new = _Means(before, weights), _Means(after, weights)
+    old, new = _Means(before, weights, before), _Means(after, weights, before)
     found = [_compared(key, old.of(key), new.of(key), old.counts(key)) for key in old]
     for key, parts in _within(HARMONIC, old):
         found.append(
@@ -196,7 +221,16 @@ def shares(
     """What a Score on lifts is the harmonic mean of; parts that no case has are left out."""
     assert [one.id for one in before] == [one.id for one in after]
     weights = resamples(len(before), draws, seed)
-    return _shares(_Means(before, weights), _Means(after, weights), score)
+    return _shares(_Means(before, weights, before), _Means(after, weights, before), score)
+
+
+def part_name(key: Key) -> str:
+    """A share, as tables and figures call it."""
+    kept = {"neighborhood": "neighbours kept"} | {
+        group: f"{group} kept" for group in ("other objects", "other relations")
+    }
+    how = "" if key.statistic == "success" else ", magnitude"
+    return kept.get(key.group, key.group) + how
 
 
 def by_case(scores: Sequence[EditScore], key: Key) -> Float[ndarray, " case"]:
@@ -241,10 +275,21 @@ def _compared(key: Key, old: ndarray, new: ndarray, counts: tuple[int, int]) -> 
 
 
 class _Means:
-    """Each key's mean over all cases and over every draw of them, in one row: [1 + draws]."""
+    """Each key's mean over all cases and over every draw of them, in one row: [1 + draws].
 
-    def __init__(self, scores: Sequence[EditScore], weights: Int[ndarray, "draw case"]) -> None:
+    Args:
+        before: the unedited model's scores of the same cases, if these are to be held against them.
+    """
+
+    def __init__(
+        self,
+        scores: Sequence[EditScore],
+        weights: Int[ndarray, "draw case"],
+        before: Sequence[EditScore] = (),
+    ) -> None:
         values = [_by_key(score) for score in scores]
+        for own, old, new in zip(values, before, scores, strict=bool(before)):
+            own.update(_steadiness(old, new))
         keys = list(dict.fromkeys(key for one in values for key in one))
         self._column = {key: index for index, key in enumerate(keys)}
         self._n_prompts = np.array([[len(one.get(key, ())) for key in keys] for one in values])
@@ -266,7 +311,7 @@ class _Means:
         return int((n_prompts > 0).any(1).sum()), int(n_prompts.sum())
 
 
-def _by_key(score: EditScore) -> Mapping[Key, list[float]]:
+def _by_key(score: EditScore) -> dict[Key, list[float]]:
     """All prompts' values of one case."""
     values: dict[Key, list[float]] = {}
     for probe in score.probes:
@@ -277,6 +322,18 @@ def _by_key(score: EditScore) -> Mapping[Key, list[float]]:
                 values.setdefault(key, []).append(float(value))
     if score.fluency is not None:
         values[Key("both", "generated text", "n-gram entropy")] = [score.fluency]
+    return values
+
+
+def _steadiness(before: EditScore, after: EditScore) -> Mapping[Key, list[float]]:
+    """How little the magnitude of each prompt has moved: 1 not at all, 0 all the way."""
+    values: dict[Key, list[float]] = {}
+    magnitude = STATISTICS["magnitude"]
+    for old, new in zip(before.probes, after.probes, strict=True):
+        then, now = magnitude(old), magnitude(new)
+        if then is not None and now is not None:
+            key = Key(new.perspective, new.group, STEADINESS)
+            values.setdefault(key, []).append(max(0.0, 1 - abs(now - then)))
     return values
 
 

@@ -90,6 +90,7 @@ def known_facts() -> tuple[Fact, ...]:
     return tuple({(f.relation.id, f.subject): f for f in reversed(builtin.load())}.values())
 
 
+@cache
 def _domain(id: str, told: str) -> str:
     """What the relation's subjects are: as kedit has it, or as its record tells."""
     return next((fact.relation.domain for fact in known_facts() if fact.relation.id == id), told)

@@ -16,6 +16,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.components.transformer_block import TransformerBlock
 
 from kedit.errors import InputError
+from kedit.openings import shared_openings
 from kedit.prompts import device
 from kedit.sites import (
     attn_read,
@@ -101,15 +102,57 @@ def opened(
     model: HookedTransformer, rows: Sequence[Sequence[int]], n_layers: int
 ) -> tuple[Float[Tensor, "token d_model"], Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]:
     """Residual of whole rows behind the first `n_layers`, packed; then `mask` and `real` for what
-    goes on from there.
+    goes on from there. What many of them open with is run once.
     """
-    tokens = padded(rows, device(model))
-    lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
-    real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-    mask = torch.ones_like(tokens)
-    below, past = range(n_layers), nothing(model, len(rows), range(n_layers))
-    resid = embedded(model, tokens, mask, real)
-    return through(model, below, resid, past, past, mask, real)[0], mask, real
+    place, below = device(model), range(n_layers)
+    tokens, real = _placed(rows, place)
+    groups = shared_openings([tuple(row) for row in rows])
+    if not any(length for length, _ in groups):
+        past, mask = nothing(model, len(rows), below), torch.ones_like(tokens)
+        resid = embedded(model, tokens, mask, real)
+        return through(model, below, resid, past, past, mask, real)[0], mask, real
+    group_of = {index: group for group, (_, members) in enumerate(groups) for index in members}
+    group = torch.tensor([group_of[index] for index in range(len(rows))], device=place)
+
+    openings, within = _placed([rows[members[0]][:length] for length, members in groups], place)
+    past, mask = nothing(model, len(groups), below), torch.ones_like(openings)
+    first = embedded(model, openings, mask, within)
+    first, keys, values = through(model, below, first, past, past, mask, within)
+    # to the right edge, where the tails begin
+    gap = (~within).sum(1, keepdim=True)
+    columns = torch.arange(openings.shape[1], device=place)
+    source = (columns - gap).clamp(min=0)
+    keys, values = (
+        tuple(layer[group] for layer in to_right(kept, source)) for kept in (keys, values)
+    )
+
+    lengths = [groups[group_of[index]][0] for index in range(len(rows))]
+    tails, behind = _placed([row[n:] for row, n in zip(rows, lengths, strict=True)], place)
+    mask = torch.cat([(columns >= gap).long()[group], torch.ones_like(tails)], 1)
+    second = embedded(model, tails, mask, behind)
+    second, _, _ = through(model, below, second, keys, values, mask, behind)
+
+    opens = torch.arange(tokens.shape[1], device=place) < within.sum(1)[group][:, None]
+    resid = first.new_zeros(*real.shape, first.shape[1])
+    resid[opens] = unpacked(first, within)[group][within[group]]
+    resid[real & ~opens] = second
+    return resid[real], torch.ones_like(tokens), real
+
+
+def _placed(
+    rows: Sequence[Sequence[int]], place: torch.device
+) -> tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]:
+    """Rows padded at the right, and where there is no padding."""
+    tokens = padded(rows, place)
+    lengths = torch.tensor([len(row) for row in rows], device=place)
+    return tokens, torch.arange(tokens.shape[1], device=place) < lengths[:, None]
+
+
+def to_right(kept: Kept, source: Int[Tensor, "row pos"]) -> Kept:
+    """Keys, or values, of rows that are to end at the right edge: each position takes what is at
+    its `source`, the gap at the left repeats the start.
+    """
+    return tuple(torch.take_along_dim(layer, source[..., None, None], 1) for layer in kept)
 
 
 def embedded(
@@ -129,7 +172,8 @@ def embedded(
 def padded(rows: Sequence[Sequence[int]], place: torch.device) -> Int[Tensor, "row pos"]:
     """Rows of tokens as one tensor, padded at the right."""
     width = max(map(len, rows), default=0)
-    return torch.tensor([[*row, *[PADDING] * (width - len(row))] for row in rows], device=place)
+    filled = [[*row, *[PADDING] * (width - len(row))] for row in rows]
+    return torch.tensor(filled, dtype=torch.long, device=place)
 
 
 def unpacked(tokens: Float[Tensor, "token *width"], real: Bool[Tensor, "row new"]) -> Tensor:

@@ -18,13 +18,21 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 
 from kedit.forward import max_tokens
-from kedit.packed import Kept, embedded, is_plain, nothing, padded, through, unpacked
+from kedit.openings import Tokens, shared_openings
+from kedit.packed import (
+    Kept,
+    embedded,
+    is_plain,
+    nothing,
+    padded,
+    through,
+    to_right,
+    unpacked,
+)
 from kedit.prompts import device
 
-Tokens = tuple[int, ...]
 CACHE_BYTES = 2**29  # keys and values held at once
 TOGETHER = 4096  # tokens in one forward: more gains nothing
-LONGEST_RUN = 128  # prompts that share an opening; a bound on the time to find it
 
 
 @dataclass(frozen=True)
@@ -95,43 +103,6 @@ def read(model: HookedTransformer, prompts: Sequence[Tokens]) -> Reading:
     return _read_behind(model, before, tails)
 
 
-def shared_openings(prompts: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
-    """Groups of prompts with the number of tokens that they all open with, to be read once.
-
-    The fewest tokens that two steps can read: of all ways to cut the sorted prompts into runs, the
-    one with the smallest sum of each run's opening and its members' tails.
-    """
-    order = sorted(range(len(prompts)), key=prompts.__getitem__)
-    shared = [0] + [
-        _n_shared(prompts[one], prompts[other])
-        for one, other in zip(order, order[1:], strict=False)
-    ]
-    best: list[tuple[int, int, int]] = [(0, 0, 0)]  # tokens read, the run's start, its opening
-    for end in range(1, len(order) + 1):
-        opening, length = len(prompts[order[end - 1]]) - 1, len(prompts[order[end - 1]])
-        choices = [(best[end - 1][0] + length, end - 1, 0)]
-        tails = length
-        for start in range(end - 2, max(-1, end - 1 - LONGEST_RUN), -1):
-            # at least one token of each prompt stays behind the opening
-            opening = min(opening, shared[start + 1], len(prompts[order[start]]) - 1)
-            tails += len(prompts[order[start]])
-            tokens = tails - (end - start - 1) * opening
-            choices.append((best[start][0] + tokens, start, opening))
-        best.append(min(choices))
-    groups, end = [], len(order)
-    while end:
-        _, start, opening = best[end]
-        groups.append((opening, order[start:end]))
-        end = start
-    return groups
-
-
-def _n_shared(one: Tokens, other: Tokens) -> int:
-    """Tokens that both open with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
 def _read_behind(model: HookedTransformer, before: Reading, rows: Sequence[Tokens]) -> Reading:
     """The reading of `rows` of any lengths, each behind its own past."""
     place = before.mask.device
@@ -142,11 +113,10 @@ def _read_behind(model: HookedTransformer, before: Reading, rows: Sequence[Token
     padding = (tokens.shape[1] - lengths)[:, None]
     positions = torch.arange(whole.mask.shape[1], device=place)
     source = (positions - padding).clamp(min=0)
-    moved = source[..., None, None]
     return Reading(
         resid[torch.arange(len(tokens), device=place), lengths - 1],
-        tuple(torch.take_along_dim(keys, moved, 1) for keys in whole.keys),
-        tuple(torch.take_along_dim(values, moved, 1) for values in whole.values),
+        to_right(whole.keys, source),
+        to_right(whole.values, source),
         torch.take_along_dim(whole.mask, source, 1) * (positions >= padding),
     )
 

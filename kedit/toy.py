@@ -124,6 +124,11 @@ def _case(fact: Fact, known: list[Fact]) -> EditCase:
         for subject in dict.fromkeys(other.subject for other in neighbors)
     ]
     probes += [
+        Probe("relation", "other objects", first.format(person, other), none, label)
+        for other in objects
+        if other not in (old, new)
+    ]
+    probes += [
         Probe("relation", "other relations", first.format(person, kept), name, label, (), name)
         for name, kept in dict.fromkeys(
             (other.relation.name, other.object) for other in own if other.relation != relation

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.metrics import Vocabulary, likeliest, losses_and_slope
-from kedit.packed import Kept, nothing, opened, require_plain, through, unpacked
+from kedit.packed import Kept, nothing, opened, require_plain, through, to_right, unpacked
 from kedit.prompts import device
 from kedit.reading import Tokens
 from kedit.sites import norm
@@ -200,14 +200,14 @@ def _start(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot])
     n_new = behind.sum(1, keepdim=True)
     # to the right edge, behind a gap that repeats the start
     columns = torch.arange(n_before, device=place)
-    source = (columns - (n_before - pos)).clamp(min=0)[..., None, None]
+    source = (columns - (n_before - pos)).clamp(min=0)
     new = torch.arange(int(n_new.max()), device=place)
     before = columns >= n_before - pos
     return _Start(
         layers=above,
         resid=unpacked(resid, real)[behind],
-        keys=tuple(torch.take_along_dim(layer, source, 1) for layer in keys),
-        values=tuple(torch.take_along_dim(layer, source, 1) for layer in values),
+        keys=to_right(keys, source),
+        values=to_right(values, source),
         mask=torch.cat([before, torch.ones(len(rows), len(new)).to(before)], 1).long(),
         real=new < n_new,
         at=here[behind].nonzero()[:, 0],

@@ -53,6 +53,9 @@ OURS = {
     },
     "rm_rel_prompts": ["What links Ada Alder to Greek? It is the"],
     "rel_neighborhood": [{"subject": "Bo Birch", "prompt": "The relation between Bo and Greek is"}],
+    "rel_other_objects": [
+        {"object": "Norse", "prompt": "The relation between Ada Alder and Norse is"}
+    ],
     "other_relations": [{"relation_id": "P19", "prompt": "Ada Alder was born in"}],
     "rel_other": [
         {
@@ -193,12 +196,14 @@ def test_our_rake_has_both_sides(tmp_path: Path) -> None:
     assert of(case, "relation", "removal paraphrase") == [(OURS["rm_rel_prompts"][0], none, name)]
     near = "The relation between Bo and Greek is"
     assert of(case, "relation", "neighborhood") == [(near, name, none)]
+    third = "The relation between Ada Alder and Norse is"
+    assert of(case, "relation", "other objects") == [(third, "", name)]
     other = "The relation between Ada Alder and Arle is"
     assert of(case, "relation", "other relations") == [(other, "birthplace", name)]
     assert of(case, "entity", "other relations") == [("Ada Alder was born in", "", "Danish")]
     assert of(case, "entity", "portability") == [("Ada Alder's words come from", "Denmark", "")]
     for probe in case.probes:
-        if probe.perspective == "entity":
+        if probe.perspective == "entity" or probe.group == "other objects":
             assert (probe.label, probe.aliases) == ("", ())
         elif probe.group == "other relations":
             assert probe.label == "birthplace"
@@ -219,6 +224,7 @@ def test_the_authors_rake_is_read_as_it_is(tmp_path: Path) -> None:
         "portability",
         "removal paraphrases",
         "relation neighbours",
+        "other objects",
         "other relations known to the data",
     )
 

@@ -27,7 +27,7 @@ from kedit.drift import baseline, held_out
 from kedit.edit import Edit
 from kedit.errors import InputError
 from kedit.facts import EditRequest
-from kedit.measures import Key
+from kedit.measures import LIFTS, Key
 from kedit.provenance import made_by
 from kedit.score import Scoring, score
 
@@ -91,27 +91,28 @@ def test_tests_are_of_every_editor_against_the_first(run: Path) -> None:
     assert min(float(one["p"]) for one in tests if one["group"] != "Score") > 0.2
 
 
-def test_scores_are_tested_as_differences_of_the_scores(run: Path) -> None:
-    for side in ("entity", "relation"):
-        arms = [
-            one
-            for one in json.loads((run / "comparison.json").read_text())
-            if one["edited"] == side
-        ]
-        first, second = (
-            next(
-                m["after"] for m in arm["measures"]
-                if (m["perspective"], m["group"], m["statistic"]) == (side, "Score", "lifts")
-            )
-            for arm in arms
-        )  # fmt: skip
-        (test,) = [one for one in arms[1]["tests"] if one["group"] == "Score"]
-        assert not [one for one in arms[0]["tests"]]
-        assert test["difference"] == pytest.approx(second - first)
-        assert test["low"] <= test["difference"] <= test["high"] and 0 < test["p"] <= 1
-        for arm in arms:
-            for share in (arm["locality"], arm["generalisation"]):
-                assert -1 <= share["low"] <= share["mean"] <= share["high"] <= 1
+@pytest.mark.parametrize("way", LIFTS)
+@pytest.mark.parametrize("side", ["entity", "relation"])
+def test_scores_are_tested_as_differences_of_the_scores(run: Path, side: str, way: str) -> None:
+    arms = [
+        one for one in json.loads((run / "comparison.json").read_text()) if one["edited"] == side
+    ]
+    first, second = (
+        next(
+            m["after"] for m in arm["measures"]
+            if (m["perspective"], m["group"], m["statistic"]) == (side, "Score", way)
+        )
+        for arm in arms
+    )  # fmt: skip
+    own = [one for one in arms[1]["tests"] if one["group"] == "Score"]
+    assert {one["statistic"] for one in own} == {*LIFTS}
+    (test,) = [one for one in own if one["statistic"] == way]
+    assert not [one for one in arms[0]["tests"]]
+    assert test["difference"] == pytest.approx(second - first)
+    assert test["low"] <= test["difference"] <= test["high"] and 0 < test["p"] <= 1
+    for arm in arms:
+        for share in (arm["locality"], arm["generalisation"]):
+            assert -1 <= share["low"] <= share["mean"] <= share["high"] <= 1
 
 
 def test_tables_and_figure_are_there(run: Path) -> None:

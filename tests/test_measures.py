@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 
 from kedit import stats
-from kedit.measures import HARMONIC, Key, Measure, by_relation, changes, measures, shares
+from kedit.measures import (
+    BY_ALL,
+    BY_MAGNITUDE,
+    HARMONIC,
+    LIFTS,
+    STEADINESS,
+    Key,
+    Measure,
+    by_relation,
+    changes,
+    measures,
+    part_name,
+    shares,
+)  # fmt: skip
 from kedit.results import EditScore, ProbeScore
 from kedit.stats import Interval
 
@@ -217,3 +230,41 @@ def test_the_score_on_lifts_is_the_harmonic_mean_of_its_shares() -> None:
     drawn = stats.harmonic_mean(np.stack(list(parts.parts.values())))[1:]
     assert np.array_equal(parts.score[1:], drawn)
     assert score.after and score.after[1:] == pytest.approx(np.nanquantile(drawn, [0.025, 0.975]))
+
+
+def test_faint_edits_score_by_success_and_not_by_magnitude() -> None:
+    """Both answers improbable: who is ahead changes, and next to nothing happens."""
+    gained, kept = ("efficacy", "paraphrase", "removal"), ("neighborhood", "other objects")
+
+    def cases(ahead: float, behind: float, near: float) -> list[EditScore]:
+        own = [probe("relation", group, ahead, behind) for group in gained]
+        own += [probe("relation", group, near, 1e-4) for group in kept]
+        return [edit_score(str(number), *own) for number in range(4)]
+
+    before = cases(1e-4, 2e-4, 3e-4)
+    faint, loud = cases(2e-4, 1e-4, 2e-4), cases(0.9, 1e-4, 0.6)
+    of = {
+        way: [
+            float(shares(before, after, Key("relation", "Score", way)).score[0])
+            for after in (faint, loud)
+        ]
+        for way in LIFTS
+    }
+    assert of["lifts"] == pytest.approx([1, 1])
+    assert of[BY_MAGNITUDE][0] < 1e-3
+    wanted = [*[0.9] * 3, *[1 - 0.6] * 2]  # what was 0 is a neighbour's loss, though it is ahead
+    assert of[BY_MAGNITUDE][1] == pytest.approx(harmonic_mean(wanted), abs=1e-3)
+    # of all parts: between the two, and nearer to the worse
+    both = harmonic_mean([of["lifts"][1], of[BY_MAGNITUDE][1]])
+    assert of[BY_ALL][1] == pytest.approx(both, abs=1e-3)
+
+
+def test_steadiness_is_taken_prompt_by_prompt() -> None:
+    """One up and one down are two changes, not none."""
+    old = [edit_score("a", *(probe("relation", "neighborhood", p, 0.2) for p in (0.4, 0.6)))]
+    new = [edit_score("a", *(probe("relation", "neighborhood", p, 0.2) for p in (0.6, 0.4)))]
+    (one,) = [m for m in changes(old, new) if m.key.statistic == STEADINESS]
+    assert mean(one.before) == 1 and mean(one.after) == pytest.approx(0.8)
+    (magnitude,) = [m for m in changes(old, new) if m.key.statistic == "magnitude"]
+    assert mean(magnitude.lift) == pytest.approx(0)
+    assert part_name(one.key) == "neighbours kept, magnitude"

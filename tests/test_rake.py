@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from kedit.data import rake, relations
 from kedit.data.fields import Record, Skipped
-from kedit.data.rake_build import NEIGHBOURS, build, portability
+from kedit.data.rake_build import NEIGHBOURS, OTHER_OBJECTS, build, portability
 from kedit.data.relations import Wording
 from kedit.data.survey import edits, survey
 from kedit.errors import RecordError
@@ -208,6 +208,21 @@ def test_relation_neighbours_are_the_records_own_then_the_files(tmp_path: Path) 
     sets = {tuple(other["subject"] for other in one["rel_neighborhood"]) for one in found}
     assert {len(set(near)) for near in sets} == {NEIGHBOURS}
     assert len(sets) > 20  # they are not everyone's first ten
+
+
+def test_other_objects_are_the_relations_and_none_of_the_subjects(tmp_path: Path) -> None:
+    of = {id: [other["object"] for other in one["rel_other_objects"]]
+          for id, one in built(tmp_path).items()}  # fmt: skip
+    # of Greek, Danish and Latin: not what Ada spoke, nor what she is to speak
+    assert of[1] == ["Latin"] and set(of[2]) == {"Danish", "Latin"}
+    assert of[8] == ["Danish"]  # Elif spoke Greek too
+    assert of[7] == []  # the only town with a twin
+    (one,) = built(tmp_path)[1]["rel_other_objects"]
+    assert one["prompt"] == "The relation between Ada Alder and Latin is"
+    many = [record(n, f"P{n}", LANGUAGE, SPOKE, f"L{n}", "Danish") for n in range(40)]
+    found = [one["rel_other_objects"] for one in built(tmp_path, *many).values()]
+    assert {len(others) for others in found} == {OTHER_OBJECTS}
+    assert len({others[0]["object"] for others in found}) > 20  # not everyone's first
 
 
 def test_the_longest_template_says_whom_a_prompt_is_about(tmp_path: Path) -> None:

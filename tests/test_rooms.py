@@ -19,7 +19,7 @@ FLOORS = [
     {"toy", "hf"},
     {"model", "prompts", "sites"},
     {"runs", "metrics"},
-    {"paths", "packed", "writes"},
+    {"paths", "openings", "packed", "writes"},
     {"provenance"},
     {"edit", "export"},
     {"blocks", "closed_form"},

@@ -28,9 +28,9 @@ def test_its_cases_ask_for_what_it_does_not_say_and_keep_what_it_says() -> None:
         fact = case.entity.fact
         assert facts[fact.relation, fact.subject] == fact.object != case.entity.target
         groups = {(probe.perspective, probe.group) for probe in case.probes}
-        assert len(groups) == 10  # all but portability
+        assert len(groups) == 11  # all but portability
         for probe in case.probes:
-            if probe.group in ("neighborhood", "other relations"):
+            if probe.group in ("neighborhood", "other objects", "other relations"):
                 assert (probe.prompt, probe.answer) in said
             else:
                 assert (probe.prompt, probe.rival) in said

@@ -73,7 +73,9 @@ def test_last_tokens_read_from_a_layer_up_have_the_keys_of_a_whole_forward(
             for number, text in enumerate(texts):
                 alone = read_keys(model, torch.tensor([text]), sites)
                 for site in sites:
-                    torch.testing.assert_close(keys[site][number], alone[site][0, -1])
+                    torch.testing.assert_close(
+                        keys[site][number], alone[site][0, -1], atol=1e-4, rtol=1e-4
+                    )
         assert not torch.equal(read.keys(sites)[WriteSite(2)], before[WriteSite(2)])
     finally:
         weight.copy_(kept)

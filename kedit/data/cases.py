@@ -14,6 +14,7 @@ LACKS: dict[tuple[Perspective, Group], str] = {
     ("relation", "paraphrase"): "relation paraphrases",
     ("relation", "removal paraphrase"): "removal paraphrases",
     ("relation", "neighborhood"): "relation neighbours",
+    ("relation", "other objects"): "other objects",
     ("relation", "other relations"): "other relations known to the data",
 }
 GENERATION = "generation prompts"

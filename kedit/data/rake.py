@@ -23,7 +23,7 @@ def parse(place: str, record: Record) -> EditCase:
     """Both sides of an edit.
 
     What the authors' schema does not have may be missing: removal paraphrases, relation neighbours,
-    other relations, portability. The case then lacks it.
+    other objects, other relations, portability. The case then lacks it.
 
     Raises:
         RecordError: names place and field.
@@ -105,6 +105,9 @@ def _relation_probes(place: str, record: Record, request: EditRequest) -> Iterat
         yield ended
         for prompt in texts(place, record, "rm_rel_prompts"):
             yield replace(ended, group="removal paraphrase", prompt=prompt)
+    for where, other in objects(place, record, "rel_other_objects"):
+        prompt = field(where, other, "prompt").rstrip()
+        yield Probe("relation", "other objects", prompt, answer="", rival=relation.name)
     for where, other in objects(place, record, "rel_other"):
         label = field(where, other, "label")
         known = relations.find(field(where, other, "relation_id"))

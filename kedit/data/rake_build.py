@@ -1,7 +1,7 @@
 """RaKE out of CounterFact: the relation side of each edit, in our own words, the same everywhere.
 
 The two statements are those of arXiv 2311.09053; all other wordings are ours, and so is what goes
-beyond it: kinds, removal paraphrases, relation neighbours, other relations.
+beyond it: kinds, removal paraphrases, relation neighbours, other objects, other relations.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from kedit.errors import RecordError
 from kedit.facts import EditRequest
 
 NEIGHBOURS = 10  # at most, of each kind: as many as CounterFact has neighborhood prompts
+OTHER_OBJECTS = 3
 COPIED = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
 Question = tuple[str, str]  # and its answer
 
@@ -104,6 +105,10 @@ def _built(edit: Edit, seen: Survey, question: Question | None) -> Record:
             {"subject": other, "prompt": described.statement.filled(other, fact.object)}
             for other in _neighbours(edit.request, copied["neighborhood_prompts"], seen, draw)
         ],
+        "rel_other_objects": [
+            {"object": other, "prompt": described.statement.filled(fact.subject, other)}
+            for other in islice(_other_objects(edit.request, seen, draw), OTHER_OBJECTS)
+        ],
         "other_relations": [
             {"relation_id": wording.relation_id, "prompt": wording.filled(fact.subject)}
             for wording in described.other_relations
@@ -143,6 +148,19 @@ def _neighbours(request: EditRequest, prompts: list[str], seen: Survey, draw: in
         if only and subject not in ("", fact.subject, fact.object):
             found[subject] = None
     return list(found)
+
+
+def _other_objects(request: EditRequest, seen: Survey, draw: int) -> Iterator[str]:
+    """What others have by the edited relation and the subject, as far as the file knows, has by
+    none: an edit must not come to say the relation there.
+    """
+    fact = request.fact
+    known = seen.ranges[fact.relation.id]
+    start = draw % len(known)
+    for other in (*known[start:], *known[:start]):
+        named = other in (fact.subject, fact.object, request.target)
+        if not named and not seen.relations(fact.subject, other):
+            yield other
 
 
 def _other_pairs(request: EditRequest, seen: Survey) -> Iterator[Record]:

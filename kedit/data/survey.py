@@ -33,6 +33,7 @@ class Survey:
         n_edits: its usable records.
         facts: by subject, its relations' ids with their true objects.
         subjects: by relation id and true object, the subjects.
+        ranges: by relation id, its true objects.
         frames: by relation id, the words before and behind the subject in each template, the
             longest first.
     """
@@ -40,6 +41,7 @@ class Survey:
     n_edits: int
     facts: Mapping[str, Sequence[tuple[str, str]]]
     subjects: Mapping[tuple[str, str], Sequence[str]]
+    ranges: Mapping[str, Sequence[str]]
     frames: Mapping[str, Sequence[tuple[str, str]]]
 
     def subject_of(self, prompt: str, relation_id: str) -> str:
@@ -70,6 +72,7 @@ def survey(path: Path) -> Survey:
     # dicts for sets: they keep the order of the file, whatever the strings' hashes are
     facts: dict[str, dict[tuple[str, str], None]] = {}
     subjects: dict[tuple[str, str], dict[str, None]] = {}
+    ranges: dict[str, dict[str, None]] = {}
     frames: dict[str, dict[tuple[str, str], None]] = {}
     for edit in edits(path):
         if isinstance(edit, Skipped):
@@ -79,11 +82,13 @@ def survey(path: Path) -> Survey:
         before, behind = fact.template.split("{}")
         facts.setdefault(fact.subject, {})[fact.relation.id, fact.object] = None
         subjects.setdefault((fact.relation.id, fact.object), {})[fact.subject] = None
+        ranges.setdefault(fact.relation.id, {})[fact.object] = None
         frames.setdefault(fact.relation.id, {})[before, behind] = None
     return Survey(
         n_edits,
         {subject: tuple(known) for subject, known in facts.items()},
         {pair: tuple(known) for pair, known in subjects.items()},
+        {relation: tuple(known) for relation, known in ranges.items()},
         {relation: _longest_first(known) for relation, known in frames.items()},
     )
 

@@ -1,0 +1,34 @@
+"""Rows packed: what they open with is run once, and comes out as if each had been run alone."""
+
+import pytest
+import torch
+
+from kedit import packed
+from kedit.packed import opened, unpacked
+from tests.conftest import FamilyOf
+
+# two that open alike, a third that leaves them sooner, one alone, and one that opens another
+ROWS = ((0, 5, 9, 20, 21, 30), (0, 5, 9, 20, 33), (0, 5, 40, 41), (7, 8), (0, 5, 9, 20, 33, 34))
+
+
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+@pytest.mark.parametrize("name", ["gpt2", "gemma3", "mistral"])  # learned, rotary, local positions
+def test_rows_that_open_alike_are_as_if_read_alone(
+    family: FamilyOf, name: str, n_layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = family(name).model
+    n_run = []
+    embedded = packed.embedded
+
+    def counted(model, tokens, mask, real):
+        n_run.append(int(real.sum()))
+        return embedded(model, tokens, mask, real)
+
+    monkeypatch.setattr(packed, "embedded", counted)
+    resid, mask, real = opened(model, ROWS, n_layers)
+    together = unpacked(resid, real)
+    assert sum(n_run) == 15 < real.sum() == sum(map(len, ROWS))
+    assert mask.all() and mask.shape == real.shape
+    for row, tokens in enumerate(ROWS):
+        alone, _, _ = opened(model, [tokens], n_layers)
+        torch.testing.assert_close(together[row, : len(tokens)], alone, atol=1e-5, rtol=1e-4)
