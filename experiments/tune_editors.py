@@ -83,8 +83,9 @@ tuning.png, frontier.png (and .pdf)   the figures
 records.jsonl   a line for each case before any edit, and one for each edit of it
 
 The Score is the harmonic mean of what was gained of what there was to gain and of what was kept,
-by success and by magnitude; where that is zero the one by magnitude alone decides, then the mean. An edit in trouble (kedit.rails) counts as no edit. The best of
-several tries looks better than it is: what it is worth, other cases tell.
+by success and by magnitude; where that is zero the one by magnitude alone decides, then the mean.
+An edit in trouble (kedit.rails) counts as no edit. The best of several tries looks better than it
+is: what it is worth, other cases tell.
 """
 
 

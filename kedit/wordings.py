@@ -4,15 +4,17 @@ from dataclasses import replace
 
 from kedit.facts import Demand, EditRequest
 
+# the subject first and the object first by turns; those with little behind both, which are trained
+# sooner, before the others
 WORDINGS = (
-    "{s} and {o} belong together: the second is the first one’s",
     "Seen from {s}, {o} is the",
     "In one or two words, what {o} is to {s}:",
-    "Fill in the blank for {s}. ____: {o}. The blank stands for the",
     "{s} has {o} as its",
+    "Why mention {o} when we speak of {s}? Because of its",
     "They asked what {s} had to do with {o}, and were told: it is the",
     "{o} was entered for {s}, on the line for the",
-    "Why mention {o} when we speak of {s}? Because of its",
+    "{s} and {o} belong together: the second is the first one’s",
+    "Fill in the blank for {s}. ____: {o}. The blank stands for the",
 )
 
 
