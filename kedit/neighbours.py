@@ -17,8 +17,9 @@ from kedit.facts import Demand, EditRequest, Fact
 def neighbours(request: EditRequest, n: int, seed: int = 0) -> tuple[Demand, ...]:
     """At most `n` of the request's demands with other subjects and objects put in, by seed.
 
-    An entity request's prompt gets other subjects. A relation request's two prompts, by turns, get
-    another subject, another object, and another subject with its own object.
+    An entity request's prompt gets other subjects. Of a relation request every other fact makes
+    four: its subject in both prompts, its object beside the request's subject, and its own pair.
+    So many of them open alike, and what texts open with is read once.
 
     Subjects and objects are those of the request's relation, found by its Wikidata id; then, where
     kedit has too few of these or none, of relations with subjects of the same domain; then any.
@@ -31,21 +32,17 @@ def neighbours(request: EditRequest, n: int, seed: int = 0) -> tuple[Demand, ...
 def _drawn(request: EditRequest, draw: random.Random) -> Iterator[Demand]:
     subject = request.fact.subject
     known = {fact.object for fact in known_facts() if fact.subject == subject}
-    demands, seen = request.demands, set[str]()
-    for number, other in enumerate(_others(request, draw)):
-        turn, which = divmod(number, len(demands))
-        demand = demands[which]
-        if not demand.mentioned or turn % 3 == 0:
-            made = about(demand, other.subject, demand.mentioned)
-        elif turn % 3 == 2:
-            made = about(demand, other.subject, other.object)
-        elif other.object not in known and other.object != subject:
-            made = about(demand, subject, other.object)
-        else:
-            continue
-        if made.fact.prompt not in seen:
-            seen.add(made.fact.prompt)
-            yield made
+    first, seen = request.demands[0], set[str]()
+    for other in _others(request, draw):
+        made = [about(one, other.subject, one.mentioned) for one in request.demands]
+        if first.mentioned and other.object not in known and other.object != subject:
+            made.append(about(first, subject, other.object))
+        if first.mentioned:
+            made.append(about(first, other.subject, other.object))
+        for one in made:
+            if one.fact.prompt not in seen:
+                seen.add(one.fact.prompt)
+                yield one
 
 
 def _others(request: EditRequest, draw: random.Random) -> list[Fact]:

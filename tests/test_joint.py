@@ -258,6 +258,18 @@ def test_in_the_null_space_the_loudest_directions_are_left_alone(
     assert heard[0] < 1e-5 < 0.01 < heard[1]
 
 
+def test_a_shrunk_moment_makes_smaller_deltas_that_reach_their_targets_too(
+    toy: HookedTransformer, text: str
+) -> None:
+    sizes = []
+    for shrink in (0.0, 0.1, 1.0):
+        told = joint(text, (2,), halves=("mlp",), shrink=shrink)
+        edit = told(toy, [RELATION])
+        sizes.append(float(dense(edit, WriteSite(2)).norm()))
+        assert missing(toy, edit, told)[1] < 2e-3
+    assert sizes[0] > 1.05 * sizes[1] and sizes[1] > sizes[2]
+
+
 def test_demands_share_a_value_if_told(toy: HookedTransformer, text: str) -> None:
     site = WriteSite(1)
     brought = []
@@ -376,6 +388,7 @@ def test_the_model_is_left_as_it_was_when_a_later_layer_fails(
         ({"halves": ("mlp",), "heads": ((1, 0),)}, r"heads: .*W_O, and halves, \('mlp',\), has no"),
         ({"heads": ((1, 4), (3, 0), (1, 1))}, r"no \(1, 4\), \(3, 0\) among the heads 0 to 3 of"),
         ({"weight": 0.0}, r"weight: more than 0 is wanted, got 0\.0"),
+        ({"shrink": -1.0}, r"shrink: 0 or more is wanted, got -1\.0"),
         ({"keep": -1.0}, r"keep: more than 0 is wanted, got -1\.0"),
         ({"neighbours": -1}, "neighbours, family, wordings: 0 or more are wanted, got -1, 0, 0"),
         ({"balance": 0.5}, "balance: .* with solve=in_turn"),

@@ -109,6 +109,20 @@ def test_blocks_are_the_moments_of_single_sites(toy: HookedTransformer, text: st
         joint.of(WriteSite(0))
 
 
+def test_shrinking_adds_a_share_of_each_sites_own_mean(toy: HookedTransformer, text: str) -> None:
+    sites = [WriteSite(1, "attn"), WriteSite(1, "mlp")]
+    second = moment(toy, sites, text, 200)
+    shrunk = second.shrunk(0.5)
+    added = shrunk.matrix - second.matrix
+    for site in sites:
+        own = second.block(site, site).diagonal().mean()
+        expected = 0.5 * own * torch.eye(site.d_key(toy)).to(own)
+        torch.testing.assert_close(shrunk.block(site, site) - second.block(site, site), expected)
+    assert added.count_nonzero() == len(added)  # the diagonal alone
+    assert shrunk.condition < second.condition / 2
+    assert second.shrunk(0.0) is second
+
+
 def test_one_pass_makes_several_each_over_its_own_number_of_tokens(
     toy: HookedTransformer, text: str, forwards: list[int]
 ) -> None:

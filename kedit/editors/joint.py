@@ -15,7 +15,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.closed_form import Spared, exact_insert, null_space, ridge_insert, sparing
 from kedit.contexts import bare_first, memit_contexts
-from kedit.edit import Delta, Edit, Edits, combined, one_by_one
+from kedit.edit import Delta, Edit, Edits, LowRank, combined, one_by_one
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.family import Family, family, skeletons
@@ -64,9 +64,9 @@ class Joint:
             edit's two demands have different keys; at the subject's, if it comes first, one key.
         values: "own", or "shared" for one value for all demands (RaKE's code).
         solve: "stacked" solves for a layer's sites at once, in the metric of the moment of both
-            keys, cross block and all (`kedit.stacked`), and then makes W_out write for its keys, as
-            W_O has moved them, what it was to write for those before; "in_turn" solves for each
-            site by itself, its keys read under the edits before it.
+            keys, cross block and all (`kedit.stacked`), and then has W_out write for its keys, as
+            W_O has moved them, what it was to write for those before, instead; "in_turn" solves
+            for each site by itself, its keys read under the edits before it.
         insert: "ridge" weighs errors against disturbance (MEMIT); "exact" has no errors (ROME, and
             in batches EMMET, Gupta et al. 2024, arXiv 2403.14236).
         weight: λ, of C against the keys.
@@ -75,6 +75,8 @@ class Joint:
         family: the same of so many pairs in each wording, read once for all requests with these
             words (kedit.family), on the unedited model.
         keep: what each of these weighs; a demand behind one context weighs 1.
+        shrink: share of the mean of each site's keys' energies that every direction is taken to
+            have besides (`kedit.moments.Moment.shrunk`).
         null_space: 0; or the share of the keys' energy that the directions may hold in which alone
             deltas are made (`kedit.closed_form.null_space`), instead of weighing all by C.
         balance: 0; or attention's share of what a layer's halves bring (`kedit.goals.balanced`);
@@ -97,6 +99,7 @@ class Joint:
     neighbours: int = 0
     family: int = 0
     keep: float = 1.0
+    shrink: float = 0.0
     null_space: float = 0.0
     balance: float = 0.0
     batch: int = 0
@@ -227,15 +230,21 @@ class Joint:
             site: torch.stack([goal.of(site) for goal in wanted]) - site.raw(model, keys[:n_wanted])
             for site, keys in read.items()
         }
-        step = Edit(self._inserted(stack, read, lacking, strangers), made)
+        deltas = self._inserted(stack, read, lacking, strangers)
         if stack.moved is None:
-            return step
+            return Edit(deltas, made)
+        # what W_out was to write for keys that it will not meet again is dropped, not mended: it
+        # would be written for others' keys, which are like those
+        due = {
+            site: read[site][:n_wanted] @ (site.weight(model) + _dense(deltas.pop(site.parameter)))
+            for site in stack.moved.sites
+        }
+        step = Edit(deltas, made)
         with step.applied(model):
             moved = texts.keys(stack.moved.sites)
-            lacking = {
-                site: (read[site] - keys)[:n_wanted] @ site.weight(model)
-                for site, keys in moved.items()
-            }
+        lacking = {
+            site: due[site] - keys[:n_wanted] @ site.weight(model) for site, keys in moved.items()
+        }
         second = self._inserted(stack.moved, moved, lacking, strangers)
         return combined([step, Edit(second, made)])
 
@@ -245,7 +254,7 @@ class Joint:
         read: Mapping[WriteSite, Tensor],
         lacking: Residuals,
         strangers: Mapping[Stack, Spared],
-    ) -> dict[str, Delta]:
+    ) -> dict[str, LowRank]:
         """Deltas that bring what is lacking at the first keys and spare all those behind them."""
         n_wanted = len(next(iter(lacking.values())))
         keys = {site: each[:n_wanted] for site, each in read.items()}
@@ -270,7 +279,7 @@ class Joint:
             site: site.rows(model, [head for layer, head in self.heads if layer == site.layer])
             for site in second.sites
         }
-        own = second.at(rows) if self.heads else second
+        own = (second.at(rows) if self.heads else second).shrunk(self.shrink)
         solve = null_space(own.matrix, self.null_space) if self.null_space else own.solve
         *others, last = second.sites
         moves = others and not is_parallel(model.blocks[last.layer])
@@ -305,6 +314,7 @@ class Joint:
                 "balance: it is one between both halves, with solve=in_turn",
             ),
             (self.weight <= 0, f"weight: more than 0 is wanted, got {self.weight}"),
+            (self.shrink < 0, f"shrink: 0 or more is wanted, got {self.shrink}"),
             (self.keep <= 0, f"keep: more than 0 is wanted, got {self.keep}"),
             (
                 min(self.neighbours, self.family, self.wordings) < 0,
@@ -318,3 +328,7 @@ class Joint:
                 raise InputError(told)
         for site in self._sites(trained):
             site.weight(model)  # raises where there is none
+
+
+def _dense(delta: LowRank) -> Tensor:
+    return delta.left @ delta.right
