@@ -163,6 +163,29 @@ def test_without_a_second_solve_the_moved_keys_miss_the_target(
     assert settled < 0.01 * min(before, once)
 
 
+@pytest.mark.parametrize("name", ["toy", "gemma3"])
+def test_w_out_writes_for_moved_keys_alone(
+    toy: HookedTransformer, family: FamilyOf, text: str, name: str
+) -> None:
+    """Nothing is left of what it was to write for keys that it no longer meets."""
+    model = toy if name == "toy" else family(name).model
+    told = joint(text, (1,), weight=1.0)
+    edit = told(model, [RELATION])
+    attn, mlp = (WriteSite(1, half) for half in BOTH)
+    texts = [goal.text for goal in wanted(model, told)[1]]
+    before = last_keys(model, [mlp], texts)[mlp]
+    with Edit({attn.parameter: edit.deltas[attn.parameter]}, edit.made).applied(model):
+        moved = last_keys(model, [mlp], texts)[mlp]
+    assert (moved - before).norm() > 0.1 * before.norm()
+    # every direction that the delta reads is C⁻¹ of a moved key
+    second = moment(model, [attn, mlp], text).of(mlp)
+    delta = edit.deltas[mlp.parameter]
+    assert isinstance(delta, LowRank)
+    directions, left = second.solve(moved.double().T), delta.left.double()
+    lost = left - directions @ torch.linalg.lstsq(directions, left).solution
+    assert lost.norm() < 1e-3 * left.norm()
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_only_the_rows_of_chosen_heads_change(family: FamilyOf, text: str, name: str) -> None:
     model = family(name).model

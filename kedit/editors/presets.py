@@ -26,8 +26,18 @@ _GEMMA = Training(steps=15, lr=0.3, weight_decay=0.05, clamp=1.0)
 # for all of them, the rest by tune_editors, with as many tries for each
 # 0.25 nats: what weight decay alone costs a value that says its targets
 _GEMMA_RELATION = replace(_GEMMA, steps=12, words=1000, stop=0.25)
-_FEW = ((5, 3), (10, 2))  # contexts: with twenty an edit takes twice as long, and says no more
 _BARE = ("",)
+_GEMMA_JOINT = Joint(
+    (11,),
+    where="pair_last",
+    training=_GEMMA_RELATION,
+    weight=100.0,
+    keep=3.0,
+    wordings=4,
+    neighbours=24,
+    contexts=_BARE,
+)
+_FEW = ((5, 3), (10, 2))  # contexts: with twenty an edit takes twice as long, and says no more
 _TOY = Training(lr=0.1, weight_decay=0.05)
 
 # by model, then by editor; "NAME relation" where a relation edit has settings of its own
@@ -60,17 +70,13 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "ft": FT(5, steps=15, lr=2e-4),
         "ft+l": FT(5, steps=15, bound=1e-3),
         "kn": KN(erase=0.03, write=0.03),  # at 0.06 text is no text any more
-        "rome relation": ROME(5, _GEMMA_RELATION, contexts=_BARE),
-        "memit relation": MEMIT((4, 5, 6), 1.0, _GEMMA_RELATION, contexts=_BARE),
-        "joint": Joint(
-            (11,),
-            where="pair_last",
-            training=_GEMMA_RELATION,
-            weight=100.0,
-            wordings=4,
-            neighbours=24,
-            contexts=_BARE,
+        "rome relation": ROME(11, replace(_GEMMA_RELATION, clamp=2.0), contexts=_BARE),
+        "memit relation": MEMIT(
+            (9, 10, 11), 10.0, replace(_GEMMA_RELATION, clamp=2.0), contexts=_BARE
         ),
+        "joint": _GEMMA_JOINT,
+        "w_out": replace(_GEMMA_JOINT, layers=(10, 11), halves=("mlp",)),
+        "w_o": replace(_GEMMA_JOINT, layers=(10, 11), halves=("attn",)),
         # of others, at the layers at which ROME and MEMIT edit entities
         "emmet": Joint((5,), ("mlp",), where="subject_last", insert="exact", training=_GEMMA),
         "alphaedit": Joint((4, 5, 6), ("mlp",), where="subject_last", training=_GEMMA),
