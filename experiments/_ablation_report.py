@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 ALL = "all"
 SCORE = "Score"
+# what is printed beside it; tables on disk and the figure have the shares
+SUMMARIES = BY_SUCCESS, BY_MAGNITUDE, GAINED, KEPT = (
+    "by success",
+    "by magnitude",
+    "gained",
+    "kept",
+)
 FEWEST = 5  # cases of a kind, for a row of its own
 
 
@@ -24,7 +31,7 @@ class Line(NamedTuple):
 
     Args:
         kind: of relation; ALL for all cases.
-        values: the Score and the shares by name, each a mean over the draws of heads.
+        values: the Score, SUMMARIES and the shares by name, each a mean over the draws of heads.
         difference: Score of "both" minus this one's; None for "both" itself.
         p: of that difference.
         n_failed: edits in trouble, over all draws.
@@ -59,7 +66,7 @@ def finish(
     screen = console(160)
     for budget, name in zip(BUDGETS, ("as they were made", "at equal norms"), strict=True):
         own = [line for line in lines if line.budget == budget]
-        shown = list(own[0].values)
+        shown = (SCORE, *SUMMARIES)
         table = plain_table(
             f"{config.perspective} edits {name}: {config.model}",
             "",
@@ -83,6 +90,7 @@ def finish(
         (line.budget, line.kind, line.arm): {
             name: tuple(100 * float(value) for value in interval)
             for name, interval in line.values.items()
+            if name not in SUMMARIES
         }
         for line in lines
     }
@@ -137,16 +145,19 @@ def _rows(
     """Score and shares over all cases and over each draw of them; means over the draws of heads."""
     import numpy as np
 
-    from kedit.measures import BY_ALL, Key, part_name, shares
+    from kedit.measures import LIFTS, Key, part_name, shares
 
-    key = Key(config.perspective, "Score", BY_ALL)
     old = [before[place] for place in places]
     each = []
     for outcomes in draws:
         new = [outcomes[place].counted(before[place]) for place in places]
-        made_of = shares(old, new, key, seed=config.seed)
-        named = {part_name(part): row for part, row in made_of.parts.items()}
-        each.append({SCORE: made_of.score, **named})
+        by_success, by_magnitude, made_of = (
+            shares(old, new, Key(config.perspective, "Score", way), seed=config.seed)
+            for way in LIFTS
+        )
+        sums = (by_success.score, by_magnitude.score, made_of.generalisation, made_of.locality)
+        rows = {SCORE: made_of.score, **dict(zip(SUMMARIES, sums, strict=True))}
+        each.append(rows | {part_name(part): row for part, row in made_of.parts.items()})
     return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
 
 

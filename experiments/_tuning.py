@@ -134,7 +134,6 @@ def finish(
     from figures.frontier import frontier
     from figures.style import save
     from figures.tuning import tuning
-    from kedit.measures import part_name
 
     came_to = {
         arm.told: _tried(config, arm.told, before, own) for arm, own in outcomes.items()
@@ -161,18 +160,16 @@ def finish(
         },
     )
     _write_csv(folder, ranked)
-    names = list(next(iter(came_to.values())).shares)
     table = plain_table(
         f"The best of {config.tries} settings of each editor: {config.model}, "
         f"{config.perspective} edits of {len(before)} cases",
         "",
-        ("", "Score", "mean share", *map(part_name, names), "failed"),
+        ("", "Score", "by magnitude", "mean share", "gained", "kept", "failed"),
     )
     for best, *_ in ranked.values():
-        shares = (percent(best.shares[key]) for key in names)
-        table.add_row(
-            best.told, percent(best.score), percent(best.mean), *shares, str(best.n_failed)
-        )
+        numbers = (best.score, best.by_magnitude, best.mean)
+        ends = (best.place.generalisation, best.place.locality)
+        table.add_row(best.told, *map(percent, (*numbers, *ends)), str(best.n_failed))
     drawn = {
         name: [(float(one.score.mean), float(one.mean.mean)) for one in ones]
         for name, ones in ranked.items()

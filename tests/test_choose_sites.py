@@ -133,7 +133,8 @@ def test_score_and_shares_are_those_of_the_comparison_of_editors(run: Path) -> N
             assert score and one.found["Score"][:3] == pytest.approx(tuple(map(float, score)))
             parts = ("add", "paraphrase", "removal")
             shares = [one.found[f"{name} lift"].mean for name in parts]
-            shares += [one.found[f"{name} kept"].mean for name in ("neighbours", "other relations")]
+            kept = ("neighbours", "other objects", "other relations")
+            shares += [one.found[f"{name} kept"].mean for name in kept]
             plain = np.mean(np.maximum(shares, -1))
             assert one.found["mean share"].mean == pytest.approx(plain)
             seen.add(round(plain, 6))

@@ -23,7 +23,7 @@ _GPT_J_MEMIT = Training(clamp=0.75, steps=25)
 # Tuned on the first ten cases that compare_editors draws by seed 0; --skip leaves them out.
 _GEMMA = Training(steps=15, lr=0.3, weight_decay=0.05, clamp=1.0)
 # Of relation edits, whose editors are held against each other: the same steps, words and contexts
-# for all of them, the rest by tune_editors, with as many tries for each
+# for all of them, the rest chosen on tuning records (README says how many tries each of them had)
 # 0.25 nats: what weight decay alone costs a value that says its targets
 _GEMMA_RELATION = replace(_GEMMA, steps=12, words=1000, stop=0.25)
 _BARE = ("",)
