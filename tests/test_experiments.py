@@ -80,6 +80,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*command, "--out", str(out)],
         cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as here: two threads round otherwise
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
