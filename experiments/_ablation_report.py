@@ -17,12 +17,7 @@ if TYPE_CHECKING:
 ALL = "all"
 SCORE = "Score"
 # what is printed beside it; tables on disk and the figure have the shares
-SUMMARIES = BY_SUCCESS, BY_MAGNITUDE, GAINED, KEPT = (
-    "by success",
-    "by magnitude",
-    "gained",
-    "kept",
-)
+SUMMARIES = ("by success", "by magnitude", "gained", "kept")
 FEWEST = 5  # cases of a kind, for a row of its own
 
 

@@ -235,10 +235,10 @@ class Joint:
             return Edit(deltas, made)
         # what W_out was to write for keys that it will not meet again is dropped, not mended: it
         # would be written for others' keys, which are like those
-        due = {
-            site: read[site][:n_wanted] @ (site.weight(model) + _dense(deltas.pop(site.parameter)))
-            for site in stack.moved.sites
-        }
+        due = {}
+        for site in stack.moved.sites:
+            keys, dropped = read[site][:n_wanted], deltas.pop(site.parameter)
+            due[site] = keys @ site.weight(model) + keys @ dropped.left @ dropped.right
         step = Edit(deltas, made)
         with step.applied(model):
             moved = texts.keys(stack.moved.sites)
@@ -328,7 +328,3 @@ class Joint:
                 raise InputError(told)
         for site in self._sites(trained):
             site.weight(model)  # raises where there is none
-
-
-def _dense(delta: LowRank) -> Tensor:
-    return delta.left @ delta.right
