@@ -11,7 +11,8 @@ from experiments._run import write_whole
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kedit.measures import Measure
+    from figures.frontier import Place
+    from kedit.measures import Measure, Shares
     from kedit.stats import Interval
 
 SHOWN = {  # statistic: its column's heading
@@ -26,6 +27,14 @@ FIELDS = [
     *(f"{name}{bound}" for name in ("before", "after", "lift") for bound in ("", " low", " high")),
     "n_cases", "n_prompts",
 ]  # fmt: skip
+
+
+def place_of(found: "Shares") -> "Place":
+    """What an editor keeps and what it gains, for the frontier."""
+    from figures.frontier import Place
+    from kedit.stats import row_interval
+
+    return Place(row_interval(found.locality), row_interval(found.generalisation))
 
 
 def measures_table(found: "Sequence[Measure]", title: str) -> "Table":

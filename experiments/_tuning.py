@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments._edit_cases import Arm, Outcome, split
 from experiments._run import RunFolder, console
-from experiments._tables import percent, plain_table, write_rows
+from experiments._tables import percent, place_of, plain_table, write_rows
 
 if TYPE_CHECKING:
     from experiments.tune_editors import Config
@@ -209,7 +209,6 @@ def _drawn(space: Mapping[str, Sequence[Any]], seed: str) -> dict[str, Any]:
 def _tried(
     config: "Config", told: str, before: "Sequence[EditScore]", outcomes: Sequence[Outcome]
 ) -> Tried:
-    from figures.frontier import Place
     from kedit.measures import BY_ALL, BY_MAGNITUDE, Key, shares
     from kedit.stats import row_interval
 
@@ -223,7 +222,7 @@ def _tried(
         row_interval(found.score),
         row_interval(by_magnitude.score),
         row_interval(found.mean),
-        Place(row_interval(found.locality), row_interval(found.generalisation)),
+        place_of(found),
         {part: row_interval(row) for part, row in found.parts.items()},
         sum(bool(one.trouble) for one in outcomes),
     )

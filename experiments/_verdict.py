@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from experiments._edit_cases import SIDES, Arm, Outcome
 from experiments._papers_table import papers_markdown, papers_rows, papers_table
 from experiments._run import RunFolder, console, write_whole
-from experiments._tables import FIELDS, percent, plain_table
+from experiments._tables import FIELDS, percent, place_of, plain_table
 from kedit.measures import LIFTS
 
 if TYPE_CHECKING:
     from experiments.compare_editors import Config
     from figures.frontier import Place
-    from kedit.measures import Key, Measure, Shares
+    from kedit.measures import Key, Measure
     from kedit.results import EditScore
     from kedit.stats import Interval, Paired
 
@@ -161,20 +161,13 @@ def _verdicts(
         Verdict(
             arm,
             measured[arm],
-            _place(made_of[arm, Key(sides[0], "Score", BY_ALL)]),
+            place_of(made_of[arm, Key(sides[0], "Score", BY_ALL)]),
             {key: test for (one, key), test in tests.items() if one == arm},
             {key: p for (one, key), p in adjusted.items() if one == arm},
             _costs(outcomes[arm]),
         )
         for arm in outcomes
     ]
-
-
-def _place(found: "Shares") -> "Place":
-    from figures.frontier import Place
-    from kedit.stats import row_interval
-
-    return Place(row_interval(found.locality), row_interval(found.generalisation))
 
 
 def _costs(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
