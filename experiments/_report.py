@@ -3,12 +3,12 @@
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._run import RunFolder, console, open_run, write_whole
-from experiments._trace import DRAWING, Config, settled, trace_facts
+from experiments._trace import DRAWING, Config, corruption_in_words, settled, trace_facts
 
 if TYPE_CHECKING:
     from kedit.results import AverageEffect, FactTrace
@@ -18,16 +18,28 @@ MAPPED = ("resid_post", "mlp_out", "attn_out")
 ORDINARY, SEVERED = "resid_post", ("resid_post-severed-mlp_out", "resid_post-severed-attn_out")
 
 
-def traced(experiment: str, config: Config) -> Path:
-    """A whole tracing experiment, from its configuration to its folder."""
+def traced(
+    experiment: str,
+    config: Config,
+    more: "Callable[[Config, RunFolder, Mapping[str, Sequence[FactTrace]]], None] | None" = None,
+) -> Path:
+    """A whole tracing experiment, from its configuration to its folder.
+
+    Args:
+        more: what else is made of the traces, by part.
+    """
     config = settled(config)
     with open_run(experiment, config, DRAWING) as folder:
-        finish(config, folder, trace_facts(config, folder))
+        traces = trace_facts(config, folder)
+        finish(config, folder, traces)
+        if more is not None:
+            more(config, folder, traces)
+        console().print(f"Everything is in [bold]{folder.path}[/bold]")
     return folder.path
 
 
 def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> None:
-    """Averages, figures and tables into the folder; the table and the folder's name to the screen.
+    """Averages, figures and tables into the folder; the table to the screen.
 
     Raises:
         InputError: no fact could be traced.
@@ -53,10 +65,12 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
         "answered wrong": wrong,
         "not usable": len(reasons) - wrong,
     }
+    screens = screened(config, traces)
     folder.write_json(
         "averages.json",
         {
             "facts": counted,
+            "screens": screens,
             "total effects": {
                 part: {name: listed(interval._asdict()) for name, interval in total.items()}
                 for part, total in totals.items()
@@ -69,16 +83,42 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     _draw(config, folder, traces, averages, totals)
     screen = console()
     rows = list(_rows(config, averages))
-    write_whole(folder.path / "table.csv", _csv(rows))
+    write_whole(folder.path / "table.csv", rows_to_csv(rows))
     for part, total in totals.items():
         screen.print(
             _table(config, part, counted, total, [row for row in rows if row["part"] == part])
         )
+    for one in screens:
+        screen.print(
+            f"Screen, {one['part']} corrupted, {one['grid']}: {one['n_kept']:.0f} and a sample of "
+            f"{one['n_sampled']:.0f} of {one['n_cells']:.0f} cells a fact restored; of as many "
+            f"largest effects it kept {one['recall'][0]:.0%} [{one['recall'][1]:.0%}, "
+            f"{one['recall'][2]:.0%}]; largest missed in the sample {one['largest_missed'][0]:.3f},"
+            f" kept {one['largest_kept'][0]:.3f}; the rest are estimates."
+        )
     screen.print(
         f"{wrong} facts that the model answers otherwise and {len(reasons) - wrong} that could not "
-        "be used are left out (records.jsonl says why).\n"
-        f"Everything is in [bold]{folder.path}[/bold]"
+        "be used are left out (records.jsonl says why)."
     )
+
+
+def screened(config: Config, traces: "Mapping[str, Sequence[FactTrace]]") -> list[dict[str, Any]]:
+    """What each screened grid kept and missed; nothing without a screen."""
+    from probes.screen import quality
+
+    if not config.screen:
+        return []
+    found = []
+    for part, done in traces.items():
+        for name in done[0].grids if done else ():
+            if done[0].grids[name].screen is not None:
+                told = quality(done, name, config.metric, config.seed)._asdict()
+                numbers = {
+                    field: [float(bound) for bound in value] if isinstance(value, tuple) else value
+                    for field, value in told.items()
+                }
+                found.append({"part": part, "grid": name, **numbers})
+    return found
 
 
 def _draw(
@@ -95,9 +135,9 @@ def _draw(
     from figures.trace import averages as maps
     from figures.trace import heatmap
 
-    how = "replaced by others" if config.by == "replacement" else f"under noise ({config.noise})"
+    how = corruption_in_words(config)
     for part, grids in averages.items():
-        study = Study(len(traces[part]), f"the {part}'s words {how}", config.metric, config.seed)
+        study = Study(len(traces[part]), f"the {part}'s {how}", config.metric, config.seed)
         mapped = [grids[name] for name in grids if name in MAPPED]
         if mapped:
             save(maps(mapped, study, totals[part]["total effect"]), folder.path, f"{part}-maps")
@@ -115,7 +155,7 @@ def _draw(
         [averages[part][name] for name in averages[part] if name in MAPPED] for part in averages
     ]
     if len(both) == 2 and both[0]:
-        study = Study(len(next(iter(traces.values()))), f"words {how}", config.metric, config.seed)
+        study = Study(len(next(iter(traces.values()))), how, config.metric, config.seed)
         relation, subject = both
         save(sides(relation, subject, study), folder.path, "relation-against-subject")
 
@@ -203,9 +243,10 @@ def _cell(row: Mapping[str, Any]) -> str:
     return f"{where} {row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def rows_to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """With a header of all the rows' fields, in the order in which they come up."""
     text = io.StringIO()
-    fields = ["part", "grid", "bucket", "tokens", "facts", "layer", "head", "effect", "low", "high"]
+    fields = list(dict.fromkeys(field for row in rows for field in row))
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from simple_parsing import field as option
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kedit.results import FactTrace
     from probes.corrupt import Corruption, Noise
     from probes.patch import Patch
+    from probes.screen import Screening
 
 DRAWING = ("metric", "heatmaps", "baseline")  # options that change pictures and tables only
 SITES = ["resid_post", "mlp_out", "attn_out", "z", "severed"]
@@ -34,6 +35,9 @@ class Config:
     the toy's own for the toy, else builtin)."""
     limit: int = 32
     """How many facts to trace, over as many relations as there are; 0 for all."""
+    relations: str = ""
+    """Only facts of these: ids or names, separated by commas; or of so many, those that have the
+    most subjects."""
     corrupt: Literal["both", "relation", "subject"] = "both"
     """Whose words are corrupted."""
     by: Literal["replacement", "noise"] = "replacement"
@@ -47,6 +51,11 @@ class Config:
     """Any of resid_post mlp_out attn_out z severed."""
     window: int = 10
     """Layers of MLP or attention outputs restored together; 1 for single layers."""
+    screen: float = 0.0
+    """Restore only this share of a fact's cells, those that attribution patching puts first, and a
+    sample of the others, which tells what was missed; 0 restores all."""
+    screen_steps: int = 1
+    """Points on the way from corrupted to clean at which the screen takes its gradients."""
     metric: Literal["prob", "logprob", "logit_diff"] = "prob"
     """Which score the figures and the table show; all three are measured."""
     baseline: Literal["own", "pooled"] = "own"
@@ -64,6 +73,13 @@ class Config:
     preset: Literal["", "rake"] = option(default="", cmd=True)
     """rake: the paper's setting for corrupted relations, all facts: upstream noise, 10 samples,
     windows of 10, pooled baseline. It replaces these options."""
+
+
+class Sweeps(NamedTuple):
+    """What is restored, and how cells are chosen before, if they are."""
+
+    patches: "Sequence[Patch]"
+    screening: "Screening | None"
 
 
 def settled(config: Config) -> Config:
@@ -103,6 +119,26 @@ def patches(config: Config) -> "list[Patch]":
     return chosen
 
 
+def screen(config: Config) -> "Screening | None":
+    """How the options have cells chosen before the sweeps; None: all of them.
+
+    Raises:
+        InputError: a share that is not between 0 and 1.
+    """
+    from probes.screen import Screening
+
+    if not config.screen:
+        return None
+    return Screening(config.screen, steps=config.screen_steps)
+
+
+def corruption_in_words(config: Config) -> str:
+    """What was done to the corrupted words."""
+    if config.by == "replacement":
+        return "words replaced by others"
+    return f"words under noise ({config.noise})"
+
+
 def parts(config: Config) -> tuple[str, ...]:
     return ("relation", "subject") if config.corrupt == "both" else (config.corrupt,)
 
@@ -118,9 +154,9 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     from kedit.model import load
     from probes.corrupt import noise_rule
 
-    sweeps = patches(config)
+    sweeps = Sweeps(patches(config), screen(config))
     pool = load_facts(config.facts)
-    order = spread_out(pool, config.seed)
+    order = spread_out(of_relations(pool, config.relations), config.seed)
     limit = min(config.limit or len(order), len(order))
     folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
     finished: list[str] = []
@@ -148,6 +184,34 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     return {part: [by_part[part] for by_part in traces] for part in parts(config)}
 
 
+def of_relations(facts: "Sequence[Fact]", told: str) -> "list[Fact]":
+    """Those of the relations that are told: see `Config.relations`.
+
+    Raises:
+        InputError: no fact has such a relation.
+    """
+    from kedit.errors import InputError
+
+    if not told:
+        return list(facts)
+    subjects: dict[str, set[str]] = {}
+    for fact in facts:
+        subjects.setdefault(fact.relation.id, set()).add(fact.subject)
+    if told.isdigit():
+        most = sorted(subjects, key=lambda relation: -len(subjects[relation]))
+        chosen = set(most[: int(told)])
+        return [fact for fact in facts if fact.relation.id in chosen]
+    wanted = {name.strip() for name in told.split(",")}
+    found = [fact for fact in facts if wanted & {fact.relation.id, fact.relation.name}]
+    lacking = wanted - {name for fact in found for name in (fact.relation.id, fact.relation.name)}
+    if lacking:
+        there = sorted({f"{fact.relation.id} ({fact.relation.name})" for fact in facts})
+        raise InputError(
+            f"no facts of the relation {sorted(lacking)[0]!r}; there are {', '.join(there)}"
+        )
+    return found
+
+
 def spread_out(facts: "Sequence[Fact]", seed: int) -> "list[list[Fact]]":
     """One (relation, subject) of every relation in turn, drawn by `seed`, each in all its wordings.
 
@@ -167,7 +231,7 @@ def _traced(
     config: Config,
     model: "HookedTransformer",
     worded: "Sequence[Fact]",
-    sweeps: "Sequence[Patch]",
+    sweeps: Sweeps,
     pool: "Sequence[Fact]",
     noises: "Mapping[str, Noise]",
 ) -> "tuple[dict[str, Any], dict[str, Tensor]]":
@@ -182,10 +246,12 @@ def _traced(
         heard.append(said)
     else:
         return {"prompt": worded[0].prompt, "skipped": f"it says {', '.join(map(repr, heard))}"}, {}
-    done = [
-        trace(model, fact, part, _corruption(config, model, fact, part, pool, noises), sweeps)
-        for part in parts(config)
-    ]
+    done = []
+    for part in parts(config):
+        corruption = _corruption(config, model, fact, part, pool, noises)
+        done.append(
+            trace(model, fact, part, corruption, sweeps.patches, screening=sweeps.screening)
+        )
     tensors = {f"{one.part}:{name}": value for one in done for name, value in one.tensors().items()}
     return {"traces": [one.to_record() for one in done]}, tensors
 

@@ -13,6 +13,8 @@ from kedit.facts import CharSpan, Fact
 
 TokenSpan = tuple[int, int]  # [start, end) in positions of the prompt, BOS counted
 KeyPosition = Literal["subject_last", "object_last", "pair_last", "last"]
+BOS_LABEL = "<bos>"
+ROLES = ("bos", "subject", "relation", "rest", "last")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,20 @@ class Prompt:
         spans = (self.subject,) if part == "subject" else self.relation
         return tuple(sorted({pos for span in spans for pos in range(*span)}))
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Of each position, which of ROLES it has; the prompt's last token is "last" whatever its
+        words are, and words of both subject and relation are the subject's.
+        """
+        roles = ["rest"] * len(self.labels)
+        for part in ("relation", "subject"):
+            for pos in self.positions(part):
+                roles[pos] = part
+        if self.labels[0] == BOS_LABEL:
+            roles[0] = "bos"
+        roles[-1] = "last"
+        return tuple(roles)
+
 
 def encode(model: HookedTransformer, fact: Fact) -> Prompt:
     """Tokens, spans and answer of `fact` under the model's tokenizer.
@@ -51,7 +67,7 @@ def encode(model: HookedTransformer, fact: Fact) -> Prompt:
     ids = bos_ids(model) + encoded["input_ids"]
     require_room(model, fact.prompt, len(ids))
     first = len(bos_ids(model))
-    labels = ("<bos>",) * first + tuple(fact.prompt[start:end] for start, end in offsets)
+    labels = (BOS_LABEL,) * first + tuple(fact.prompt[start:end] for start, end in offsets)
     return Prompt(
         tokens=torch.tensor(ids, device=device(model)),
         labels=labels,

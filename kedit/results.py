@@ -4,12 +4,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
 from kedit.metrics import METRICS
 from kedit.stats import Interval
+
+# tensors of a grid, and of its screen
+MEASURED, SCREENED = ("restored", "clean", "corrupted"), ("estimated", "kept", "sampled")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Which cells of a sweep were restored, and what was estimated of all of them before.
+
+    Args:
+        estimated: indirect effects by attribution (`probes.attribution`).
+        kept: cells with the largest estimates; restored.
+        sampled: cells drawn among the others, and restored too: what the screen missed.
+    """
+
+    estimated: Float[Tensor, "metric layer pos *head"]
+    kept: Bool[Tensor, "layer pos *head"]
+    sampled: Bool[Tensor, "layer pos *head"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +41,7 @@ class EffectGrid:
         positions: the prompt's positions that the grid's columns stand for.
         restored: mean over samples, by metric (as METRICS has them), layer, position (and head).
         clean, corrupted: by metric; corrupted is the mean over samples.
+        screen: if not every cell was restored; the others' scores are estimates.
     """
 
     site: str
@@ -32,6 +51,7 @@ class EffectGrid:
     restored: Float[Tensor, "metric layer pos *head"]
     clean: Float[Tensor, " metric"]
     corrupted: Float[Tensor, " metric"]
+    screen: Screen | None = None
 
     @property
     def name(self) -> str:
@@ -91,9 +111,11 @@ class FactTrace:
     def tensors(self) -> dict[str, Tensor]:
         """The grids' numbers, for one safetensors file."""
         return {
-            f"{name}.{field}": getattr(grid, field).contiguous()
+            f"{name}.{field}": getattr(part, field).contiguous()
             for name, grid in self.grids.items()
-            for field in ("restored", "clean", "corrupted")
+            for part, fields in ((grid, MEASURED), (grid.screen, SCREENED))
+            if part is not None
+            for field in fields
         }
 
     @classmethod
@@ -105,15 +127,31 @@ class FactTrace:
                 window=labels["window"],
                 severed=labels["severed"],
                 positions=tuple(labels["positions"]),
-                restored=tensors[f"{name}.restored"],
-                clean=tensors[f"{name}.clean"],
-                corrupted=tensors[f"{name}.corrupted"],
+                **{field: tensors[f"{name}.{field}"] for field in MEASURED},
+                screen=Screen(*(tensors[f"{name}.{field}"] for field in SCREENED))
+                if f"{name}.kept" in tensors
+                else None,
             )
             for name, labels in record["grids"].items()
         }
         fields = {name: record[name] for name in cls.__dataclass_fields__ if name != "grids"}
         fields |= {"labels": tuple(record["labels"]), "corrupted": tuple(record["corrupted"])}
         return cls(**fields, grids=grids)
+
+
+def fact_traces(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, FactTrace]:
+    """A fact's traces as a run folder keeps them, by the part that was corrupted.
+
+    Args:
+        record: holds `FactTrace.to_record` of each part under "traces".
+        tensors: those of all parts, named as "relation:mlp_out.restored".
+    """
+    traces = {}
+    for one in record["traces"]:
+        own = f"{one['part']}:"
+        grids = {name.removeprefix(own): tensors[name] for name in tensors if name.startswith(own)}
+        traces[one["part"]] = FactTrace.from_record(one, grids)
+    return traces
 
 
 @dataclass(frozen=True)

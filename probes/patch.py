@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -18,6 +18,7 @@ from kedit.runs import States
 from kedit.sites import head_written, is_parallel, mlp_out
 
 SITES = ("resid_post", "mlp_out", "attn_out", "z")
+LEFT_OUT = -1  # number of a cell that is not asked for
 ROWS_UNEMBEDDED = 1024  # together: the unembedding matrix is read once for all of them
 
 
@@ -72,6 +73,7 @@ def sweep(
     patch: Patch,
     question: Question,
     positions: Sequence[int] | None = None,
+    cells: Bool[Tensor, "layer pos *head"] | None = None,
 ) -> EffectGrid:
     """The mean score over samples with each (layer, position[, head]) cell restored.
 
@@ -82,9 +84,11 @@ def sweep(
         clean: states of the clean run: one row.
         corrupted: states of the corrupted run: one row a sample.
         positions: which columns to compute; all of the prompt's if None.
+        cells: which of the prompt's cells to restore; all if None. The others keep the corrupted
+            score.
 
     Raises:
-        InputError: runs of different lengths, or a model with live hooks.
+        InputError: runs of different lengths, cells of another shape, or a model with live hooks.
     """
     require_no_hooks(model)
     n_pos = clean.resid[0].shape[1]
@@ -106,6 +110,11 @@ def sweep(
     touched = (clean.resid[0] != corrupted.resid[0]).any(-1).any(0).tolist()
     first = touched.index(True) if True in touched else n_pos  # before it the runs are one
     number = torch.arange(torch.Size(shape).numel()).view(shape)
+    if cells is not None:
+        whole = (model.cfg.n_layers, n_pos, *heads)
+        if cells.shape != whole:
+            raise InputError(f"cells of shape {tuple(cells.shape)}: {whole} is wanted")
+        number = torch.where(cells[:, list(columns)], number, LEFT_OUT)
     waiting: list[tuple[int, Tensor]] = []
 
     def unembed() -> None:
@@ -127,7 +136,9 @@ def sweep(
             unembed()
     unembed()
     if patch.site == "resid_post" and not patch.severed and first == n_pos - 1 in columns:
-        restored.view(len(METRICS), *shape)[:, :, columns.index(first)] = clean_score[:, None]
+        column = columns.index(first)
+        asked = number[:, column] != LEFT_OUT
+        restored.view(len(METRICS), *shape)[:, asked, column] = clean_score[:, None]
     return EffectGrid(
         site=patch.site,
         window=patch.window,
@@ -160,8 +171,9 @@ def _column(
         # all that this position's restored state sees is clean: so is its column from there on
         begin, before = pos + 1, clean
     trunks = [
-        Trunk(layer, state.expand(n_samples, -1)[:, None][:, : pos + 1 - begin], cells)
+        Trunk(layer, state.expand(n_samples, -1)[:, None][:, : pos + 1 - begin], asked)
         for layer, state, cells in _entries(model, clean, corrupted, patch, pos, number)
+        if (asked := tuple(cell for cell in cells if cell[0] != LEFT_OUT))
         if (layer < n_layers - 1 or pos == n_pos - 1) and begin < n_pos
     ]
     return Column(begin, tuple(trunks), hold, before)
@@ -187,6 +199,8 @@ def _entries(
             yield layer, clean.resid[layer + 1][:, pos], ((cells[layer], end),)
     elif patch.site == "z":
         for layer, block in enumerate(model.blocks):
+            if all(cell == LEFT_OUT for cell in cells[layer]):
+                continue
             written = head_written(block, corrupted.z[layer][:, pos], clean.z[layer][:, pos])
             states = _behind_attention(model, corrupted, layer, pos, written.flatten(0, 1))
             for head, state in enumerate(states.unflatten(0, written.shape[:2])):

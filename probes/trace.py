@@ -13,12 +13,14 @@ from transformer_lens import HookedTransformer
 from kedit.errors import InputError
 from kedit.facts import Fact
 from kedit.metrics import last_logits
-from kedit.prompts import decoded, encode
+from kedit.prompts import Prompt, decoded, encode
 from kedit.results import AverageEffect, EffectGrid, FactTrace
-from kedit.runs import Run
+from kedit.runs import Run, States
 from kedit.stats import Interval, bootstrap_ratio, resamples
-from probes.corrupt import Corruption
+from probes.attribution import attributed
+from probes.corrupt import Corruption, prompt_seed
 from probes.patch import Patch, Question, sweep
+from probes.screen import Screening, screened_sweep
 
 BUCKETS = (
     "first corrupted",
@@ -53,6 +55,15 @@ def says(model: HookedTransformer, fact: Fact) -> tuple[bool, str]:
     return choice == prompt.answer_ids[0], decoded(model, choice)
 
 
+@torch.no_grad()
+def question_of(model: HookedTransformer, prompt: Prompt, corrupted: States) -> Question:
+    """The answer is the object's first token, the foil what the corrupted run says besides it."""
+    answer = prompt.answer_ids[0]
+    mean_prob = last_logits(model, corrupted.last).softmax(-1).mean(0)
+    mean_prob[answer] = -1
+    return Question(answer, int(mean_prob.argmax()))
+
+
 def trace(
     model: HookedTransformer,
     fact: Fact,
@@ -60,15 +71,16 @@ def trace(
     corruption: Corruption,
     patches: Sequence[Patch],
     positions: Sequence[int] | None = None,
+    screening: Screening | None = None,
 ) -> FactTrace:
     """Sweeps `fact` under one corruption with every patch.
 
-    The answer is the object's first token. The foil of the logit difference is the token that the
-    corrupted runs give most probability besides the answer. A severed sweep covers the last
-    corrupted position only, as the paper's does.
+    Answer and foil are those of `question_of`. A severed sweep covers the last corrupted position
+    only, as the paper's does.
 
     Args:
         positions: at which all others restore; everywhere if None.
+        screening: restore only what attribution keeps, and a sample; severed sweeps are whole.
 
     Raises:
         InputError: the corruption changes no position of this prompt.
@@ -78,12 +90,18 @@ def trace(
         raise InputError(f"nothing is corrupted in {fact.prompt!r}")
     clean = Run(prompt.tokens[None]).states(model)
     corrupted = corruption.run.states(model)
-    answer = prompt.answer_ids[0]
-    mean_prob = last_logits(model, corrupted.last).softmax(-1).mean(0)
-    mean_prob[answer] = -1
-    question = Question(answer, int(mean_prob.argmax()))
+    question = question_of(model, prompt, corrupted)
+    whole = [patch for patch in patches if patch.severed or screening is None]
     grids = {}
-    for patch in patches:
+    if screening is not None:
+        rest = [patch for patch in patches if not patch.severed]
+        guess = attributed(model, clean, corrupted, rest, question, steps=screening.steps)
+        draw = torch.Generator().manual_seed(prompt_seed(0, fact))
+        for patch in rest:
+            grids[patch.site] = screened_sweep(
+                model, (clean, corrupted), patch, question, guess[patch.site], screening, draw
+            )
+    for patch in whole:
         at = corruption.positions[-1:] if patch.severed else positions
         grid = sweep(model, clean, corrupted, patch, question, at)
         grids[grid.name] = grid
