@@ -1,7 +1,5 @@
 """From searched and scaled facts to numbers by relation, layer and head; figures and files."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from experiments._neuron_tables import print_tables
 from experiments._neurons import WHOSE, Searched, searched_halves
 from experiments._report import listed
-from experiments._run import RunFolder, write_whole
+from experiments._run import RunFolder
+from experiments._tables import write_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,8 +66,8 @@ def finish(
         "relations left out": left_out,
     }
     folder.write_json("neurons.json", {"counted": counted, **_record(findings)})
-    _write_csv(folder, "neurons.csv", list(_neuron_rows(findings, model.cfg.d_head)))
-    _write_csv(folder, "effects.csv", [_change_row(one) for one in findings.changes])
+    write_rows(folder.path / "neurons.csv", list(_neuron_rows(findings, model.cfg.d_head)))
+    write_rows(folder.path / "effects.csv", [_change_row(one) for one in findings.changes])
     _draw(config, folder, findings)
     print_tables(config, findings, counted, folder.path)
 
@@ -222,11 +221,3 @@ def _neuron_rows(findings: Findings, d_head: int) -> Iterator[dict[str, Any]]:
                 "relation": relation, "name": one.name, "half": neuron.site.half,
                 "layer": neuron.site.layer, "index": neuron.index, "head": head,
             }  # fmt: skip
-
-
-def _write_csv(folder: RunFolder, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(folder.path / name, text.getvalue())

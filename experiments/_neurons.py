@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from experiments._facts import fact_key, spread_out
 from experiments._run import RunFolder, progress
-from experiments._trace import fact_key, spread_out
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

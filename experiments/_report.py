@@ -1,13 +1,13 @@
 """From a run's traces to its averages, figures and closing table."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._run import RunFolder, console, open_run, write_whole
+from experiments._run import RunFolder, console, open_run
+from experiments._screens import in_words, screened
+from experiments._tables import write_rows
 from experiments._trace import DRAWING, Config, corruption_in_words, settled, trace_facts
 
 if TYPE_CHECKING:
@@ -83,42 +83,17 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     _draw(config, folder, traces, averages, totals)
     screen = console()
     rows = list(_rows(config, averages))
-    write_whole(folder.path / "table.csv", rows_to_csv(rows))
+    write_rows(folder.path / "table.csv", rows)
     for part, total in totals.items():
         screen.print(
             _table(config, part, counted, total, [row for row in rows if row["part"] == part])
         )
     for one in screens:
-        screen.print(
-            f"Screen, {one['part']} corrupted, {one['grid']}: {one['n_kept']:.0f} and a sample of "
-            f"{one['n_sampled']:.0f} of {one['n_cells']:.0f} cells a fact restored; of as many "
-            f"largest effects it kept {one['recall'][0]:.0%} [{one['recall'][1]:.0%}, "
-            f"{one['recall'][2]:.0%}]; largest missed in the sample {one['largest_missed'][0]:.3f},"
-            f" kept {one['largest_kept'][0]:.3f}; the rest are estimates."
-        )
+        screen.print(in_words(one))
     screen.print(
         f"{wrong} facts that the model answers otherwise and {len(reasons) - wrong} that could not "
         "be used are left out (records.jsonl says why)."
     )
-
-
-def screened(config: Config, traces: "Mapping[str, Sequence[FactTrace]]") -> list[dict[str, Any]]:
-    """What each screened grid kept and missed; nothing without a screen."""
-    from probes.screen import quality
-
-    if not config.screen:
-        return []
-    found = []
-    for part, done in traces.items():
-        for name in done[0].grids if done else ():
-            if done[0].grids[name].screen is not None:
-                told = quality(done, name, config.metric, config.seed)._asdict()
-                numbers = {
-                    field: [float(bound) for bound in value] if isinstance(value, tuple) else value
-                    for field, value in told.items()
-                }
-                found.append({"part": part, "grid": name, **numbers})
-    return found
 
 
 def _draw(
@@ -241,16 +216,6 @@ def _cell(row: Mapping[str, Any]) -> str:
         return "-"
     where = f"L{row['layer']}" + (f"H{row['head']}" if row["head"] != "" else "")
     return f"{where} {row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-
-
-def rows_to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """With a header of all the rows' fields, in the order in which they come up."""
-    text = io.StringIO()
-    fields = list(dict.fromkeys(field for row in rows for field in row))
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def listed(fields: Mapping[str, Any]) -> dict[str, Any]:

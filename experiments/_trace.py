@@ -1,13 +1,12 @@
 """What trace_relation and patch_heads share: their options, and tracing facts into a run folder."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from simple_parsing import field as option
 
-from experiments._choose import in_turn
+from experiments._facts import fact_key, of_relations, spread_out
 from experiments._run import RunFolder, progress
 
 if TYPE_CHECKING:
@@ -152,6 +151,7 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     from kedit.data import load_facts
     from kedit.errors import InputError
     from kedit.model import load
+    from kedit.results import fact_traces
     from probes.corrupt import noise_rule
 
     sweeps = Sweeps(patches(config), screen(config))
@@ -180,51 +180,8 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
             if "skipped" not in folder.records[key]:
                 finished.append(key)
                 bars.update(bar, completed=len(finished))
-    traces = [_read(folder, key) for key in finished]
+    traces = [fact_traces(folder.records[key], folder.tensors(key)) for key in finished]
     return {part: [by_part[part] for by_part in traces] for part in parts(config)}
-
-
-def of_relations(facts: "Sequence[Fact]", told: str) -> "list[Fact]":
-    """Those of the relations that are told: see `Config.relations`.
-
-    Raises:
-        InputError: no fact has such a relation.
-    """
-    from kedit.errors import InputError
-
-    if not told:
-        return list(facts)
-    subjects: dict[str, set[str]] = {}
-    for fact in facts:
-        subjects.setdefault(fact.relation.id, set()).add(fact.subject)
-    if told.isdigit():
-        most = sorted(subjects, key=lambda relation: -len(subjects[relation]))
-        chosen = set(most[: int(told)])
-        return [fact for fact in facts if fact.relation.id in chosen]
-    wanted = {name.strip() for name in told.split(",")}
-    found = [fact for fact in facts if wanted & {fact.relation.id, fact.relation.name}]
-    lacking = wanted - {name for fact in found for name in (fact.relation.id, fact.relation.name)}
-    if lacking:
-        there = sorted({f"{fact.relation.id} ({fact.relation.name})" for fact in facts})
-        raise InputError(
-            f"no facts of the relation {sorted(lacking)[0]!r}; there are {', '.join(there)}"
-        )
-    return found
-
-
-def spread_out(facts: "Sequence[Fact]", seed: int) -> "list[list[Fact]]":
-    """One (relation, subject) of every relation in turn, drawn by `seed`, each in all its wordings.
-
-    Wordings in which something follows the relation's words come first, else in the given order:
-    where they end the prompt, the last corrupted token and the last token are one.
-    """
-    by_relation: dict[str, dict[str, list[Fact]]] = {}
-    for fact in facts:
-        by_relation.setdefault(fact.relation.id, {}).setdefault(fact.subject, []).append(fact)
-    groups = [list(by_subject.values()) for by_subject in by_relation.values()]
-    for worded in (worded for group in groups for worded in group):
-        worded.sort(key=lambda fact: fact.relation_spans[-1][1] == len(fact.prompt))
-    return in_turn(groups, seed)
 
 
 def _traced(
@@ -254,26 +211,6 @@ def _traced(
         )
     tensors = {f"{one.part}:{name}": value for one in done for name, value in one.tensors().items()}
     return {"traces": [one.to_record() for one in done]}, tensors
-
-
-def _read(folder: RunFolder, key: str) -> "dict[str, FactTrace]":
-    """A finished fact's traces, by the part that was corrupted."""
-    from kedit.results import FactTrace
-
-    tensors = folder.tensors(key)
-    traces = {}
-    for record in folder.records[key]["traces"]:
-        own = f"{record['part']}:"
-        grids = {name.removeprefix(own): tensors[name] for name in tensors if name.startswith(own)}
-        traces[record["part"]] = FactTrace.from_record(record, grids)
-    return traces
-
-
-def fact_key(fact: "Fact") -> str:
-    """What a folder calls a fact, in this wording."""
-    return hashlib.sha256(f"{fact.relation.id}:{fact.prompt}:{fact.object}".encode()).hexdigest()[
-        :16
-    ]
 
 
 def _corruption(

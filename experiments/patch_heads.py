@@ -1,16 +1,18 @@
-"""Which heads carry a relation? Every head's z restored by itself, by layer and token."""
+"""Which heads carry a relation? Every head's z restored by itself; heads compared by relation."""
 
 from pathlib import Path
 
-from experiments._report import traced
 from experiments._run import command
 from experiments._trace import Config
 
 
 def run(config: Config) -> Path:
-    """Traces, averages, draws and prints; what is already in the run's folder is not done again."""
-    return traced("patch_heads", config)
+    """Traces, averages, clusters, draws, prints; what is in the run's folder is not done again."""
+    from experiments._head_report import finish
+    from experiments._report import traced
+
+    return traced("patch_heads", config, finish)
 
 
 if __name__ == "__main__":
-    command(Config, run, default=Config(sites=["z"]))
+    command(Config, run, default=Config(sites=["z"], relations="12", limit=96))

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from experiments import patch_heads, trace_relation
+from experiments._facts import spread_out
 from experiments._run import RunFolder, command, open_run
-from experiments._trace import Config, spread_out
+from experiments._trace import Config
 from kedit.data import builtin
 from kedit.errors import InputError
 

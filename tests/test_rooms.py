@@ -15,7 +15,7 @@ MAY_IMPORT = {
 # inside kedit: what is lower must not import what is higher
 FLOORS = [
     {"errors", "kept"},
-    {"facts"},
+    {"facts", "heads"},
     {"toy", "hf"},
     {"model", "prompts", "sites"},
     {"runs", "metrics"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"edit", "export"},
     {"blocks", "closed_form"},
     {"stacked"},
-    {"forward", "results", "stats"},
+    {"forward", "results", "head_results", "stats"},
     {"reading", "measures"},
     {"likelihood", "generation", "value", "teaching", "neurons"},
     {"contexts", "keys", "factors", "goals"},

@@ -1,0 +1,79 @@
+"""Do symmetric, asymmetric and hierarchical relations differ in attention's share of recall?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments._run import RunFolder, command, console
+from experiments._trace import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kedit.results import FactTrace
+
+
+SITES = ["resid_post", "mlp_out", "attn_out", "severed"]
+
+
+def run(config: Config) -> Path:
+    """Traces MLP, attention and severed sweeps; shares by kind; what is there is not done again."""
+    from experiments._report import traced
+
+    return traced("relation_kinds", config, finish)
+
+
+def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> None:
+    """Shares by kind and their tests: kinds.json, kinds.csv, the figure and the table."""
+    from experiments._tables import write_rows
+    from experiments._trace import corruption_in_words
+    from figures.kinds import attention_shares
+    from figures.style import Study, save
+    from kedit.data import load_facts
+    from probes.kinds import MEASURES, shares
+
+    kinds = {fact.relation.id: fact.relation.kind for fact in load_facts(config.facts)}
+    found, tests = [], []
+    for done in traces.values():
+        for measure in MEASURES if done else ():
+            own, test = shares(done, kinds, measure, config.metric, seed=config.seed)
+            found += own
+            tests.append(test)
+    rows = [
+        {**vars(one), "share": float(one.share.mean), "low": float(one.share.low),
+         "high": float(one.share.high)}
+        for one in found
+    ]  # fmt: skip
+    folder.write_json("kinds.json", {"shares": rows, "tests": [vars(test) for test in tests]})
+    write_rows(folder.path / "kinds.csv", rows)
+    n_facts = len({(trace.prompt) for done in traces.values() for trace in done})
+    study = Study(n_facts, corruption_in_words(config), config.metric, config.seed)
+    save(attention_shares(found, tests, study), folder.path, "kinds")
+    screen = console()
+    screen.print(_table(found, tests))
+
+
+def _table(found, tests):
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title="Attention's share of the indirect effect, by kind of relation",
+        caption="95 % bootstrap intervals over relations; p: kinds permuted among relations.",
+        box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
+    )  # fmt: skip
+    for name in ("corrupted", "measure", "kind", "relations", "facts", "share"):
+        table.add_column(name)
+    for one in found:
+        mean, low, high = (float(value) for value in one.share)
+        share = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+        counts = (str(one.n_relations), str(one.n_facts))
+        table.add_row(one.part, one.measure, one.kind, *counts, share)
+    for test in tests:
+        table.add_row(
+            test.part, test.measure, "differ by", "", "", f"{test.spread:.2f}, p = {test.p:.3g}"
+        )
+    return table
+
+
+if __name__ == "__main__":
+    command(Config, run, default=Config(sites=SITES, limit=108, window=1))

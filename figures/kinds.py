@@ -1,0 +1,57 @@
+"""Attention's share of the indirect effect by kind of relation: bars with their intervals."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from figures.style import DOUBLE, PART_COLOURS, SMALL, Study, new_figure, styled
+from kedit.errors import InputError
+from kedit.head_results import AttentionShare, KindTest
+
+TITLES = {
+    "restored": "Restored: attention of attention + MLP",
+    "severed": "Severed above the last corrupted token",
+}
+WIDTH = 0.38
+
+
+@styled
+def attention_shares(
+    shares: Sequence[AttentionShare], tests: Sequence[KindTest], study: Study
+) -> Figure:
+    """A panel for each measure, a pair of bars (subject, relation corrupted) for each kind.
+
+    Raises:
+        InputError: nothing to draw.
+    """
+    measures = list(dict.fromkeys(one.measure for one in shares))
+    kinds = list(dict.fromkeys(one.kind for one in shares))
+    corrupted = list(dict.fromkeys(one.part for one in shares))
+    if not shares:
+        raise InputError("no shares to draw")
+    title = "Attention’s share of what is recalled, by kind of relation"
+    chance = "; ".join(f"{one.measure}, {one.part}: p = {one.p:.2g}" for one in tests)
+    caption = (
+        f"{study.caption('lines').replace('over facts', 'over relations')} Numbers: relations, "
+        f"facts. Do the kinds differ (permutations of kinds among relations)? {chance}."
+    )
+    figure = new_figure(DOUBLE, 2.7, title, caption)
+    axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    for ax, measure in zip(axes, measures, strict=True):
+        for one in (one for one in shares if one.measure == measure):
+            offset = (corrupted.index(one.part) - (len(corrupted) - 1) / 2) * WIDTH
+            place = kinds.index(one.kind) + offset
+            mean, low, high = (float(value) for value in one.share)
+            label = f"{one.part} corrupted" if one.kind == kinds[0] else None
+            ax.bar(place, mean, WIDTH * 0.95, color=PART_COLOURS[one.part], alpha=0.75, label=label)
+            ax.plot([place, place], [low, high], color="black", linewidth=0.9)
+            ax.text(place, 0.02, f"{one.n_relations}, {one.n_facts}", ha="center", va="bottom",
+                    fontsize=SMALL - 1, color="white", rotation=90)  # fmt: skip
+        ax.axhline(0.5, color="0.6", linewidth=0.6, linestyle=":")
+        ax.set_xticks(range(len(kinds)), kinds)
+        ax.set_title(TITLES[measure])
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(0, 1)
+    axes[0].set_ylabel("share")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper right", ncols=2)
+    return figure

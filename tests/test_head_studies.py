@@ -1,0 +1,188 @@
+"""Studies of heads on the toy: what they write, what resumes, what their figures show."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import ask_heads, patch_heads, relation_kinds
+from experiments._facts import of_relations
+from experiments._trace import Config
+from figures.kinds import attention_shares
+from figures.questions import decoding, knockouts, paths
+from figures.relations import clusters
+from figures.style import Study
+from kedit import toy as toy_module
+from kedit.errors import InputError
+from kedit.head_results import AttentionShare, KindTest
+from kedit.stats import Interval
+
+STUDY = Study(5, "the relation's words replaced by others")
+TOY = Config(model="toy", limit=8, sites=["z"], corrupt="relation")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_patch_heads_compares_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = patch_heads.run(replace(TOY, out=str(tmp_path / "run")))
+    heads = rows(out / "heads.csv")
+    assert {row["relation"] for row in heads} == {fact.relation.name for fact in toy_module.facts()}
+    for row in heads:
+        assert float(row["low"]) <= float(row["effect"]) + 1e-6 <= float(row["high"]) + 2e-6
+    (shared,) = json.loads((out / "sharing.json").read_text())
+    assert shared["n_facts"] == 8 and 0 < shared["p"] <= 1
+    looks = rows(out / "looks.csv")
+    for head in {row["head"] for row in looks}:
+        whole = sum(float(row["attention"]) for row in looks if row["head"] == head)
+        assert whole == pytest.approx(1, abs=1e-4)
+    for name in ("relation-relations", "looks", "relation-heads"):
+        assert (out / f"{name}.png").stat().st_size > 10_000
+    assert "Do relations share heads?" in capsys.readouterr().out
+
+
+def test_a_screened_run_tells_what_it_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = replace(TOY, limit=4, screen=0.3, out=str(tmp_path / "run"))
+    out = patch_heads.run(config)
+    (screen,) = json.loads((out / "averages.json").read_text())["screens"]
+    assert screen["grid"] == "z" and 0.5 < screen["recall"][0] <= 1
+    assert screen["n_kept"] < screen["n_cells"] / 3 + 1
+    assert "of as many largest effects it kept" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(InputError, match="shares between 0 and 1"):
+        patch_heads.run(replace(config, screen=2.0, out=str(tmp_path / "other")))
+
+
+def test_facts_of_some_relations():
+    facts = toy_module.facts()
+    first, *_, last = dict.fromkeys(fact.relation.id for fact in facts)
+    name = next(fact.relation.name for fact in facts if fact.relation.id == last)
+    both = of_relations(facts, f"{first}, {name}")
+    assert {fact.relation.id for fact in both} == {first, last}
+    assert of_relations(facts, "") == facts
+    assert len({fact.relation.id for fact in of_relations(facts, "2")}) == 2
+    with pytest.raises(InputError, match="no facts of the relation 'P0'; there are"):
+        of_relations(facts, f"P0,{first}")
+
+
+def test_kinds_of_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    sites = ["resid_post", "mlp_out", "attn_out", "severed"]
+    config = Config(model="toy", limit=4, sites=sites, window=1, out=str(tmp_path / "run"))
+    out = relation_kinds.run(config)
+    found = json.loads((out / "kinds.json").read_text())
+    assert {one["measure"] for one in found["shares"]} == {"restored", "severed"}
+    for one in found["shares"]:
+        assert np.isnan(one["share"]) or 0 <= one["share"] <= 1
+    assert len(rows(out / "kinds.csv")) == len(found["shares"])
+    assert "differ by" in capsys.readouterr().out
+    with pytest.raises(InputError, match="needs the sweeps"):
+        relation_kinds.run(replace(config, sites=["mlp_out"], out=str(tmp_path / "other")))
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("asked") / "run"
+    config = ask_heads.Config(model="toy", choose=3, limit=3, n_heads=3, decoded=40, out=str(out))
+    return ask_heads.run(config)
+
+
+def test_heads_are_asked_on_facts_that_they_were_not_chosen_on(asked: Path):
+    records = [json.loads(line) for line in (asked / "records.jsonl").read_text().splitlines()]
+    chosen = {one["prompt"] for one in records if one["key"].startswith("chosen on")}
+    about = {one["prompt"] for one in records if one["key"].startswith("asked")}
+    assert len(chosen) == len(about) == 3 and not chosen & about
+
+
+def test_the_answers_are_those_of_the_records(asked: Path):
+    records = [json.loads(line) for line in (asked / "records.jsonl").read_text().splitlines()]
+    answers = [one for one in records if one["key"].startswith("asked")]
+    told = {(row["head"], row["question"]): float(row["mean"]) for row in rows(asked / "heads.csv")}
+    head = next(iter(answers[0]["heads"]))
+    direct = np.mean([one["heads"][head]["direct"] for one in answers])
+    assert told[head, "direct effect (logits)"] == pytest.approx(direct)
+    ablated = np.mean([one["ablated"]["mean"]["together"]["prob"] for one in answers])
+    assert told["together", "ablated, mean (probability)"] == pytest.approx(ablated)
+    assert ablated < -0.05  # the heads were chosen for something
+    cut = {row["cut"] for row in rows(asked / "knockout.csv")}
+    assert "last to subject" in cut
+    assert {row["to"] for row in rows(asked / "paths.csv")} >= {"logits"}
+    assert {row["held out"] for row in rows(asked / "decoding.csv")} <= {"subject", "wording"}
+    for name in ("heads", "knockout", "paths", "decoding"):
+        assert (asked / f"{name}.png").stat().st_size > 10_000
+
+
+def test_a_second_run_asks_nothing_again(asked: Path, monkeypatch: pytest.MonkeyPatch):
+    from experiments import _head_questions
+
+    def never(*_: object) -> None:
+        raise AssertionError("asked again")
+
+    before = (asked / "heads.csv").read_text()
+    monkeypatch.setattr(_head_questions, "_asked", never)
+    monkeypatch.setattr(_head_questions, "_attributed", never)
+    config = ask_heads.Config(model="toy", choose=3, limit=3, n_heads=3, decoded=40, out=str(asked))
+    ask_heads.run(config)
+    assert (asked / "heads.csv").read_text() == before
+
+
+def test_named_heads_must_be_there(tmp_path: Path):
+    config = ask_heads.Config(model="toy", heads="L9H9", choose=1, limit=1, out=str(tmp_path / "a"))
+    with pytest.raises(InputError, match="no head L9H9"):
+        ask_heads.run(config)
+    with pytest.raises(InputError, match="a name as L11H2"):
+        ask_heads.run(replace(config, heads="nine", out=str(tmp_path / "b")))
+
+
+def interval(values: list[float]) -> Interval:
+    mean = np.array(values)
+    return Interval(mean, mean - 0.1, mean + 0.1)
+
+
+def test_shares_are_drawn_as_they_are():
+    shares = [
+        AttentionShare(part, measure, kind, interval([0.4])._replace(mean=np.array(share)), 9, 3)
+        for part in ("subject", "relation")
+        for measure in ("restored", "severed")
+        for kind, share in (("all", 0.5), ("symmetric", 0.25))
+    ]  # fmt: skip
+    shares = [replace(one, share=Interval(*(np.asarray(v).reshape(()) for v in one.share)))
+              for one in shares]  # fmt: skip
+    figure = attention_shares(shares, [KindTest("subject", "restored", 0.2, 0.03)], STUDY)
+    for ax in figure.axes:
+        assert sorted(bar.get_height() for bar in ax.patches) == [0.25, 0.25, 0.5, 0.5]
+    assert "p = 0.03" in figure.get_supxlabel()
+    with pytest.raises(InputError, match="no shares"):
+        attention_shares([], [], STUDY)
+
+
+def test_knockouts_paths_and_decoding_are_drawn_as_they_are():
+    curves = {"last to subject": interval([-0.1, -0.5]), "last to relation": interval([0, -0.2])}
+    (ax,) = knockouts(curves, 5, STUDY).axes
+    drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
+    np.testing.assert_allclose(drawn["last to subject"], [-10, -50])
+    figure = paths({"L0H1": {"L2.mlp": 0.3, "logits": -0.1}, "L3H0": {"logits": 0.2}}, STUDY)
+    table = np.ma.asarray(figure.axes[0].collections[0].get_array()).reshape(2, 2)
+    np.testing.assert_allclose(table.filled(np.nan), [[0.3, -0.1], [np.nan, 0.2]])
+    found = {"subject": {"z": (interval([0.5, 0.9]), interval([0.2, 0.1]))}}
+    (ax,) = decoding(found, 0.1, "n = 5 facts").axes
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.5, 0.9])
+
+
+def test_clusters_show_the_means_in_the_trees_order():
+    from probes.sharing import by_relation, sharing
+    from tests.test_sharing import NAMES, Head, facts
+
+    traces = facts({"P1": Head(0, 0), "P2": Head(2, 3), "P3": Head(0, 0)})
+    heads, shared = by_relation(traces, NAMES, "prob"), sharing(traces, "prob")
+    figure = clusters(heads, shared, STUDY)
+    ax = figure.axes[1]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == [f"{heads.relations[row]} (6)" for row in heads.order]
+    columns = [label.get_text() for label in ax.get_xticklabels()]
+    column = columns.index("L2H3, last")
+    shown = np.asarray(ax.collections[0].get_array()).reshape(len(names), len(columns))
+    assert np.argmax(shown[:, column]) == names.index("second (6)")
