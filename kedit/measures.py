@@ -96,6 +96,8 @@ KEPT = _scored(
     STEADINESS,
 )
 LEAST = -1.0  # a share counts as no less: where little was to gain, losing it counts many times
+# of one prompt in two hundred, shares are noise: one case lost would count as more than all
+ROOM = 0.05
 # what an edit from one side brings on the other
 TRANSFER: dict[Key, tuple[Key, ...]] = {
     Key("entity", "transfer", "gain"): (E_EFFICACY, E_PARAPHRASE),
@@ -341,9 +343,16 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _gain(old: ndarray, new: ndarray) -> ndarray:
-    """The share of what was missing that is there now; what was complete counts as it is now."""
+def _gain(
+    old: Float[ndarray, " one_and_draws"], new: Float[ndarray, " one_and_draws"]
+) -> Float[ndarray, " one_and_draws"]:
+    """The share of what was missing that is there now; what was complete counts as it is now.
+
+    Complete is what lacks less than ROOM over all cases, in their draws too.
+    """
     missing = 1 - old
+    if missing[0] < ROOM:
+        return new
     return np.where(missing > 1e-9, (new - old) / np.maximum(missing, 1e-9), new)
 
 

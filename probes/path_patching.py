@@ -277,8 +277,8 @@ def _require_path(
     lowest = sender.layer if reads_own_layer else sender.layer + 1
     if not lowest <= receiver.layer < cfg.n_layers:
         raise InputError(
-            f"{receiver} reads nothing that {sender} writes: that do {receiver.kind} from layer "
-            f"{lowest} on, of {cfg.n_layers} layers"
+            f"{receiver} reads nothing that {sender} writes: a {receiver.kind} from layer {lowest} "
+            f"on is wanted, of {cfg.n_layers} layers"
         )
     n_heads = cfg.n_heads if receiver.kind == "q" else n_kv_heads
     if receiver.head >= n_heads:

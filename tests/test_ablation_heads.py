@@ -76,7 +76,7 @@ def twin(
     return torch.stack([logprob.exp(), logprob, difference])
 
 
-def test_a_run_own_z_changes_nothing(toy: HookedTransformer) -> None:
+def test_the_own_z_of_a_run_changes_nothing(toy: HookedTransformer) -> None:
     prompt, question = encode(toy, FACT), asked(toy)
     sets = [*SETS, all_heads(toy)]
     untouched = plain(toy, prompt, question)

@@ -232,6 +232,31 @@ def test_the_score_on_lifts_is_the_harmonic_mean_of_its_shares() -> None:
     assert score.after and score.after[1:] == pytest.approx(np.nanquantile(drawn, [0.025, 0.975]))
 
 
+def test_what_lacks_next_to_nothing_counts_as_it_is() -> None:
+    """One case of a hundred to gain, and two lost: a share of -1 would make every Score zero."""
+
+    def cases(n_right: int) -> list[EditScore]:
+        return [
+            edit_score(
+                str(number),
+                probe("relation", "paraphrase", *((0.6, 0.2) if number < n_right else (0.1, 0.3))),
+                probe("relation", "efficacy", 0.6, 0.2),
+            )
+            for number in range(100)
+        ]
+
+    def share(before: int, after: int) -> float:
+        parts = shares(cases(before), cases(after), Key("relation", "Score", "lifts")).gained
+        (row,) = [row for key, row in parts.items() if key.group == "paraphrase"]
+        assert np.isfinite(row).all() and (before < 95 or row.min() > 0.9)
+        return float(row[0])
+
+    assert share(99, 98) == pytest.approx(0.98)
+    assert share(96, 100) == pytest.approx(1)
+    assert share(90, 95) == pytest.approx(0.5)  # here a tenth was to gain
+    assert share(90, 85) == pytest.approx(-0.5)
+
+
 def test_faint_edits_score_by_success_and_not_by_magnitude() -> None:
     """Both answers improbable: who is ahead changes, and next to nothing happens."""
     gained, kept = ("efficacy", "paraphrase", "removal"), ("neighborhood", "other objects")

@@ -21,9 +21,12 @@ from kedit.model import load
 from kedit.prompts import answer_ids, decoded, encode, prompt_ids
 from kedit.runs import Run
 from kedit.score import Scoring, score
+from kedit.stats import rank_correlation
+from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule, replaced
-from probes.patch import Question, sweep
-from probes.trace import paper_patches, says, trace
+from probes.direct import direct_effects
+from probes.patch import Patch, Question, sweep
+from probes.trace import paper_patches, question_of, says, trace
 from tests import twins
 
 pytestmark = pytest.mark.real
@@ -102,6 +105,34 @@ def test_restoring_the_subject_brings_back_what_corrupting_it_took() -> None:
     effect = grid.indirect_effect()
     assert effect[0, corruption.positions[0]] > 0.5 * grid.total_effect()  # one token, first layer
     assert float(effect[-1, -1]) == pytest.approx(grid.total_effect(), abs=1e-5)
+
+
+def test_attribution_puts_first_what_exact_patching_finds() -> None:
+    model, fact = gemma(), capital("Japan")
+    corruption = replaced(model, fact, "subject", builtin.load(), seed=0)
+    clean = Run(encode(model, fact).tokens[None]).states(model)
+    corrupted = corruption.run.states(model)
+    question = question_of(model, encode(model, fact), corrupted)
+    first = corruption.positions[0]
+    exact = sweep(model, clean, corrupted, Patch("z"), question).indirect_effect("logprob")
+    said = attributed(model, clean, corrupted, [Patch("z")], question, ["logprob"])["z"][0]
+    cells, guess = exact[:, first:].flatten(), said[:, first:].flatten()
+    assert rank_correlation(cells.double().numpy(), guess.double().numpy()) > 0.6
+    best = int(cells.argmax())
+    assert best in guess.topk(len(guess) // 20).indices.tolist()
+
+
+def test_what_heads_and_mlps_write_adds_up_to_the_logits() -> None:
+    model, fact = gemma(), capital("France")
+    states = Run(encode(model, fact).tokens[None]).states(model)
+    question = Question(answer_ids(model, "Paris")[0], answer_ids(model, "London")[0])
+    found = direct_effects(model, states, question)
+    logits = model(encode(model, fact).tokens[None])[0, -1]
+    assert found.total == pytest.approx(
+        float(logits[question.answer] - logits[question.foil]), abs=1e-3
+    )
+    parts = float(found.heads.sum() + found.mlps.sum()) + found.rest
+    assert parts == pytest.approx(found.total, abs=1e-3) and found.total > 1
 
 
 def test_the_main_command_runs_on_gemma(tmp_path: Path) -> None:
