@@ -74,8 +74,11 @@ def looks_of(config: Config, heads: "Sequence[Head]", facts: "Sequence[Fact]") -
             shares.append(attention_to_roles(model, prompt)[layers, columns])
             moved.append(weighted_attention_to_roles(model, prompt)[layers, columns])
             bars.advance(bar)
-    both = zip(*(_by_head(kept, config.seed) for kept in (shares, moved)), strict=True)
-    return [Looks(head, ROLES, *own, len(facts)) for head, own in zip(heads, both, strict=True)]
+    looked, carried = (_by_head(kept, config.seed) for kept in (shares, moved))
+    return [
+        Looks(head, ROLES, share, own, len(facts))
+        for head, share, own in zip(heads, looked, carried, strict=True)
+    ]
 
 
 def _by_head(kept: "Sequence[Tensor]", seed: int) -> "list[Interval]":

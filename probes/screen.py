@@ -109,8 +109,11 @@ def quality(traces: Sequence[FactTrace], name: str, metric: str, seed: int = 0) 
         raise InputError(f"no screened traces of {name!r}")
     columns = np.array(rows)
     ones = np.ones(len(rows))
-    intervals = [bootstrap_ratio(column, ones, seed=seed) for column in columns[:, :4].T]
-    return Quality(*intervals, *(float(mean) for mean in columns[:, 4:].mean(0)))
+    recall, mass, missed, kept = (
+        bootstrap_ratio(column, ones, seed=seed) for column in columns[:, :4].T
+    )
+    n_kept, n_sampled, n_cells = (float(mean) for mean in columns[:, 4:].mean(0))
+    return Quality(recall, mass, missed, kept, n_kept, n_sampled, n_cells)
 
 
 def _chosen(
