@@ -16,7 +16,7 @@ test: $(VENV)/installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
 	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not real"
-	$(RUN) -m pytest -q -m real
+	$(RUN) -m pytest -q -n 2 -m real
 
 quick: $(VENV)/installed
 	$(RUN) -m pytest -q -n 2 --dist loadfile

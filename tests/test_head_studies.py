@@ -117,14 +117,14 @@ def test_the_answers_are_those_of_the_records(asked: Path):
 
 
 def test_a_second_run_asks_nothing_again(asked: Path, monkeypatch: pytest.MonkeyPatch):
-    from experiments import _head_questions
+    from experiments import _head_choice, _head_questions
 
     def never(*_: object) -> None:
         raise AssertionError("asked again")
 
     before = (asked / "heads.csv").read_text()
     monkeypatch.setattr(_head_questions, "_asked", never)
-    monkeypatch.setattr(_head_questions, "_attributed", never)
+    monkeypatch.setattr(_head_choice, "_attributed", never)
     config = ask_heads.Config(model="toy", choose=3, limit=3, n_heads=3, decoded=40, out=str(asked))
     ask_heads.run(config)
     assert (asked / "heads.csv").read_text() == before
