@@ -11,7 +11,8 @@ The quick run takes two facts.
 """
 
 import argparse
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -19,7 +20,8 @@ import torch
 from transformer_lens import HookedTransformer
 
 from benchmarks._timing import report, seconds
-from experiments._choose import in_turn
+from experiments._facts import spread_out
+from experiments._head_choice import known
 from kedit.data import load_facts
 from kedit.facts import Fact
 from kedit.metrics import METRICS
@@ -30,7 +32,7 @@ from kedit.stats import bootstrap_ratio, rank_correlation
 from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule, prompt_seed, replaced
 from probes.patch import Patch, Question, sweep
-from probes.trace import question_of, says
+from probes.trace import question_of
 
 SITES = (Patch("resid_post"), Patch("mlp_out"), Patch("attn_out"), Patch("z"))
 NAMES = {"resid_post": "resid", "mlp_out": "mlp", "attn_out": "attn", "z": "heads"}
@@ -73,19 +75,13 @@ def main() -> None:
     report(means)
 
 
-def _runs(model: HookedTransformer, by: str, n_facts: int):
+def _runs(
+    model: HookedTransformer, by: str, n_facts: int
+) -> Iterator[tuple[Fact, tuple[States, States], Question, int]]:
     """Facts that the model answers right, with both runs' states, the question, where they part."""
     pool = load_facts("builtin")
-    groups: dict[str, list[Fact]] = {}
-    for fact in pool:
-        groups.setdefault(fact.relation.id, []).append(fact)
     noise = noise_rule(model, "s3", pool, "relation")
-    found = 0
-    for fact in in_turn(groups.values(), seed=0):
-        if found == n_facts:
-            return
-        if not says(model, fact)[0]:
-            continue
+    for fact in itertools.islice(known(model, spread_out(pool, seed=0)), n_facts):
         prompt = encode(model, fact)
         if by == "noise":
             seed = prompt_seed(0, fact)
@@ -93,7 +89,6 @@ def _runs(model: HookedTransformer, by: str, n_facts: int):
         else:
             corruption = replaced(model, fact, "relation", pool, 0)
         states = (Run(prompt.tokens[None]).states(model), corruption.run.states(model))
-        found += 1
         yield fact, states, question_of(model, prompt, states[1]), corruption.positions[0]
 
 

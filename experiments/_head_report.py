@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._facts import fact_key
 from experiments._run import RunFolder, console, progress
-from experiments._tables import write_rows
+from experiments._tables import listed, write_rows
 from experiments._trace import Config, corruption_in_words
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     if not seen:
         return
     write_rows(folder.path / "heads.csv", rows)
-    folder.write_json("sharing.json", [_plain(one) for one in told])
+    folder.write_json("sharing.json", [listed(vars(one)) for one in told])
     looked = looks_of(config, _best(seen), _facts(facts, traces))
     write_rows(folder.path / "looks.csv", list(_look_rows(looked)))
     study = Study(looked[0].n_facts, "", config.metric, config.seed)
@@ -141,13 +141,6 @@ def _look_rows(looked: "Sequence[Looks]") -> Iterator[dict[str, Any]]:
                 for bound, values in zip(("", " low", " high"), interval, strict=True)
             }
             yield {"head": str(one.head), "to": role, "facts": one.n_facts, **numbers}
-
-
-def _plain(shared: "Sharing") -> dict[str, Any]:
-    return {
-        name: [float(bound) for bound in value] if isinstance(value, tuple) else value
-        for name, value in vars(shared).items()
-    }
 
 
 def _table(told: "Sequence[Sharing]"):

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._neuron_tables import print_tables
 from experiments._neurons import WHOSE, Searched, searched_halves
-from experiments._report import listed
 from experiments._run import RunFolder
-from experiments._tables import write_rows
+from experiments._tables import listed, write_rows
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,13 +1,12 @@
 """From a run's traces to its averages, figures and closing table."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._run import RunFolder, console, open_run
 from experiments._screens import in_words, screened
-from experiments._tables import write_rows
+from experiments._tables import listed, write_rows
 from experiments._trace import DRAWING, Config, corruption_in_words, settled, trace_facts
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     from kedit.errors import InputError
     from probes.trace import average, total_effects
 
-    reasons = [record["skipped"] for record in folder.records.values() if "skipped" in record]
-    wrong = sum(reason.startswith("it says") for reason in reasons)
+    counted = _counted(folder, traces)
+    wrong, unusable = counted["answered wrong"], counted["not usable"]
     if not any(traces.values()):
         raise InputError(f"no fact could be traced ({wrong} answered wrong): see {folder.path}")
     averages = {
@@ -57,14 +56,6 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
         if done
     }
     totals = {part: total_effects(done, config.seed) for part, done in traces.items() if done}
-    counted = {
-        "traced": {part: len(done) for part, done in traces.items()},
-        "relations": {
-            part: len({trace.relation for trace in done}) for part, done in traces.items()
-        },
-        "answered wrong": wrong,
-        "not usable": len(reasons) - wrong,
-    }
     screens = screened(config, traces)
     folder.write_json(
         "averages.json",
@@ -91,9 +82,23 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     for one in screens:
         screen.print(in_words(one))
     screen.print(
-        f"{wrong} facts that the model answers otherwise and {len(reasons) - wrong} that could not "
+        f"{wrong} facts that the model answers otherwise and {unusable} that could not "
         "be used are left out (records.jsonl says why)."
     )
+
+
+def _counted(folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> dict[str, Any]:
+    """How many facts were traced, by part, and how many could not be."""
+    reasons = [record["skipped"] for record in folder.records.values() if "skipped" in record]
+    wrong = sum(reason.startswith("it says") for reason in reasons)
+    return {
+        "traced": {part: len(done) for part, done in traces.items()},
+        "relations": {
+            part: len({trace.relation for trace in done}) for part, done in traces.items()
+        },
+        "answered wrong": wrong,
+        "not usable": len(reasons) - wrong,
+    }
 
 
 def _draw(
@@ -216,17 +221,3 @@ def _cell(row: Mapping[str, Any]) -> str:
         return "-"
     where = f"L{row['layer']}" + (f"H{row['head']}" if row["head"] != "" else "")
     return f"{where} {row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-
-
-def listed(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays as nested lists, and no NaN, which JSON does not have."""
-    import numpy as np
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return plain(value.tolist())
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return {name: plain(value) for name, value in fields.items()}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from experiments._tables import listed
 from experiments._trace import Config
 
 if TYPE_CHECKING:
@@ -19,12 +20,8 @@ def screened(config: Config, traces: "Mapping[str, Sequence[FactTrace]]") -> lis
     for part, done in traces.items():
         for name in done[0].grids if done else ():
             if done[0].grids[name].screen is not None:
-                told = quality(done, name, config.metric, config.seed)._asdict()
-                numbers = {
-                    field: [float(bound) for bound in value] if isinstance(value, tuple) else value
-                    for field, value in told.items()
-                }
-                found.append({"part": part, "grid": name, **numbers})
+                told = quality(done, name, config.metric, config.seed)
+                found.append({"part": part, "grid": name, **listed(told._asdict())})
     return found
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,20 @@ def write_rows(path: Path, rows: "Sequence[Mapping[str, Any]]") -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_whole(path, text.getvalue())
+
+
+def listed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays as nested lists, and no NaN, which JSON does not have."""
+    import numpy as np
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return plain(value.tolist())
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return {name: plain(value) for name, value in fields.items()}
 
 
 def percent(interval: "Interval | None") -> str:

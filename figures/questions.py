@@ -8,17 +8,15 @@ from matplotlib.ticker import MaxNLocator
 
 from figures.style import (
     DOUBLE,
-    SIGNED,
     SINGLE,
     SITE_COLOURS,
     SITES,
     Study,
-    effect_label,
     layer_axis,
     new_figure,
-    norm,
     styled,
 )
+from figures.trace import draw_table
 from kedit.stats import Interval
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499")  # Okabe and Ito's
@@ -77,23 +75,7 @@ def paths(effects: Mapping[str, Mapping[str, float]], study: Study) -> Figure:
     title = "Paths: effect of a head through one receiver alone"
     caption = f"{study.caption('in paths.csv')} Hatched: the receiver comes before."
     figure = new_figure(DOUBLE, 1.6 + 0.19 * len(effects), title, caption)
-    ax = figure.subplots()
-    ax.set_facecolor("0.93")
-    mesh = ax.pcolormesh(
-        np.ma.masked_invalid(table), cmap=SIGNED, norm=norm(table), edgecolors="face", lw=0.1
-    )
-    for row, column in np.argwhere(np.isnan(table)):
-        ax.fill_between(
-            [column, column + 1], row, row + 1, facecolor="0.93", edgecolor="0.75", hatch="////",
-            linewidth=0,
-        )  # fmt: skip
-    ax.set_ylim(len(table), 0)
-    ax.set_xlim(0, len(receivers))
-    ax.set_yticks(np.arange(len(table)) + 0.5, list(effects))
-    ax.set_xticks(np.arange(len(receivers)) + 0.5, receivers, rotation=60, ha="right")
-    ax.tick_params(axis="x", rotation_mode="anchor")
-    bar = figure.colorbar(mesh, ax=ax, label=effect_label(study.metric), fraction=0.04, pad=0.01)
-    bar.outline.set_linewidth(0.6)
+    draw_table(figure, figure.subplots(), table, list(effects), receivers, study.metric)
     return figure
 
 

@@ -10,17 +10,15 @@ from scipy.cluster.hierarchy import dendrogram
 
 from figures.style import (
     DOUBLE,
-    SIGNED,
     SINGLE,
     SMALL,
     Study,
-    effect_label,
     estimate,
     new_figure,
-    norm,
     readable,
     styled,
 )
+from figures.trace import draw_table
 from kedit.head_results import Looks, RelationHeads, Sharing
 from kedit.heads import Head
 
@@ -60,17 +58,11 @@ def clusters(heads: RelationHeads, shared: Sharing, study: Study) -> Figure:
     figure = new_figure(DOUBLE, 1.75 + ROW * n_rows, title, caption)
     tree, ax = figure.subplots(1, 2, width_ratios=(1, 7))
     _tree(tree, heads, n_rows)
-    mesh = ax.pcolormesh(effect, cmap=SIGNED, norm=norm(effect), edgecolors="face", linewidth=0.1)
-    ax.set_ylim(n_rows, 0)
     names = [f"{readable(heads.relations[row], 26)} ({heads.n_facts[row]})" for row in heads.order]
-    ax.set_yticks(np.arange(n_rows) + 0.5, names)
     labels = [
         f"{head}, {SHORT.get(heads.buckets[row], heads.buckets[row])}" for row, head in columns
     ]
-    ax.set_xticks(np.arange(len(columns)) + 0.5, labels, rotation=60, ha="right")
-    ax.tick_params(axis="x", rotation_mode="anchor")
-    bar = figure.colorbar(mesh, ax=ax, label=effect_label(study.metric), fraction=0.04, pad=0.01)
-    bar.outline.set_linewidth(0.6)
+    draw_table(figure, ax, effect, names, labels, study.metric)
     return figure
 
 

@@ -135,6 +135,36 @@ def draw_map(
     return mesh
 
 
+def draw_table(
+    figure: Figure,
+    ax: Axes,
+    effect: Float[ndarray, "row column"],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    metric: str,
+) -> None:
+    """Effects by named rows (the first at the top) and columns, with a colour bar; NaN hatched."""
+    mesh = ax.pcolormesh(
+        np.ma.masked_invalid(effect),
+        cmap=SIGNED,
+        norm=norm(effect),
+        edgecolors="face",
+        linewidth=0.1,
+    )
+    for row, column in np.argwhere(np.isnan(effect)):
+        ax.fill_between(
+            [column, column + 1], row, row + 1, facecolor="0.93", edgecolor="0.75", hatch="////",
+            linewidth=0,
+        )  # fmt: skip
+    ax.set_xlim(0, len(columns))
+    ax.set_ylim(len(rows), 0)
+    ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=60, ha="right")
+    ax.tick_params(axis="x", rotation_mode="anchor")
+    bar = figure.colorbar(mesh, ax=ax, label=effect_label(metric), fraction=0.04, pad=0.01)
+    bar.outline.set_linewidth(0.6)
+
+
 def colour_bar(figure: Figure, mesh: QuadMesh, axes: Iterable[Axes], metric: str) -> None:
     """The scale that `axes` share, with its unit."""
     bar = figure.colorbar(

@@ -23,6 +23,7 @@ SWITCHES = ("use_attn_in", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_r
 TANH_GELUS = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}  # three names for one function
 tanh_gelu = partial(F.gelu, approximate="tanh")  # in one pass instead of eight
 BUFFERED = 1024  # tokens whose neurons share one buffer on a CPU
+NO_NORM = nn.Identity()
 OLMO_QK_NORM = {"OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM"}
 
 
@@ -48,13 +49,18 @@ def attn_read(block: TransformerBlock, resid_pre: Tensor) -> Tensor:
     return norm(block.ln1, resid_pre)
 
 
+def attn_post_norm(block: TransformerBlock) -> nn.Module:
+    """What stands between the raw output of W_O and the residual stream; NO_NORM if nothing."""
+    if block.cfg.use_normalization_before_and_after:
+        return block.ln1_post
+    if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        return block.ln1
+    return NO_NORM
+
+
 def attn_written(block: TransformerBlock, raw: Tensor) -> Tensor:
     """The raw output of W_O as it reaches the residual stream: through a post-norm, if any."""
-    if block.cfg.use_normalization_before_and_after:
-        return norm(block.ln1_post, raw)
-    if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
-        return norm(block.ln1, raw)
-    return raw
+    return norm(attn_post_norm(block), raw)
 
 
 def mlp_written(block: TransformerBlock, raw: Tensor) -> Tensor:

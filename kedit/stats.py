@@ -1,10 +1,10 @@
 """Bootstrap intervals on plain arrays; the facts are what is drawn again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from numpy import ndarray
 
 
@@ -148,6 +148,22 @@ def paired(
     # rounding must not tell equal sums apart
     as_large = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12 * len(differences)
     return Paired(interval, float((1 + as_large.sum()) / (1 + draws)))
+
+
+def permuted(
+    statistic: Callable[[Shaped[ndarray, " n"]], float],
+    labels: Shaped[ndarray, " n"],
+    draws: int,
+    seed: int,
+) -> tuple[float, float]:
+    """`statistic` of the labels, and p, one-sided, of one as large with the labels dealt out anew.
+
+    The labels as they are count as one draw, so that p is never zero.
+    """
+    draw, seen = np.random.default_rng(seed), statistic(labels)
+    # rounding must not tell equal values apart
+    as_large = sum(statistic(draw.permutation(labels)) >= seen - 1e-12 for _ in range(draws))
+    return seen, float((1 + as_large) / (1 + draws))
 
 
 def holm(p_values: Float[ndarray, " test"]) -> Float[ndarray, " test"]:

@@ -15,7 +15,8 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.runs import States
-from probes.frozen import behind_post_norm, final_norm, frozen_norm, norm_bias, post_norm
+from kedit.sites import attn_post_norm
+from probes.frozen import behind_post_norm, final_norm, frozen_norm, norm_bias
 from probes.patch import Question
 
 LOST = 0.05  # of all that the parts bring: more than rounding takes, in bfloat16 too
@@ -71,7 +72,7 @@ def direct_effects(model: HookedTransformer, states: States, question: Question)
         raw = torch.einsum("bhd,hdm->hbm", z, block.attn.W_O)
         heads.append(logit_diff(behind_post_norm(block, z, raw)))
         bias = behind_post_norm(block, z, block.attn.b_O.expand(len(z), -1))
-        rest += logit_diff(bias + norm_bias(post_norm(block), bias))
+        rest += logit_diff(bias + norm_bias(attn_post_norm(block), bias))
     mlps = logit_diff(torch.stack([out[:, -1] for out in states.mlp_out]))
     total = logit_diff(last) + always
 

@@ -14,9 +14,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.components.layer_norm_pre import LayerNormPre
 from transformer_lens.components.transformer_block import TransformerBlock
-from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
-from kedit.sites import w_o
+from kedit.sites import attn_post_norm, w_o
 
 
 def frozen_norm(
@@ -52,15 +51,6 @@ def final_norm(model: HookedTransformer) -> nn.Module:
     return getattr(model, "ln_final", nn.Identity())
 
 
-def post_norm(block: TransformerBlock) -> nn.Module:
-    """What `kedit.sites.attn_written` sends the raw output of W_O through."""
-    if block.cfg.use_normalization_before_and_after:
-        return block.ln1_post
-    if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
-        return block.ln1
-    return nn.Identity()
-
-
 def behind_post_norm(
     block: TransformerBlock,
     z: Float[Tensor, "batch head d_head"],
@@ -72,4 +62,4 @@ def behind_post_norm(
         z: all heads' outputs at this position, whose sum behind W_O sets the post-norm's scale.
     """
     whole = F.linear(z.flatten(-2), w_o(block), block.attn.b_O)
-    return frozen_norm(post_norm(block), whole, raw)
+    return frozen_norm(attn_post_norm(block), whole, raw)

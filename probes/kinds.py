@@ -8,6 +8,7 @@ over facts, so that facts without any effect do not decide.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy import ndarray
 from kedit.errors import InputError
 from kedit.head_results import AttentionShare, KindTest
 from kedit.results import FactTrace
-from kedit.stats import percentile_interval, resamples
+from kedit.stats import percentile_interval, permuted, resamples
 
 Measure = Literal["restored", "severed"]
 MEASURES: tuple[Measure, ...] = ("restored", "severed")
@@ -86,7 +87,7 @@ def shares(
         for kind in (ALL, *dict.fromkeys(own))
         if (chosen := (own == kind) | (kind == ALL)).any()
     ]
-    spread, p = _by_chance(sums, own, draws, seed)
+    spread, p = permuted(partial(_spread, sums), own, draws, seed)
     return found, KindTest(traces[0].part, measure, spread, p)
 
 
@@ -102,16 +103,6 @@ def _share(
     drawn = resamples(len(sums), draws, seed) @ sums
     interval = percentile_interval(np.asarray(_ratio(sums.sum(0))), _ratio(drawn))
     return AttentionShare(part, measure, kind, interval, int(n_facts.sum()), len(sums))
-
-
-def _by_chance(
-    sums: Float[ndarray, "relation half"], kinds: ndarray, draws: int, seed: int
-) -> tuple[float, float]:
-    """The spread of the kinds' shares, and its p: kinds dealt out to the relations at random."""
-    draw = np.random.default_rng(seed)
-    seen = _spread(sums, kinds)
-    as_large = sum(_spread(sums, draw.permutation(kinds)) >= seen - 1e-12 for _ in range(draws))
-    return seen, (1 + as_large) / (1 + draws)
 
 
 def _spread(sums: Float[ndarray, "relation half"], kinds: ndarray) -> float:

@@ -1,6 +1,7 @@
 """Do relations share heads? Facts' maps of head effects: averaged, compared, clustered."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,7 +13,7 @@ from kedit.errors import InputError
 from kedit.head_results import RelationHeads, Sharing
 from kedit.heads import Head
 from kedit.results import FactTrace
-from kedit.stats import Interval, bootstrap_ratio, percentile_interval, resamples
+from kedit.stats import bootstrap_ratio, permuted, resamples, row_interval
 from probes.trace import BUCKETS, buckets
 
 FEWEST = 2  # facts of a relation: one has no other to be compared with
@@ -82,10 +83,10 @@ def sharing(traces: Sequence[FactTrace], metric: str, draws: int = 2000, seed: i
         shared = between / within
     return Sharing(
         part=traces[0].part,
-        within=_interval(within),
-        between=_interval(between),
-        shared=_interval(shared),
-        p=_by_chance(alike, owner, within[0] - between[0], draws, seed),
+        within=row_interval(within),
+        between=row_interval(between),
+        shared=row_interval(shared),
+        p=permuted(partial(_apart, alike), owner, draws, seed)[1],
         n_relations=len(groups),
         n_facts=len(flat),
     )
@@ -132,23 +133,9 @@ def _ratio(
     return (weights @ sums) / (weights @ counts)
 
 
-def _by_chance(
-    alike: Float[ndarray, "fact fact"],
-    owner: Int[ndarray, " fact"],
-    seen: float,
-    draws: int,
-    seed: int,
-) -> float:
-    """p of within − between, the facts being dealt out to the relations at random."""
-    draw = np.random.default_rng(seed)
-    as_large = 0
-    for _ in range(draws):
-        sums, counts = _blocks(alike, draw.permutation(owner))
-        inside = sums.trace() / counts.trace()
-        outside = (sums.sum() - sums.trace()) / (counts.sum() - counts.trace())
-        as_large += inside - outside >= seen - 1e-12
-    return (1 + as_large) / (1 + draws)
-
-
-def _interval(row: Float[ndarray, " one_and_draws"]) -> Interval:
-    return percentile_interval(np.asarray(row[0]), row[1:])
+def _apart(alike: Float[ndarray, "fact fact"], owner: Int[ndarray, " fact"]) -> float:
+    """Mean r within relations less that between them."""
+    sums, counts = _blocks(alike, owner)
+    inside = sums.trace() / counts.trace()
+    outside = (sums.sum() - sums.trace()) / (counts.sum() - counts.trace())
+    return float(inside - outside)

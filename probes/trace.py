@@ -91,19 +91,20 @@ def trace(
     clean = Run(prompt.tokens[None]).states(model)
     corrupted = corruption.run.states(model)
     question = question_of(model, prompt, corrupted)
-    whole = [patch for patch in patches if patch.severed or screening is None]
-    grids = {}
+    guess: dict[str, Tensor] = {}
     if screening is not None:
         rest = [patch for patch in patches if not patch.severed]
         guess = attributed(model, clean, corrupted, rest, question, steps=screening.steps)
-        draw = torch.Generator().manual_seed(prompt_seed(0, fact))
-        for patch in rest:
-            grids[patch.site] = screened_sweep(
+    draw = torch.Generator().manual_seed(prompt_seed(0, fact))
+    grids = {}
+    for patch in patches:
+        if screening is None or patch.severed:
+            at = corruption.positions[-1:] if patch.severed else positions
+            grid = sweep(model, clean, corrupted, patch, question, at)
+        else:
+            grid = screened_sweep(
                 model, (clean, corrupted), patch, question, guess[patch.site], screening, draw
             )
-    for patch in whole:
-        at = corruption.positions[-1:] if patch.severed else positions
-        grid = sweep(model, clean, corrupted, patch, question, at)
         grids[grid.name] = grid
     return FactTrace(
         subject=fact.subject,
