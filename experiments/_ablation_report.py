@@ -83,7 +83,7 @@ def finish(
     )
     drawn = {
         (line.budget, line.kind, line.arm): {
-            name: tuple(100 * float(value) for value in interval)
+            name: interval.floats(100)
             for name, interval in line.values.items()
             if name not in SUMMARIES
         }
@@ -146,10 +146,8 @@ def _rows(
     each = []
     for outcomes in draws:
         new = [outcomes[place].counted(before[place]) for place in places]
-        by_success, by_magnitude, made_of = (
-            shares(old, new, Key(config.perspective, "Score", way), seed=config.seed)
-            for way in LIFTS
-        )
+        scores = [Key(config.perspective, "Score", way) for way in LIFTS]
+        by_success, by_magnitude, made_of = shares(old, new, scores, seed=config.seed)
         sums = (by_success.score, by_magnitude.score, made_of.generalisation, made_of.locality)
         rows = {SCORE: made_of.score, **dict(zip(SUMMARIES, sums, strict=True))}
         each.append(rows | {part_name(part): row for part, row in made_of.parts.items()})
@@ -174,7 +172,7 @@ def _numbers(line: Line) -> dict[str, float]:
     if line.difference is not None:
         named[f"{BOTH} - this"] = line.difference
     return {
-        name + bound: float(value)
+        column: value
         for name, interval in named.items()
-        for bound, value in zip(("", " low", " high"), interval, strict=True)
+        for column, value in interval.named(name).items()
     }

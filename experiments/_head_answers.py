@@ -1,6 +1,6 @@
 """From what single facts answered to means, tables and figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments._head_questions import CUTS, RANDOM, TOGETHER, Asked
@@ -33,6 +33,7 @@ def finish(config: "Config", folder: RunFolder, asked: Asked) -> None:
                   config.seed)  # fmt: skip
     panels = _panels(config, heads, answers)
     write_rows(folder.path / "heads.csv", _head_rows(panels, answers))
+    write_rows(folder.path / "ov.csv", list(_ov_rows(answers)))
     save(questions.answers(panels, study), folder.path, "heads")
 
     curves = {name: _mean([one["knockout"][name] for one in answers if name in one["knockout"]],
@@ -115,6 +116,19 @@ def _head_rows(
         ranks = {"mean": median, "low": low, "high": high}
         rows.append({"head": head, "question": question, "facts": len(answers), **ranks})
     return rows
+
+
+def _ov_rows(answers: Answers) -> Iterator[dict[str, Any]]:
+    """A line for each fact and head: what its OV circuit writes for the subject."""
+    for one in answers:
+        for head, told in one["heads"].items():
+            yield {
+                "head": head,
+                "prompt": one["prompt"],
+                "relation": one["relation"],
+                "rank of the answer": told["ov rank"],
+                "writes": " ".join(map(repr, told["ov writes"])),
+            }
 
 
 def _ranks(head: str, answers: Answers) -> tuple[float, float, float]:
@@ -208,10 +222,7 @@ def _table(
     for question in (*panels, "OV rank"):
         table.add_column(question)
     for name in (*map(str, heads), TOGETHER, RANDOM):
-        cells = [
-            estimate(*(float(bound) for bound in own[name])) if name in own else ""
-            for own in panels.values()
-        ]
+        cells = [estimate(*own[name].floats()) if name in own else "" for own in panels.values()]
         ranks = ""
         if name in answers[0]["heads"]:
             median, low, high = _ranks(name, answers)
@@ -221,6 +232,4 @@ def _table(
 
 
 def _numbers(interval: "Interval") -> dict[str, float]:
-    return {
-        name: float(value) for name, value in zip(("mean", "low", "high"), interval, strict=True)
-    }
+    return dict(zip(("mean", "low", "high"), interval.floats(), strict=True))

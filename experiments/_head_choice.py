@@ -31,8 +31,13 @@ def choose_heads(
     model: "HookedTransformer",
     facts: "Iterator[Fact]",
     pool: "Sequence[Fact]",
+    advance: "Callable[[], object]",
 ) -> "tuple[list[Head], list[tuple[Fact, Prompt]]]":
-    """Those that are named, or of the largest mean effect; and the facts that are used up so."""
+    """Those that are named, or of the largest mean effect; and the facts that are used up so.
+
+    Args:
+        advance: called for each fact that is used.
+    """
     import torch
 
     from kedit.errors import InputError
@@ -48,6 +53,7 @@ def choose_heads(
         if "skipped" not in folder.records[key]:
             effects.append(torch.tensor(folder.records[key]["effect"]))
             used.append((fact, encode(model, fact)))
+            advance()
         if len(used) == config.choose:
             break
     if not used:

@@ -3,11 +3,12 @@
 import contextlib
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from experiments._facts import fact_key, of_relations, spread_out
 from experiments._head_choice import choose_heads, guarded, known, runs
-from experiments._run import RunFolder, progress
+from experiments._run import RunFolder, console, progress
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -58,9 +59,10 @@ def ask_heads(config: "Config", folder: RunFolder) -> Asked:
     order = spread_out(of_relations(pool, config.relations), config.seed)
     model = load(config.model, config.device, config.dtype)
     facts = known(model, order)
-    heads, used = choose_heads(config, folder, model, facts, pool)
     answers = []
     with progress("facts") as bars:
+        bar = bars.add_task("choosing heads", total=config.choose)
+        heads, used = choose_heads(config, folder, model, facts, pool, partial(bars.advance, bar))
         bar = bars.add_task("asking", total=config.limit)
         references = [prompt for _, prompt in used[:REFERENCES]]
         for fact in facts:
@@ -73,7 +75,9 @@ def ask_heads(config: "Config", folder: RunFolder) -> Asked:
             if len(answers) == config.limit:
                 break
     every = [fact for worded in order for fact in worded][: config.decoded]
-    return Asked(heads, answers, _decoded(model, every, config.seed), len(every))
+    with console().status(f"decoding relations of {len(every)} facts"):
+        decoded = _decoded(model, every, config.seed)
+    return Asked(heads, answers, decoded, len(every))
 
 
 def _asked(

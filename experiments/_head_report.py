@@ -159,8 +159,7 @@ def _table(told: "Sequence[Sharing]"):
         table.add_column(name)
     for one in told:
         numbers = [
-            estimate(*(float(bound) for bound in interval))
-            for interval in (one.within, one.between, one.shared)
+            estimate(*interval.floats()) for interval in (one.within, one.between, one.shared)
         ]
         table.add_row(one.part, str(one.n_relations), str(one.n_facts), *numbers, f"{one.p:.2g}")
     return table

@@ -197,18 +197,14 @@ def _record(findings: Findings) -> dict[str, Any]:
 
 def _change_row(one: "Change") -> dict[str, Any]:
     intervals = {
-        f"{name}{bound and f' {bound}'}": value
+        column: value
         for name in ("clean", "prob", "relative", "logprob")
-        for bound, value in zip(("", "low", "high"), _floats(getattr(one, name)), strict=True)
+        for column, value in getattr(one, name).named(name).items()
     }
     return {
         "neurons": one.neurons, "half": one.half, "factor": one.factor, "n_facts": one.n_facts,
         "n_neurons": one.n_neurons, **intervals,
     }  # fmt: skip
-
-
-def _floats(interval: "Interval") -> list[float]:
-    return [float(value) for value in interval]
 
 
 def _neuron_rows(findings: Findings, d_head: int) -> Iterator[dict[str, Any]]:

@@ -126,7 +126,7 @@ def _told(interval: "Interval", several: bool, unit: float = 1) -> str:
 
     from figures.style import estimate, number
 
-    mean, low, high = (unit * float(value) for value in interval)
+    mean, low, high = interval.floats(unit)
     if not np.isfinite(mean):
         return "-"
     return estimate(mean, low, high) if several else number(mean)

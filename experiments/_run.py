@@ -109,13 +109,14 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
         outside: fields that change how results are drawn, not what is measured.
 
     Raises:
-        InputError: another process works in the folder, or it holds a run of another configuration.
+        InputError: another process works in the folder, or it holds a run of another experiment or
+            configuration.
     """
     from kedit.errors import InputError
 
     fields = dataclasses.asdict(config)
-    told = {name: value for name, value in fields.items() if name not in ("out", *outside)}
-    measured = json.loads(json.dumps(told))  # as a folder gives it back: without tuples
+    kept = {name: value for name, value in fields.items() if name not in ("out", *outside)}
+    measured = json.loads(json.dumps(kept))  # as a folder gives it back: without tuples
     digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{Path(str(fields['model'])).stem}-{digest}"
     path = Path(fields["out"]) if fields["out"] else RESULTS / experiment / name
@@ -127,14 +128,18 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
             raise InputError(f"{path} is in use by another process") from None
         saved = path / "config.json"
         if saved.exists():
-            before = json.loads(saved.read_text())["measured"]
+            found = json.loads(saved.read_text())
+            if (ran := found.get("experiment", experiment)) != experiment:
+                raise InputError(f"{path} holds a run of {ran}, this is {experiment}")
+            before = found["measured"]
             other = [key for key in measured if measured[key] != before.get(key)]
             if other:
                 raise InputError(
                     f"{path} holds a run with {other[0]}={before.get(other[0])!r}, this one has "
                     f"{measured[other[0]]!r}: choose another --out, or remove that folder"
                 )
-        write_whole(saved, json.dumps({"measured": measured, "all": fields}, indent=1))
+        told = {"experiment": experiment, "measured": measured, "all": fields}
+        write_whole(saved, json.dumps(told, indent=1))
         versions = {package: importlib.metadata.version(package) for package in PACKAGES}
         versions |= {"python": platform.python_version(), "machine": platform.platform()}
         write_whole(path / "versions.json", json.dumps(versions, indent=1))

@@ -227,7 +227,7 @@ def _edited(measured: Measured, seed: int) -> dict[str, "np.ndarray"]:
         after = [
             one.counted(old) for one, old in zip(measured.outcomes[place], before, strict=True)
         ]
-        found = shares(before, after, score, DRAWS, seed)
+        (found,) = shares(before, after, [score], DRAWS, seed)
         rows["Score"][:, index] = found.score
         rows["mean share"][:, index] = found.mean
         for part, row in found.parts.items():

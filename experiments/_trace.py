@@ -128,7 +128,7 @@ def screen(config: Config) -> "Screening | None":
 
     if not config.screen:
         return None
-    return Screening(config.screen, steps=config.screen_steps)
+    return Screening(config.screen, steps=config.screen_steps, seed=config.seed)
 
 
 def corruption_in_words(config: Config) -> str:

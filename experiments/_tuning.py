@@ -213,10 +213,8 @@ def _tried(
     from kedit.stats import row_interval
 
     after = [one.counted(old) for one, old in zip(outcomes, before, strict=True)]
-    found, by_magnitude = (
-        shares(before, after, Key(config.perspective, "Score", way), seed=config.seed)
-        for way in (BY_ALL, BY_MAGNITUDE)
-    )
+    scores = [Key(config.perspective, "Score", way) for way in (BY_ALL, BY_MAGNITUDE)]
+    found, by_magnitude = shares(before, after, scores, seed=config.seed)
     return Tried(
         told,
         row_interval(found.score),
@@ -241,7 +239,6 @@ def _write_csv(folder: RunFolder, ranked: Mapping[str, Sequence[Tried]]) -> None
             numbers |= {part_name(key): interval for key, interval in one.shares.items()}
             line = {"editor": name, "place": place + 1, "told": one.told, "failed": one.n_failed}
             for what, interval in numbers.items():
-                for bound, value in zip(("", " low", " high"), interval, strict=True):
-                    line[what + bound] = float(value)
+                line |= interval.named(what)
             lines.append(line)
     write_rows(folder.path / "tries.csv", lines)

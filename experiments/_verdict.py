@@ -141,10 +141,11 @@ def _verdicts(
         for key in keys
     }
     sides = ["both", *SIDES] if first.side == "together" else [first.side]
+    wanted = [Key(side, "Score", way) for side in sides for way in LIFTS]
     made_of = {
-        (arm, score): shares(before, scores, score, seed=seed)
+        (arm, score): own
         for arm, scores in counted.items()
-        for score in (Key(side, "Score", way) for side in sides for way in LIFTS)
+        for score, own in zip(wanted, shares(before, scores, wanted, seed=seed), strict=True)
     }
     gaps = {
         (arm, score): own.score - made_of[first, score].score

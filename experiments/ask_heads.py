@@ -62,6 +62,7 @@ _EXPLAINED = """\
 records.jsonl   a line for each fact that heads were chosen on, and for each that they were asked
                 about; or why it could not be used
 heads.csv       each head's answers: means over facts with 95 % bootstrap intervals
+ov.csv          what each head would write, fact by fact, were it to read the subject alone
 knockout.csv    the answer's relative change with attention edges cut, by layer
 paths.csv       what goes from a head straight to another's q, k or v, to an MLP, to the logits
 decoding.csv    where the relation can be decoded, and how well the control task can

@@ -24,7 +24,7 @@ def run(config: Config) -> Path:
 
 def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> None:
     """Shares by kind and their tests: kinds.json, kinds.csv, the figure and the table."""
-    from experiments._tables import write_rows
+    from experiments._tables import listed, write_rows
     from experiments._trace import corruption_in_words
     from figures.kinds import attention_shares
     from figures.style import Study, save
@@ -38,18 +38,14 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
             own, test = shares(done, kinds, measure, config.metric, seed=config.seed)
             found += own
             tests.append(test)
-    rows = [
-        {**vars(one), "share": float(one.share.mean), "low": float(one.share.low),
-         "high": float(one.share.high)}
-        for one in found
-    ]  # fmt: skip
-    folder.write_json("kinds.json", {"shares": rows, "tests": [vars(test) for test in tests]})
+    rows = [listed(vars(one) | one.share.named("share")) for one in found]
+    tested = [listed(vars(test)) for test in tests]
+    folder.write_json("kinds.json", {"shares": rows, "tests": tested})
     write_rows(folder.path / "kinds.csv", rows)
-    n_facts = len({(trace.prompt) for done in traces.values() for trace in done})
+    n_facts = len({trace.prompt for done in traces.values() for trace in done})
     study = Study(n_facts, corruption_in_words(config), config.metric, config.seed)
     save(attention_shares(found, tests, study), folder.path, "kinds")
-    screen = console()
-    screen.print(_table(found, tests))
+    console().print(_table(found, tests))
 
 
 def _table(found, tests):
@@ -64,7 +60,7 @@ def _table(found, tests):
     for name in ("corrupted", "measure", "kind", "relations", "facts", "share"):
         table.add_column(name)
     for one in found:
-        mean, low, high = (float(value) for value in one.share)
+        mean, low, high = one.share.floats()
         share = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
         counts = (str(one.n_relations), str(one.n_facts))
         table.add_row(one.part, one.measure, one.kind, *counts, share)

@@ -1,7 +1,6 @@
 """What a run folder holds, whatever experiment wrote it."""
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +47,8 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        """The experiment's, where the folder lies as experiments put it; else the folder's own."""
-        path = self.path.resolve()
-        return path.parent.name if re.fullmatch(r".+-[0-9a-f]{8}", path.name) else path.name
+        """The experiment's; the folder's, if it does not say."""
+        return self.config.get("experiment", self.path.resolve().name)
 
     @property
     def traced(self) -> list[dict[str, Any]]:

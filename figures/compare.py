@@ -102,8 +102,7 @@ def _percent(interval: Interval | None) -> tuple[float, float, float] | None:
     """Mean, low and high, times 100; None where there is no mean."""
     if interval is None or not np.isfinite(interval.mean):
         return None
-    mean, low, high = (100 * float(value) for value in interval)
-    return mean, low, high
+    return interval.floats(100)
 
 
 def _cases(measures: Sequence[Measure]) -> str:

@@ -1,4 +1,4 @@
-"""Indirect effects by head: layers and heads for each token bucket, the strongest named."""
+"""Indirect effects by head: layers and heads for each token bucket, the strongest numbered."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from figures.style import (
@@ -25,7 +26,6 @@ from kedit.metrics import METRICS
 from kedit.results import AverageEffect
 
 COLUMNS = 4
-NAME_HEIGHT = 0.11  # of a panel: the least distance between two heads' names
 RANKING = 1.3  # inches, of the strongest heads
 TOP = 5
 
@@ -67,7 +67,7 @@ def heads(effect: AverageEffect, study: Study) -> Figure:
     for ax, bucket in zip(axes, buckets, strict=True):
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.set_title(labels[bucket])
-        _name(ax, [place for place in top if place.bucket == bucket], *mean.shape[1:])
+        _number(ax, bucket, top)
     maps.supylabel("head", fontsize=7)
     colour_bar(maps, meshes[0], axes, study.metric)
     _rank(below.subplots(), effect, index, top)
@@ -82,31 +82,14 @@ def _strongest(effect: AverageEffect, index: int) -> list[Head]:
     return [place for place in places if size[place] > 0]
 
 
-def _name(ax: Axes, places: Sequence[Head], n_layers: int, n_heads: int) -> None:
-    """Outlines heads, their names beside them, apart from each other."""
-    gap = NAME_HEIGHT * n_heads
-    ordered = sorted(places, key=lambda place: (place.head, place.layer))
-    heights = np.array([max(place.head, gap / 2 - 0.5) for place in ordered])
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + gap)
-    ceiling = n_heads - 0.5 - gap / 2
-    for i in reversed(range(len(heights))):
-        heights[i], ceiling = min(heights[i], ceiling), min(heights[i], ceiling) - gap
-    for place, height in zip(ordered, heights, strict=True):
-        outline(ax, place.head, place.layer)
-        # outwards, so that names of neighbours do not meet, unless the edge of the map is near
-        outwards = 0.32 <= (place.layer + 0.5) / n_layers <= 0.68
-        right = (place.layer < n_layers / 2) != outwards
-        ax.annotate(
-            str(place),
-            (place.layer + (0.5 if right else -0.5), place.head),
-            (place.layer + (1 if right else -1) * (0.5 + 0.05 * n_layers), height),
-            ha="left" if right else "right",
-            va="center",
-            fontsize=5.5,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
-            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
-        )
+def _number(ax: Axes, bucket: int, places: Sequence[Head]) -> None:
+    """Outlines the heads of one bucket and puts their ranks into them."""
+    halo = [withStroke(linewidth=1.4, foreground="white")]
+    for rank, place in enumerate(places, 1):
+        if place.bucket == bucket:
+            outline(ax, place.head, place.layer)
+            ax.text(place.layer, place.head, str(rank), ha="center", va="center",
+                    fontsize=SMALL - 1, path_effects=halo)  # fmt: skip
 
 
 def _rank(ax: Axes, effect: AverageEffect, index: int, places: Sequence[Head]) -> None:
@@ -114,9 +97,8 @@ def _rank(ax: Axes, effect: AverageEffect, index: int, places: Sequence[Head]) -
     ax.set_title(f"the {TOP} strongest")
     ax.set_xlabel(effect_label(METRICS[index]))
     ax.set_ylim(TOP - 0.5, -0.5)
-    ax.set_yticks(
-        range(len(places)), [f"{place}, {effect.buckets[place.bucket]}" for place in places]
-    )
+    names = [f"{place}, {effect.buckets[place.bucket]}" for place in places]
+    ax.set_yticks(range(len(places)), [f"{rank}   {name}" for rank, name in enumerate(names, 1)])
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.spines[["top", "right"]].set_visible(False)
     if not places:

@@ -41,7 +41,7 @@ def attention_shares(
         for one in (one for one in shares if one.measure == measure):
             offset = (corrupted.index(one.part) - (len(corrupted) - 1) / 2) * WIDTH
             place = kinds.index(one.kind) + offset
-            mean, low, high = (float(value) for value in one.share)
+            mean, low, high = one.share.floats()
             label = f"{one.part} corrupted" if one.kind == kinds[0] else None
             ax.bar(place, mean, WIDTH * 0.95, color=PART_COLOURS[one.part], alpha=0.75, label=label)
             ax.plot([place, place], [low, high], color="black", linewidth=0.9)

@@ -93,10 +93,10 @@ def layers(halves: Mapping[Half, ByLayer], sample: Sample) -> Figure:
     axes = figure.subplots(2, len(halves), sharex=True, sharey="row", squeeze=False)
     for column, (half, found) in zip(axes.T, halves.items(), strict=True):
         name, colour = HALVES[half]
-        title = f"{name}: {estimate(*map(float, found.total))} neurons a relation"
+        title = f"{name}: {estimate(*found.total.floats())} neurons a relation"
         column[0].set_title(title)
         if found.share:
-            share = estimate(*(100 * float(value) for value in found.share))
+            share = estimate(*found.share.floats(100))
             column[1].set_title(f"{share} % of the positive attribution")
         for ax, values in zip(column, (found.neurons, found.mass), strict=True):
             _bars(ax, values, colour)

@@ -12,6 +12,7 @@ from figures.style import (
     SITE_COLOURS,
     SITES,
     Study,
+    effect_label,
     layer_axis,
     new_figure,
     styled,
@@ -36,7 +37,7 @@ def answers(panels: Mapping[str, Mapping[str, Interval]], study: Study) -> Figur
     ):
         for row, name in enumerate(names):
             if name in panel:
-                mean, low, high = (float(value) for value in panel[name])
+                mean, low, high = panel[name].floats()
                 ax.plot([low, high], [row, row], color=colour)
                 ax.plot(mean, row, "o", color=colour, markersize=3.5)
         ax.axvline(0, color="0.6", linewidth=0.6)
@@ -75,7 +76,8 @@ def paths(effects: Mapping[str, Mapping[str, float]], study: Study) -> Figure:
     title = "Paths: effect of a head through one receiver alone"
     caption = f"{study.caption('in paths.csv')} Hatched: the receiver comes before."
     figure = new_figure(DOUBLE, 1.6 + 0.19 * len(effects), title, caption)
-    draw_table(figure, figure.subplots(), table, list(effects), receivers, study.metric)
+    label = effect_label(study.metric)
+    draw_table(figure, figure.subplots(), table, list(effects), receivers, label)
     return figure
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from numpy import ndarray
 from scipy.cluster.hierarchy import dendrogram
 
 from figures.style import (
@@ -42,27 +44,37 @@ ROLE_COLOURS = {
 
 @styled
 def clusters(heads: RelationHeads, shared: Sharing, study: Study) -> Figure:
-    """Relations (alike ones side by side) against the heads that are strongest in any of them."""
-    mean = heads.mean[heads.order]
-    columns = _columns(heads)
-    effect = np.stack([mean[:, bucket, head.layer, head.head] for bucket, head in columns], axis=1)
+    """Relations (alike ones side by side) against the heads that are strongest in any of them.
+
+    A relation's effects are divided by its largest: which heads it has is compared, as by r, and
+    not how much probability corrupting it takes.
+    """
+    largest = np.abs(heads.mean).max((1, 2, 3))
+    scaled = heads.mean / np.where(largest > 0, largest, 1)[:, None, None, None]
+    columns = _columns(scaled)
+    effect = np.stack([scaled[:, bucket, head.layer, head.head] for bucket, head in columns], 1)
+    effect = effect[heads.order]
     n_rows = len(effect)
     title = f"Which heads carry which relation: {heads.part} corrupted"
     caption = (
-        f"{study.caption('in heads.csv')} Columns: the {len(columns)} largest mean "
-        "effects of any relation, head and token (c.: corrupted). Relations joined by 1 − r of "
-        f"their whole maps. One relation's facts: r = {estimate(*_floats(shared.within))}; "
-        f"different relations': {estimate(*_floats(shared.between))}; shared "
-        f"{estimate(*_floats(shared.shared))}; p = {shared.p:.2g} (permutations)."
+        f"{study.caption('in heads.csv')} Rows: a relation's mean effects, divided by the largest "
+        f"of them, which stands behind its number of facts. Columns: the {len(columns)} largest of "
+        "any relation, by head and token (c.: corrupted). Relations joined by 1 − r of "
+        f"their whole maps. One relation's facts: r = {estimate(*shared.within.floats())}; "
+        f"different relations': {estimate(*shared.between.floats())}; shared "
+        f"{estimate(*shared.shared.floats())}; p = {shared.p:.2g} (permutations)."
     )
-    figure = new_figure(DOUBLE, 1.75 + ROW * n_rows, title, caption)
+    figure = new_figure(DOUBLE, 1.9 + ROW * n_rows, title, caption)
     tree, ax = figure.subplots(1, 2, width_ratios=(1, 7))
     _tree(tree, heads, n_rows)
-    names = [f"{readable(heads.relations[row], 26)} ({heads.n_facts[row]})" for row in heads.order]
+    names = [
+        f"{readable(heads.relations[row], 26)} ({heads.n_facts[row]}; {largest[row]:.2g})"
+        for row in heads.order
+    ]
     labels = [
         f"{head}, {SHORT.get(heads.buckets[row], heads.buckets[row])}" for row, head in columns
     ]
-    draw_table(figure, ax, effect, names, labels, study.metric)
+    draw_table(figure, ax, effect, names, labels, "effect / largest of the row")
     return figure
 
 
@@ -101,9 +113,9 @@ def looks(found: Sequence[Looks], study: Study) -> Figure:
     return figure
 
 
-def _columns(heads: RelationHeads) -> list[tuple[int, Head]]:
+def _columns(effect: Float[ndarray, "relation bucket layer head"]) -> list[tuple[int, Head]]:
     """The cells that are strongest in any relation, by layer, head and bucket."""
-    size = np.abs(heads.mean).max(0)
+    size = np.abs(effect).max(0)
     chosen = np.argsort(-size, axis=None, kind="stable")[:COLUMNS]
     places = [tuple(map(int, np.unravel_index(flat, size.shape))) for flat in chosen]
     found = [
@@ -122,8 +134,3 @@ def _tree(ax: Axes, heads: RelationHeads, n_rows: int) -> None:
     ax.set_yticks([])
     ax.set_xlabel("1 − r")
     ax.spines[["top", "left", "right"]].set_visible(False)
-
-
-def _floats(interval: Sequence) -> tuple[float, float, float]:
-    mean, low, high = (float(value) for value in interval)
-    return mean, low, high

@@ -47,7 +47,7 @@ def sharing(halves: Mapping[str, Mapping[str, Interval]], sample: Sample) -> Fig
     for place, (half, found) in enumerate(halves.items()):
         name, colour = HALVES[half]
         heights = np.arange(len(rows)) + 0.4 * (place - (len(halves) - 1) / 2)
-        bounds = np.array([[float(value) for value in found[row]] for row in rows])
+        bounds = np.array([found[row].floats() for row in rows])
         _dots(ax, heights, bounds, Dots(name, colour, SHAPES[place]))
         for height, values in zip(heights, bounds, strict=True):
             text = estimate(*values) if np.isfinite(values).all() else "no such pair"
@@ -71,7 +71,7 @@ def scaled(found: Sequence[Change], sample: Sample) -> Figure:
     rows = {half: list(dict.fromkeys(one.neurons for one in own)) for half, own in blocks.items()}
     clean = "-"
     if found:
-        clean = estimate(*(100 * float(value) for value in asked_most(found).clean))
+        clean = estimate(*asked_most(found).clean.floats(100))
     caption = sample.caption(
         f"probability with nothing scaled: {clean} %; {SCALED}; lines: {sample.spread}; right: how "
         "many neurons, under how many facts"
@@ -89,7 +89,7 @@ def scaled(found: Sequence[Change], sample: Sample) -> Figure:
             for factor, (dots, shift) in SCALINGS.items():
                 there = [one for one in own if one.factor == factor]
                 places = np.array([rows[half].index(one.neurons) + shift for one in there])
-                bounds = [[unit * float(value) for value in getattr(one, field)] for one in there]
+                bounds = [getattr(one, field).floats(unit) for one in there]
                 _dots(ax, places, np.array(bounds), dots)
             _rows(ax, rows[half])
         counts = {one.neurons: f"{number(one.n_neurons)}, {one.n_facts}" for one in own}

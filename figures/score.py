@@ -201,8 +201,7 @@ def _rank(found: Mapping[Key, Measure]) -> float:
 def _bounds(measure: Measure) -> tuple[float, float, float]:
     """Mean, low and high before an edit, times 100."""
     assert measure.before is not None  # _by_key leaves the others out
-    mean, low, high = (100 * float(value) for value in measure.before)
-    return mean, low, high
+    return measure.before.floats(100)
 
 
 def _draw(

@@ -141,7 +141,7 @@ def draw_table(
     effect: Float[ndarray, "row column"],
     rows: Sequence[str],
     columns: Sequence[str],
-    metric: str,
+    label: str,
 ) -> None:
     """Effects by named rows (the first at the top) and columns, with a colour bar; NaN hatched."""
     mesh = ax.pcolormesh(
@@ -161,7 +161,7 @@ def draw_table(
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=60, ha="right")
     ax.tick_params(axis="x", rotation_mode="anchor")
-    bar = figure.colorbar(mesh, ax=ax, label=effect_label(metric), fraction=0.04, pad=0.01)
+    bar = figure.colorbar(mesh, ax=ax, label=label, fraction=0.04, pad=0.01)
     bar.outline.set_linewidth(0.6)
 
 

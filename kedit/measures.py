@@ -162,10 +162,10 @@ class Measure:
     def to_record(self) -> dict[str, Any]:
         """Plain numbers, for JSON and CSV."""
         intervals = {
-            f"{name} {bound}".removesuffix(" mean"): float(value)
+            column: value
             for name in ("before", "after", "lift")
             if (interval := getattr(self, name)) is not None
-            for bound, value in interval._asdict().items()
+            for column, value in interval.named(name).items()
         }
         counts = {"n_cases": self.n_cases, "n_prompts": self.n_prompts}
         return self.key._asdict() | intervals | counts
@@ -216,14 +216,15 @@ def changes(
 def shares(
     before: Sequence[EditScore],
     after: Sequence[EditScore],
-    score: Key,
+    scores: Sequence[Key],
     draws: int = 2000,
     seed: int = 0,
-) -> Shares:
-    """What a Score on lifts is the harmonic mean of; parts that no case has are left out."""
+) -> list[Shares]:
+    """What each Score on lifts is the harmonic mean of; parts that no case has are left out."""
     assert [one.id for one in before] == [one.id for one in after]
     weights = resamples(len(before), draws, seed)
-    return _shares(_Means(before, weights, before), _Means(after, weights, before), score)
+    old, new = (_Means(cases, weights, before) for cases in (before, after))
+    return [_shares(old, new, score) for score in scores]
 
 
 def part_name(key: Key) -> str:

@@ -15,6 +15,15 @@ class Interval(NamedTuple):
     low: Float[ndarray, "*shape"]
     high: Float[ndarray, "*shape"]
 
+    def floats(self, unit: int | float = 1) -> tuple[float, float, float]:
+        """Mean, low and high of a single estimate, times `unit`."""
+        return unit * float(self.mean), unit * float(self.low), unit * float(self.high)
+
+    def named(self, name: str) -> dict[str, float]:
+        """Of a single estimate, as columns of a table."""
+        columns = (name, f"{name} low", f"{name} high")
+        return dict(zip(columns, self.floats(), strict=True))
+
 
 def resamples(n: int, draws: int, seed: int) -> Int[ndarray, "draw n"]:
     """How often each of `n` units is in each bootstrap draw."""

@@ -32,6 +32,7 @@ class Screening:
         metric: by whose estimate, whatever its sign.
         steps: of the attribution (`probes.attribution.attributed`).
         sample: share of the cells that are left out, restored all the same.
+        seed: of the sample, together with the fact.
 
     Raises:
         InputError: a share that is not between 0 and 1.
@@ -41,6 +42,7 @@ class Screening:
     metric: str = "prob"
     steps: int = 1
     sample: float = 0.05
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or not 0 <= self.sample <= 1:

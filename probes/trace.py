@@ -92,10 +92,11 @@ def trace(
     corrupted = corruption.run.states(model)
     question = question_of(model, prompt, corrupted)
     guess: dict[str, Tensor] = {}
+    draw = torch.Generator()
     if screening is not None:
         rest = [patch for patch in patches if not patch.severed]
         guess = attributed(model, clean, corrupted, rest, question, steps=screening.steps)
-    draw = torch.Generator().manual_seed(prompt_seed(0, fact))
+        draw.manual_seed(prompt_seed(screening.seed, fact))
     grids = {}
     for patch in patches:
         if screening is None or patch.severed:

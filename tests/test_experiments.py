@@ -106,6 +106,11 @@ def test_a_folder_of_another_run_is_not_touched(tmp_path: Path) -> None:
         open_run("x", replace(TOY, out=str(tmp_path), seed=1)),
     ):
         pass
+    with (
+        pytest.raises(InputError, match="holds a run of x, this is y"),
+        open_run("y", replace(TOY, out=str(tmp_path))),
+    ):
+        pass
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

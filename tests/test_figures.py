@@ -219,7 +219,7 @@ def test_averages_want_the_same_tokens_and_no_heads():
         averages([effect("z", (4, 4))], STUDY)
 
 
-def test_heads_show_the_buckets_with_tokens_and_name_the_five_strongest():
+def test_heads_show_the_buckets_with_tokens_and_number_the_five_strongest():
     by_head = effect("z", (12, 8), scale=0.01)
     strong = {(0, 3, 2): 0.9, (4, 8, 7): -0.8, (4, 9, 7): 0.7, (4, 9, 6): 0.6, (1, 0, 0): 0.5}
     for place, value in strong.items():
@@ -230,13 +230,12 @@ def test_heads_show_the_buckets_with_tokens_and_name_the_five_strongest():
     np.testing.assert_array_equal(shown(meshes(figure)[3]), by_head.mean[0, 4].T)
     ranking = next(ax for ax in figure.axes if ax.get_title("left") == "the 5 strongest")
     assert [label.get_text() for label in ranking.get_yticklabels()] == [
-        f"L{layer}H{head}, {BUCKETS[bucket]}" for bucket, layer, head in strong
+        f"{rank}   L{layer}H{head}, {BUCKETS[bucket]}"
+        for rank, (bucket, layer, head) in enumerate(strong, 1)
     ]
     figure.draw_without_rendering()
-    names = figure.axes[3].texts
-    assert {text.get_text() for text in names} == {"L8H7", "L9H7", "L9H6"}
-    boxes = sorted((Text.get_window_extent(text) for text in names), key=lambda box: box.y0)
-    assert all(low.y1 <= high.y0 for low, high in zip(boxes, boxes[1:], strict=False))
+    numbers = {text.get_text(): text.get_position() for text in figure.axes[3].texts}
+    assert numbers == {"2": (8, 7), "3": (9, 7), "4": (9, 6)}
     assert len([patch for ax in figure.axes for patch in ax.patches if not patch.get_fill()]) == 5
 
 

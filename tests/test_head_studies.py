@@ -74,10 +74,10 @@ def test_kinds_of_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     sites = ["resid_post", "mlp_out", "attn_out", "severed"]
     config = Config(model="toy", limit=4, sites=sites, window=1, out=str(tmp_path / "run"))
     out = relation_kinds.run(config)
-    found = json.loads((out / "kinds.json").read_text())
+    found = json.loads((out / "kinds.json").read_text(), parse_constant=pytest.fail)  # no NaN
     assert {one["measure"] for one in found["shares"]} == {"restored", "severed"}
     for one in found["shares"]:
-        assert np.isnan(one["share"]) or 0 <= one["share"] <= 1
+        assert one["share"] is None or 0 <= one["share"] <= 1
     assert len(rows(out / "kinds.csv")) == len(found["shares"])
     assert "differ by" in capsys.readouterr().out
     with pytest.raises(InputError, match="needs the sweeps"):
@@ -108,6 +108,10 @@ def test_the_answers_are_those_of_the_records(asked: Path):
     ablated = np.mean([one["ablated"]["mean"]["together"]["prob"] for one in answers])
     assert told["together", "ablated, mean (probability)"] == pytest.approx(ablated)
     assert ablated < -0.05  # the heads were chosen for something
+    written = {(row["prompt"], row["head"]): row["writes"] for row in rows(asked / "ov.csv")}
+    assert len(written) == len(answers) * len(answers[0]["heads"])
+    for token in answers[0]["heads"][head]["ov writes"]:
+        assert repr(token) in written[answers[0]["prompt"], head]
     cut = {row["cut"] for row in rows(asked / "knockout.csv")}
     assert "last to subject" in cut
     assert {row["to"] for row in rows(asked / "paths.csv")} >= {"logits"}
@@ -182,8 +186,13 @@ def test_clusters_show_the_means_in_the_trees_order():
     figure = clusters(heads, shared, STUDY)
     ax = figure.axes[1]
     names = [label.get_text() for label in ax.get_yticklabels()]
-    assert names == [f"{heads.relations[row]} (6)" for row in heads.order]
+    largest = np.abs(heads.mean).max((1, 2, 3))
+    assert names == [f"{heads.relations[row]} (6; {largest[row]:.2g})" for row in heads.order]
     columns = [label.get_text() for label in ax.get_xticklabels()]
     column = columns.index("L2H3, last")
     shown = np.asarray(ax.collections[0].get_array()).reshape(len(names), len(columns))
-    assert np.argmax(shown[:, column]) == names.index("second (6)")
+    row = int(np.argmax(shown[:, column]))
+    assert names[row].startswith("second (6;")
+    np.testing.assert_allclose(np.abs(shown).max(1), 1)  # every relation by its own largest
+    last = heads.buckets.index("last token")
+    assert shown[row, column] == pytest.approx(heads.mean[1, last, 2, 3] / largest[1])

@@ -217,7 +217,7 @@ def test_the_score_on_lifts_is_the_harmonic_mean_of_its_shares() -> None:
 
     before, after = cases(0.5, 0.2, 0.0, 0.8), cases(0.9, 0.6, 0.7, 0.4)
     key = Key("relation", "Score", "lifts")
-    parts = shares(before, after, key)
+    (parts,) = shares(before, after, [key])
     assert [part.group for part in parts.gained] == list(groups[:3])
     assert [part.group for part in parts.kept] == list(groups[3:])
     wanted = [0.4 / 0.5, 0.4 / 0.8, 0.7, 0.4 / 0.8]  # three gained, one kept
@@ -246,8 +246,8 @@ def test_what_lacks_next_to_nothing_counts_as_it_is() -> None:
         ]
 
     def share(before: int, after: int) -> float:
-        parts = shares(cases(before), cases(after), Key("relation", "Score", "lifts")).gained
-        (row,) = [row for key, row in parts.items() if key.group == "paraphrase"]
+        (parts,) = shares(cases(before), cases(after), [Key("relation", "Score", "lifts")])
+        (row,) = [row for key, row in parts.gained.items() if key.group == "paraphrase"]
         assert np.isfinite(row).all() and (before < 95 or row.min() > 0.9)
         return float(row[0])
 
@@ -268,12 +268,11 @@ def test_faint_edits_score_by_success_and_not_by_magnitude() -> None:
 
     before = cases(1e-4, 2e-4, 3e-4)
     faint, loud = cases(2e-4, 1e-4, 2e-4), cases(0.9, 1e-4, 0.6)
+    scores = [Key("relation", "Score", way) for way in LIFTS]
+    found = [shares(before, after, scores) for after in (faint, loud)]
     of = {
-        way: [
-            float(shares(before, after, Key("relation", "Score", way)).score[0])
-            for after in (faint, loud)
-        ]
-        for way in LIFTS
+        way: [float(one.score[0]) for one in own]
+        for way, own in zip(LIFTS, zip(*found, strict=True), strict=True)
     }
     assert of["lifts"] == pytest.approx([1, 1])
     assert of[BY_MAGNITUDE][0] < 1e-3

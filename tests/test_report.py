@@ -212,11 +212,12 @@ def test_a_run_of_another_experiment_gives_a_page(folder: Path, tmp_path: Path) 
         assert shown in text
 
 
-def test_the_name_is_the_experiments_where_the_folder_has_none_of_its_own(tmp_path: Path) -> None:
-    for name, title in (("trace_relation/toy-0123abcd", "trace_relation"), ("mine", "mine")):
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text('{"all": {"model": "toy"}}')
+def test_the_name_is_the_experiments_or_the_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    told: dict[str, Any] = {"all": {"model": "toy"}}
+    for config, title in ((told, "mine"), ({"experiment": "patch_heads", **told}, "patch_heads")):
+        (folder / "config.json").write_text(json.dumps(config))
         text = report.run(report.Config(run=str(folder))).read_text()
         assert f"<h1>{title}: toy</h1>" in text
 

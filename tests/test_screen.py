@@ -54,6 +54,16 @@ def test_what_is_kept_or_sampled_is_exact_and_the_rest_estimated(
         assert not (grid.screen.kept & grid.screen.sampled).any()
 
 
+def test_the_seed_draws_the_sample(toy: HookedTransformer, noised: Corruption):
+    one, again, other = (
+        screened(toy, noised, Screening(0.2, sample=0.2, seed=seed), SITES[-1:]).grids["z"].screen
+        for seed in (0, 0, 1)
+    )
+    assert one is not None and again is not None and other is not None
+    assert torch.equal(one.sampled, again.sampled) and not torch.equal(one.sampled, other.sampled)
+    assert torch.equal(one.kept, other.kept)
+
+
 def test_the_largest_estimates_are_kept_as_many_as_asked_for(
     toy: HookedTransformer, noised: Corruption
 ):
