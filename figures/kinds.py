@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from figures.style import DOUBLE, PART_COLOURS, SMALL, Study, new_figure, styled
+from figures.style import DOUBLE, PART_COLOURS, Study, new_figure, styled
 from kedit.errors import InputError
 from kedit.head_results import AttentionShare, KindTest
 
@@ -32,8 +32,8 @@ def attention_shares(
     title = "Attention’s share of what is recalled, by kind of relation"
     chance = "; ".join(f"{one.measure}, {one.part}: p = {one.p:.2g}" for one in tests)
     caption = (
-        f"{study.caption('lines').replace('over facts', 'over relations')} Numbers: relations, "
-        f"facts. Do the kinds differ (permutations of kinds among relations)? {chance}."
+        f"{study.caption('lines').replace('over facts', 'over relations')} Do the kinds differ "
+        f"(permutations of kinds among relations)? {chance}."
     )
     figure = new_figure(DOUBLE, 2.7, title, caption)
     axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
@@ -45,13 +45,21 @@ def attention_shares(
             label = f"{one.part} corrupted" if one.kind == kinds[0] else None
             ax.bar(place, mean, WIDTH * 0.95, color=PART_COLOURS[one.part], alpha=0.75, label=label)
             ax.plot([place, place], [low, high], color="black", linewidth=0.9)
-            ax.text(place, 0.02, f"{one.n_relations}, {one.n_facts}", ha="center", va="bottom",
-                    fontsize=SMALL - 1, color="white", rotation=90)  # fmt: skip
         ax.axhline(0.5, color="0.6", linewidth=0.6, linestyle=":")
-        ax.set_xticks(range(len(kinds)), kinds)
+        ax.set_xticks(range(len(kinds)), [_label(kind, shares) for kind in kinds])
         ax.set_title(TITLES[measure])
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylim(0, 1)
     axes[0].set_ylabel("share")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="upper right", ncols=2)
     return figure
+
+
+def _label(kind: str, shares: Sequence[AttentionShare]) -> str:
+    """With how many relations and facts it has; both numbers where the bars differ in them."""
+    own = [one for one in shares if one.kind == kind]
+    relations, facts = (
+        " or ".join(map(str, sorted(set(counts))))
+        for counts in ([one.n_relations for one in own], [one.n_facts for one in own])
+    )
+    return f"{kind}\n{relations} relations\n{facts} facts"

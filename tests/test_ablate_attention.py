@@ -13,6 +13,8 @@ from experiments._ablation import BOTH, BUDGETS, RANDOM, arms_of
 from experiments.ablate_attention import Config
 from kedit.errors import InputError
 
+pytestmark = pytest.mark.whole
+
 TOY = Config(model="toy", limit=5, draws=2, heads=1, chunks=1)
 
 

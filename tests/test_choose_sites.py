@@ -33,6 +33,8 @@ from probes.patch import Patch
 from probes.trace import trace
 from tests.test_figures import assert_fits
 
+pytestmark = pytest.mark.whole
+
 LAYERS = [1, 2]
 STRONG = "training.clamp=4"  # else the toy's edits do little
 TOY = Config(model="toy", limit=3, layers=LAYERS, settings=STRONG, neighbours=6, best=3, chunks=1)

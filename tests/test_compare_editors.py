@@ -31,6 +31,8 @@ from kedit.measures import LIFTS, Key
 from kedit.provenance import made_by
 from kedit.score import Scoring, score
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parent.parent
 TOLD = "ft,ft+l:bound=0.01"
 TOY = Config(model="toy", limit=3, editors=TOLD, chunks=1)

@@ -47,6 +47,7 @@ def test_help_answers_at_once_without_torch(name: str) -> None:
     assert "--out" in done.stdout
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("options", [{}, {"by": "noise", "samples": 2, "heatmaps": 1}])
 def test_trace_relation_runs_on_the_toy(tmp_path: Path, options: dict) -> None:
     folder = trace_relation.run(replace(TOY, out=str(tmp_path / "run"), **options))
@@ -73,6 +74,7 @@ def test_patch_heads_runs_on_the_toy(tmp_path: Path) -> None:
     assert list(folder.glob("*.png"))
 
 
+@pytest.mark.whole
 def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     whole = trace_relation.run(replace(TOY, out=str(tmp_path / "whole")))
     command = [sys.executable, "-m", "experiments.trace_relation", "--model", "toy", "--limit", "3"]

@@ -30,6 +30,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.whole
 def test_patch_heads_compares_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = patch_heads.run(replace(TOY, out=str(tmp_path / "run")))
     heads = rows(out / "heads.csv")
@@ -70,6 +71,7 @@ def test_facts_of_some_relations():
         of_relations(facts, f"P0,{first}")
 
 
+@pytest.mark.whole
 def test_kinds_of_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     sites = ["resid_post", "mlp_out", "attn_out", "severed"]
     config = Config(model="toy", limit=4, sites=sites, window=1, out=str(tmp_path / "run"))
@@ -91,6 +93,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ask_heads.run(config)
 
 
+@pytest.mark.whole
 def test_heads_are_asked_on_facts_that_they_were_not_chosen_on(asked: Path):
     records = [json.loads(line) for line in (asked / "records.jsonl").read_text().splitlines()]
     chosen = {one["prompt"] for one in records if one["key"].startswith("chosen on")}
@@ -98,6 +101,7 @@ def test_heads_are_asked_on_facts_that_they_were_not_chosen_on(asked: Path):
     assert len(chosen) == len(about) == 3 and not chosen & about
 
 
+@pytest.mark.whole
 def test_the_answers_are_those_of_the_records(asked: Path):
     records = [json.loads(line) for line in (asked / "records.jsonl").read_text().splitlines()]
     answers = [one for one in records if one["key"].startswith("asked")]
@@ -120,6 +124,7 @@ def test_the_answers_are_those_of_the_records(asked: Path):
         assert (asked / f"{name}.png").stat().st_size > 10_000
 
 
+@pytest.mark.whole
 def test_a_second_run_asks_nothing_again(asked: Path, monkeypatch: pytest.MonkeyPatch):
     from experiments import _head_choice, _head_questions
 
@@ -159,6 +164,8 @@ def test_shares_are_drawn_as_they_are():
     for ax in figure.axes:
         heights = sorted(bar.get_height() for bar in ax.patches if isinstance(bar, Rectangle))
         assert heights == [0.25, 0.25, 0.5, 0.5]
+        labels = [label.get_text() for label in ax.get_xticklabels()]
+        assert labels == [f"{kind}\n3 relations\n9 facts" for kind in ("all", "symmetric")]
     assert "p = 0.03" in figure.get_supxlabel()
     with pytest.raises(InputError, match="no shares"):
         attention_shares([], [], STUDY)
