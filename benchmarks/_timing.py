@@ -4,8 +4,11 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
+
+Found = TypeVar("Found")
 
 
 def seconds(work: Callable[[], object], rounds: int = 3, warm_up: bool = True) -> float:
@@ -14,10 +17,15 @@ def seconds(work: Callable[[], object], rounds: int = 3, warm_up: bool = True) -
         work()
     times = []
     for _ in range(rounds):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
+        times.append(timed(work)[1])
     return statistics.median(times)
+
+
+def timed(work: Callable[[], Found]) -> tuple[Found, float]:
+    """What `work` gives, and its wall time: for work that is long, and wanted."""
+    start = time.perf_counter()
+    found = work()
+    return found, time.perf_counter() - start
 
 
 def matmul_peak(rounds: int = 15) -> float:

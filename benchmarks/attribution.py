@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
-from benchmarks._timing import report, seconds
+from benchmarks._timing import report, timed
 from experiments._facts import spread_out
 from experiments._head_choice import known
 from kedit.data import load_facts
@@ -63,9 +63,7 @@ def main() -> None:
         ).items():
             rows.setdefault(name, []).append(value)
         n_facts += 1
-        print(
-            f"  {fact.prompt!r}: {clean.last.shape[0]} clean, {corrupted.last.shape[0]} corrupted"
-        )
+        print(f"  {fact.prompt!r}, corrupted in {corrupted.last.shape[0]} ways", flush=True)
     print(f"{n_facts} facts by {options.by}, metric {options.metric}; mean [95 % over facts]:")
     means = {}
     for name, values in rows.items():
@@ -103,13 +101,13 @@ def _compared(
     """All figures of one fact."""
     exact, spent = {}, {}
     for patch in SITES:
-        work = partial(sweep, model, clean, corrupted, patch, question)
-        exact[patch.site] = work().indirect_effect(metric)[:, first:]
-        spent[patch.site] = seconds(work, 1, warm_up=False)
+        grid, spent[patch.site] = timed(partial(sweep, model, clean, corrupted, patch, question))
+        exact[patch.site] = grid.indirect_effect(metric)[:, first:]
     figures = {}
     for steps in STEPS:
-        work = partial(attributed, model, clean, corrupted, SITES, question, [metric], steps)
-        said, cost = work(), seconds(work, 1, warm_up=False)
+        said, cost = timed(
+            partial(attributed, model, clean, corrupted, SITES, question, [metric], steps)
+        )
         told = "" if steps == 1 else "steps_"
         figures[f"{told}cost_all"] = sum(spent.values()) / cost
         for site, effect in exact.items():

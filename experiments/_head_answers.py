@@ -1,11 +1,12 @@
 """From what single facts answered to means, tables and figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from experiments._head_questions import CUTS, RANDOM, TOGETHER, Asked
 from experiments._run import RunFolder, console
-from experiments._tables import write_rows
+from experiments._tables import plain_table, write_rows
 
 if TYPE_CHECKING:
     from experiments.ask_heads import Config
@@ -40,7 +41,8 @@ def finish(config: "Config", folder: RunFolder, asked: Asked) -> None:
                           config.seed)
               for name in CUTS if any(name in one["knockout"] for one in answers)}  # fmt: skip
     write_rows(folder.path / "knockout.csv", _curve_rows(curves, answers))
-    save(questions.knockouts(curves, config.window, study), folder.path, "knockout")
+    clean = replace(study, corruption="")
+    save(questions.knockouts(curves, config.window, clean), folder.path, "knockout")
 
     paths = _path_effects(config, heads, answers)
     write_rows(folder.path / "paths.csv", _path_rows(paths))
@@ -203,24 +205,18 @@ def _table(
     panels: "Mapping[str, Mapping[str, Interval]]",
     answers: Answers,
 ):
-    from rich import box
-    from rich.table import Table
-
     from figures.style import estimate
 
     relations = len({one["relation"] for one in answers})
     clean = sum(one["clean"][config.metric] for one in answers) / len(answers)
-    table = Table(
-        title="What the heads do",
-        caption=f"{len(answers)} facts of {relations} relations, none of which the heads were "
+    table = plain_table(
+        "What the heads do",
+        f"{len(answers)} facts of {relations} relations, none of which the heads were "
         f"chosen on; {config.metric} {clean:.2f} clean. Means, 95 % bootstrap intervals over facts "
         f"(seed {config.seed}); OV rank: of the answer, median (quartiles), were the head to read "
         "the subject's last token alone.",
-        box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
-    )  # fmt: skip
-    table.add_column("head")
-    for question in (*panels, "OV rank"):
-        table.add_column(question)
+        ("head", *panels, "OV rank"),
+    )
     for name in (*map(str, heads), TOGETHER, RANDOM):
         cells = [estimate(*own[name].floats()) if name in own else "" for own in panels.values()]
         ranks = ""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._facts import fact_key
 from experiments._run import RunFolder, console, progress
-from experiments._tables import listed, write_rows
+from experiments._tables import listed, plain_table, write_rows
 from experiments._trace import Config, corruption_in_words
 
 if TYPE_CHECKING:
@@ -144,19 +144,14 @@ def _look_rows(looked: "Sequence[Looks]") -> Iterator[dict[str, Any]]:
 
 
 def _table(told: "Sequence[Sharing]"):
-    from rich import box
-    from rich.table import Table
-
     from figures.style import estimate
 
-    table = Table(
-        title="Do relations share heads? Correlations of single facts' maps of head effects",
-        caption="shared: between / within; 1 if all relations have the same heads. 95 % bootstrap "
+    table = plain_table(
+        "Do relations share heads? Correlations of single facts' maps of head effects",
+        "shared: between / within; 1 if all relations have the same heads. 95 % bootstrap "
         "intervals over relations; p: facts permuted among relations.",
-        box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
-    )  # fmt: skip
-    for name in ("corrupted", "relations", "facts", "within", "between", "shared", "p"):
-        table.add_column(name)
+        ("corrupted", "relations", "facts", "within", "between", "shared", "p"),
+    )
     for one in told:
         numbers = [
             estimate(*interval.floats()) for interval in (one.within, one.between, one.shared)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._run import RunFolder, console, open_run
 from experiments._screens import in_words, screened
-from experiments._tables import listed, write_rows
+from experiments._tables import listed, plain_table, write_rows
 from experiments._trace import DRAWING, Config, corruption_in_words, settled, trace_facts
 
 if TYPE_CHECKING:
@@ -180,9 +180,6 @@ def _table(
     total: "Mapping[str, Interval]",
     rows: Sequence[Mapping[str, Any]],
 ):
-    from rich import box
-    from rich.table import Table
-
     from kedit.metrics import METRICS
 
     metric = METRICS.index(config.metric)
@@ -190,22 +187,18 @@ def _table(
         f"{name} {mean[metric]:.2f} [{low[metric]:.2f}, {high[metric]:.2f}]"
         for name, (mean, low, high) in total.items()
     )
-    table = Table(
-        title=f"Corrupted {part}: where restoring brings the answer back ({config.metric})",
-        caption=(
+    names = list(dict.fromkeys(row["grid"] for row in rows if "severed" not in row["grid"]))
+    heads = [f"{name}, window {config.window}" if name.endswith("_out") else name for name in names]
+    table = plain_table(
+        f"Corrupted {part}: where restoring brings the answer back ({config.metric})",
+        (
             f"{counted['traced'][part]} facts, {counted['relations'][part]} relations; {scores}.\n"
             "Peak layer, average indirect effect, 95 % bootstrap interval over facts (seed "
             f"{config.seed}); the peak is chosen on the same facts."
         ),
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        caption_justify="left",
+        ("token", *heads),
     )
-    names = list(dict.fromkeys(row["grid"] for row in rows if "severed" not in row["grid"]))
     severed = [row for row in rows if "severed" in row["grid"] and row["tokens"]]
-    table.add_column("token")
-    for name in names:
-        table.add_column(f"{name}, window {config.window}" if name.endswith("_out") else name)
     for bucket in dict.fromkeys(row["bucket"] for row in rows):
         cells = [row for row in rows if row["bucket"] == bucket and row["grid"] in names]
         table.add_row(bucket, *(_cell(row) for row in cells))

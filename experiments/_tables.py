@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._run import write_whole
+from experiments._run import console, write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,6 +75,9 @@ def scores_table(found: "Sequence[Measure]") -> "Table":
     return table
 
 
+WIDTH = 100  # of a table at least, where the screen has it: title and caption break at its edge
+
+
 def plain_table(title: str, caption: str, columns: Sequence[str]) -> "Table":
     from rich import box
     from rich.table import Table
@@ -86,6 +89,7 @@ def plain_table(title: str, caption: str, columns: Sequence[str]) -> "Table":
         title_justify="left",
         caption_justify="left",
         padding=(0, 1, 0, 0),
+        min_width=min(WIDTH, console().width),
     )
     for column in columns:
         table.add_column(column, no_wrap=True)

@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments._run import RunFolder, command, console
-from experiments._trace import Config
+from experiments._tables import listed, plain_table, write_rows
+from experiments._trace import Config, corruption_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rich.table import Table
+
+    from kedit.head_results import AttentionShare, KindTest
     from kedit.results import FactTrace
 
 
@@ -24,8 +28,6 @@ def run(config: Config) -> Path:
 
 def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> None:
     """Shares by kind and their tests: kinds.json, kinds.csv, the figure and the table."""
-    from experiments._tables import listed, write_rows
-    from experiments._trace import corruption_in_words
     from figures.kinds import attention_shares
     from figures.style import Study, save
     from kedit.data import load_facts
@@ -48,17 +50,12 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     console().print(_table(found, tests))
 
 
-def _table(found, tests):
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title="Attention's share of the indirect effect, by kind of relation",
-        caption="95 % bootstrap intervals over relations; p: kinds permuted among relations.",
-        box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
-    )  # fmt: skip
-    for name in ("corrupted", "measure", "kind", "relations", "facts", "share"):
-        table.add_column(name)
+def _table(found: "Sequence[AttentionShare]", tests: "Sequence[KindTest]") -> "Table":
+    table = plain_table(
+        "Attention's share of the indirect effect, by kind of relation",
+        "95 % bootstrap intervals over relations; p: kinds permuted among relations.",
+        ("corrupted", "measure", "kind", "relations", "facts", "share"),
+    )
     for one in found:
         mean, low, high = one.share.floats()
         share = f"{mean:.2f} [{low:.2f}, {high:.2f}]"

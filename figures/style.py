@@ -69,7 +69,7 @@ class Study:
 
     Args:
         n_facts: facts averaged over.
-        corruption: what was corrupted and how, in words.
+        corruption: what was corrupted and how, in words; empty of clean runs.
         metric: one of kedit.metrics.METRICS.
         seed: of the noise and of the bootstrap.
     """
@@ -81,8 +81,9 @@ class Study:
 
     def caption(self, interval: str) -> str:
         """One line; `interval` says where the figure shows its intervals: "bands", "brackets"."""
+        runs = f"corruption: {readable(self.corruption)}" if self.corruption else "clean runs"
         return (
-            f"n = {self.n_facts} facts; corruption: {readable(self.corruption)}; "
+            f"n = {self.n_facts} facts; {runs}; "
             f"metric: {METRIC_NAMES[self.metric]}; seed {self.seed}; "
             f"{interval}: 95\u00a0% bootstrap interval over facts."
         )
