@@ -37,7 +37,8 @@ function averageCard(effect) {
   const space = element("div");
   let bucket = kept[kept.length - 1];
   const draw = () => {
-    const alike = data.maps.filter((other) => byHead(other) === byHead(effect));
+    // one head may dwarf all those of the other part
+    const alike = byHead(effect) ? [effect] : data.maps.filter((other) => !byHead(other));
     const width = halfWidth(alike.map((other) => other.mean[metric]));
     const rows = averageRows(effect, bucket);
     const { table, peak } = map(rows, width, `${effect.title}, ${effect.part} corrupted`);

@@ -175,6 +175,15 @@ def test_cells_have_the_figures_colours_on_one_scale(shown: Shown, averages: lis
     assert numbers(ends) == [-float(f"{largest:.2g}"), 0, float(f"{largest:.2g}")]
 
 
+def test_heads_have_a_scale_for_each_part(shown: Shown, averages: list) -> None:
+    shown.choose(METRIC_NAMES["prob"])
+    largest = [float(np.nanmax(np.abs(np.array(averages[i]["mean"][0], float)))) for i in (1, 3)]
+    assert f"{largest[0]:.2g}" != f"{largest[1]:.2g}"
+    for part, size in enumerate(largest):
+        ends = shown.all(".legend div", shown.card(part, 1))[0].text
+        assert numbers(ends) == [-float(f"{size:.2g}"), 0, float(f"{size:.2g}")]
+
+
 def test_the_arrow_keys_step_through_a_map(shown: Shown, averages: list) -> None:
     from selenium.webdriver import Keys
 
