@@ -131,6 +131,8 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     ),
 }
 FAMILIES = tuple(CONFIGS)
+# halves in turn; side by side; grouped heads, gates, post-norms and local layers: the rest is slow
+QUICK = ("gpt2", "gptj", "gemma3")
 
 PATCHES = (
     Patch("resid_post"),
@@ -142,6 +144,18 @@ PATCHES = (
 QUESTION = Question(answer=300, foil=301)
 # logits reach 10, and float32 keeps seven digits of them
 TOLERANCES = {"prob": 1e-5, "logprob": 5e-5, "logit_diff": 5e-5}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A family that is not among the quick ones makes a test slow."""
+    others = set(FAMILIES) - set(QUICK)
+    for item in items:
+        callspec = getattr(item, "callspec", None)  # of a test with parameters
+        if callspec and any(
+            isinstance(one, str) and one in others for one in callspec.params.values()
+        ):
+            item.add_marker(pytest.mark.slow)
 
 
 class Family(NamedTuple):

@@ -13,7 +13,7 @@ from experiments._ablation import BOTH, BUDGETS, RANDOM, arms_of
 from experiments.ablate_attention import Config
 from kedit.errors import InputError
 
-pytestmark = pytest.mark.whole
+pytestmark = pytest.mark.slow
 
 TOY = Config(model="toy", limit=5, draws=2, heads=1, chunks=1)
 

@@ -85,6 +85,7 @@ def test_totals_are_held_against_counterfacts_where_the_size_is_its_own(
     assert "20,391" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_limit_takes_the_first_and_still_knows_the_whole_file(tmp_path: Path) -> None:
     source = str(written(tmp_path, *SOURCE))
     whole = build_rake.run(Config(source=source, out=str(tmp_path / "whole")))
@@ -220,6 +221,7 @@ def test_without_a_source_counterfact_is_fetched(tmp_path: Path, monkeypatch) ->
     assert len(load_cases(folder / "rake.jsonl")) == len(RECORDS)
 
 
+@pytest.mark.slow
 def test_a_build_does_without_torch(tmp_path: Path) -> None:
     source = written(tmp_path, *SOURCE)
     code = (

@@ -33,7 +33,7 @@ from probes.patch import Patch
 from probes.trace import trace
 from tests.test_figures import assert_fits
 
-pytestmark = pytest.mark.whole
+pytestmark = pytest.mark.slow
 
 LAYERS = [1, 2]
 STRONG = "training.clamp=4"  # else the toy's edits do little

@@ -31,7 +31,7 @@ from kedit.measures import LIFTS, Key
 from kedit.provenance import made_by
 from kedit.score import Scoring, score
 
-pytestmark = pytest.mark.whole
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 TOLD = "ft,ft+l:bound=0.01"

@@ -70,6 +70,7 @@ def decoded() -> dict[str, list[Decoded]]:
     return {split: decode(KNOWN, split) for split in get_args(Split)}
 
 
+@pytest.mark.slow
 @SPLITS
 def test_planted_relations_are_decoded_wherever_they_are_and_nowhere_else(
     decoded: dict[str, list[Decoded]], split: Split
@@ -132,6 +133,7 @@ class AsOne(TransformerMixin, BaseEstimator):
         return values / self.size_
 
 
+@pytest.mark.slow
 @SPLITS
 def test_a_probe_is_trained_on_its_part_alone(split: Split) -> None:
     faint = noise(3) + 0.3 * one_hot(RELATIONS) @ noise(9)[:D]  # neither easy nor hopeless
@@ -192,6 +194,7 @@ def test_batches_do_not_matter(toy: HookedTransformer, monkeypatch: pytest.Monke
     assert together.resid_post.std(0).min() > 0  # there is something to mix up
 
 
+@pytest.mark.slow
 def test_the_toy_tells_relations_apart_at_the_last_token_and_not_before_they_are_named(
     toy: HookedTransformer,
 ) -> None:

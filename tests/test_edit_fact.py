@@ -60,6 +60,7 @@ def report(folder: Path) -> dict:
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_without_options_the_worked_example_is_edited_saved_and_undone(
     toy: HookedTransformer, tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ CASE = CASES[0]
 BOTH: tuple[Half, ...] = ("mlp", "attn")
 PERSPECTIVES: tuple[Perspective, ...] = get_args(Perspective)
 # MEND is to be trained first, which takes as long as all the others together
-WAITS = {"mend": pytest.mark.whole}
+WAITS = {"mend": pytest.mark.slow}
 by_name = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=WAITS.get(name, ())) for name in EDITORS]
 )
@@ -51,7 +51,7 @@ def cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One cache of moments for this file, and a MEND for the toy where it is asked for."""
-    if request.node.get_closest_marker("whole"):
+    if request.node.get_closest_marker("slow"):
         request.getfixturevalue("shipped_mend")
     place = tmp_path_factory.getbasetemp() / "editors"
     monkeypatch.setattr(moments_module, "cache_dir", lambda: Path(place))

@@ -47,7 +47,7 @@ def test_help_answers_at_once_without_torch(name: str) -> None:
     assert "--out" in done.stdout
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"by": "noise", "samples": 2, "heatmaps": 1}])
 def test_trace_relation_runs_on_the_toy(tmp_path: Path, options: dict) -> None:
     folder = trace_relation.run(replace(TOY, out=str(tmp_path / "run"), **options))
@@ -66,6 +66,7 @@ def test_trace_relation_runs_on_the_toy(tmp_path: Path, options: dict) -> None:
     assert {row["grid"] for row in table(folder)} == {grid["name"] for grid in averages["averages"]}
 
 
+@pytest.mark.slow
 def test_patch_heads_runs_on_the_toy(tmp_path: Path) -> None:
     folder = patch_heads.run(replace(TOY, sites=["z"], out=str(tmp_path / "run")))
     rows = table(folder)
@@ -74,7 +75,7 @@ def test_patch_heads_runs_on_the_toy(tmp_path: Path) -> None:
     assert list(folder.glob("*.png"))
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     whole = trace_relation.run(replace(TOY, out=str(tmp_path / "whole")))
     command = [sys.executable, "-m", "experiments.trace_relation", "--model", "toy", "--limit", "3"]
@@ -151,6 +152,7 @@ def test_what_a_user_can_mend_is_one_line(
     assert line.startswith("error: ") and message in line
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_that_line_and_no_traceback(tmp_path: Path) -> None:
     arguments = ["--model", "toy", "--facts", "nowhere.jsonl", "--out", str(tmp_path)]
     done = subprocess.run(

@@ -63,6 +63,7 @@ def test_every_sweep_of_a_noised_subject_equals_the_slow_twin(family: FamilyOf, 
     assert_every_sweep_equals_its_twin(name, model, noised(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "gemma3"])  # noise has all: what differs is one row
 def test_every_sweep_of_a_replaced_subject_equals_the_slow_twin(family: FamilyOf, name: str):
     model = family(name).model

@@ -284,6 +284,7 @@ def test_an_empty_panel_of_curves_says_so(bucket):
     assert empty == [bucket == "last corrupted"] * 3 + [bucket == "last token"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawing", ["heatmap", "severed"])
 def test_the_same_numbers_give_the_same_bytes(drawing, tmp_path):
     settings = dict(matplotlib.rcParams)

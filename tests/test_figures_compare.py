@@ -156,6 +156,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawing", DRAWN)
 def test_the_figure_fits_its_page_and_says_what_it_shows(drawing):
     figure = DRAWN[drawing]()

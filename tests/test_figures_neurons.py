@@ -242,6 +242,7 @@ def test_neurons_of_nothing_are_an_empty_page():
     assert_fits(scaled([], SAMPLE))
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
     draws = [save(scaled(changes(), SAMPLE), tmp_path / run, "it") for run in ("one", "two")]
     for one, other in zip(*draws, strict=True):

@@ -124,6 +124,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawing", DRAWN)
 def test_every_figure_fits_its_page_and_says_what_it_shows(drawing):
     figure = DRAWN[drawing]()

@@ -18,7 +18,7 @@ from kedit.errors import InputError
 from kedit.neurons import refined
 from probes.neurons import of_half
 
-pytestmark = pytest.mark.whole
+pytestmark = pytest.mark.slow
 
 TOY = Config(model="toy", facts="toy", relations=2, limit=4, steps=5, controls=2)
 

@@ -30,7 +30,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_patch_heads_compares_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = patch_heads.run(replace(TOY, out=str(tmp_path / "run")))
     heads = rows(out / "heads.csv")
@@ -48,6 +48,7 @@ def test_patch_heads_compares_relations(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Do relations share heads?" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_screened_run_tells_what_it_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = replace(TOY, limit=4, screen=0.3, out=str(tmp_path / "run"))
     out = patch_heads.run(config)
@@ -71,7 +72,7 @@ def test_facts_of_some_relations():
         of_relations(facts, f"P0,{first}")
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_kinds_of_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     sites = ["resid_post", "mlp_out", "attn_out", "severed"]
     config = Config(model="toy", limit=4, sites=sites, window=1, out=str(tmp_path / "run"))
@@ -93,7 +94,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ask_heads.run(config)
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_heads_are_asked_on_facts_that_they_were_not_chosen_on(asked: Path):
     records = [json.loads(line) for line in (asked / "records.jsonl").read_text().splitlines()]
     chosen = {one["prompt"] for one in records if one["key"].startswith("chosen on")}
@@ -101,7 +102,7 @@ def test_heads_are_asked_on_facts_that_they_were_not_chosen_on(asked: Path):
     assert len(chosen) == len(about) == 3 and not chosen & about
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_the_answers_are_those_of_the_records(asked: Path):
     records = [json.loads(line) for line in (asked / "records.jsonl").read_text().splitlines()]
     answers = [one for one in records if one["key"].startswith("asked")]
@@ -124,7 +125,7 @@ def test_the_answers_are_those_of_the_records(asked: Path):
         assert (asked / f"{name}.png").stat().st_size > 10_000
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_a_second_run_asks_nothing_again(asked: Path, monkeypatch: pytest.MonkeyPatch):
     from experiments import _head_choice, _head_questions
 

@@ -131,6 +131,7 @@ def test_only_mlps_have_neurons_before_the_nonlinearity(
         attributions(model, PROMPT, (3,), activation="pre")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_an_answer_of_several_tokens_is_the_mean_over_them(family: FamilyOf, name: str) -> None:
     model = family(name).model

@@ -118,6 +118,7 @@ def test_the_score_is_the_mean_over_samples(
     assert_same_scores(together, torch.stack(alone).mean(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [1, 30, 100])
 @SWEPT
 def test_batching_does_not_matter(

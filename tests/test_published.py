@@ -347,6 +347,7 @@ def test_kn_is_the_published_one(
     assert apart(gpt2, edit, known(gpt2, request_, method), 0.3) > NOTICED
 
 
+@pytest.mark.slow
 @by_knowledge
 @pytest.mark.parametrize(
     "oversight", ["blank of the object", "pre", "extension", "all tokens", "factor", "signs"]

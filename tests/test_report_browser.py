@@ -17,6 +17,8 @@ from figures.style import METRIC_NAMES, SIGNED
 from kedit.results import FactTrace
 from tests.made_up_run import HOSTILE, N_HEADS, PARTS, PROMPTS, estimated, four, trace, traced
 
+pytestmark = pytest.mark.slow  # as slow as a browser
+
 
 @pytest.fixture(scope="module")
 def traces() -> list[dict[str, FactTrace]]:

@@ -19,7 +19,7 @@ from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.score import Scoring
 
-pytestmark = pytest.mark.whole
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 TOY = Config(model="toy", limit=20, texts=2)

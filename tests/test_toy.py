@@ -1,5 +1,6 @@
 """The toy: seeded, knowing, both ways."""
 
+import pytest
 import torch
 
 from kedit import toy
@@ -43,6 +44,7 @@ def test_its_world_is_the_same_every_time() -> None:
     assert toy.tokenizer().get_vocab() == toy.tokenizer().get_vocab()
 
 
+@pytest.mark.slow
 def test_it_is_trained_anew_where_no_cache_is(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("KEDIT_CACHE", str(tmp_path))
     monkeypatch.setattr(toy, "STEPS", 2)

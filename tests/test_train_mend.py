@@ -34,7 +34,7 @@ def trained(config: Config, toy: HookedTransformer, out: Path) -> Path:
     return folder.path
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_it_learns_to_edit_people_it_never_saw(toy_mend: Path) -> None:
     found = {
         (line["side"], line["prompts"]): line
@@ -50,7 +50,7 @@ def test_it_learns_to_edit_people_it_never_saw(toy_mend: Path) -> None:
         assert found[side, "neighbours"]["after"][0] > 0.6
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_validation_falls_and_the_best_is_kept(toy_mend: Path) -> None:
     text = (toy_mend.parent / "records.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
@@ -123,7 +123,7 @@ def test_exercises_hang_on_the_seed_and_the_key_alone(toy: HookedTransformer) ->
         assert exercise.wanted[0].target == edit.target and len(exercise.staying) >= 2
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 2, 3])
 def test_a_training_that_was_stopped_goes_on_to_the_bit(
     toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
@@ -148,7 +148,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_bit(
     assert (whole / "records.jsonl").read_text() == (again / "records.jsonl").read_text()
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_training_ends_where_validation_does_not_get_better(
     toy: HookedTransformer, tmp_path: Path
 ) -> None:
@@ -160,7 +160,7 @@ def test_training_ends_where_validation_does_not_get_better(
     assert read_hypernetwork(folder / NAME)[1].recipe["trained for"] == 0
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_accumulated_batches_are_one_large_batch(
     toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +178,7 @@ def test_accumulated_batches_are_one_large_batch(
         torch.testing.assert_close(value, other[name], atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_attention_can_be_edited_too(tmp_path: Path, toy: HookedTransformer) -> None:
     config = replace(SHORT, matrices="W_V,W_O", layers=(2,), steps=2)
     file = trained(config, toy, tmp_path) / NAME

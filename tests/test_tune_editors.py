@@ -13,7 +13,7 @@ from experiments._tuning import space_of, tries
 from experiments.tune_editors import Config
 from kedit.errors import InputError
 
-pytestmark = pytest.mark.whole
+pytestmark = pytest.mark.slow
 
 TOY = Config(
     model="toy", editors="rome:where=last,w_out,ft+l", tries=3, limit=2, perspective="relation"
