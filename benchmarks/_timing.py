@@ -15,10 +15,7 @@ def seconds(work: Callable[[], object], rounds: int = 3, warm_up: bool = True) -
     """Median wall time of `work` over `rounds`."""
     if warm_up:
         work()
-    times = []
-    for _ in range(rounds):
-        times.append(timed(work)[1])
-    return statistics.median(times)
+    return statistics.median(timed(work)[1] for _ in range(rounds))
 
 
 def timed(work: Callable[[], Found]) -> tuple[Found, float]:

@@ -1,13 +1,11 @@
 """Edits of W_out, of W_O, of both and of random heads, as they are and at equal norms."""
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from math import hypot
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments._edit_cases import Arm, Outcome, edit_key, edit_of, effect_of
+from experiments._edit_cases import Arm, Outcome, edit_key, edit_of, effect_of, tuned
 from experiments._run import RunFolder, progress
 
 if TYPE_CHECKING:
@@ -38,12 +36,7 @@ def arms_of(config: "Config", model: "HookedTransformer") -> dict[str, list[str]
 
     editors = dict(zip(EDITORS.values(), EDITORS.values(), strict=True))
     if config.tuned:
-        try:
-            told = json.loads(Path(config.tuned).read_text(encoding="utf-8"))["editors"]
-            editors = {name: str(told[name]) for name in EDITORS.values()}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            wanted = f"tune_editors --editors {','.join(EDITORS.values())}"
-            raise InputError(f"--tuned {config.tuned}: no file of {wanted}: {error!r}") from error
+        editors = tuned(config.tuned, tuple(EDITORS.values()))
     n_heads = model.cfg.n_heads
     n = config.heads or n_heads // 2
     if not 0 < n < n_heads:

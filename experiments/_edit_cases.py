@@ -75,21 +75,27 @@ class Outcome:
 def split(told: str) -> list[str]:
     """Editors as the command line has them: at commas outside of brackets, or a tuned.json."""
     if told.endswith(".json"):
-        return _tuned(told)
+        return list(tuned(told).values())
     depths = accumulate((char == "(") - (char == ")") for char in told)
     outside = (char == "," and depth == 0 for char, depth in zip(told, depths, strict=True))
     cut = "".join("\n" if cuts else char for char, cuts in zip(told, outside, strict=True))
     return [one.strip() for one in cut.split("\n") if one.strip()]
 
 
-def _tuned(file: str) -> list[str]:
-    """The editors of what tune_editors wrote."""
+def tuned(file: str, wanted: Sequence[str] = ()) -> dict[str, str]:
+    """The editors of what tune_editors wrote, as they are told, by name: those that are wanted.
+
+    Raises:
+        InputError: no such file, or one of those is not in it.
+    """
     from kedit.errors import InputError
 
     try:
-        return list(json.loads(Path(file).read_text(encoding="utf-8"))["editors"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--editors {file}: no file of tune_editors: {error!r}") from error
+        told = json.loads(Path(file).read_text(encoding="utf-8"))["editors"]
+        return {name: str(told[name]) for name in wanted or told}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        those = f" --editors {','.join(wanted)}" if wanted else ""
+        raise InputError(f"{file}: no file of tune_editors{those}: {error!r}") from error
 
 
 def prepared(

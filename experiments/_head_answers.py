@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._head_questions import CUTS, RANDOM, TOGETHER, Asked
 from experiments._run import RunFolder, console
-from experiments._tables import plain_table, write_rows
+from experiments._tables import listed, plain_table, write_rows
 
 if TYPE_CHECKING:
     from experiments.ask_heads import Config
@@ -108,7 +108,7 @@ def _head_rows(
     panels: "Mapping[str, Mapping[str, Interval]]", answers: Answers
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
-        {"head": head, "question": question, "facts": len(answers), **_numbers(interval)}
+        {"head": head, "question": question, "facts": len(answers), **listed(interval._asdict())}
         for question, own in panels.items()
         for head, interval in own.items()
     ]
@@ -153,7 +153,7 @@ def _curve_rows(curves: "Mapping[str, Interval]", answers: Answers) -> list[dict
 
 def _path_rows(paths: "Mapping[str, Mapping[str, Interval]]") -> list[dict[str, Any]]:
     return [
-        {"from": sender, "to": receiver, **_numbers(interval)}
+        {"from": sender, "to": receiver, **listed(interval._asdict())}
         for sender, own in paths.items()
         for receiver, interval in own.items()
     ]
@@ -165,7 +165,7 @@ def _decoded_rows(decoded: "Mapping[str, Sequence[Decoded]]") -> list[dict[str, 
          "head": "" if one.head is None else one.head, "chance": one.chance,
          **{f"{name} {bound}": value
             for name in ("accuracy", "control", "selectivity")
-            for bound, value in _numbers(getattr(one, name)).items()}}
+            for bound, value in listed(getattr(one, name)._asdict()).items()}}
         for split, found in decoded.items()
         for one in found
     ]  # fmt: skip
@@ -225,7 +225,3 @@ def _table(
             ranks = f"{median:.0f} ({low:.0f}, {high:.0f})"
         table.add_row(name, *cells, ranks)
     return table
-
-
-def _numbers(interval: "Interval") -> dict[str, float]:
-    return dict(zip(("mean", "low", "high"), interval.floats(), strict=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from experiments._edit_cases import SIDES, Arm, Outcome
 from experiments._papers_table import papers_markdown, papers_rows, papers_table
 from experiments._run import RunFolder, console, write_whole
-from experiments._tables import FIELDS, percent, place_of, plain_table
+from experiments._tables import FIELDS, listed, percent, place_of, plain_table
 from kedit.measures import LIFTS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from figures.frontier import Place
     from kedit.measures import Key, Measure
     from kedit.results import EditScore
-    from kedit.stats import Interval, Paired
+    from kedit.stats import Paired
 
 TESTED = ("success", "magnitude")
 # what is printed, from top to bottom; tables on disk have every statistic
@@ -251,20 +251,16 @@ def _record(verdict: Verdict) -> dict[str, Any]:
         "edited": verdict.arm.side,
         "editor": verdict.arm.told,
         "costs": dict(verdict.costs),
-        "locality": _bounds(verdict.place.locality),
-        "generalisation": _bounds(verdict.place.generalisation),
+        "locality": listed(verdict.place.locality._asdict()),
+        "generalisation": listed(verdict.place.generalisation._asdict()),
         "measures": [one.to_record() for one in verdict.found],
         "tests": list(_tests(verdict)),
     }
 
 
-def _bounds(interval: "Interval") -> dict[str, float]:
-    return {name: float(value) for name, value in interval._asdict().items()}
-
-
 def _tests(verdict: Verdict) -> Iterator[dict[str, Any]]:
     for key, test in verdict.tests.items():
-        bounds = _bounds(test.difference)
+        bounds = listed(test.difference._asdict())
         bounds["difference"] = bounds.pop("mean")
         yield key._asdict() | bounds | {"p": test.p, "p (Holm)": verdict.adjusted[key]}
 

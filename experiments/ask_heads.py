@@ -44,7 +44,7 @@ class Config:
 
 
 def run(config: Config) -> Path:
-    """Chooses, asks, decodes, sums up, draws, prints; what is there is not done again."""
+    """Chooses, asks, decodes, sums up, draws, prints; no fact is asked about again."""
     from dataclasses import replace
 
     from experiments._head_answers import finish

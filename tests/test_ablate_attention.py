@@ -100,7 +100,7 @@ def test_a_stopped_run_goes_on_with_what_is_missing(run: Path, tmp_path: Path) -
     ("changed", "message"),
     [
         ({"heads": 4}, "--heads 4: from 1 to 3 of a layer's 4"),
-        ({"tuned": "nothing.json"}, r"--tuned nothing.json: no file of tune_editors --editors w_"),
+        ({"tuned": "nothing.json"}, r"nothing.json: no file of tune_editors --editors w_"),
         ({"skip": 10**6}, "--skip 1000000 leaves no case"),
     ],
 )
