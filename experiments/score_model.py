@@ -43,7 +43,7 @@ def run(config: Config) -> Path:
     from dataclasses import replace
 
     from experiments._score import benchmark, chosen, labels, score_cases, spread
-    from kedit.drift import baseline, held_out
+    from kedit.drift import held_out, surprise
     from kedit.errors import InputError
     from kedit.model import load
     from kedit.score import Scoring
@@ -64,7 +64,7 @@ def run(config: Config) -> Path:
         folder.write_json("skipped.json", skipped | unscored)
         if not scores:
             raise InputError(f"no case could be scored: see {folder.path / 'skipped.json'}")
-        nll = baseline(model, held_out(model, config.text, seed=config.seed)).nll.mean(1)
+        nll = surprise(model, held_out(model, config.text, seed=config.seed)).mean(1)
         _finish(config, folder, scores, nll.tolist(), len(skipped | unscored))
     return folder.path
 

@@ -93,6 +93,14 @@ def baseline(model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]) -> Base
 
 
 @torch.no_grad()
+def surprise(
+    model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]
+) -> Float[Tensor, "chunk predicted"]:
+    """What a `Baseline` has as nll, for those who need no more: KL's part is the longest."""
+    return _likelihood(model, _normed(model, _resid(model, chunks)), chunks)[1]
+
+
+@torch.no_grad()
 def drift(model: HookedTransformer, before: Baseline) -> Drift:
     """What the edited `model` makes of the same text."""
     rows = _normed(model, _resid(model, before.chunks))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit.drift import WINDOW, baseline, drift, held_out
+from kedit.drift import WINDOW, baseline, drift, held_out, surprise
 from kedit.errors import InputError
 from tests.conftest import FamilyOf
 
@@ -46,6 +46,7 @@ def test_both_numbers_by_hand(family: FamilyOf, name: str) -> None:
     old = model(chunks, attention_mask=torch.ones_like(chunks)).double().log_softmax(-1)[:, :-1]
     nll = -old.gather(2, chunks[:, 1:, None])[..., 0].mean(1)
     torch.testing.assert_close(before.nll.mean(1).double(), nll, atol=1e-4, rtol=0)
+    assert torch.equal(surprise(model, chunks), before.nll)
     weight = model.blocks[2].mlp.W_out
     kept = weight.clone()
     weight.copy_(weight.roll(1, 0))  # not scaled: a post-norm would take that back

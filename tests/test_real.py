@@ -169,7 +169,9 @@ def test_batches_with_shared_openings_equal_one_prompt_at_a_time() -> None:
 def test_before_an_edit_gemma_prefers_the_true_object_and_keeps_to_one_line(
     tmp_path: Path,
 ) -> None:
-    config = score_model.Config(cases="builtin", limit=12, texts=1, out=str(tmp_path / "run"))
+    config = score_model.Config(
+        cases="builtin", limit=12, texts=1, text=str(ROOT / "README.md"), out=str(tmp_path / "run")
+    )
     measured = json.loads((score_model.run(config) / "measures.json").read_text())
     rows = {(m["perspective"], m["group"], m["statistic"]): m for m in measured["overall"]}
     assert measured["cases"] == 12
