@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
-from benchmarks._timing import report, timed
+from benchmarks._timing import report, seconds, timed
 from experiments._facts import spread_out
 from experiments._head_choice import known
 from kedit.data import load_facts
@@ -105,9 +105,8 @@ def _compared(
         exact[patch.site] = grid.indirect_effect(metric)[:, first:]
     figures = {}
     for steps in STEPS:
-        said, cost = timed(
-            partial(attributed, model, clean, corrupted, SITES, question, [metric], steps)
-        )
+        work = partial(attributed, model, clean, corrupted, SITES, question, [metric], steps)
+        said, cost = work(), seconds(work, 1, warm_up=False)  # short: the first call warms up
         told = "" if steps == 1 else "steps_"
         figures[f"{told}cost_all"] = sum(spent.values()) / cost
         for site, effect in exact.items():

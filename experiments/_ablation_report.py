@@ -143,10 +143,10 @@ def _rows(
     from kedit.measures import LIFTS, Key, part_name, shares
 
     old = [before[place] for place in places]
+    scores = [Key(config.perspective, "Score", way) for way in LIFTS]
     each = []
     for outcomes in draws:
         new = [outcomes[place].counted(before[place]) for place in places]
-        scores = [Key(config.perspective, "Score", way) for way in LIFTS]
         by_success, by_magnitude, made_of = shares(old, new, scores, seed=config.seed)
         sums = (by_success.score, by_magnitude.score, made_of.generalisation, made_of.locality)
         rows = {SCORE: made_of.score, **dict(zip(SUMMARIES, sums, strict=True))}

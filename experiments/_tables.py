@@ -92,7 +92,7 @@ def plain_table(title: str, caption: str, columns: Sequence[str]) -> "Table":
         min_width=min(WIDTH, console().width),
     )
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column)
     return table
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments._run import RunFolder, command, console
-from experiments._tables import listed, plain_table, write_rows
+from experiments._tables import hundredths, listed, plain_table, write_rows
 from experiments._trace import Config, corruption_in_words
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ def _table(found: "Sequence[AttentionShare]", tests: "Sequence[KindTest]") -> "T
         ("corrupted", "measure", "kind", "relations", "facts", "share"),
     )
     for one in found:
-        mean, low, high = one.share.floats()
-        share = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
         counts = (str(one.n_relations), str(one.n_facts))
-        table.add_row(one.part, one.measure, one.kind, *counts, share)
+        table.add_row(one.part, one.measure, one.kind, *counts, hundredths(one.share))
     for test in tests:
         table.add_row(
             test.part, test.measure, "differ by", "", "", f"{test.spread:.2f}, p = {test.p:.3g}"

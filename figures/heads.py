@@ -24,6 +24,7 @@ from figures.trace import bucket_labels, colour_bar, draw_map, outline
 from kedit.errors import InputError
 from kedit.metrics import METRICS
 from kedit.results import AverageEffect
+from kedit.stats import largest
 
 COLUMNS = 4
 RANKING = 1.3  # inches, of the strongest heads
@@ -76,10 +77,9 @@ def heads(effect: AverageEffect, study: Study) -> Figure:
 
 def _strongest(effect: AverageEffect, index: int) -> list[Head]:
     """The TOP heads with the largest effects of either sign, in any bucket."""
-    size = np.nan_to_num(np.abs(effect.mean[index]))
-    order = np.argsort(-size, axis=None, kind="stable")[:TOP]
-    places = [Head(*map(int, np.unravel_index(flat, size.shape))) for flat in order]
-    return [place for place in places if size[place] > 0]
+    mean = effect.mean[index]
+    places = [Head(*place) for place in largest(mean, TOP)]
+    return [place for place in places if np.abs(mean[place]) > 0]  # nor NaN
 
 
 def _number(ax: Axes, bucket: int, places: Sequence[Head]) -> None:

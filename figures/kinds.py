@@ -32,7 +32,7 @@ def attention_shares(
     title = "Attention’s share of what is recalled, by kind of relation"
     chance = "; ".join(f"{one.measure}, {one.part}: p = {one.p:.2g}" for one in tests)
     caption = (
-        f"{study.caption('lines').replace('over facts', 'over relations')} Do the kinds differ "
+        f"{study.caption('lines', over='relations')} Do the kinds differ "
         f"(permutations of kinds among relations)? {chance}."
     )
     figure = new_figure(DOUBLE, 2.7, title, caption)

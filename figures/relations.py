@@ -23,6 +23,7 @@ from figures.style import (
 from figures.trace import draw_table
 from kedit.head_results import Looks, RelationHeads, Sharing
 from kedit.heads import Head
+from kedit.stats import largest
 
 COLUMNS = 18  # heads of a cluster map
 ROW = 0.17  # inches
@@ -49,8 +50,8 @@ def clusters(heads: RelationHeads, shared: Sharing, study: Study) -> Figure:
     A relation's effects are divided by its largest: which heads it has is compared, as by r, and
     not how much probability corrupting it takes.
     """
-    largest = np.abs(heads.mean).max((1, 2, 3))
-    scaled = heads.mean / np.where(largest > 0, largest, 1)[:, None, None, None]
+    peak = np.abs(heads.mean).max((1, 2, 3))
+    scaled = heads.mean / np.where(peak > 0, peak, 1)[:, None, None, None]
     columns = _columns(scaled)
     effect = np.stack([scaled[:, bucket, head.layer, head.head] for bucket, head in columns], 1)
     effect = effect[heads.order]
@@ -68,7 +69,7 @@ def clusters(heads: RelationHeads, shared: Sharing, study: Study) -> Figure:
     tree, ax = figure.subplots(1, 2, width_ratios=(1, 7))
     _tree(tree, heads, n_rows)
     names = [
-        f"{readable(heads.relations[row], 26)} ({heads.n_facts[row]}; {largest[row]:.2g})"
+        f"{readable(heads.relations[row], 26)} ({heads.n_facts[row]}; {peak[row]:.2g})"
         for row in heads.order
     ]
     labels = [
@@ -116,10 +117,10 @@ def looks(found: Sequence[Looks], study: Study) -> Figure:
 def _columns(effect: Float[ndarray, "relation bucket layer head"]) -> list[tuple[int, Head]]:
     """The cells that are strongest in any relation, by layer, head and bucket."""
     size = np.abs(effect).max(0)
-    chosen = np.argsort(-size, axis=None, kind="stable")[:COLUMNS]
-    places = [tuple(map(int, np.unravel_index(flat, size.shape))) for flat in chosen]
     found = [
-        (bucket, Head(layer, head)) for bucket, layer, head in places if size[bucket, layer, head]
+        (bucket, Head(layer, head))
+        for bucket, layer, head in largest(size, COLUMNS)
+        if size[bucket, layer, head]
     ]
     return sorted(found, key=lambda place: (place[1], place[0])) or [(0, Head(0, 0))]
 

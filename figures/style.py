@@ -79,13 +79,13 @@ class Study:
     metric: str = "prob"
     seed: int = 0
 
-    def caption(self, interval: str) -> str:
-        """One line; `interval` says where the figure shows its intervals: "bands", "brackets"."""
+    def caption(self, interval: str, over: str = "facts") -> str:
+        """One line; where the figure shows its intervals ("bands", "brackets"), and over what."""
         runs = f"corruption: {readable(self.corruption)}" if self.corruption else "clean runs"
         return (
             f"n = {self.n_facts} facts; {runs}; "
             f"metric: {METRIC_NAMES[self.metric]}; seed {self.seed}; "
-            f"{interval}: 95\u00a0% bootstrap interval over facts."
+            f"{interval}: 95\u00a0% bootstrap interval over {over}."
         )
 
 

@@ -175,6 +175,13 @@ def permuted(
     return seen, float((1 + as_large) / (1 + draws))
 
 
+def largest(values: Shaped[ndarray, "..."], n: int) -> list[tuple[int, ...]]:
+    """The places of the `n` largest |values|, from the largest down; NaN counts as zero."""
+    size = np.nan_to_num(np.abs(values))
+    order = np.argsort(-size, axis=None, kind="stable")[:n]
+    return [tuple(map(int, np.unravel_index(flat, size.shape))) for flat in order]
+
+
 def holm(p_values: Float[ndarray, " test"]) -> Float[ndarray, " test"]:
     """p-values that hold for all tests at once (Holm 1979); NaN counts as no test."""
     adjusted = np.array(p_values, dtype=float)

@@ -13,7 +13,7 @@ from kedit.errors import InputError
 from kedit.head_results import RelationHeads, Sharing
 from kedit.heads import Head
 from kedit.results import FactTrace
-from kedit.stats import bootstrap_ratio, permuted, resamples, row_interval
+from kedit.stats import bootstrap_ratio, largest, permuted, resamples, row_interval
 from probes.trace import BUCKETS, buckets
 
 FEWEST = 2  # facts of a relation: one has no other to be compared with
@@ -94,9 +94,7 @@ def sharing(traces: Sequence[FactTrace], metric: str, draws: int = 2000, seed: i
 
 def strongest(heads: RelationHeads, n: int) -> list[tuple[int, Head]]:
     """The `n` largest mean effects over relations, of either sign: bucket and head."""
-    size = np.abs(heads.mean.mean(0))
-    order = np.argsort(-size, axis=None, kind="stable")[:n]
-    places = [tuple(map(int, np.unravel_index(flat, size.shape))) for flat in order]
+    places = largest(heads.mean.mean(0), n)
     return [(bucket, Head(layer, head)) for bucket, layer, head in places]
 
 

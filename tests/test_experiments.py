@@ -16,6 +16,7 @@ import pytest
 from experiments import patch_heads, trace_relation
 from experiments._facts import spread_out
 from experiments._run import RunFolder, command, open_run
+from experiments._tables import plain_table
 from experiments._trace import Config
 from kedit.data import builtin
 from kedit.errors import InputError
@@ -114,6 +115,20 @@ def test_a_folder_of_another_run_is_not_touched(tmp_path: Path) -> None:
         open_run("y", replace(TOY, out=str(tmp_path))),
     ):
         pass
+
+
+def test_a_narrow_screen_loses_no_number() -> None:
+    from rich.console import Console
+
+    cells = [f"L{layer} 0.{layer} [0.08, 0.70]" for layer in range(10, 15)]
+    table = plain_table("What it is", "how sure", [f"site {layer}" for layer in range(10, 15)])
+    table.add_row(*cells)
+    screen = Console(width=60)
+    with screen.capture() as shown:
+        screen.print(table)
+    assert "…" not in shown.get()
+    for word in " ".join(cells).split():
+        assert word in shown.get()
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

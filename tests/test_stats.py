@@ -8,6 +8,7 @@ from kedit.stats import (
     bootstrap_ratio,
     harmonic_mean,
     holm,
+    largest,
     other_sign,
     paired,
     rank_correlation,
@@ -113,6 +114,12 @@ def test_pairs_that_lack_a_value_are_left_out():
     with_gaps = paired(np.array([2.0, gap, 3.0, 4.0]), np.array([1.0, 1.0, 2.0, 3.0]))
     assert with_gaps.difference.mean == 1 and with_gaps.p == pytest.approx(0.25, abs=0.02)
     assert np.isnan(paired(np.array([gap]), np.array([1.0])).p)
+
+
+def test_the_largest_are_of_either_sign_the_first_of_equal_ones_first():
+    values = np.array([[1.0, -3.0, np.nan], [2.0, 3.0, 0.0]])
+    assert largest(values, 3) == [(0, 1), (1, 1), (1, 0)]
+    assert len(largest(values, 9)) == 6
 
 
 def test_holm_by_hand():
