@@ -79,7 +79,7 @@ def _runs(
     """Facts that the model answers right, with both runs' states, the question, where they part."""
     pool = load_facts("builtin")
     noise = noise_rule(model, "s3", pool, "relation")
-    for fact in itertools.islice(known(model, spread_out(pool, seed=0)), n_facts):
+    for fact in itertools.islice(known(model, spread_out(pool, seed=0), pool), n_facts):
         prompt = encode(model, fact)
         if by == "noise":
             seed = prompt_seed(0, fact)

@@ -14,7 +14,7 @@ from benchmarks._timing import report
 from kedit.data import builtin
 from kedit.likelihood import Asked, Likelihood, likelihoods
 from kedit.model import load
-from kedit.prompts import answer_ids, prompt_ids
+from kedit.prompts import answers_ids, prompt_ids
 
 AGREE = 1e-4  # nats
 
@@ -83,12 +83,12 @@ def main() -> None:
     asked = [
         Asked(
             prompt_ids(model, probe.prompt),
-            tuple(answer_ids(model, text) for text in (probe.answer, probe.rival) if text),
+            tuple(answers_ids(model, probe.prompt, [*filter(None, (probe.answer, probe.rival))])),
         )
         for probe in probes
     ]
     ranked = [
-        Asked(one.prompt, one.answers, tuple(answer_ids(model, name) for name in names))
+        Asked(one.prompt, one.answers, tuple(answers_ids(model, probe.prompt, names)))
         for one, probe in zip(asked, probes, strict=True)
         if probe.label
     ]

@@ -79,12 +79,12 @@ def replies(model: "HookedTransformer", asked: Sequence[Question]) -> list[Reply
         InputError: a prompt and its answers are longer than the model's context.
     """
     from kedit.likelihood import Asked, likelihoods
-    from kedit.prompts import answer_ids, prompt_ids, require_room
+    from kedit.prompts import answers_ids, prompt_ids, require_room
 
     weighed = []
     for one in asked:
         prompt = prompt_ids(model, one.prompt)
-        both = tuple(answer_ids(model, text) for text in (one.new, one.old))
+        both = tuple(answers_ids(model, one.prompt, (one.new, one.old)))
         require_room(model, one.prompt, len(prompt) + max(map(len, both)))
         weighed.append(Asked(prompt, both))
     prompts = [one.prompt for one in asked]
@@ -120,12 +120,12 @@ def answers(model: "HookedTransformer", prompts: Sequence[str], texts: Sequence[
     surest, token by token: "New York" of "New York, and it", "Rome" of "Rome Italy Rome".
     """
     from kedit.likelihood import Asked, likelihoods
-    from kedit.prompts import answer_ids, prompt_ids
+    from kedit.prompts import answers_ids, prompt_ids
 
     found = [""] * len(texts)
     options = {number: own for number, text in enumerate(texts) if (own := _openings(text))}
     asked = [
-        Asked(prompt_ids(model, prompts[number]), tuple(answer_ids(model, one) for one in own))
+        Asked(prompt_ids(model, prompts[number]), tuple(answers_ids(model, prompts[number], own)))
         for number, own in options.items()
     ]
     for (number, own), weighed in zip(options.items(), likelihoods(model, asked), strict=True):

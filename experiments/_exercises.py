@@ -155,13 +155,15 @@ class Practice:
 
         edits = tuple(demanded(model, [material.request], self.removal))
         wording = draw.choice(material.wordings)
-        other = Wanted(prompt_ids(model, wording.prompt), answer_ids(model, wording.answer))
+        other = Wanted(
+            prompt_ids(model, wording.prompt), answer_ids(model, wording.prompt, wording.answer)
+        )
         # the request as it stands may not be forgotten over its wordings
         wanted = edits if draw.random() < AS_IT_STANDS else (other,)
         staying = []
         for near in draw.sample(material.neighbours, min(NEAR, len(material.neighbours))):
             prompt = prompt_ids(model, near.prompt)
-            answer = answer_ids(model, near.answer)[:-1] if near.answer else ()
+            answer = answer_ids(model, near.prompt, near.answer)[:-1] if near.answer else ()
             staying.append(Staying((*prompt, *answer), len(prompt) - 1))
         return Exercise(edits, wanted, (*staying, self._excerpt(draw)))
 

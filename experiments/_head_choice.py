@@ -1,5 +1,6 @@
 """Heads chosen by attribution, on facts that they will not be asked on; what a fact's runs are."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,18 @@ if TYPE_CHECKING:
     from probes.patch import Question
 
 
-def known(model: "HookedTransformer", order: "Sequence[Sequence[Fact]]") -> "Iterator[Fact]":
-    """Facts in the first wording that the model answers right."""
-    from probes.trace import says
+def known(
+    model: "HookedTransformer", order: "Sequence[Sequence[Fact]]", pool: "Sequence[Fact]"
+) -> "Iterator[Fact]":
+    """Facts in the first wording that the model answers right, told from others of `pool`."""
+    from kedit.errors import InputError
+    from probes.known import first_known, told_apart
 
     for worded in order:
-        yield from [fact for fact in worded if says(model, fact)[0]][:1]
+        with contextlib.suppress(InputError):  # one that the model cannot read
+            fact, _ = first_known(model, worded)
+            if fact is not None:
+                yield told_apart(model, fact, pool)
 
 
 def choose_heads(
@@ -114,7 +121,14 @@ def _attributed(
 def runs(
     config: "Config", model: "HookedTransformer", fact: "Fact", pool: "Sequence[Fact]"
 ) -> "tuple[Prompt, tuple[States, States], Question, Any]":
-    """Prompt, states of clean and corrupted run, the question, and the corruption."""
+    """Prompt, states of clean and corrupted run, the question, and the corruption.
+
+    Raises:
+        NoReplacement: no other words can be put in, or they leave the answer most of what it had.
+    """
+    from experiments._trace import KEPT_SHARE
+    from kedit.errors import NoReplacement
+    from kedit.metrics import METRICS, answer_scores
     from kedit.prompts import encode
     from kedit.runs import Run
     from probes.corrupt import replaced
@@ -123,4 +137,14 @@ def runs(
     prompt = encode(model, fact)
     corruption = replaced(model, fact, config.corrupt, pool, config.seed)
     states = (Run(prompt.tokens[None]).states(model), corruption.run.states(model))
-    return prompt, states, question_of(model, prompt, states[1]), corruption
+    question = question_of(model, prompt, states[1])
+    clean, corrupted = (
+        answer_scores(model, one.last, question.answer, question.foil)[METRICS.index("prob")].mean()
+        for one in states
+    )
+    if corrupted > KEPT_SHARE * clean:
+        raise NoReplacement(
+            f"{corruption.description} leaves the answer after {fact.prompt!r} a probability of "
+            f"{corrupted:.2g} of {clean:.2g}"
+        )
+    return prompt, states, question, corruption

@@ -58,7 +58,7 @@ def ask_heads(config: "Config", folder: RunFolder) -> Asked:
     pool = load_facts(config.facts)
     order = spread_out(of_relations(pool, config.relations), config.seed)
     model = load(config.model, config.device, config.dtype)
-    facts = known(model, order)
+    facts = known(model, order, pool)
     answers = []
     with progress("facts") as bars:
         bar = bars.add_task("choosing heads", total=config.choose)

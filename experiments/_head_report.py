@@ -1,6 +1,7 @@
 """From head traces to: heads by relation, whether relations share them, where they look."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from experiments._facts import fact_key
@@ -101,14 +102,14 @@ def _best(seen: "Sequence[RelationHeads]") -> "list[Head]":
 
 
 def _facts(facts: "Sequence[Fact]", traces: "Mapping[str, Sequence[FactTrace]]") -> "list[Fact]":
-    """The facts that were traced, in their wordings."""
-    prompts = {(trace.relation, trace.prompt, trace.object)
-               for done in traces.values() for trace in done}  # fmt: skip
-    found = {
-        fact_key(fact): fact
-        for fact in facts
-        if (fact.relation.id, fact.prompt, fact.object) in prompts
-    }
+    """The facts that were traced, in their wordings and up to the token that was traced."""
+    rivals = {(trace.relation, trace.prompt, trace.object): "" if trace.whole else trace.rival
+              for done in traces.values() for trace in done}  # fmt: skip
+    found = {}
+    for fact in facts:
+        key = (fact.relation.id, fact.prompt, fact.object)
+        if key in rivals:
+            found[fact_key(fact)] = replace(fact, rival=rivals[key])
     return list(found.values())
 
 

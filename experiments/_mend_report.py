@@ -124,14 +124,14 @@ def _preferred(
 ) -> dict[str, float]:
     """How often each kind of prompt has its answer likelier than the rival."""
     from kedit.likelihood import Asked, likelihoods
-    from kedit.prompts import answer_ids, prompt_ids
+    from kedit.prompts import answers_ids, prompt_ids
 
     rates = {}
     for name, ones in prompts.items():
         asked = [
             Asked(
                 prompt_ids(model, one.prompt),
-                (answer_ids(model, one.answer), answer_ids(model, rival)),
+                tuple(answers_ids(model, one.prompt, (one.answer, rival))),
             )
             for one in ones
         ]

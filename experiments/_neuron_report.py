@@ -1,5 +1,6 @@
 """From searched and scaled facts to numbers by relation, layer and head; figures and files."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from experiments._neuron_tables import print_tables
 from experiments._neurons import WHOSE, Searched, searched_halves
 from experiments._run import RunFolder
 from experiments._tables import listed, write_rows
+from experiments._trace import UNUSABLE, WRONG
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,14 +56,13 @@ def finish(
 ) -> None:
     """Numbers and figures into the folder; tables and the folder's name to the screen."""
     findings = summed_up(config, model, searched, scaled)
-    reasons = [record["skipped"] for record in folder.records.values() if "skipped" in record]
-    wrong = sum(reason.startswith("it says") for reason in reasons)
+    reasons = Counter(record["why"] for record in folder.records.values() if "skipped" in record)
     counted = {
         "relations": len(searched),
         "facts": findings.n_facts,
         "prompts": sum(len(one.worded) for each in searched.values() for one in each),
-        "facts answered wrong": wrong,
-        "facts not usable": len(reasons) - wrong,
+        "facts answered wrong": reasons[WRONG],
+        "facts not usable": reasons[UNUSABLE],
         "relations left out": left_out,
     }
     folder.write_json("neurons.json", {"counted": counted, **_record(findings)})

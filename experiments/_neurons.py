@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from experiments._facts import fact_key, spread_out
 from experiments._run import RunFolder, progress
+from experiments._trace import UNUSABLE, WRONG
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -81,7 +82,7 @@ def search_relations(
             name = every[0][0].relation.name[:24]
             bars.update(bar, description=f"asking: {name}")
             limit = config.limit or len(every)
-            known = list(_known(config, folder, model, every, limit))
+            known = list(_known(config, folder, model, every, facts, limit))
             if len(known) < FEWEST:
                 left_out.append(relation)
                 continue
@@ -145,10 +146,15 @@ def _known(
     folder: RunFolder,
     model: "HookedTransformer",
     facts: "Sequence[Sequence[Fact]]",
+    pool: "Sequence[Fact]",
     limit: int,
 ) -> "Iterator[Sequence[Fact]]":
-    """The first `limit` facts that the model knows, each in the wordings that it is to be asked."""
+    """The first `limit` facts that the model knows, each in the wordings that it is to be asked.
+
+    They are told apart from the other objects of `pool`.
+    """
     from kedit.errors import InputError
+    from probes.known import told_apart
 
     for worded in facts:
         if limit == 0:
@@ -156,14 +162,15 @@ def _known(
         key = fact_key(worded[0])
         record = folder.records.get(key)
         if record is None:
+            why, reason = WRONG, ""
             try:
                 known, heard = _answered(config, model, worded)
                 reason = "" if known else f"it says {', '.join(map(repr, heard))}"
             except InputError as error:
-                known, reason = [], str(error)
+                known, why, reason = [], UNUSABLE, str(error)
             if reason:
                 about = {"relation": worded[0].relation.id, "prompt": worded[0].prompt}
-                folder.add(key, about | {"skipped": reason})
+                folder.add(key, about | {"skipped": reason, "why": why})
         else:
             asked = record.get("prompts", ())
             known = [
@@ -171,14 +178,14 @@ def _known(
             ]
         if known:
             limit -= 1
-            yield known
+            yield [told_apart(model, fact, pool) for fact in known]
 
 
 def _answered(
     config: "Config", model: "HookedTransformer", worded: "Sequence[Fact]"
 ) -> "tuple[list[Fact], list[str]]":
     """The first wordings that the model answers right; if they are too few, what else it said."""
-    from probes.trace import says
+    from probes.known import says
 
     wanted = min(config.wordings, len({fact.template for fact in worded}))
     known, heard = [], []

@@ -1,5 +1,6 @@
 """From a run's traces to its averages, figures and closing table."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 from experiments._run import RunFolder, console, open_run
 from experiments._screens import in_words, screened
 from experiments._tables import listed, plain_table, write_rows
-from experiments._trace import DRAWING, Config, corruption_in_words, settled, trace_facts
+from experiments._trace import (
+    DRAWING,
+    NO_REPLACEMENT,
+    UNUSABLE,
+    WEAK,
+    WRONG,
+    Config,
+    corrupting,
+    corruption_in_words,
+    settled,
+    trace_facts,
+)
 
 if TYPE_CHECKING:
     from kedit.results import AverageEffect, FactTrace
@@ -32,40 +44,46 @@ def traced(
         traces = trace_facts(config, folder)
         finish(config, folder, traces)
         if more is not None:
-            more(config, folder, traces)
+            more(config, folder, corrupting(config, traces))
         console().print(f"Everything is in [bold]{folder.path}[/bold]")
     return folder.path
 
 
-def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> None:
+def finish(config: Config, folder: RunFolder, every: "Mapping[str, Sequence[FactTrace]]") -> None:
     """Averages, figures and tables into the folder; the table to the screen.
 
+    Args:
+        every: traces by part, those too that are left out of the averages.
+
     Raises:
-        InputError: no fact could be traced.
+        InputError: there is nothing to average.
     """
     from kedit.errors import InputError
     from probes.trace import average, total_effects
 
-    counted = _counted(folder, traces)
-    wrong, unusable = counted["answered wrong"], counted["not usable"]
+    traces = corrupting(config, every)
+    counted = _counted(config, folder, every)
     if not any(traces.values()):
-        raise InputError(f"no fact could be traced ({wrong} answered wrong): see {folder.path}")
+        raise InputError(f"no fact could be traced: {_told(counted)}; see {folder.path}")
     averages = {
         part: {name: average(done, name, config.baseline, config.seed) for name in done[0].grids}
         for part, done in traces.items()
         if done
     }
     totals = {part: total_effects(done, config.seed) for part, done in traces.items() if done}
+    with_all = {
+        part: total_effects(every[part], config.seed)
+        for part in totals
+        if len(every[part]) > len(traces[part])
+    }
     screens = screened(config, traces)
     folder.write_json(
         "averages.json",
         {
             "facts": counted,
             "screens": screens,
-            "total effects": {
-                part: {name: listed(interval._asdict()) for name, interval in total.items()}
-                for part, total in totals.items()
-            },
+            "total effects": _listed(totals),
+            "total effects of all": _listed(with_all),
             "averages": [
                 listed(vars(effect)) for grids in averages.values() for effect in grids.values()
             ],
@@ -76,29 +94,60 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     rows = list(_rows(config, averages))
     write_rows(folder.path / "table.csv", rows)
     for part, total in totals.items():
-        screen.print(
-            _table(config, part, counted, total, [row for row in rows if row["part"] == part])
-        )
+        own = [row for row in rows if row["part"] == part]
+        screen.print(_table(config, part, counted, total, with_all.get(part), own))
     for one in screens:
         screen.print(in_words(one))
-    screen.print(
-        f"{wrong} facts that the model answers otherwise and {unusable} that could not "
-        "be used are left out (records.jsonl says why)."
-    )
+    screen.print(f"{_told(counted)} (records.jsonl says why).", markup=False, highlight=False)
 
 
-def _counted(folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> dict[str, Any]:
-    """How many facts were traced, by part, and how many could not be."""
-    reasons = [record["skipped"] for record in folder.records.values() if "skipped" in record]
-    wrong = sum(reason.startswith("it says") for reason in reasons)
+def _listed(totals: "Mapping[str, Mapping[str, Interval]]") -> dict[str, Any]:
+    return {
+        part: {name: listed(interval._asdict()) for name, interval in total.items()}
+        for part, total in totals.items()
+    }
+
+
+def _counted(
+    config: Config, folder: RunFolder, every: "Mapping[str, Sequence[FactTrace]]"
+) -> dict[str, Any]:
+    """How many facts are averaged, by part, and how many are left out, by reason."""
+    traces, records = corrupting(config, every), folder.records.values()
+    reasons = Counter(record["why"] for record in records if "skipped" in record)
+    lost = Counter(part for record in records for part in record.get("uncorrupted", ()))
     return {
         "traced": {part: len(done) for part, done in traces.items()},
         "relations": {
             part: len({trace.relation for trace in done}) for part, done in traces.items()
         },
-        "answered wrong": wrong,
-        "not usable": len(reasons) - wrong,
+        "left out": {why: reasons[why] for why in (WRONG, UNUSABLE, NO_REPLACEMENT)},
+        "left out of one part": {
+            part: {WEAK: len(done) - len(traces[part]), NO_REPLACEMENT: lost[part]}
+            for part, done in every.items()
+        },
     }
+
+
+def _told(counted: Mapping[str, Any]) -> str:
+    """How many facts are left out, and why, in a sentence."""
+    whole = counted["left out"]
+    told = [
+        f"left out: {whole[WRONG]} that the model answers otherwise, {whole[UNUSABLE]} that could "
+        f"not be used, {whole[NO_REPLACEMENT]} without words of the same length to put in their "
+        "place"
+    ]
+    for part, why in counted["left out of one part"].items():
+        if any(why.values()):
+            told.append(
+                f"of the {part}'s average only: {why[WEAK]} whose answer keeps more than half of "
+                f"its probability (--keep-all keeps them), {why[NO_REPLACEMENT]} without such words"
+            )
+    n_lost = whole[NO_REPLACEMENT] + sum(
+        why[NO_REPLACEMENT] for why in counted["left out of one part"].values()
+    )
+    if n_lost > sum(counted["traced"].values()):
+        told.append("--by noise needs no words to put in their place")
+    return "Facts " + "; ".join(told)
 
 
 def _draw(
@@ -178,15 +227,13 @@ def _table(
     part: str,
     counted: Mapping[str, Any],
     total: "Mapping[str, Interval]",
+    with_all: "Mapping[str, Interval] | None",
     rows: Sequence[Mapping[str, Any]],
 ):
-    from kedit.metrics import METRICS
-
-    metric = METRICS.index(config.metric)
-    scores = ", ".join(
-        f"{name} {mean[metric]:.2f} [{low[metric]:.2f}, {high[metric]:.2f}]"
-        for name, (mean, low, high) in total.items()
-    )
+    scores = _scores(config, total)
+    if with_all is not None:
+        n_weak = counted["left out of one part"][part][WEAK]
+        scores += f".\nWith the {n_weak} that it harms too little: {_scores(config, with_all)}"
     names = list(dict.fromkeys(row["grid"] for row in rows if "severed" not in row["grid"]))
     heads = [f"{name}, window {config.window}" if name.endswith("_out") else name for name in names]
     table = plain_table(
@@ -207,6 +254,16 @@ def _table(
             held = row["grid"].split("-")[-1].removesuffix("_out")
             table.add_row(f"  with {held} severed", _cell(row), *[""] * (len(names) - 1))
     return table
+
+
+def _scores(config: Config, total: "Mapping[str, Interval]") -> str:
+    from kedit.metrics import METRICS
+
+    metric = METRICS.index(config.metric)
+    return ", ".join(
+        f"{name} {mean[metric]:.2f} [{low[metric]:.2f}, {high[metric]:.2f}]"
+        for name, (mean, low, high) in total.items()
+    )
 
 
 def _cell(row: Mapping[str, Any]) -> str:

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from probes.patch import Patch
     from probes.screen import Screening
 
-DRAWING = ("metric", "heatmaps", "baseline")  # options that change pictures and tables only
+# options that change pictures and tables only
+DRAWING = ("metric", "heatmaps", "baseline", "keep_all")
+KEPT_SHARE = 0.5  # of its clean probability: an answer that keeps more was hardly corrupted
+# why a fact, or one part of it, is not in the averages
+WRONG, UNUSABLE, NO_REPLACEMENT = "answered otherwise", "not usable", "no replacement"
+WEAK = "keeps more than half of its answer's probability"
 SITES = ["resid_post", "mlp_out", "attn_out", "z", "severed"]
 
 
@@ -33,7 +38,8 @@ class Config:
     """builtin, toy, or a file: known_1000.json, CounterFact, or JSON Lines of your own (auto:
     the toy's own for the toy, else builtin)."""
     limit: int = 32
-    """How many facts to trace, over as many relations as there are; 0 for all."""
+    """How many facts to trace, over as many relations as there are; 0 for all. Facts that are left
+    out do not count."""
     relations: str = ""
     """Only facts of these: ids or names, separated by commas; or of so many, those that have the
     most subjects."""
@@ -46,6 +52,12 @@ class Config:
     ROME's published code does), m, t5, u0.1, or a number; ending in = it replaces the embedding."""
     samples: int = 10
     """Noise samples a fact (replacement takes one)."""
+    keep_all: bool = False
+    """Average over facts too whose answer keeps more than half of its probability when words are
+    replaced by others: what restores an answer cannot be seen where nothing took it away."""
+    answer: Literal["token", "whole"] = "token"
+    """token: trace the first token that tells the object from the likeliest other object of its
+    relation. whole: trace all of the object; scores are sums of log-probabilities (slower)."""
     sites: list[str] = field(default_factory=lambda: list(SITES))
     """Any of resid_post mlp_out attn_out z severed."""
     window: int = 10
@@ -146,7 +158,8 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     """Traces facts that the model answers right until `limit` of them are done, for each part.
 
     What the folder already holds is not done again. A fact that the model answers wrong, or that
-    cannot be used, is recorded with the reason and counts for nothing.
+    cannot be used, is recorded with the reason and counts for nothing; so does one whose words all
+    are replaced without harm to its answer, but it is among the traces (`corrupting` sorts it out).
     """
     from kedit.data import load_facts
     from kedit.errors import InputError
@@ -159,7 +172,8 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     order = spread_out(of_relations(pool, config.relations), config.seed)
     limit = min(config.limit or len(order), len(order))
     folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-    finished: list[str] = []
+    traces: dict[str, list[FactTrace]] = {part: [] for part in parts(config)}
+    n_finished = 0
     with progress("facts") as bars:
         bar = bars.add_task(f"loading {config.model}", total=limit)
         model = load(config.model, config.device, config.dtype)
@@ -168,7 +182,7 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
             every = [worded[0] for worded in order]
             noises = {part: noise_rule(model, config.noise, every, part) for part in parts(config)}
         for worded in order:
-            if len(finished) == limit:
+            if n_finished == limit:
                 break
             fact, key = worded[0], fact_key(worded[0])
             bars.update(bar, description=f"{fact.subject[:20]}: {fact.relation.name[:18]}")
@@ -176,12 +190,34 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
                 try:
                     folder.add(key, *_traced(config, model, worded, sweeps, pool, noises))
                 except InputError as error:
-                    folder.add(key, {"prompt": fact.prompt, "skipped": str(error)})
+                    folder.add(key, _left_out(fact, UNUSABLE, str(error)))
             if "skipped" not in folder.records[key]:
-                finished.append(key)
-                bars.update(bar, completed=len(finished))
-    traces = [fact_traces(folder.records[key], folder.tensors(key)) for key in finished]
-    return {part: [by_part[part] for by_part in traces] for part in parts(config)}
+                by_part = fact_traces(folder.records[key], folder.tensors(key))
+                for part, one in by_part.items():
+                    traces[part].append(one)
+                n_finished += any(corrupts(config, one) for one in by_part.values())
+                bars.update(bar, completed=n_finished)
+    return traces
+
+
+def corrupts(config: Config, trace: "FactTrace") -> bool:
+    """Whether the corruption takes at least half of the answer's probability.
+
+    Replacement only: noise is an average over samples, and Meng et al.'s protocol leaves none out.
+    """
+    return config.keep_all or config.by == "noise" or trace.kept_share <= KEPT_SHARE
+
+
+def corrupting(
+    config: Config, traces: "Mapping[str, Sequence[FactTrace]]"
+) -> "dict[str, list[FactTrace]]":
+    """The traces that are averaged."""
+    return {part: [one for one in done if corrupts(config, one)] for part, done in traces.items()}
+
+
+def _left_out(fact: "Fact", why: str, reason: str) -> "dict[str, Any]":
+    """The record of a fact that is not traced."""
+    return {"prompt": fact.prompt, "skipped": reason, "why": why}
 
 
 def _traced(
@@ -192,25 +228,35 @@ def _traced(
     pool: "Sequence[Fact]",
     noises: "Mapping[str, Noise]",
 ) -> "tuple[dict[str, Any], dict[str, Tensor]]":
-    """Record and tensors of a fact, in the first wording that the model answers right."""
-    from probes.trace import says, trace
+    """Record and tensors of a fact, in the first wording that the model answers right.
 
-    heard = []
-    for fact in worded:
-        known, said = says(model, fact)
-        if known:
-            break
-        heard.append(said)
-    else:
-        return {"prompt": worded[0].prompt, "skipped": f"it says {', '.join(map(repr, heard))}"}, {}
-    done = []
+    A part that cannot be corrupted does not take the other one with it.
+    """
+    from kedit.errors import NoReplacement
+    from probes.known import first_known, told_apart
+    from probes.trace import trace
+
+    fact, heard = first_known(model, worded)
+    if fact is None:
+        return _left_out(worded[0], WRONG, f"it says {', '.join(map(repr, heard))}"), {}
+    fact = told_apart(model, fact, pool)
+    done, uncorrupted = [], {}
     for part in parts(config):
-        corruption = _corruption(config, model, fact, part, pool, noises)
+        try:
+            corruption = _corruption(config, model, fact, part, pool, noises)
+        except NoReplacement as error:
+            uncorrupted[part] = str(error)
+            continue
         done.append(
-            trace(model, fact, part, corruption, sweeps.patches, screening=sweeps.screening)
-        )
+            trace(
+                model, fact, part, corruption, sweeps.patches,
+                screening=sweeps.screening, whole=config.answer == "whole",
+            )
+        )  # fmt: skip
+    if not done:
+        return _left_out(fact, NO_REPLACEMENT, "; ".join(uncorrupted.values())), {}
     tensors = {f"{one.part}:{name}": value for one in done for name, value in one.tensors().items()}
-    return {"traces": [one.to_record() for one in done]}, tensors
+    return {"traces": [one.to_record() for one in done], "uncorrupted": uncorrupted}, tensors
 
 
 def _corruption(

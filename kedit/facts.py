@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kedit.errors import RecordError
+from kedit.spacing import without_end_blanks
 
 Kind = Literal["symmetric", "asymmetric", "hierarchical", ""]  # "": not known
 Perspective = Literal["entity", "relation"]
@@ -13,6 +14,15 @@ Group = Literal[
 ]  # fmt: skip
 CharSpan = tuple[int, int]  # [start, end) in characters of the prompt
 NO_RELATION = "None"  # RaKE's word for a pair without a relation
+
+
+def _strip(record: object, *fields: str) -> None:
+    """Takes the blanks off both ends of these fields of a frozen dataclass.
+
+    An answer's blank belongs to its prompt; one of its own would make other tokens of it.
+    """
+    for field in fields:
+        object.__setattr__(record, field, getattr(record, field).strip())
 
 
 @dataclass(frozen=True)
@@ -25,18 +35,27 @@ class Relation:
     domain: str = ""  # what its subjects are ("country"); relations of one domain can be exchanged
     aliases: tuple[str, ...] = ()  # other noun phrases for it
 
+    def __post_init__(self) -> None:
+        _strip(self, "name")  # it is an answer on the relation side
+
 
 @dataclass(frozen=True)
 class Fact:
     """(subject, relation, object) and a template whose completion is the object.
 
+    Blanks around subject and object and at the template's end are dropped; a new line at its end
+    stays. What joins the object to the prompt is told by the prompt (`kedit.spacing.separator`).
+
     Args:
         template: text with one `{}` for the subject, ending where the object begins.
         relation_words: the substrings of `template` that carry the relation, left to right; when
             empty, all of it but the subject does.
+        rival: another object of the relation, which the traced token has to tell `object` from:
+            tokens that both begin with are put into the prompt (`kedit.prompts.encode`); "" for
+            none.
 
     Raises:
-        RecordError: an empty field, not exactly one `{}`, a blank at the end, words not found.
+        RecordError: an empty field, not exactly one `{}`, words not found.
     """
 
     subject: str
@@ -44,16 +63,17 @@ class Fact:
     object: str
     template: str
     relation_words: tuple[str, ...] = ()
+    rival: str = ""
 
     def __post_init__(self) -> None:
         for field in ("subject", "object", "template"):
             text = getattr(self, field)
             if not isinstance(text, str) or not text.strip():
                 raise RecordError(f"{field}: a text is wanted, got {text!r}")
+        _strip(self, "subject", "object", "rival")
+        object.__setattr__(self, "template", without_end_blanks(self.template))
         if self.template.count("{}") != 1:
             raise RecordError(f"template: exactly one {{}} is wanted, got {self.template!r}")
-        if self.template[-1].isspace():
-            raise RecordError(f"template: it must not end in a blank, got {self.template!r}")
         _ = self.relation_spans  # raises where the words are not found
 
     @property
@@ -121,8 +141,9 @@ class EditRequest:
     mentioned_by_removal: str = ""
 
     def __post_init__(self) -> None:
-        if not self.target.strip():
-            raise RecordError(f"target: a text is wanted, got {self.target!r}")
+        _strip(self, "target", "mentioned", "mentioned_by_removal")
+        if not self.target:
+            raise RecordError("target: a text is wanted, got none")
         if self.target == self.fact.object:
             raise RecordError(f"target: {self.target!r} is what the fact says already")
 
@@ -185,9 +206,11 @@ class Probe:
     label: str = ""
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip() or self.prompt[-1].isspace():
-            raise RecordError(f"prompt: text without a blank at its end is wanted: {self.prompt!r}")
-        if not (self.answer.strip() or self.rival.strip()):
+        _strip(self, "answer", "rival", "label")
+        object.__setattr__(self, "prompt", without_end_blanks(self.prompt))
+        if not self.prompt.strip():
+            raise RecordError(f"prompt: a text is wanted, got {self.prompt!r}")
+        if not (self.answer or self.rival):
             raise RecordError(f"{self.prompt!r}: neither an answer nor a rival to it")
 
 

@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer
 from kedit.metrics import last_logits
 from kedit.prompts import decoded, end_ids
 from kedit.reading import Tokens, batches, nearness, read, read_on
+from kedit.spacing import is_unspaced
 
 ROWS = 32  # prompts whose logits over the vocabulary lie in memory at once
 ARTICLES = {"a", "an", "the"}
@@ -59,9 +60,19 @@ def sampled(
 
 
 def says(text: str, answers: Sequence[str]) -> bool:
-    """Whether `text` opens with one of `answers`: case, articles and punctuation aside."""
+    """Whether `text` opens with one of `answers`: case, articles and punctuation aside.
+
+    Whole words are compared; in scripts without blanks between words, characters.
+    """
     words = _words(text)
-    return any(words[: len(wanted)] == wanted for wanted in map(_words, answers) if wanted)
+    for answer in answers:
+        wanted = _words(answer)
+        if wanted and is_unspaced(wanted[-1][-1]):
+            if "".join(words).startswith("".join(wanted)):
+                return True
+        elif wanted and words[: len(wanted)] == wanted:
+            return True
+    return False
 
 
 def ngram_entropy(text: str) -> float:

@@ -58,7 +58,8 @@ def training_rows(
         if upstream_removals is None:
             rows += wanted_rows(model, demand, contexts, where, group)
         else:
-            none, name = plain_ids(model, NO_RELATION), answer_ids(model, adding.target)
+            none = plain_ids(model, NO_RELATION)
+            name = answer_ids(model, adding.fact.prompt, adding.target)
             rows += wanted_rows(
                 model, demand, contexts[:upstream_removals], where, numbers[0], none,
                 len(none) / len(name),
@@ -96,7 +97,7 @@ def wanted_rows(
     Args:
         targets: token ids in place of the demand's own target.
     """
-    targets = targets or answer_ids(model, demand.target)
+    targets = targets or answer_ids(model, demand.fact.prompt, demand.target)
     rows = []
     for context in contexts:
         tokens, pos = located(model, demand.fact, where, demand.mentioned, context)

@@ -1,6 +1,11 @@
-"""From a fact's text to tokens, spans and answer ids; alone in knowing BOS and leading blanks."""
+"""From a fact's text to tokens, spans and answer ids; alone in knowing BOS.
 
-from dataclasses import dataclass
+An answer's tokens are those that it has behind its prompt, never those that it has alone: which
+depend on what joins the two (`kedit.spacing`) and on the tokenizer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -10,6 +15,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError, SpanError
 from kedit.facts import CharSpan, Fact
+from kedit.spacing import completed
 
 TokenSpan = tuple[int, int]  # [start, end) in positions of the prompt, BOS counted
 KeyPosition = Literal["subject_last", "object_last", "pair_last", "last"]
@@ -19,14 +25,15 @@ ROLES = ("bos", "subject", "relation", "rest", "last")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A fact's prompt as the model reads it.
+    """A fact's prompt as the model reads it, up to the token of the object that is asked for.
 
     Args:
-        tokens: one row, with BOS if the model was trained with one.
+        tokens: one row, with BOS if the model was trained with one, the given tokens last.
         labels: the text under each token.
         subject: positions of the subject's tokens.
         relation: positions of the relation's tokens, a span for each run of words.
-        answer_ids: the object's tokens, as they follow the prompt.
+        answer_ids: the object's tokens from the one on that is asked for.
+        given: the object's tokens before that one, which end `tokens`.
     """
 
     tokens: Int[Tensor, " pos"]
@@ -34,6 +41,17 @@ class Prompt:
     subject: TokenSpan
     relation: tuple[TokenSpan, ...]
     answer_ids: tuple[int, ...]
+    given: tuple[int, ...] = ()
+
+    @property
+    def n_plain(self) -> int:
+        """Tokens of the prompt without those of the object."""
+        return len(self.tokens) - len(self.given)
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """All of the object's tokens."""
+        return self.given + self.answer_ids
 
     def positions(self, part: str) -> tuple[int, ...]:
         """All positions of "subject" or of "relation", ascending."""
@@ -58,30 +76,62 @@ class Prompt:
 def encode(model: HookedTransformer, fact: Fact) -> Prompt:
     """Tokens, spans and answer of `fact` under the model's tokenizer.
 
+    What is asked for is the first token by which the object can be told from `fact.rival`, and that
+    is more than a bare blank (as tokenizers put before digits); the tokens before it are given.
+
     Raises:
         SpanError: subject or relation words cover no token (the tokenizer gives no offsets).
         InputError: the prompt is longer than the model's context.
     """
     encoded = _tokenizer(model)(fact.prompt, add_special_tokens=False, return_offsets_mapping=True)
     offsets: list[CharSpan] = encoded["offset_mapping"]
-    ids = bos_ids(model) + encoded["input_ids"]
-    require_room(model, fact.prompt, len(ids))
-    first = len(bos_ids(model))
+    ids = _with_bos(model, encoded["input_ids"])
+    first = len(ids) - len(offsets)
     labels = (BOS_LABEL,) * first + tuple(fact.prompt[start:end] for start, end in offsets)
-    return Prompt(
+    answer, rival = answers_ids(model, fact.prompt, (fact.object, fact.rival or fact.object))
+    plain = Prompt(
         tokens=torch.tensor(ids, device=device(model)),
         labels=labels,
         subject=_token_span(offsets, fact.subject_span, fact.prompt, first),
         relation=tuple(
             _token_span(offsets, span, fact.prompt, first) for span in fact.relation_spans
         ),
-        answer_ids=answer_ids(model, fact.object),
+        answer_ids=answer,
     )
+    asked = giving(model, plain, _telling(model, answer, rival if fact.rival else ()))
+    require_room(model, fact.prompt, len(asked.tokens))
+    return asked
+
+
+def giving(model: HookedTransformer, prompt: Prompt, n: int) -> Prompt:
+    """`prompt` with the object's first `n` tokens given, and the next one asked for."""
+    given, plain = prompt.object_ids[:n], prompt.n_plain
+    tokens = torch.cat([prompt.tokens[:plain], prompt.tokens.new_tensor(given)])
+    labels = prompt.labels[:plain] + tuple(decoded(model, token) for token in given)
+    asked = prompt.object_ids[n:]
+    return replace(prompt, tokens=tokens, labels=labels, answer_ids=asked, given=given)
+
+
+def _telling(model: HookedTransformer, answer: Sequence[int], rival: Sequence[int]) -> int:
+    """Index of the first token of `answer` that tells it from `rival` and is no bare blank.
+
+    The last one where no token does: where the rival begins with the whole answer.
+    """
+    last = len(answer) - 1
+    first = first_difference(answer, rival) if rival else 0
+    return next((n for n in range(first, last) if decoded(model, answer[n]).strip()), last)
+
+
+def first_difference(answer: Sequence[int], rival: Sequence[int]) -> int:
+    """Index of the first token of `answer` that `rival` does not share; the last one if none is."""
+    both = zip(answer, rival, strict=False)
+    shared = next((n for n, (one, other) in enumerate(both) if one != other), len(rival))
+    return min(shared, len(answer) - 1)
 
 
 def prompt_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
     """Token ids of `text` as a prompt: with BOS where the model was trained with one."""
-    return (*bos_ids(model), *plain_ids(model, text))
+    return _with_bos(model, plain_ids(model, text))
 
 
 def require_room(model: HookedTransformer, text: str, n_tokens: int) -> None:
@@ -90,9 +140,32 @@ def require_room(model: HookedTransformer, text: str, n_tokens: int) -> None:
         raise InputError(f"{text[:60]!r}...: {n_tokens} tokens, the model reads {model.cfg.n_ctx}")
 
 
-def answer_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
-    """Token ids of `text` as the continuation of a prompt: after one blank, without BOS."""
-    return tuple(_tokenizer(model)(f" {text}", add_special_tokens=False)["input_ids"])
+def answer_ids(model: HookedTransformer, prompt: str, answer: str) -> tuple[int, ...]:
+    """Token ids of `answer` as it goes on from `prompt` (without BOS)."""
+    return answers_ids(model, prompt, (answer,))[0]
+
+
+def answers_ids(
+    model: HookedTransformer, prompt: str, answers: Sequence[str]
+) -> list[tuple[int, ...]]:
+    """Token ids of each of `answers` as it goes on from `prompt`: one call for many answers.
+
+    They are what the tokens of both together have behind those of the prompt. Where a token would
+    reach over the border, the answer is encoded behind a new line instead, and the model reads the
+    prompt as it does when it is asked to go on.
+    """
+    texts = [prompt, *(completed(prompt, answer) for answer in answers)]
+    alone, *whole = _tokenizer(model)(texts, add_special_tokens=False)["input_ids"]
+    n = len(alone)
+    return [
+        tuple(ids[n:]) if ids[:n] == alone and len(ids) > n else _behind_a_line(model, answer)
+        for answer, ids in zip(answers, whole, strict=True)
+    ]
+
+
+def _behind_a_line(model: HookedTransformer, text: str) -> tuple[int, ...]:
+    line, both = (plain_ids(model, one) for one in ("\n", f"\n{text}"))
+    return both[len(line) :] if both[: len(line)] == line else plain_ids(model, text)
 
 
 def plain_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
@@ -120,6 +193,12 @@ def bos_ids(model: HookedTransformer) -> list[int]:
         return []
     bos = _tokenizer(model).bos_token_id
     return [] if bos is None else [bos]
+
+
+def _with_bos(model: HookedTransformer, ids: Sequence[int]) -> tuple[int, ...]:
+    """`ids` behind BOS; a text that spells BOS out itself, as chat formats do, gets no second."""
+    bos = bos_ids(model)
+    return tuple(ids) if bos and list(ids[:1]) == bos else (*bos, *ids)
 
 
 def device(model: HookedTransformer) -> torch.device:
@@ -159,8 +238,8 @@ def located(
     """
     text = before + fact.prompt
     encoded = _tokenizer(model)(text, add_special_tokens=False, return_offsets_mapping=True)
-    first = len(bos_ids(model))
-    ids = (*bos_ids(model), *encoded["input_ids"])
+    ids = _with_bos(model, encoded["input_ids"])
+    first = len(ids) - len(encoded["input_ids"])
     require_room(model, text, len(ids))
     if where == "last":
         return ids, len(ids) - 1

@@ -81,6 +81,9 @@ class FactTrace:
         corruption: how, in words: the other prompt, or the noise and its size.
         answer, foil: the tokens that the metrics compare.
         grids: by EffectGrid.name.
+        given: the object's tokens before the answer, which end the prompt.
+        rival: the other object that the answer tells this one from; "" for none.
+        whole: the answer is the whole object, and its scores are sums over its tokens.
     """
 
     subject: str
@@ -94,6 +97,15 @@ class FactTrace:
     answer: str
     foil: str
     grids: Mapping[str, EffectGrid]
+    given: str = ""
+    rival: str = ""
+    whole: bool = False
+
+    @property
+    def kept_share(self) -> float:
+        """Of the answer's clean probability, what it keeps in the corrupted run."""
+        grid, prob = next(iter(self.grids.values())), METRICS.index("prob")
+        return float(grid.corrupted[prob] / grid.clean[prob])
 
     def to_record(self) -> dict[str, Any]:
         """Everything but the tensors, for one line of JSON."""
@@ -134,7 +146,8 @@ class FactTrace:
             )
             for name, labels in record["grids"].items()
         }
-        fields = {name: record[name] for name in cls.__dataclass_fields__ if name != "grids"}
+        own = set(cls.__dataclass_fields__) - {"grids"}
+        fields = {name: value for name, value in record.items() if name in own}
         fields |= {"labels": tuple(record["labels"]), "corrupted": tuple(record["corrupted"])}
         return cls(**fields, grids=grids)
 

@@ -13,8 +13,8 @@ from kedit.facts import EditCase, Probe
 from kedit.generation import greedy, ngram_entropy, sampled, says
 from kedit.likelihood import Answered, Asked, likelihoods
 from kedit.metrics import last_logits
-from kedit.prompts import answer_ids, decoded, prompt_ids, require_room
-from kedit.reading import Tokens, batches, read
+from kedit.prompts import answers_ids, decoded, prompt_ids, require_room
+from kedit.reading import batches, read
 from kedit.results import EditScore, ProbeScore
 
 SAID_TOKENS = 6  # enough for an article, quotation marks and a name
@@ -95,14 +95,15 @@ def _asked(
     model: HookedTransformer, probe: Probe, labels: Sequence[str], own_words: Mapping[str, int]
 ) -> Asked:
     """The answer, its rival, and the label's rank where the probe has a label."""
-    texts = [text for text in (probe.rival, probe.label) if text and text != probe.answer]
-    answers = [answer_ids(model, probe.answer) if probe.answer else (own_words[probe.prompt],)]
-    answers += [answer_ids(model, text) for text in dict.fromkeys(texts)]
-    field: tuple[Tokens, ...] = ()
-    ranked = 0
-    if probe.label and labels and probe.group in RANKED:
-        field = tuple(answer_ids(model, label) for label in labels if label != probe.label)
-        ranked = answers.index(answer_ids(model, probe.label))
+    told = [text for text in (probe.answer, probe.rival, probe.label) if text]
+    ranks = bool(probe.label and labels and probe.group in RANKED)
+    among = [label for label in labels if label != probe.label] if ranks else []
+    texts = list(dict.fromkeys(told))
+    ids = answers_ids(model, probe.prompt, [*texts, *among])
+    answers, field = ids[: len(texts)], tuple(ids[len(texts) :])
+    if not probe.answer:
+        answers.insert(0, (own_words[probe.prompt],))
+    ranked = answers.index(ids[texts.index(probe.label)]) if ranks else 0
     asked = Asked(prompt_ids(model, probe.prompt), tuple(answers), field, ranked)
     require_room(model, probe.prompt, len(asked.prompt) + max(map(len, asked.answers + field)))
     return asked

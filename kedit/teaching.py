@@ -65,7 +65,10 @@ def demanded(
         demand for one in requests for demand in (one.demands if removal else one.demands[:1])
     ]
     return [
-        Wanted(prompt_ids(model, demand.fact.prompt), answer_ids(model, demand.target))
+        Wanted(
+            prompt_ids(model, demand.fact.prompt),
+            answer_ids(model, demand.fact.prompt, demand.target),
+        )
         for demand in demands
     ]
 

@@ -1,6 +1,7 @@
 """Causal tracing of facts: corrupt, sweep, average over token buckets (Meng et al. 2022; RaKE)."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -12,8 +13,8 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.facts import Fact
-from kedit.metrics import last_logits
-from kedit.prompts import Prompt, decoded, encode
+from kedit.metrics import METRICS, last_logits
+from kedit.prompts import Prompt, decoded, encode, giving
 from kedit.results import AverageEffect, EffectGrid, FactTrace
 from kedit.runs import Run, States
 from kedit.stats import Interval, bootstrap_ratio, resamples
@@ -32,6 +33,7 @@ BUCKETS = (
     "last token",
 )
 PAPER_WINDOW = 10  # layers, as Meng et al.'s code
+PROB, LOGPROB = METRICS.index("prob"), METRICS.index("logprob")
 
 
 def paper_patches(window: int = PAPER_WINDOW) -> tuple[Patch, ...]:
@@ -47,17 +49,8 @@ def paper_patches(window: int = PAPER_WINDOW) -> tuple[Patch, ...]:
 
 
 @torch.no_grad()
-def says(model: HookedTransformer, fact: Fact) -> tuple[bool, str]:
-    """Whether the object's first token is the model's first choice, and what that choice is."""
-    prompt = encode(model, fact)
-    last = model(prompt.tokens[None], stop_at_layer=model.cfg.n_layers)[:, -1]
-    choice = int(last_logits(model, last).argmax())
-    return choice == prompt.answer_ids[0], decoded(model, choice)
-
-
-@torch.no_grad()
 def question_of(model: HookedTransformer, prompt: Prompt, corrupted: States) -> Question:
-    """The answer is the object's first token, the foil what the corrupted run says besides it."""
+    """The answer is the token asked for, the foil what the corrupted run says besides it."""
     answer = prompt.answer_ids[0]
     mean_prob = last_logits(model, corrupted.last).softmax(-1).mean(0)
     mean_prob[answer] = -1
@@ -72,22 +65,74 @@ def trace(
     patches: Sequence[Patch],
     positions: Sequence[int] | None = None,
     screening: Screening | None = None,
+    whole: bool = False,
 ) -> FactTrace:
     """Sweeps `fact` under one corruption with every patch.
 
-    Answer and foil are those of `question_of`. A severed sweep covers the last corrupted position
-    only, as the paper's does.
+    Answer and foil are those of `question_of`: the answer is the first token that tells the object
+    from `fact.rival` (`probes.known.told_apart` finds it), and the object's tokens before it end
+    the prompt. A severed sweep covers the last corrupted position only, as the paper's does.
 
     Args:
         positions: at which all others restore; everywhere if None.
         screening: restore only what attribution keeps, and a sample; severed sweeps are whole.
+        whole: trace the object as a whole: logprob and logit_diff are sums over its tokens, each
+            behind those before it, and prob is exp of that logprob (with several samples a
+            geometric mean). Takes as many sweeps as the object has tokens.
 
     Raises:
-        InputError: the corruption changes no position of this prompt.
+        InputError: the corruption changes no position of this prompt, a whole object is to be
+            screened, or a score is not finite.
     """
     prompt = encode(model, fact)
     if not corruption.positions:
         raise InputError(f"nothing is corrupted in {fact.prompt!r}")
+    if whole and screening is not None:
+        raise InputError("a whole object cannot be screened: restore all cells, or trace one token")
+    if whole:
+        n_plain = prompt.n_plain
+        steps = [giving(model, prompt, n) for n in range(len(prompt.object_ids))]
+        columns = range(n_plain) if positions is None else positions
+        swept = [
+            _swept(model, fact, step, _given(corruption, step), patches, columns, None)
+            for step in steps
+        ]
+        grids = {name: _summed([own[name] for _, own in swept]) for name in swept[0][1]}
+        prompt = steps[0]
+    else:
+        swept = [_swept(model, fact, prompt, corruption, patches, positions, screening)]
+        grids = swept[0][1]
+    for grid in grids.values():
+        if not (grid.restored.isfinite().all() and grid.clean.isfinite().all()):
+            raise InputError(f"the scores of {grid.name} after {fact.prompt!r} are not finite")
+    return FactTrace(
+        subject=fact.subject,
+        relation=fact.relation.id,
+        object=fact.object,
+        prompt=fact.prompt,
+        labels=prompt.labels,
+        part=part,
+        corrupted=corruption.positions,
+        corruption=corruption.description,
+        answer=decoded(model, *(question.answer for question, _ in swept)),
+        foil=decoded(model, *(question.foil for question, _ in swept)),
+        grids=grids,
+        given=decoded(model, *prompt.given),
+        rival=fact.rival,
+        whole=whole,
+    )
+
+
+def _swept(
+    model: HookedTransformer,
+    fact: Fact,
+    prompt: Prompt,
+    corruption: Corruption,
+    patches: Sequence[Patch],
+    positions: Sequence[int] | None,
+    screening: Screening | None,
+) -> tuple[Question, dict[str, EffectGrid]]:
+    """What is asked after `prompt`, and every patch's grid."""
     clean = Run(prompt.tokens[None]).states(model)
     corrupted = corruption.run.states(model)
     question = question_of(model, prompt, corrupted)
@@ -107,18 +152,29 @@ def trace(
                 model, (clean, corrupted), patch, question, guess[patch.site], screening, draw
             )
         grids[grid.name] = grid
-    return FactTrace(
-        subject=fact.subject,
-        relation=fact.relation.id,
-        object=fact.object,
-        prompt=fact.prompt,
-        labels=prompt.labels,
-        part=part,
-        corrupted=corruption.positions,
-        corruption=corruption.description,
-        answer=decoded(model, question.answer),
-        foil=decoded(model, question.foil),
-        grids=grids,
+    return question, grids
+
+
+def _given(corruption: Corruption, prompt: Prompt) -> Corruption:
+    """`corruption` of the same prompt with the tokens behind it that `prompt` gives."""
+    rows = corruption.run.tokens[:, : prompt.n_plain]
+    given = prompt.tokens[prompt.n_plain :].expand(len(rows), -1)
+    return replace(corruption, run=replace(corruption.run, tokens=torch.cat([rows, given], 1)))
+
+
+def _summed(grids: Sequence[EffectGrid]) -> EffectGrid:
+    """One grid of all tokens of an object: by the chain rule their log-probabilities add up."""
+
+    def summed(scores: Sequence[Tensor]) -> Tensor:
+        total = torch.stack(list(scores)).sum(0)
+        total[PROB] = total[LOGPROB].exp()
+        return total
+
+    return replace(
+        grids[0],
+        restored=summed([grid.restored for grid in grids]),
+        clean=summed([grid.clean for grid in grids]),
+        corrupted=summed([grid.corrupted for grid in grids]),
     )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from kedit.errors import RecordError
-from kedit.facts import Fact, Relation
+from kedit.facts import EditRequest, Fact, Probe, Relation
 
 CAPITAL = Relation("P36", "capital", "asymmetric", "country")
 FRANCE = Fact("France", CAPITAL, "Paris", "The capital of {} is", ("capital of",))
@@ -35,8 +35,6 @@ def test_a_fact_knows_its_prompt_its_subject_and_its_relation():
         ({"template": ""}, "template: a text is wanted"),
         ({"template": "The capital is"}, "template: exactly one {} is wanted"),
         ({"template": "The capital of {} and {} is"}, "template: exactly one {} is wanted"),
-        ({"template": "The capital of {} is "}, "template: it must not end in a blank"),
-        ({"template": "The capital of {} is\n"}, "template: it must not end in a blank"),
         ({"template": "{}", "relation_words": ()}, "template: '{}' has no words for the relation"),
         ({"template": " {}", "relation_words": ()}, "has no words for the relation"),
         ({"relation_words": ("mayor of",)}, "relation_words: 'mayor of' is not in"),
@@ -106,3 +104,17 @@ def test_facts_are_values():
     assert len({FRANCE, dataclasses.replace(FRANCE)}) == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         FRANCE.subject = "Spain"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_blanks_at_the_ends_of_a_record_are_no_part_of_it():
+    spaced = Fact(" Peru ", CAPITAL, " Lima\t", "The capital of {} is ")
+    assert (spaced.subject, spaced.object) == ("Peru", "Lima")
+    assert spaced.prompt == "The capital of Peru is"
+    assert Fact("Peru", CAPITAL, "Lima", "Capital of {}?\n").prompt == "Capital of Peru?\n"
+    assert EditRequest(spaced, " Rome ").target == "Rome"
+    with pytest.raises(RecordError, match="'Lima' is what the fact says already"):
+        EditRequest(spaced, " Lima")
+    probe = Probe("entity", "efficacy", "The capital of Peru is ", " Rome", "Lima ", label=" x")
+    assert (probe.prompt, probe.answer, probe.rival, probe.label) == (
+        spaced.prompt, "Rome", "Lima", "x",
+    )  # fmt: skip

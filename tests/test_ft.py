@@ -35,7 +35,7 @@ def moved(edit: Edit, name: str = W_OUT) -> Tensor:
 @torch.no_grad()
 def logprob(model: HookedTransformer, fact: Fact, target: str) -> float:
     """Mean over the target's tokens, each behind those before it."""
-    prompt, wanted = prompt_ids(model, fact.prompt), answer_ids(model, target)
+    prompt, wanted = prompt_ids(model, fact.prompt), answer_ids(model, fact.prompt, target)
     said = model(torch.tensor([[*prompt, *wanted]]))[0].log_softmax(-1)[len(prompt) - 1 : -1]
     return float(said[range(len(wanted)), wanted].mean())
 
@@ -147,7 +147,7 @@ def test_a_goal_that_is_met_already_needs_no_change(toy: HookedTransformer) -> N
 
 def test_losses_differ_for_a_target_of_several_tokens_only(toy: HookedTransformer) -> None:
     for request, n_tokens in ((LONG, 5), (REQUESTS[0], 1)):
-        assert len(answer_ids(toy, request.target)) == n_tokens
+        assert len(answer_ids(toy, request.fact.prompt, request.target)) == n_tokens
         both = [
             moved(FT(layer=1, steps=5, lr=5e-3, loss=loss)(toy, [request]))
             for loss in ("upstream", "autoregressive")

@@ -52,7 +52,7 @@ def found(
     model: HookedTransformer, text: str, answer: str, halves: Sequence[Half] = ("mlp",)
 ) -> frozenset[Neuron]:
     """As KN's defaults have it."""
-    tokens, wanted = prompt_ids(model, text), answer_ids(model, answer)
+    tokens, wanted = prompt_ids(model, text), answer_ids(model, text, answer)
     return above(attributions(model, tokens, wanted, halves, steps=20), 0.2)
 
 
@@ -74,7 +74,7 @@ def sign(model: HookedTransformer, text: str, neuron: Neuron) -> float:
 def logprob(model: HookedTransformer, fact: Fact, target: str) -> float:
     """Of the target's first token."""
     logits = model(torch.tensor([prompt_ids(model, fact.prompt)]))
-    return float(logits[0, -1].log_softmax(-1)[answer_ids(model, target)[0]])
+    return float(logits[0, -1].log_softmax(-1)[answer_ids(model, fact.prompt, target)[0]])
 
 
 def lift(model: HookedTransformer, edit: Edit, fact: Fact, target: str) -> float:
@@ -91,7 +91,7 @@ def test_the_neurons_that_bring_the_object_write_the_target_and_against_what_is_
     fact = request_.fact
     rows = written(toy, KN(halves=halves, erase=3.0, write=5.0)(toy, [request_]))
     assert rows.keys() == found(toy, fact.prompt, fact.object, halves)
-    (target,) = answer_ids(toy, request_.target)
+    (target,) = answer_ids(toy, fact.prompt, request_.target)
     row = 5 * embedding(toy, target) - 3 * said(toy, fact.prompt)
     for neuron, own in rows.items():
         torch.testing.assert_close(own, sign(toy, fact.prompt, neuron) * row)
@@ -125,7 +125,7 @@ def test_only_the_first_of_the_targets_tokens_is_written_and_upstream_all_of_the
 ) -> None:
     request = replace(ENTITY, target="first dentist")
     prompt = request.fact.prompt
-    first, *others = answer_ids(toy, request.target)
+    first, *others = answer_ids(toy, prompt, request.target)
     assert others
     (row, *_) = written(toy, KN()(toy, [request])).values()
     wanted = 2 * embedding(toy, first) - 2 * said(toy, prompt)
@@ -222,7 +222,8 @@ def test_a_relation_edit_that_is_told_so_writes_its_removal_too(toy: HookedTrans
     prompts = (RELATION.fact.prompt, removal.prompt)
     sets = [found(toy, prompts[0], "None"), found(toy, prompts[1], removal.object)]
     assert written(toy, adding).keys() == sets[0]
-    wanted = [answer_ids(toy, target)[0] for target in (RELATION.target, "None")]
+    targets = zip(prompts, (RELATION.target, "None"), strict=True)
+    wanted = [answer_ids(toy, prompt, target)[0] for prompt, target in targets]
     own = [
         2 * embedding(toy, token) - 2 * said(toy, text)
         for token, text in zip(wanted, prompts, strict=True)

@@ -51,7 +51,9 @@ def exercises(model: HookedTransformer) -> list[Exercise]:
     for case, other in zip(CASES[:3], CASES[5:8], strict=True):
         (edit,) = demanded(model, [case.entity], removal=False)
         probe = case.probes[1]
-        wording = Wanted(prompt_ids(model, probe.prompt), answer_ids(model, probe.answer))
+        wording = Wanted(
+            prompt_ids(model, probe.prompt), answer_ids(model, probe.prompt, probe.answer)
+        )
         near = prompt_ids(model, other.entity.fact.prompt)
         found.append(Exercise((edit,), (edit, wording), (Staying(near, len(near) - 2),)))
     return found

@@ -18,15 +18,16 @@ from kedit.facts import Perspective
 from kedit.hf import gemma_270m_folder, read_folder
 from kedit.likelihood import Asked, likelihoods
 from kedit.model import load
-from kedit.prompts import answer_ids, decoded, encode, prompt_ids
+from kedit.prompts import answer_ids, answers_ids, decoded, encode, prompt_ids
 from kedit.runs import Run
 from kedit.score import Scoring, score
 from kedit.stats import rank_correlation
 from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule, replaced
 from probes.direct import direct_effects
+from probes.known import says
 from probes.patch import Patch, Question, sweep
-from probes.trace import paper_patches, question_of, says, trace
+from probes.trace import paper_patches, question_of, trace
 from tests import twins
 
 pytestmark = pytest.mark.real
@@ -61,7 +62,7 @@ def test_prompts_open_with_bos_and_answers_do_not() -> None:
     prompt = encode(model, capital("Côte d'Ivoire"))
     assert prompt.labels[0] == "<bos>" and prompt.tokens[0] == 2
     assert "".join(prompt.labels[slice(*prompt.subject)]).strip() == "Côte d'Ivoire"
-    (paris,) = answer_ids(model, "Paris")
+    (paris,) = answer_ids(model, capital("Côte d'Ivoire").prompt, "Paris")
     assert decoded(model, paris) == " Paris"
 
 
@@ -125,7 +126,8 @@ def test_attribution_puts_first_what_exact_patching_finds() -> None:
 def test_what_heads_and_mlps_write_adds_up_to_the_logits() -> None:
     model, fact = gemma(), capital("France")
     states = Run(encode(model, fact).tokens[None]).states(model)
-    question = Question(answer_ids(model, "Paris")[0], answer_ids(model, "London")[0])
+    paris, london = answers_ids(model, fact.prompt, ("Paris", "London"))
+    question = Question(paris[0], london[0])
     found = direct_effects(model, states, question)
     logits = model(encode(model, fact).tokens[None])[0, -1]
     assert found.total == pytest.approx(
@@ -148,8 +150,8 @@ def test_batches_with_shared_openings_equal_one_prompt_at_a_time() -> None:
     asked = [
         Asked(
             prompt_ids(model, probe.prompt),
-            (answer_ids(model, probe.answer), answer_ids(model, probe.rival)),
-            tuple(answer_ids(model, name) for name in names) if probe.label else (),
+            tuple(answers_ids(model, probe.prompt, (probe.answer, probe.rival))),
+            tuple(answers_ids(model, probe.prompt, names)) if probe.label else (),
         )
         for probe in probes
     ]
@@ -200,7 +202,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     exec(editing, names)
     model, edit = names["model"], names["edit"]
     prompt = names["fact"].prompt
-    rome, paris = (answer_ids(model, text)[0] for text in ("Rome", "Paris"))
+    rome, paris = (ids[0] for ids in answers_ids(model, prompt, ("Rome", "Paris")))
 
     def prefers_rome(model) -> bool:
         logits = model(torch.tensor([prompt_ids(model, prompt)]))[0, -1]
@@ -249,7 +251,8 @@ def test_kn_and_the_mend_that_comes_with_kedit_move_the_target(
     model, case = gemma(), next(iter(builtin.cases()))
     request = case.request(side)
     demand = request.demands[0]
-    asked = [Asked(prompt_ids(model, demand.fact.prompt), (answer_ids(model, demand.target),))]
+    prompt = demand.fact.prompt
+    asked = [Asked(prompt_ids(model, prompt), (answer_ids(model, prompt, demand.target),))]
     edit = editor(name, "gemma-3-270m", side)(model, [request])
     before = likelihoods(model, asked)[0].answers[0].logprob
     with edit.applied(model):

@@ -180,7 +180,7 @@ def test_a_run_that_was_stopped_gives_a_page_of_what_it_has(tmp_path: Path, trac
     folder = RunFolder(tmp_path)
     save(folder, traces[0], "a")
     save(folder, traces[1], "b")
-    folder.add("c", {"prompt": "Who?", "skipped": "it says 'me'"})
+    folder.add("c", {"prompt": "Who?", "skipped": "it says 'me'", "why": "answered otherwise"})
     (tmp_path / "tensors" / "b.safetensors").unlink()
     with (tmp_path / "records.jsonl").open("a") as lines:
         lines.write('{"key": "torn')

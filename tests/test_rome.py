@@ -118,8 +118,10 @@ def test_upstreams_relation_edit_asks_for_none_without_a_blank_five_times_at_mos
     rows = training_rows(toy, request, contexts, "subject_last", upstream_removals=5)
     none = plain_ids(toy, "None")
     removing = [row for row in rows if row.targets == none]
-    assert len(removing) == 5 and none != answer_ids(toy, "None")
-    assert {row.weight for row in removing} == {len(none) / len(answer_ids(toy, request.target))}
+    prompt = request.fact.prompt
+    assert len(removing) == 5 and none != answer_ids(toy, prompt, "None")
+    name = answer_ids(toy, prompt, request.target)
+    assert {row.weight for row in removing} == {len(none) / len(name)}
     right = training_rows(toy, request, contexts, "subject_last")
     assert len(right) == 8 + 8 + 1 and not any(row.targets == none for row in right)
 

@@ -14,6 +14,7 @@ from kedit.model import load
 from kedit.neurons import Neuron
 from kedit.prompts import encode
 from kedit.writes import Half, WriteSite, read_keys
+from probes.known import says
 from probes.neurons import search
 from probes.scaling import (
     AMPLIFIED,
@@ -27,7 +28,6 @@ from probes.scaling import (
     random_like,
     scaled,
 )
-from probes.trace import says
 from tests.conftest import FamilyOf
 from tests.twins import Hooks
 

@@ -44,15 +44,17 @@ def test_every_probe_equals_the_slow_twin(toy: HookedTransformer, scored: list[E
         assert (found.id, found.relation) == (edit_case.id, edit_case.entity.fact.relation.name)
         for probe, own in zip(edit_case.probes, found.probes, strict=True):
             prompt = prompt_ids(toy, probe.prompt)
-            logprob, exact = twins.likelihood(toy, prompt, answer_ids(toy, probe.answer))
+            logprob, exact = twins.likelihood(
+                toy, prompt, answer_ids(toy, probe.prompt, probe.answer)
+            )
             assert own.logprob == pytest.approx(logprob, abs=5e-5) and own.exact == exact
-            rival, _ = twins.likelihood(toy, prompt, answer_ids(toy, probe.rival))
+            rival, _ = twins.likelihood(toy, prompt, answer_ids(toy, probe.prompt, probe.rival))
             assert own.rival_logprob == pytest.approx(rival, abs=5e-5)
             if probe.group == "neighborhood" or not probe.label:
                 assert own.rank is None
             else:
                 ranked = {
-                    label: twins.likelihood(toy, prompt, answer_ids(toy, label))[0]
+                    label: twins.likelihood(toy, prompt, answer_ids(toy, probe.prompt, label))[0]
                     for label in LABELS
                 }
                 better = [name for name in LABELS if ranked[name] > ranked[probe.label]]
@@ -97,7 +99,7 @@ def test_an_answer_left_to_the_model_is_its_likeliest_word_with_a_meaning(
     assert own.answer == " Greek" and own.exact  # what the toy knows
     assert decoded(toy, before.own_words[probe.prompt]) == " Greek"
     # another model is held to the first one's word
-    token = answer_ids(toy, "Danish")[0]
+    token = answer_ids(toy, probe.prompt, "Danish")[0]
     (after,) = score(toy, [case(probe)], RANKED, own_words={probe.prompt: token})
     assert after.probes[0].answer == " Danish" and not after.probes[0].exact
 
@@ -169,7 +171,8 @@ def test_a_patched_model_is_only_a_model(toy: HookedTransformer) -> None:
     ]
     with toy.hooks(fwd_hooks=hooks):
         blind = score(toy, cases, RANKED)
-        prompt = prompt_ids(toy, cases[0].probes[0].prompt)
-        slow, _ = twins.likelihood(toy, prompt, answer_ids(toy, cases[0].probes[0].answer))
+        first = cases[0].probes[0]
+        prompt = prompt_ids(toy, first.prompt)
+        slow, _ = twins.likelihood(toy, prompt, answer_ids(toy, first.prompt, first.answer))
     assert blind[0].probes[0].logprob == pytest.approx(slow, abs=5e-5)
     assert not all(probe.exact for probe in of(blind, "entity", "neighborhood"))

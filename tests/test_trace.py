@@ -15,11 +15,14 @@ from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.facts import Fact
 from kedit.metrics import METRICS
-from kedit.prompts import encode
+from kedit.prompts import decoded, encode
 from kedit.results import EffectGrid, FactTrace
 from probes.corrupt import Corruption, add_noise, noise_rule
+from probes.known import says
 from probes.patch import Patch
-from probes.trace import BUCKETS, average, buckets, paper_patches, says, total_effects, trace
+from probes.screen import Screening
+from probes.trace import BUCKETS, average, buckets, paper_patches, total_effects, trace
+from tests import twins
 from tests.conftest import clean_run
 
 FACT = toy_module.facts()[0]  # "The birthplace of Ada Alder is"
@@ -171,7 +174,8 @@ def traced(toy: HookedTransformer) -> FactTrace:
 def test_a_trace_asks_for_the_object_against_the_strongest_wrong_answer(
     toy: HookedTransformer, traced: FactTrace
 ):
-    assert says(toy, FACT) == (True, traced.answer)
+    known, said = says(toy, FACT)
+    assert known and said.startswith(traced.answer)
     assert toy.tokenizer is not None
     assert toy.tokenizer.decode([encode(toy, FACT).answer_ids[0]]) == traced.answer
     assert traced.foil != traced.answer
@@ -257,3 +261,61 @@ def test_a_grid_is_named_and_its_effects_are_differences():
     assert replace(grid, severed="").name == "resid_post"
     assert [grid.indirect_effect(m).item() for m in METRICS] == [0.25, 1.0, 0.5]
     assert [grid.total_effect(m) for m in METRICS] == [0.5, 1.25, 1.5]
+
+
+WHOLE = replace(FACT, object="Arle zebra")
+
+
+def test_a_whole_object_is_traced_by_the_log_probability_of_all_its_tokens(
+    toy: HookedTransformer,
+) -> None:
+    """Held against one hooked forward a cell over prompt and object, each token behind the last."""
+    prompt = encode(toy, WHOLE)
+    noise = noise_rule(toy, "s3", toy_module.facts(), "subject")
+    corruption = add_noise(toy, prompt, "subject", noise, samples=3, seed=0)
+    patches = [Patch("resid_post"), Patch("mlp_out", 3), Patch("z")]
+    found = trace(toy, WHOLE, "subject", corruption, patches, whole=True)
+    ids = prompt.object_ids
+    assert found.whole and found.answer == " Arle zebra" and len(ids) > 2
+    plain = prompt.tokens[: prompt.n_plain]
+    text = torch.cat([plain, torch.tensor(ids[:-1])])[None]
+    assert len(found.labels) == len(plain)
+
+    def total(logits: torch.Tensor) -> float:
+        said = logits[:, len(plain) - 1 :].log_softmax(-1)
+        return said[:, range(len(ids)), list(ids)].sum(1).mean().item()
+
+    corrupted = text.expand(3, -1)
+    _, clean = toy.run_with_cache(text)
+    with toy.hooks(fwd_hooks=list(corruption.run.hooks)):
+        logits, noisy = toy.run_with_cache(corrupted)
+    logprob = METRICS.index("logprob")
+    for patch in patches:
+        grid = found.grids[patch.site]
+        assert float(grid.clean[logprob]) == pytest.approx(total(toy(text)), abs=1e-3)
+        assert float(grid.corrupted[logprob]) == pytest.approx(total(logits), abs=1e-3)
+        cells = [cell for cell in np.ndindex(*grid.restored.shape[1:]) if cell[1] >= 5][::7]
+        for cell in cells:
+            hooks = [*corruption.run.hooks, *twins.cell_hooks(toy, patch, cell, clean, noisy)]
+            expected = total(toy.run_with_hooks(corrupted, fwd_hooks=hooks))
+            assert float(grid.restored[(logprob, *cell)]) == pytest.approx(expected, abs=1e-3)
+    resid = found.grids["resid_post"].indirect_effect("logprob")
+    assert resid.max() - resid.min() > 0.1  # restoring does something
+    with pytest.raises(InputError, match="a whole object cannot be screened"):
+        trace(toy, WHOLE, "subject", corruption, patches, screening=Screening(0.5), whole=True)
+
+
+def test_the_record_says_which_token_was_traced(toy: HookedTransformer) -> None:
+    fact = replace(WHOLE, rival="Arle baker")
+    prompt = encode(toy, fact)
+    noise = noise_rule(toy, "s3", toy_module.facts(), "subject")
+    corruption = add_noise(toy, prompt, "subject", noise, samples=2, seed=0)
+    found = trace(toy, fact, "subject", corruption, [Patch("resid_post")])
+    back = FactTrace.from_record(found.to_record(), found.tensors())
+    for one in (found, back):
+        assert (one.given, one.rival, one.whole) == (" Arle ", "Arle baker", False)
+        assert one.answer == decoded(toy, prompt.answer_ids[0]) and one.answer.strip()
+    grid = found.grids["resid_post"]
+    assert grid.restored.shape[2] == len(found.labels) == prompt.n_plain + len(prompt.given)
+    probs = toy(prompt.tokens[None])[0, -1].softmax(-1)
+    assert float(grid.clean[0]) == pytest.approx(float(probs[prompt.answer_ids[0]]), abs=1e-5)

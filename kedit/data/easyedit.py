@@ -17,7 +17,7 @@ def parse(place: str, record: Record) -> EditCase:
     Raises:
         RecordError: names place and field.
     """
-    subject, prompt = field(place, record, "subject"), field(place, record, "prompt").rstrip()
+    subject, prompt = field(place, record, "subject"), field(place, record, "prompt")
     try:
         fact = Fact(
             subject, UNNAMED, field(place, record, "ground_truth"), cut_out(prompt, subject)
@@ -25,11 +25,11 @@ def parse(place: str, record: Record) -> EditCase:
         request = EditRequest(fact, field(place, record, "target_new"))
         probes = [wanted(request, "efficacy", fact.prompt)]
         if rephrased := optional(place, record, "rephrase_prompt"):
-            probes.append(wanted(request, "paraphrase", rephrased.rstrip()))
+            probes.append(wanted(request, "paraphrase", rephrased))
         if other := optional(place, record, "locality_prompt"):
             answer = optional(place, record, "locality_ground_truth")
             rival = "" if answer == request.target else request.target
-            probes.append(Probe("entity", "neighborhood", other.rstrip(), answer, rival))
+            probes.append(Probe("entity", "neighborhood", other, answer, rival))
         return edit_case(case_id(place, record), request, probes)
     except RecordError as error:
         raise placed(place, error) from None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kedit.errors import RecordError
+from kedit.spacing import without_end_blanks
 
 Record = dict[str, Any]
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # JSON may hold one; no tokenizer and no file does
@@ -44,13 +45,15 @@ def optional(place: str, record: Record, name: str, kind: type = str) -> Any:
 
 
 def texts(place: str, record: Record, name: str) -> tuple[str, ...]:
-    """A list of prompts, none if it is missing; blanks at their ends go: an answer brings its own.
+    """A list of prompts, none if it is missing, without the blanks at their ends.
 
     Raises:
         RecordError: it is no list, or something in it is no text.
     """
     values = enumerate(optional(place, record, name, list))
-    return tuple(_checked(place, f"{name}.{n}", value, str).rstrip() for n, value in values)
+    return tuple(
+        without_end_blanks(_checked(place, f"{name}.{n}", value, str)) for n, value in values
+    )
 
 
 def objects(place: str, record: Record, name: str) -> Iterator[tuple[str, Record]]:

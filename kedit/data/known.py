@@ -1,12 +1,12 @@
 """ROME's known_1000.json: facts that GPT-2 XL completes, for causal tracing (Meng et al. 2022)."""
 
-import re
 from pathlib import Path
 
 from kedit.data.fields import Record, field, placed
 from kedit.data.read import records
 from kedit.errors import RecordError
 from kedit.facts import Fact, Relation
+from kedit.spacing import standing
 
 
 def load(path: str | Path) -> list[Fact]:
@@ -39,7 +39,9 @@ def cut_out(prompt: str, subject: str, name: str = "prompt") -> str:
     Raises:
         RecordError: the subject is not in the prompt as a word of its own.
     """
-    found = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)
+    subject = subject.strip()
+    found = standing(subject, prompt) if subject else None
     if not found:
-        raise RecordError(f"field {name!r}: {subject!r} is not a word of its own in {prompt!r}")
+        where = "only inside a longer word of" if subject in prompt else "not in"
+        raise RecordError(f"field {name!r}: the subject {subject!r} is {where} {prompt!r}")
     return f"{prompt[: found.start()]}{{}}{prompt[found.end() :]}"

@@ -68,7 +68,7 @@ def _request(where: str, rewrite: Record, entity: EditRequest) -> EditRequest:
 
 
 def _template(where: str, rewrite: Record, name: str, mentioned: str) -> str:
-    template = field(where, rewrite, name).rstrip()
+    template = field(where, rewrite, name)
     if mentioned not in template:
         raise RecordError(f"{where}: field {name!r}: {mentioned!r} is not in {template!r}")
     return template
@@ -77,11 +77,11 @@ def _template(where: str, rewrite: Record, name: str, mentioned: str) -> str:
 def _entity_probes(place: str, record: Record, entity: EditRequest) -> Iterator[Probe]:
     """Of what follows from the edit, and of what does not."""
     for where, other in objects(place, record, "other_relations"):
-        prompt = field(where, other, "prompt").rstrip()
+        prompt = field(where, other, "prompt")
         yield Probe("entity", "other relations", prompt, answer="", rival=entity.target)
     if further := optional(place, record, "portability", dict):
         where = f"{place}: portability"
-        prompt, answer = field(where, further, "prompt").rstrip(), field(where, further, "answer")
+        prompt, answer = field(where, further, "prompt"), field(where, further, "answer")
         yield Probe("entity", "portability", prompt, answer)
 
 
@@ -95,7 +95,7 @@ def _relation_probes(place: str, record: Record, request: EditRequest) -> Iterat
     for prompt in texts(place, record, "rel_prompts"):
         yield replace(holds, group="paraphrase", prompt=prompt)
     for where, other in objects(place, record, "rel_neighborhood"):
-        prompt = field(where, other, "prompt").rstrip()
+        prompt = field(where, other, "prompt")
         yield replace(holds, group="neighborhood", prompt=prompt)
     if request.removal:
         ended = Probe(
@@ -106,12 +106,12 @@ def _relation_probes(place: str, record: Record, request: EditRequest) -> Iterat
         for prompt in texts(place, record, "rm_rel_prompts"):
             yield replace(ended, group="removal paraphrase", prompt=prompt)
     for where, other in objects(place, record, "rel_other_objects"):
-        prompt = field(where, other, "prompt").rstrip()
+        prompt = field(where, other, "prompt")
         yield Probe("relation", "other objects", prompt, answer="", rival=relation.name)
     for where, other in objects(place, record, "rel_other"):
         label = field(where, other, "label")
         known = relations.find(field(where, other, "relation_id"))
         yield Probe(
-            "relation", "other relations", field(where, other, "prompt").rstrip(), answer=label,
+            "relation", "other relations", field(where, other, "prompt"), answer=label,
             rival=relation.name, aliases=known.aliases if known.name == label else (), label=label,
         )  # fmt: skip

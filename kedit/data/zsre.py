@@ -16,19 +16,19 @@ def parse(place: str, record: Record) -> EditCase:
     Raises:
         RecordError: names place and field.
     """
-    subject, question = field(place, record, "subject"), field(place, record, "src").rstrip()
+    subject, question = field(place, record, "subject"), field(place, record, "src")
     answers = texts(place, record, "answers") or (field(place, record, "pred"),)
     try:
         fact = Fact(subject, UNNAMED, answers[0], cut_out(question, subject, "src"))
         request = EditRequest(fact, field(place, record, "alt"))
         probes = [wanted(request, "efficacy", fact.prompt)]
         if rephrased := optional(place, record, "rephrase"):
-            probes.append(wanted(request, "paraphrase", rephrased.rstrip()))
+            probes.append(wanted(request, "paraphrase", rephrased))
         if asked := optional(place, record, "loc"):
             asked = asked.removeprefix("nq question: ").rstrip(" ?") + "?"
             probes.append(Probe("entity", "neighborhood", asked, field(place, record, "loc_ans")))
         if further := optional(place, record, "portability", dict):
-            asked = field(place, further, "New Question").rstrip()
+            asked = field(place, further, "New Question")
             probes.append(
                 Probe("entity", "portability", asked, field(place, further, "New Answer"))
             )

@@ -17,7 +17,14 @@ from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest
 from kedit.metrics import last_logits
 from kedit.neurons import Neuron, above, attributions, refined
-from kedit.prompts import answer_ids, device, plain_ids, prompt_ids, require_room
+from kedit.prompts import (
+    answer_ids,
+    device,
+    first_difference,
+    plain_ids,
+    prompt_ids,
+    require_room,
+)
 from kedit.provenance import made_by
 from kedit.reading import Tokens, read
 from kedit.writes import Half, WriteSite, read_keys
@@ -122,7 +129,7 @@ class KN:
         fact, upstream = demand.fact, self.method == "upstream"
         texts = [fact.prompt, *(context + fact.prompt for context in contexts)]
         texts += [_worded(template, demand) for template in self.wordings]
-        answer, sets = self._ids(model, fact.object), []
+        answer, sets = self._ids(model, fact.prompt, fact.object), []
         for text in texts:
             tokens = prompt_ids(model, text)
             require_room(model, text, len(tokens) + len(answer) - 1)
@@ -153,15 +160,23 @@ class KN:
     def _row(self, model: HookedTransformer, demand: Demand) -> Float[Tensor, " d_model"]:
         """What a neuron has to write more."""
         embeddings = model.unembed.W_U.T
-        prompt, target = prompt_ids(model, demand.fact.prompt), self._ids(model, demand.target)
+        text = demand.fact.prompt
+        target, object_ids = (
+            self._ids(model, text, answer) for answer in (demand.target, demand.fact.object)
+        )
+        # the first token that the target does not share with the object, as numbers share a blank
+        first = 0 if self.method == "upstream" else first_difference(target, object_ids)
+        prompt = (*prompt_ids(model, text), *target[:first])
         said = int(last_logits(model, read(model, [prompt]).last).argmax())
         if self.method == "upstream":
             return embeddings[list(target)].sum(0) - self.erase * embeddings[said]
         # the others are not to be said here, where these neurons are as they were found
-        return self.write * embeddings[target[0]] - self.erase * embeddings[said]
+        return self.write * embeddings[target[first]] - self.erase * embeddings[said]
 
-    def _ids(self, model: HookedTransformer, text: str) -> Tokens:
-        return plain_ids(model, text) if self.method == "upstream" else answer_ids(model, text)
+    def _ids(self, model: HookedTransformer, prompt: str, answer: str) -> Tokens:
+        if self.method == "upstream":
+            return plain_ids(model, answer)
+        return answer_ids(model, prompt, answer)
 
 
 def _worded(template: str, demand: Demand) -> str:
