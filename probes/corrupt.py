@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.data import builtin
 from kedit.errors import InputError, NoReplacement
 from kedit.facts import Fact
 from kedit.prompts import Prompt, encode, plain_ids
@@ -144,12 +145,12 @@ def replaced(
 
     For a relation: another one of the same domain, about the same subject, its words in this
     template where they fit, else in a template of its own. For a subject: another one of the same
-    relation with another object, else one of the same domain. All other words stay, token for
-    token, if the pool allows; which of the equally good ones is taken depends on `seed` and the
-    prompt only.
+    relation with another object, else one of the same domain. Where `pool` has none that fits,
+    kedit's own facts are asked. All other words stay, token for token, if they allow; which of the
+    equally good ones is taken depends on `seed` and the prompt only, never on what the model says.
 
     Raises:
-        NoReplacement: nothing in the pool has the same number of tokens in the same places.
+        NoReplacement: nothing has the same number of tokens in the same places.
     """
     prompt = encode(model, fact)
     own = set(prompt.positions(part))
@@ -157,7 +158,7 @@ def replaced(
         found: dict[str, tuple[int, Prompt, tuple[int, ...]]] = {}
         for text, other in candidates.items():
             candidate = encode(model, other)
-            if len(candidate.tokens) != len(prompt.tokens):
+            if len(candidate.tokens) != len(prompt.tokens) or candidate.given != prompt.given:
                 continue
             if part == "relation" and candidate.subject != prompt.subject:
                 continue
@@ -170,7 +171,10 @@ def replaced(
             text = random.Random(prompt_seed(seed, fact)).choice(best)
             _, candidate, differs = found[text]
             return Corruption(Run(candidate.tokens[None]), differs, f"replaced by {text!r}")
-    raise NoReplacement(f"no other {part} has the tokens' places of {fact.prompt!r}")
+    raise NoReplacement(
+        f"no other {part} of the facts at hand or of kedit's own has as many tokens, in the same "
+        f"places, as that of {fact.prompt!r}: corrupt it by noise"
+    )
 
 
 def prompt_seed(seed: int, fact: Fact) -> int:
@@ -201,28 +205,68 @@ def _corrupted_words(facts: Iterable[Fact], part: str) -> list[str]:
 
 def _candidates(fact: Fact, part: str, pool: Sequence[Fact]) -> Iterator[dict[str, Fact]]:
     """Prompts that could stand in, by text; the better kind first."""
-    domain = [other for other in pool if other.relation.domain == fact.relation.domain]
-    if part == "subject":
-        for kin in ([other for other in domain if other.relation.id == fact.relation.id], domain):
-            swapped = [
-                replace(fact, subject=other.subject)
-                for other in kin
-                if other.subject != fact.subject
-                and (other.relation.id != fact.relation.id or other.object != fact.object)
-            ]
-            yield {other.prompt: other for other in swapped}
-        return
+    find = _other_subjects if part == "subject" else _other_relations
+    kins = [[other for other in pool if other.relation.domain == fact.relation.domain]]
+    if pool is not builtin.load():
+        kins += _own_kins(fact)
+    for kin in kins:
+        yield from find(fact, kin)
+
+
+def _own_kins(fact: Fact) -> Iterator[list[Fact]]:
+    """kedit's own facts: those of the fact's domain; where that is not known, all."""
+    relation, own = fact.relation, builtin.load()
+    named = {relation.id.casefold(), relation.name.casefold()}
+    domains = {relation.domain} - {""}
+    domains |= {
+        other.relation.domain
+        for other in own
+        if other.subject == fact.subject
+        or named & {other.relation.id.casefold(), other.relation.name.casefold()}
+    }
+    yield [other for other in own if other.relation.domain in domains]
+    if not domains:
+        yield list(own)
+
+
+def _other_subjects(fact: Fact, kin: Sequence[Fact]) -> Iterator[dict[str, Fact]]:
+    """The fact's prompt about others: first of its relation, with another object; then of all."""
+    related = [other for other in kin if _is_relation(other, fact)]
+    for some in (related, kin):
+        swapped = [
+            replace(fact, subject=other.subject)
+            for other in some
+            if other.subject != fact.subject
+            and not (_is_relation(other, fact) and other.object == fact.object)
+        ]
+        yield {other.prompt: other for other in swapped}
+
+
+def _other_relations(fact: Fact, kin: Sequence[Fact]) -> Iterator[dict[str, Fact]]:
+    """Other relations of the fact's subject, in its template or in theirs."""
     # a relation under which the subject has the same object would corrupt nothing
     same = {
         other.relation.id
-        for other in domain
+        for other in kin
         if other.subject == fact.subject and other.object == fact.object
-    } | {fact.relation.id}
-    others = [other for other in domain if other.relation.id not in same]
+    }
+    others = [
+        other for other in kin if other.relation.id not in same and not _is_relation(other, fact)
+    ]
     wordings = {(other.template, other.relation_words): other for other in others}.values()
     swapped = [_in_template(fact, other) for other in wordings]
-    swapped += [replace(other, subject=fact.subject) for other in wordings]
+    # object and rival stay the fact's: they say which of the object's tokens end the prompt
+    swapped += [
+        replace(fact, template=other.template, relation_words=other.relation_words)
+        for other in wordings
+    ]
     yield {other.prompt: other for other in swapped if other is not None}
+
+
+def _is_relation(other: Fact, fact: Fact) -> bool:
+    """Whether `other` is of the fact's relation, by its id, or by its name in another data set."""
+    one, two = other.relation, fact.relation
+    return one.id == two.id or one.name.casefold() == two.name.casefold()
 
 
 def _in_template(fact: Fact, other: Fact) -> Fact | None:
