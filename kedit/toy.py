@@ -1,20 +1,27 @@
 """A tiny model with its own tokenizer that knows a few made-up facts from both sides.
 
-It is trained in seconds, the same way every time, without network: for tests and `--model toy`.
+For tests and `--model toy`. Its weights come with kedit, because rounding makes training end in
+other weights on another processor. After a change to the facts or to the training, make them anew
+(it takes a minute) and set DIGEST to what this prints:
+
+    python -c "from kedit import toy; print(toy.ship())"
 """
 
 import hashlib
 import itertools
 import random
 from pathlib import Path
+from typing import Any
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import PreTrainedTokenizerFast
 
+from kedit.errors import ModelUnavailable
 from kedit.facts import (
     NO_RELATION,
     EditCase,
@@ -24,8 +31,13 @@ from kedit.facts import (
     Relation,
     seen_from_relation,
 )
-from kedit.hf import cache_dir
 
+FILE = Path(__file__).parent / "data" / "toy.safetensors"  # weights, and the tokenizer as JSON
+DIGEST = "383bad137f6209d03e006daa4b6090cbc20cd506df7361b9e5c41e05c0a52718"  # SHA-256 of FILE
+SHAPE: dict[str, Any] = {
+    "n_layers": 4, "d_model": 64, "n_heads": 4, "d_head": 16, "d_mlp": 256, "n_ctx": 64,
+    "act_fn": "gelu_new", "normalization_type": "LN", "device": "cpu", "model_name": "toy",
+}  # fmt: skip
 SEED = 0
 STEPS = 150
 
@@ -147,61 +159,33 @@ def _case(fact: Fact, known: list[Fact]) -> EditCase:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the toy's own texts: any text can be encoded; opens with <bos>."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000,
-        special_tokens=["<bos>", "<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator((f"{prompt} {answer}" for prompt, answer in texts()), trainer)
-    core.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", core.token_to_id("<bos>"))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<bos>", eos_token="<bos>", pad_token="<pad>"
-    )
+    """The toy's byte-level BPE: any text can be encoded; opens with <bos>. Raises as `model`."""
+    return _shipped()[1]
 
 
 def model(dtype: torch.dtype = torch.float32) -> tuple[HookedTransformer, PreTrainedTokenizerFast]:
-    """The trained toy; its weights are kept in the cache folder."""
-    words = tokenizer()
-    toy = HookedTransformer(
-        HookedTransformerConfig(
-            n_layers=4,
-            d_model=64,
-            n_heads=4,
-            d_head=16,
-            d_mlp=256,
-            n_ctx=64,
-            d_vocab=len(words),
-            act_fn="gelu_new",
-            normalization_type="LN",
-            seed=SEED,
-            device="cpu",
-            model_name="toy",
-        )
-    )
-    recipe = hashlib.sha256(Path(__file__).read_bytes() + torch.__version__.encode()).hexdigest()
-    file = cache_dir() / f"toy-{recipe[:12]}.safetensors"
-    if file.exists():
-        toy.load_state_dict(safetensors.torch.load_file(file))
-    else:
-        _train(toy, words)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_suffix(f".{random.SystemRandom().getrandbits(32):08x}")
-        safetensors.torch.save_file(
-            {name: value.contiguous() for name, value in toy.state_dict().items()}, scratch
-        )
-        scratch.rename(file)
+    """The toy with the weights that come with kedit, and its tokenizer.
+
+    Raises:
+        ModelUnavailable: the file that comes with kedit is missing or damaged.
+    """
+    weights, words = _shipped()
+    # no initial weights: they would be drawn from torch's global generator
+    cfg = HookedTransformerConfig(**SHAPE, d_vocab=len(words), init_weights=False)
+    toy = HookedTransformer(cfg)
+    left_out, _ = toy.load_state_dict(weights, strict=False)
+    assert not set(left_out) & set(dict(toy.named_parameters())), left_out
     return toy.to(dtype), words
 
 
-def _train(toy: HookedTransformer, words: PreTrainedTokenizerFast) -> None:
-    """AdamW on the completion's tokens, all texts at every step."""
+def train(seed: int = SEED) -> tuple[HookedTransformer, PreTrainedTokenizerFast]:
+    """Trains a toy from the initial weights that `seed` draws.
+
+    AdamW on the completions' tokens, with all texts at every step. Sets the global random seeds.
+    Another processor or number of threads rounds otherwise and makes another toy of the same seed.
+    """
+    words = _trained_tokenizer()
+    toy = HookedTransformer(HookedTransformerConfig(**SHAPE, d_vocab=len(words), seed=seed))
     rows, targets = [], []
     for prompt, answer in texts():
         start = words(prompt).input_ids
@@ -221,4 +205,54 @@ def _train(toy: HookedTransformer, words: PreTrainedTokenizerFast) -> None:
             loss.backward()
             optimiser.step()
             schedule.step()
-    optimiser.zero_grad()  # or the trained toy keeps gradients that the one from the file lacks
+    optimiser.zero_grad()  # the trained toy keeps no gradients
+    return toy, words
+
+
+def ship(file: Path = FILE) -> str:
+    """Trains the toy anew and writes it to `file`; returns the file's digest."""
+    toy, words = train()
+    weights = {name: weight.detach().contiguous() for name, weight in toy.named_parameters()}
+    written = save(weights, {"tokenizer": words.backend_tokenizer.to_str()})
+    file.write_bytes(written)
+    return hashlib.sha256(written).hexdigest()
+
+
+def _shipped() -> tuple[dict[str, torch.Tensor], PreTrainedTokenizerFast]:
+    """The weights by name, and the tokenizer."""
+    try:
+        found = hashlib.sha256(FILE.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelUnavailable(f"the toy cannot be read: {error}; install kedit again") from error
+    if found != DIGEST:
+        raise ModelUnavailable(
+            f"{FILE} is damaged: its SHA-256 is {found[:12]}..., and {DIGEST[:12]}... is wanted; "
+            "install kedit again"
+        )
+    with safe_open(FILE, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return weights, _fast(Tokenizer.from_str(file.metadata()["tokenizer"]))
+
+
+def _trained_tokenizer() -> PreTrainedTokenizerFast:
+    """Trained on the toy's own texts, over an alphabet of all bytes."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000,
+        special_tokens=["<bos>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator((f"{prompt} {answer}" for prompt, answer in texts()), trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", core.token_to_id("<bos>"))]
+    )
+    return _fast(core)
+
+
+def _fast(core: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<bos>", eos_token="<bos>", pad_token="<pad>"
+    )
