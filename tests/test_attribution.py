@@ -11,7 +11,6 @@ from kedit.errors import InputError
 from kedit.metrics import METRICS, last_logits
 from kedit.prompts import encode
 from kedit.runs import Run, States
-from kedit.stats import rank_correlation
 from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule
 from probes.patch import Patch, Question, sweep
@@ -42,29 +41,41 @@ def test_a_small_difference_has_the_effect_that_it_is_said_to_have(name: str, fa
             assert off < 0.15, (patch, float(off))
 
 
-def test_the_gradients_are_those_of_hooked_runs(toy: HookedTransformer):
-    """The slow twin: one sample, one site, one autograd call through the whole model."""
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_gradients_are_those_of_hooked_runs(toy: HookedTransformer, steps: int):
+    """The slow twin: one sample, one site, one point on the way, one autograd call at a time."""
     clean, corrupted = runs(toy)
     answer = Question(encode(toy, FACT).answer_ids[0], 7)
-    said = attributed(toy, clean, corrupted, [Patch("z")], answer, ["logprob"])["z"][0]
     layer, name = 1, get_act_name("z", 1)
+    said = attributed(toy, clean, corrupted, [Patch("z")], answer, ["logprob"], steps)["z"][0]
     slow = torch.zeros_like(said[layer])
     for sample, start in enumerate(corrupted.resid[0]):
-        slopes: list[Tensor] = []
-        leaf = corrupted.z[layer][sample : sample + 1].clone().requires_grad_()
-        with torch.enable_grad():
-            last = toy.run_with_hooks(
-                start[None],
-                start_at_layer=0,
-                stop_at_layer=toy.cfg.n_layers,
-                fwd_hooks=[(name, lambda act, hook, leaf=leaf: leaf)],
-            )
-            last_logits(toy, last[:, -1]).log_softmax(-1)[0, answer.answer].backward()
-        assert leaf.grad is not None
-        slopes.append(leaf.grad[0])
-        slow += ((clean.z[layer][0] - leaf.detach()[0]) * slopes[0]).sum(-1) / len(corrupted.z[0])
+        for step in range(steps):
+            between = start + (clean.resid[0][0] - start) * step / steps
+            slope = z_slope(toy, between, name, answer.answer)
+            moved = clean.z[layer][0] - corrupted.z[layer][sample]
+            slow += (moved * slope).sum(-1) / steps / len(corrupted.z[0])
     assert slow.abs().max() > 1e-3
-    torch.testing.assert_close(said[layer], slow, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(said[layer], slow, atol=1e-5, rtol=1e-4)
+    others = attributed(toy, clean, corrupted, [Patch("z")], answer, ["logprob"], 4 - steps)
+    assert (others["z"][0][layer] - slow).abs().max() > 1e-3  # it matters how many points there are
+
+
+def z_slope(model: HookedTransformer, start: Tensor, name: str, answer: int) -> Tensor:
+    """How the answer's log-probability changes with z, in the run with `start` as embeddings."""
+    with torch.no_grad():
+        _, cache = model.run_with_cache(start[None], start_at_layer=0, names_filter=name)
+    leaf = cache[name].clone().requires_grad_()
+    with torch.enable_grad():
+        last = model.run_with_hooks(
+            start[None],
+            start_at_layer=0,
+            stop_at_layer=model.cfg.n_layers,
+            fwd_hooks=[(name, lambda act, hook: leaf)],
+        )
+        last_logits(model, last[:, -1]).log_softmax(-1)[0, answer].backward()
+    assert leaf.grad is not None
+    return leaf.grad[0]
 
 
 def test_what_corruption_left_alone_is_said_to_have_no_effect(toy: HookedTransformer):
@@ -84,21 +95,6 @@ def test_windows_add_up_their_layers(toy: HookedTransformer):
         own = window.layers(layer, toy.cfg.n_layers)
         torch.testing.assert_close(together[:, layer], alone[:, own[0] : own[-1] + 1].sum(1))
     assert not torch.allclose(together, alone)
-
-
-def test_points_on_the_way_help_where_the_score_is_flat(toy: HookedTransformer):
-    clean, corrupted = runs(toy)
-    question = Question(encode(toy, FACT).answer_ids[0], 7)
-    gained = []
-    for patch in PLAIN:
-        exact = sweep(toy, clean, corrupted, patch, question).indirect_effect("logprob").flatten()
-        ranked = []
-        for steps in (1, 8):
-            said = attributed(toy, clean, corrupted, [patch], question, ["logprob"], steps)
-            ranked.append(rank_correlation(exact.numpy(), said[patch.site][0].flatten().numpy()))
-        assert ranked[1] > 0.5, (patch, ranked)
-        gained.append(ranked[1] - ranked[0])
-    assert sum(gained) > 0.1, gained
 
 
 def test_the_model_and_its_hooks_are_as_before(toy: HookedTransformer):
