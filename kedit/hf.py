@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformer_lens import loading_from_pretrained as lens_loading
 from transformer_lens.pretrained.weight_conversions.gemma import convert_gemma_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from kedit.errors import ModelUnavailable
 
@@ -22,6 +24,13 @@ log = logging.getLogger("kedit")
 
 PROBED = 16  # tokens on which a converted model is held against its source
 GEMMAS = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"}
+
+# Set once, not around each load: both lists belong to the whole process, and threads may load.
+warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning, r"kedit\.")
+# TransformerLens' loader speaks to the root logger, and with that gives it a handler of its own
+_LENS_LOG = logging.getLogger("transformer_lens")
+_LENS_LOG.setLevel(logging.ERROR)
+setattr(lens_loading, "logging", _LENS_LOG)  # noqa: B010  a module has no such field for pyright
 
 
 def cache_dir() -> Path:
@@ -67,6 +76,10 @@ def _dequantised(place: Callable[[Path], Any], name: str) -> Path:
         raise ModelUnavailable(
             "reading GGUF files needs the package gguf: pip install 'kedit[gemma]'"
         ) from None
+    from transformers import modeling_gguf_pytorch_utils as gguf_reader
+
+    # the reader's own bar cannot be turned off, transformers' bars can
+    setattr(gguf_reader, "tqdm", transformers_logging.tqdm)  # noqa: B010
     log.info("Preparing %s: dequantised once, into %s (about a minute)", name, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:

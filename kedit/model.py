@@ -2,9 +2,7 @@
 
 import contextlib
 import difflib
-import io
-import logging
-import warnings
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +24,9 @@ from kedit.sites import TANH_GELUS, tanh_gelu
 
 DEFAULT = "gemma-3-270m"
 SOURCE = "kedit_source"  # attribute of a loaded model, survives deepcopy
+# held while a model is read: transformers' switches are the whole process', and its loading is not
+# made for threads
+_LOADING = threading.RLock()
 
 
 def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) -> HookedTransformer:
@@ -174,20 +175,19 @@ def _read_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what the libraries print about themselves from the user."""
-    level = transformers_logging.get_verbosity()
-    root = logging.getLogger()
-    root_level = root.level
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            root.setLevel(logging.ERROR)  # TransformerLens logs there; our own logger goes on
+    """Turns transformers' messages and progress bars off within the block, by one thread at a time.
+
+    A second thread waits until the first has left the block, so that each finds the switches as the
+    user set them, and leaves them so.
+    """
+    with _LOADING:
+        level = transformers_logging.get_verbosity()
+        bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
             yield
-    finally:
-        root.setLevel(root_level)
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        finally:
+            transformers_logging.set_verbosity(level)
+            if bars:
+                transformers_logging.enable_progress_bar()

@@ -175,7 +175,7 @@ def model(dtype: torch.dtype = torch.float32) -> tuple[HookedTransformer, PreTra
     toy = HookedTransformer(cfg)
     left_out, _ = toy.load_state_dict(weights, strict=False)
     assert not set(left_out) & set(dict(toy.named_parameters())), left_out
-    return toy.to(dtype), words
+    return toy.to(dtype, print_details=False), words
 
 
 def train(seed: int = SEED) -> tuple[HookedTransformer, PreTrainedTokenizerFast]:

@@ -3,7 +3,12 @@
 import logging
 import os
 import re
+import subprocess
+import sys
+import threading
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +16,11 @@ import pytest
 import torch
 import transformers
 from transformers import PretrainedConfig
+from transformers.utils import logging as transformers_logging
 
 from kedit import toy as toy_module
 from kedit.errors import ModelUnavailable
-from kedit.model import DEFAULT, load
+from kedit.model import DEFAULT, load, quiet
 from kedit.prompts import bos_ids, plain_ids
 from tests.conftest import (
     CONFIGS,
@@ -199,5 +205,69 @@ def test_nothing_is_printed_warned_or_logged_on_loading(
     with caplog.at_level(logging.WARNING):
         load(source, device="cpu")
     assert capfd.readouterr() == ("", "")
-    assert [str(warning.message) for warning in recwarn] == []
+    told = [str(warning.message) for warning in recwarn]
+    assert [text for text in told if "HookedTransformer is deprecated" not in text] == []
     assert caplog.messages == []
+
+
+FRESH = """
+import logging, sys, warnings
+warnings.simplefilter("always")
+from kedit.model import load
+load(sys.argv[1], device="cpu")
+assert logging.getLogger().handlers == []  # TransformerLens' loader would give it one
+"""
+
+
+def test_a_fresh_process_that_shows_all_warnings_hears_none_of_loading(tmp_path: Path):
+    folder = saved(CONFIGS["llama"](), tmp_path / "made")
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "HookedTransformer" not in done.stderr and "weights" not in done.stderr
+
+
+def _process_state() -> list[Any]:
+    """What of the process loading must leave alone."""
+    root = logging.getLogger()
+    return [
+        sys.stdout,
+        sys.stderr,
+        root.level,
+        list(root.handlers),
+        list(warnings.filters),
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    ]
+
+
+def test_threads_that_load_at_once_leave_the_process_as_it_was(tmp_path: Path):
+    """The second thread begins before the first has ended, and ends after it."""
+    folder = str(saved(CONFIGS["llama"](), tmp_path / "made"))
+    before = _process_state()
+    second_began, first_ended = threading.Event(), threading.Event()
+
+    def first() -> Any:
+        with quiet():
+            within = sys.stdout, logging.getLogger().level, list(warnings.filters)
+            second_began.wait(0.2)  # in vain where it has to wait for this one
+        first_ended.set()
+        return within
+
+    def second() -> None:
+        with quiet():
+            second_began.set()
+            first_ended.wait(10)
+
+    with ThreadPoolExecutor(4) as pool:
+        ones = [pool.submit(first), pool.submit(second)]
+        assert ones[0].result() == (before[0], before[2], before[4])
+        ones[1].result()
+        assert _process_state() == before
+        models = list(pool.map(load, ["toy", folder] * 4, ["cpu"] * 8))
+    assert _process_state() == before
+    for model in models[2:]:
+        same = models[0] if model.cfg.model_name == "toy" else models[1]
+        for name, weight in model.state_dict().items():
+            assert torch.equal(weight, same.state_dict()[name])
