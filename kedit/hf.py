@@ -22,7 +22,8 @@ from kedit.errors import ModelUnavailable
 
 log = logging.getLogger("kedit")
 
-PROBED = 16  # tokens on which a converted model is held against its source
+PROBED = 16  # tokens, at least, on which a converted model is held against its source
+CHEAP = 5e9  # parameters times tokens: a forward of a tenth of a second on one core
 GEMMAS = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"}
 
 # Set once, not around each load: both lists belong to the whole process, and threads may load.
@@ -118,24 +119,97 @@ def hooked(
 
     Raises:
         ModelUnavailable: TransformerLens has no converter for this architecture, or ignores a
-            setting of it, so that the converted model's logits are not the module's.
+            setting of it, so that the converted model's logits are not the module's; or a weight
+            is not finite.
     """
+    _require_finite(hf)
     try:
         model = _converted(hf, dtype, official)
     except (NotImplementedError, AttributeError, RuntimeError, KeyError) as error:
         raise ModelUnavailable(
             f"TransformerLens cannot convert this {type(hf).__name__}: {error}"
         ) from error
+    if model.cfg.n_ctx > (longest := _longest(hf.config, model.cfg.n_ctx)):
+        model.cfg.n_ctx = longest
+    _require_same_windows(hf, model)
     # some settings are ignored in silence (attention biases, scaled rotary embeddings ...)
-    tokens = torch.arange(2, 2 + PROBED)[None] % hf.config.vocab_size
+    tokens = torch.arange(2, 2 + _n_probed(hf, model))[None] % hf.config.vocab_size
     wanted, got = hf(tokens).logits.float(), model(tokens).float()
     largest = float((wanted - got).abs().max() / wanted.std())
     if not largest < (1e-2 if dtype.itemsize >= 4 else 0.5):
         raise ModelUnavailable(
             f"TransformerLens converts this {type(hf).__name__} wrongly: its logits are off by "
-            f"{largest:.2g} standard deviations from the Hugging Face module's"
+            f"{largest:.2g} standard deviations from the Hugging Face module's, within "
+            f"{tokens.shape[1]} tokens"
         )
     return model
+
+
+def _require_finite(hf: PreTrainedModel) -> None:
+    """Raises ModelUnavailable for a checkpoint with NaN or infinity in it; names the first."""
+    for name, weight in hf.named_parameters():
+        # the sum first: it needs no memory, and is finite where all numbers are
+        if not weight.sum().isfinite() and not weight.isfinite().all():
+            n = int((~weight.isfinite()).sum())
+            raise ModelUnavailable(
+                f"the checkpoint of this {type(hf).__name__} is broken: {n} of the "
+                f"{weight.numel()} numbers of {name} are NaN or infinite"
+            )
+
+
+def _longest(config: Any, n_ctx: int) -> int:
+    """The longest text, up to `n_ctx`, in which the module's rotary embedding is one and the same.
+
+    "longrope" reads longer texts by other frequencies than shorter ones, TransformerLens by one
+    set.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    told = [rope, *(one for one in rope.values() if isinstance(one, dict))]
+    switching = [one for one in told if one.get("rope_type") == "longrope"]
+    return min([n_ctx, *(one["original_max_position_embeddings"] for one in switching)])
+
+
+def _windows(config: Any) -> list[int | None]:
+    """How far back each layer of the Hugging Face module looks; None: to the start."""
+    n_layers = config.num_hidden_layers
+    if hasattr(config, "attention_layers"):  # GPT-Neo's names
+        return [config.window_size if one == "local" else None for one in config.attention_layers]
+    # a field of the family's own: what else a file says is not read by the module
+    window = config.sliding_window if hasattr(type(config), "sliding_window") else None
+    if not window or not getattr(config, "use_sliding_window", True):
+        return [None] * n_layers
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * n_layers
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def _require_same_windows(hf: PreTrainedModel, model: HookedTransformer) -> None:
+    """Raises ModelUnavailable where a layer's attention has another window than in `hf`.
+
+    By the configurations: a window of thousands of tokens is too long to be read at every load.
+    """
+    n_ctx = model.cfg.n_ctx
+    for layer, (block, window) in enumerate(zip(model.blocks, _windows(hf.config), strict=True)):
+        own = model.cfg.window_size if block.attn.attn_type == "local" else None
+        if min(own or n_ctx, n_ctx) != min(window or n_ctx, n_ctx):
+            theirs, ours = (f"a window of {one} tokens" if one else "none" for one in (window, own))
+            raise ModelUnavailable(
+                f"TransformerLens converts this {type(hf).__name__} wrongly: layer {layer} has "
+                f"{theirs} in the Hugging Face module's attention (sliding_window), and {ours} here"
+            )
+
+
+def _n_probed(hf: PreTrainedModel, model: HookedTransformer) -> int:
+    """Tokens on which the two are compared: enough to show windows, scaled rotary embeddings and
+    late positions, where reading so many takes no time; PROBED where it does.
+    """
+    cfg, config = model.cfg, hf.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    scaled = cfg.positional_embedding_type == "standard" or "original_max_position" in str(rope)
+    far = [cfg.n_ctx if scaled else 0, *(window or 0 for window in _windows(config))]
+    n_tokens = min(cfg.n_ctx, PROBED + max(far))
+    n_parameters = sum(weight.numel() for weight in hf.parameters())
+    cheap = n_parameters * n_tokens <= CHEAP and cfg.dtype.itemsize >= 4
+    return n_tokens if cheap else min(cfg.n_ctx, PROBED)
 
 
 def _converted(hf: PreTrainedModel, dtype: torch.dtype, official: str | None) -> HookedTransformer:

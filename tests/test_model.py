@@ -18,6 +18,7 @@ import transformers
 from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
+from kedit import hf as hugging_face
 from kedit import toy as toy_module
 from kedit.errors import ModelUnavailable
 from kedit.model import DEFAULT, load, quiet
@@ -188,6 +189,87 @@ def test_an_unusual_configuration_is_loaded_right_or_refused(tmp_path: Path, nam
     with torch.no_grad():
         expected = transformers.AutoModelForCausalLM.from_pretrained(path)(tokens).logits
     torch.testing.assert_close(model(tokens), expected, atol=1e-4, rtol=0)
+
+
+SLIDING: dict[str, Any] = {
+    **GROUPED,
+    "use_sliding_window": True,
+    "sliding_window": 32,
+    "max_window_layers": 0,
+}
+WINDOWS: dict[str, Callable[[], PretrainedConfig]] = {
+    "qwen2": lambda: transformers.Qwen2Config(**SLIDING),
+    "qwen3": lambda: transformers.Qwen3Config(**SLIDING, head_dim=8),
+}
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_a_window_that_is_not_converted_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """By the configuration; and where that says nothing, by a text longer than the window."""
+    module = random_module(WINDOWS[kind]())
+    for weight_name, weight in module.named_parameters():
+        if "q_proj" in weight_name or "k_proj" in weight_name:
+            weight.data.mul_(6)  # else attention is flat, and hardly changes with the window
+    wanted = r"layer 0 has a window of 32 tokens in .*\(sliding_window\), and none here"
+    with pytest.raises(ModelUnavailable, match=wanted):
+        hugging_face.hooked(module, torch.float32)
+    monkeypatch.setattr(hugging_face, "_require_same_windows", lambda *_: None)
+    with pytest.raises(ModelUnavailable, match="standard deviations .* within 48 tokens"):
+        hugging_face.hooked(module, torch.float32)
+    monkeypatch.setattr(hugging_face, "CHEAP", 0)  # as a large model: then 16 tokens are read
+    hugging_face.hooked(module, torch.float32)
+
+
+def test_a_window_that_no_text_can_outgrow_is_no_reason_to_refuse():
+    wide: dict[str, Any] = SLIDING | {"sliding_window": 64}
+    config = transformers.Qwen2Config(**wide)
+    assert hugging_face.hooked(random_module(config), torch.float32).cfg.n_ctx == 64
+
+
+def test_a_late_position_that_is_not_converted_is_refused(monkeypatch: pytest.MonkeyPatch):
+    converted = hugging_face._converted
+
+    def broken(*args: Any) -> Any:
+        model = converted(*args)
+        model.pos_embed.W_pos.data = model.pos_embed.W_pos.data.roll(1, 0)
+        model.pos_embed.W_pos.data[:-1] = model.pos_embed.W_pos.data[1:].clone()
+        return model  # the last position has the last but one's embedding, all others their own
+
+    module = random_module(transformers.GPT2Config(**GPT_2))
+    hugging_face.hooked(module, torch.float32)
+    monkeypatch.setattr(hugging_face, "_converted", broken)
+    with pytest.raises(ModelUnavailable, match="within 64 tokens"):
+        hugging_face.hooked(module, torch.float32)
+
+
+def test_a_text_is_no_longer_than_one_rotary_embedding_reads_it():
+    """longrope turns other frequencies beyond its first context, which TransformerLens does not."""
+    rope = ROPE | {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 4,
+        "long_factor": [8.0] * 4,
+        "factor": 2.0,
+        "attention_factor": 1.0,
+        "original_max_position_embeddings": 32,
+    }
+    module = random_module(transformers.LlamaConfig(**GROUPED, rope_parameters=rope))
+    model = hugging_face.hooked(module, torch.float32)
+    assert model.cfg.n_ctx == 32
+    with torch.no_grad():
+        for n, same in ((32, True), (33, False)):
+            tokens = torch.arange(2, 2 + n)[None]
+            off = float((module(tokens).logits - model(tokens)).abs().max())
+            assert (off < 1e-4) is same
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_checkpoint_is_refused_with_the_weights_name(value: float):
+    module = random_module(CONFIGS["llama"]())
+    name = "model.layers.1.mlp.down_proj.weight"
+    module.get_parameter(name).data[3, 5] = value
+    wanted = rf"broken: 1 of the 1536 numbers of {re.escape(name)} are NaN or infinite"
+    with pytest.raises(ModelUnavailable, match=wanted):
+        hugging_face.hooked(module, torch.float32)
 
 
 @pytest.mark.parametrize("name", ["toy", "llama", "bloom"])
