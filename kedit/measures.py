@@ -15,7 +15,14 @@ from numpy import ndarray
 
 from kedit.facts import Perspective
 from kedit.results import EditScore, ProbeScore
-from kedit.stats import Interval, harmonic_mean, resampled_means, resamples, row_interval
+from kedit.stats import (
+    Interval,
+    harmonic_mean,
+    rate_interval,
+    resampled_means,
+    resamples,
+    row_interval,
+)
 
 
 class Key(NamedTuple):
@@ -41,6 +48,9 @@ STATISTICS: dict[str, Callable[[ProbeScore], float | None]] = {
     "reciprocal rank": lambda p: None if p.rank is None else 1 / p.rank,
     "ranks first": lambda p: None if p.rank is None else p.rank == 1,
 }
+
+# of a prompt 0 or 1: their intervals are Wilson's, since a bootstrap of 51 of 51 has no width
+RATES = ("success", "exact match", "says it", "says the rival", "ranks first")
 
 E_EFFICACY, E_PARAPHRASE, E_KEPT, E_OTHERS = (
     Key("entity", group, "success")
@@ -105,6 +115,9 @@ TRANSFER: dict[Key, tuple[Key, ...]] = {
 }
 
 
+NOTHING = np.full(1, np.nan)  # neither a mean nor draws of it
+
+
 class Shares(NamedTuple):
     """What a Score on lifts is made of, over all cases and then over every draw of them.
 
@@ -122,22 +135,22 @@ class Shares(NamedTuple):
 
     @property
     def score(self) -> Float[ndarray, " one_and_draws"]:
-        """The harmonic mean of all: 0 where one is 0 or less."""
-        return harmonic_mean(np.stack(list(self.parts.values())))
+        """The harmonic mean of all: 0 where one is 0 or less, NaN where there are none."""
+        return harmonic_mean(np.stack(list(self.parts.values()))) if self.parts else NOTHING
 
     @property
     def mean(self) -> Float[ndarray, " one_and_draws"]:
-        """Of all; it tells editors apart whose Score is 0."""
+        """Of all, NaN where there are none; it tells editors apart whose Score is 0."""
         return _plain_mean(self.parts)
 
     @property
     def generalisation(self) -> Float[ndarray, " one_and_draws"]:
-        """The mean of what was gained."""
+        """The mean of what was gained; NaN where no case has a prompt for it."""
         return _plain_mean(self.gained)
 
     @property
     def locality(self) -> Float[ndarray, " one_and_draws"]:
-        """The mean of what was kept."""
+        """The mean of what was kept; NaN where no case has a prompt for it."""
         return _plain_mean(self.kept)
 
 
@@ -147,8 +160,9 @@ class Measure:
 
     Args:
         key: what it is.
-        before, after, lift: means with 95 % bootstrap intervals over cases; lift = after - before,
-            case by case. Without an edit only `before`; Scores on lifts have only `after`.
+        before, after, lift: means with 95 % intervals over cases, of RATES Wilson's, else by the
+            bootstrap; lift = after - before, case by case. Without an edit only `before`; Scores on
+            lifts have only `after`. What a single case has is without an interval.
         n_cases, n_prompts: that it rests on.
     """
 
@@ -160,7 +174,7 @@ class Measure:
     n_prompts: int
 
     def to_record(self) -> dict[str, Any]:
-        """Plain numbers, for JSON and CSV."""
+        """Plain numbers, for JSON and CSV; None for bounds that there are not."""
         intervals = {
             column: value
             for name in ("before", "after", "lift")
@@ -174,7 +188,7 @@ class Measure:
 def measures(scores: Sequence[EditScore], draws: int = 2000, seed: int = 0) -> list[Measure]:
     """Every statistic of every group that the cases of one model have, then their Scores."""
     old = _Means(scores, resamples(len(scores), draws, seed))
-    found = [Measure(key, row_interval(old.of(key)), None, None, *old.counts(key)) for key in old]
+    found = [Measure(key, old.interval(key), None, None, *old.counts(key)) for key in old]
     for key, parts in _within(HARMONIC, old):
         whole = _harmonic(old, parts)
         found.append(Measure(key, row_interval(whole), None, None, *old.counts(*parts)))
@@ -197,11 +211,20 @@ def changes(
     assert [one.id for one in before] == [one.id for one in after]
     weights = resamples(len(before), draws, seed)
     old, new = _Means(before, weights, before), _Means(after, weights, before)
-    found = [_compared(key, old.of(key), new.of(key), old.counts(key)) for key in old]
-    for key, parts in _within(HARMONIC, old):
-        found.append(
-            _compared(key, _harmonic(old, parts), _harmonic(new, parts), old.counts(*parts))
+    found = [
+        Measure(
+            key,
+            old.interval(key),
+            new.interval(key),
+            row_interval(new.of(key) - old.of(key)),
+            *old.counts(key),
         )
+        for key in old
+    ]
+    for key, parts in _within(HARMONIC, old):
+        then, now = _harmonic(old, parts), _harmonic(new, parts)
+        intervals = map(row_interval, (then, now, now - then))
+        found.append(Measure(key, *intervals, *old.counts(*parts)))
     for key, _ in _within(GAINED, old):
         made_of = _shares(old, new, key)
         counts = old.counts(*made_of.parts)
@@ -265,16 +288,14 @@ def _shares(old: "_Means", new: "_Means", score: Key) -> Shares:
 def _plain_mean(
     rows: Mapping[Key, Float[ndarray, " one_and_draws"]],
 ) -> Float[ndarray, " one_and_draws"]:
-    """None of them counted as less than LEAST."""
+    """None of them counted as less than LEAST; NaN of none at all."""
+    if not rows:
+        return NOTHING
     return np.maximum(np.stack(list(rows.values())), LEAST).mean(0)
 
 
 def _harmonic(means: "_Means", parts: Sequence[Key]) -> Float[ndarray, " one_and_draws"]:
     return harmonic_mean(np.stack([means.of(part) for part in parts]))
-
-
-def _compared(key: Key, old: ndarray, new: ndarray, counts: tuple[int, int]) -> Measure:
-    return Measure(key, row_interval(old), row_interval(new), row_interval(new - old), *counts)
 
 
 class _Means:
@@ -297,7 +318,8 @@ class _Means:
         self._column = {key: index for index, key in enumerate(keys)}
         self._n_prompts = np.array([[len(one.get(key, ())) for key in keys] for one in values])
         table = [[_mean(one[key]) if key in one else np.nan for key in keys] for one in values]
-        self._means = resampled_means(np.array(table, dtype=float), weights)
+        self._values = np.array(table, dtype=float)
+        self._means = resampled_means(self._values, weights)
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._column)
@@ -307,6 +329,16 @@ class _Means:
 
     def of(self, key: Key) -> Float[ndarray, " one_and_draws"]:
         return self._means[:, self._column[key]]
+
+    def interval(self, key: Key) -> Interval:
+        """The mean over all cases; of a rate with Wilson's interval, else by the bootstrap."""
+        values = self._values[:, self._column[key]]
+        values = values[~np.isnan(values)]
+        # every name ranks first: the same as the rate of those that do
+        all_first = key.statistic == "reciprocal rank" and (values == 1).all()
+        if key.statistic in RATES or all_first:
+            return rate_interval(values, np.ones(len(values)))
+        return row_interval(self.of(key))
 
     def counts(self, *keys: Key) -> tuple[int, int]:
         """Cases that have any of these, and the prompts they rest on."""

@@ -9,7 +9,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from kedit.metrics import METRICS
-from kedit.stats import Interval
+from kedit.stats import Interval, enough
 
 # tensors of a grid, and of its screen
 MEASURED, SCREENED = ("restored", "clean", "corrupted"), ("estimated", "kept", "sampled")
@@ -178,7 +178,8 @@ class AverageEffect:
         buckets: the token buckets' names.
         n_tokens: tokens in each bucket, over all facts; 0 for an empty one (its effects are NaN).
         n_facts: facts with at least one token in each bucket.
-        mean, low, high: average and 95 % bootstrap interval over facts.
+        mean, low, high: average and 95 % bootstrap interval over facts; no interval (NaN) for a
+            bucket that a single fact has tokens in.
     """
 
     name: str
@@ -190,6 +191,11 @@ class AverageEffect:
     mean: Float[ndarray, "metric bucket layer *head"]
     low: Float[ndarray, "metric bucket layer *head"]
     high: Float[ndarray, "metric bucket layer *head"]
+
+    @property
+    def enough(self) -> tuple[bool, ...]:
+        """Which buckets may hold a peak, or set a colour scale (`kedit.stats.enough`)."""
+        return enough(self.n_facts)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
-"""Bootstrap intervals on plain arrays; the facts are what is drawn again."""
+"""Intervals on plain arrays: by the bootstrap, where the facts are what is drawn again; of rates."""
 
 from collections.abc import Callable, Sequence
+from math import isfinite
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +11,10 @@ from numpy import ndarray
 
 
 class Interval(NamedTuple):
-    """An estimate and the bounds of its bootstrap interval, all of one shape."""
+    """An estimate and the bounds of its interval, all of one shape; a bound that is NaN is none.
+
+    There is no interval over fewer than two units: one fact does not say how much facts differ.
+    """
 
     mean: Float[ndarray, "*shape"]
     low: Float[ndarray, "*shape"]
@@ -19,10 +24,11 @@ class Interval(NamedTuple):
         """Mean, low and high of a single estimate, times `unit`."""
         return unit * float(self.mean), unit * float(self.low), unit * float(self.high)
 
-    def named(self, name: str) -> dict[str, float]:
-        """Of a single estimate, as columns of a table."""
+    def named(self, name: str) -> dict[str, float | None]:
+        """Of a single estimate, as columns of a table; None, not NaN, for what there is not."""
         columns = (name, f"{name} low", f"{name} high")
-        return dict(zip(columns, self.floats(), strict=True))
+        values = (value if isfinite(value) else None for value in self.floats())
+        return dict(zip(columns, values, strict=True))
 
 
 def resamples(n: int, draws: int, seed: int) -> Int[ndarray, "draw n"]:
@@ -40,12 +46,14 @@ def bootstrap_ratio(
     """sum(sums) / sum(counts) over the units, with a percentile interval over draws of units.
 
     With counts of one this is the mean. Draws in which all counts are zero are left out; where
-    every count is zero the result is NaN.
+    every count is zero the result is NaN, and where only one is not there is no interval.
     """
     n = len(sums)
+    nothing = np.full(sums.shape[1:], np.nan)
     if counts.sum() == 0:
-        nothing = np.full(sums.shape[1:], np.nan)
         return Interval(nothing, nothing, nothing)
+    if (counts != 0).sum() < 2:
+        return Interval(np.asarray(sums.sum(0) / counts.sum()), nothing, nothing)
     flat = sums.reshape(n, -1).astype(float)
     weights = resamples(n, draws, seed)
     drawn = weights @ counts
@@ -62,13 +70,51 @@ def bootstrap_groups(
     return bootstrap_ratio(sums, counts, draws, seed)
 
 
+def rate_interval(
+    sums: Float[ndarray, "n *shape"], counts: Float[ndarray, " n"], level: float = 0.95
+) -> Interval:
+    """sum(sums) / sum(counts) of what is 0 or 1, with Wilson's score interval over the units.
+
+    Where 51 of 51 are 1, a percentile bootstrap has no width; Wilson's interval is [0.93, 1]:
+
+        (n p + z²/2 ± z √(n p (1 − p) + z²/4)) / (n + z²)                   Wilson 1927
+
+    A unit may be 0 or 1 itself, or a share, such as that of a case's prompts. Prompts of a case are
+    not independent, so that n counts units; but shares vary less than p (1 − p), and n is divided by
+    the ratio of their variance to it. So that no ratio is 0, z²/2 units of 0 and as many of 1 are
+    added to both (as Agresti and Coull 1998 do; this use of them is ours): with units of 0 and 1
+    the ratio is 1 and the interval Wilson's, and 51 cases of 51 give [0.93, 1] however many prompts
+    they have. Units of several sizes count as Kish's effective number, (Σ counts)² / Σ counts².
+    """
+    there = counts > 0
+    sums, counts = sums[there].astype(float), counts[there].astype(float)
+    if not len(counts):
+        nothing = np.full(sums.shape[1:], np.nan)
+        return Interval(nothing, nothing, nothing)
+    rate = np.asarray(sums.sum(0) / counts.sum())
+    if len(counts) < 2:
+        return Interval(rate, np.full_like(rate, np.nan), np.full_like(rate, np.nan))
+    z, weights = NormalDist().inv_cdf((1 + level) / 2), counts.reshape(-1, *[1] * rate.ndim)
+    n, added = counts.sum() ** 2 / (counts**2).sum(), z * z / 2
+    centre = (n * rate + added) / (n + 2 * added)
+    squares = n * ((sums - weights * centre) ** 2).sum(0) / (counts**2).sum()
+    squares = squares + added * ((1 - centre) ** 2 + centre**2)
+    n = n * centre * (1 - centre) / (squares / (n + 2 * added))
+    middle, width = n * rate + z * z / 2, z * np.sqrt(n * rate * (1 - rate) + z * z / 4)
+    bounds = ((middle + side * width) / (n + z * z) for side in (-1, 1))
+    low, high = (np.asarray(bound).clip(0, 1) for bound in bounds)
+    # rounding may carry a bound past a rate of 0 or 1
+    return Interval(rate, np.minimum(low, rate), np.maximum(high, rate))
+
+
 def percentile_interval(
     mean: Float[ndarray, "*shape"], drawn: Float[ndarray, "draw *shape"], level: float = 0.95
 ) -> Interval:
     """`mean` with the percentiles of its bootstrap draws; draws that are NaN do not count."""
-    if np.isnan(mean).all():
-        return Interval(mean, mean, mean)
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    lost = np.isnan(drawn).all(0)
+    drawn = np.where(lost, 0.0, drawn)
+    bounds = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.where(lost | np.isnan(mean), np.nan, bounds)
     return Interval(mean, np.asarray(low), np.asarray(high))  # 0-d where `mean` is
 
 
@@ -92,12 +138,18 @@ def other_sign(row: Float[ndarray, " one_and_draws"]) -> float:
 def resampled_means(
     values: Float[ndarray, "n column"], weights: Int[ndarray, "draw n"]
 ) -> Float[ndarray, "one_and_draws column"]:
-    """Each column's mean over all units, then over every draw of them; NaN does not count."""
+    """Each column's mean over all units, then over every draw of them; NaN does not count.
+
+    The draws of a column that a single unit has are NaN, so that whatever is made of them has no
+    interval.
+    """
     there = ~np.isnan(values)
     weights = np.concatenate([np.ones((1, len(values))), weights])
     drawn = weights @ there
     with np.errstate(invalid="ignore"):  # a draw without any unit that has it
-        return np.where(drawn > 0, weights @ np.where(there, values, 0) / drawn, np.nan)
+        means = np.where(drawn > 0, weights @ np.where(there, values, 0) / drawn, np.nan)
+    means[1:, there.sum(0) < 2] = np.nan
+    return means
 
 
 def ranks(values: Float[ndarray, "*row n"]) -> Float[ndarray, "*row n"]:
@@ -173,6 +225,22 @@ def permuted(
     # rounding must not tell equal values apart
     as_large = sum(statistic(draw.permutation(labels)) >= seen - 1e-12 for _ in range(draws))
     return seen, float((1 + as_large) / (1 + draws))
+
+
+FEWEST = 10  # facts
+
+
+def enough(n_facts: Sequence[int]) -> tuple[bool, ...]:
+    """Which groups have facts enough to hold a peak, or to set the ends of a colour scale.
+
+    FEWEST, or half of the facts if there are fewer than twice as many. The largest of many means
+    is otherwise that of the group with the fewest facts, since these vary most.
+
+    Args:
+        n_facts: of each group (a token bucket); one group at least has all of them.
+    """
+    least = min(FEWEST, max(n_facts, default=0) / 2)
+    return tuple(n > 0 and n >= least for n in n_facts)
 
 
 def largest(values: Shaped[ndarray, "..."], n: int) -> list[tuple[int, ...]]:

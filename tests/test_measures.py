@@ -1,6 +1,7 @@
 """From single cases to tables: means, intervals, lifts and Scores, by hand and by invariants."""
 
 import math
+from dataclasses import replace
 from statistics import harmonic_mean
 from typing import Any
 
@@ -166,6 +167,62 @@ def test_intervals_are_the_same_for_the_same_seed_and_cover_the_truth() -> None:
     assert interval is not None
     # 1.96 * sqrt(0.25 / 40) = 0.155
     assert interval.high - interval.mean == pytest.approx(0.155, abs=0.03)
+
+
+def test_rates_have_wilsons_interval_and_lifts_the_bootstraps() -> None:
+    before = whole_cases(dict.fromkeys(SIDES, 0.0), n=51)
+    after = whole_cases(dict.fromkeys(SIDES, 1.0), n=51)
+    rate = found(changes(before, after), "entity", "efficacy", "success")
+    assert rate.before and rate.after and rate.lift
+    assert rate.before.floats() == pytest.approx((0, 0, 0.07), abs=1e-3)
+    assert rate.after.floats() == pytest.approx((1, 0.93, 1), abs=1e-3)
+    assert rate.lift.floats() == (1, 1, 1)
+    assert found(changes(before, after), "entity", "efficacy", "exact match").after == rate.after
+    magnitude = found(changes(before, after), "entity", "efficacy", "magnitude")
+    assert magnitude.after and magnitude.after.floats() == pytest.approx((0.4, 0.4, 0.4))
+
+
+def test_names_that_all_rank_first_are_a_rate() -> None:
+    def cases(*ranks: int) -> list[EditScore]:
+        return [
+            edit_score(str(n), probe("relation", "efficacy", 0.6, 0.2, rank=rank))
+            for n, rank in enumerate(ranks)
+        ]
+
+    def of(scores: list[EditScore], statistic: str) -> Interval | None:
+        return found(measures(scores), "relation", "efficacy", statistic).before
+
+    assert of(cases(*[1] * 9), "reciprocal rank") == of(cases(*[1] * 9), "ranks first")
+    some = of(cases(*[1] * 8, 2), "reciprocal rank")
+    assert some and some.floats()[::2] == pytest.approx((8.5 / 9, 1))
+
+
+def test_a_single_case_has_no_intervals() -> None:
+    one, two = (whole_cases(dict.fromkeys(SIDES, 1.0), n=n) for n in (1, 2))
+    for cases, wanted in ((one, False), (two, True)):
+        for measure in changes(cases, cases):
+            for interval in (measure.before, measure.after, measure.lift):
+                if interval is not None:
+                    assert np.isfinite(interval.mean)
+                    assert np.isfinite(interval[1:]).all() == wanted, measure.key
+    record = measures(one)[0].to_record()
+    assert record["before"] == 1 and record["before low"] is None
+
+
+def test_cases_with_their_own_prompt_alone_keep_and_gain_nothing_else() -> None:
+    before = [edit_score(n, probe("entity", "efficacy", 0.1, 0.3)) for n in "abc"]
+    after = [edit_score(n, probe("entity", "efficacy", 0.6, 0.2)) for n in "abc"]
+    entity, other = shares(
+        before, after, [Key(side, "Score", "lifts") for side in ("entity", "relation")]
+    )
+    assert entity.generalisation[0] == 1 and entity.score[0] == 1
+    assert np.isnan(entity.locality).all()  # no prompt asks what should stay
+    for row in (other.generalisation, other.locality, other.score, other.mean):
+        assert np.isnan(row).all()
+    kept = [replace(one, probes=(*one.probes, probe("entity", "neighborhood", 0.6, 0.2)))
+            for one in before]  # fmt: skip
+    (with_neighbours,) = shares(kept, kept, [Key("entity", "Score", "lifts")])
+    assert with_neighbours.locality[0] == 1
 
 
 def test_fluency_is_over_the_cases_that_have_texts() -> None:

@@ -6,6 +6,7 @@ import pytest
 from kedit.stats import (
     bootstrap_groups,
     bootstrap_ratio,
+    enough,
     harmonic_mean,
     holm,
     largest,
@@ -13,8 +14,10 @@ from kedit.stats import (
     paired,
     rank_correlation,
     ranks,
+    rate_interval,
     resampled_means,
     resamples,
+    row_interval,
 )
 
 
@@ -42,12 +45,81 @@ def test_units_weigh_by_their_counts():
 
 
 def test_draws_of_units_without_tokens_are_left_out():
-    mean, low, high = bootstrap_ratio(np.array([0.0, 6.0]), np.array([0.0, 2.0]))
-    assert (mean, low, high) == (3, 3, 3)
+    # in a quarter of the draws, 0 and 0, nothing has a token
+    mean, low, high = bootstrap_ratio(np.array([0.0, 6.0, 9.0]), np.array([0.0, 2.0, 2.0]))
+    assert (mean, low, high) == (3.75, 3, 4.5)
 
 
-def test_one_unit_has_no_width():
-    assert bootstrap_ratio(np.array([5.0]), np.array([2.0])) == (2.5, 2.5, 2.5)
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_one_unit_has_no_interval(others: int):
+    """However many there are without any token; its own value stays."""
+    sums, counts = np.array([5.0] + [0.0] * others), np.array([2.0] + [0.0] * others)
+    for interval in (bootstrap_ratio(sums, counts), rate_interval(sums / 5, counts / 2)):
+        assert np.isfinite(interval.mean)
+        assert np.isnan(interval.low) and np.isnan(interval.high)
+    assert interval.named("rate") == {"rate": 1.0, "rate low": None, "rate high": None}
+    two = bootstrap_ratio(np.array([5.0, 4.0]), np.array([2.0, 2.0]))
+    assert two.low == 2 and two.high == 2.5
+
+
+def test_a_column_of_one_unit_has_no_interval_nor_has_what_is_made_of_it():
+    values = np.array([[1.0, 4.0], [np.nan, 6.0]])
+    rows = resampled_means(values, resamples(2, 100, 0))
+    alone, both, difference = (row_interval(row) for row in (*rows.T, rows[:, 1] - rows[:, 0]))
+    assert (alone.mean, both.mean, difference.mean) == (1, 5, 4)
+    assert (both.low, both.high) == (4, 6)
+    assert np.isnan([alone.low, alone.high, difference.low, difference.high]).all()
+    assert np.isnan(other_sign(rows[:, 1] - rows[:, 0]))
+
+
+def test_a_rate_of_all_or_none_has_a_width():
+    ones = np.ones(51)
+    rate, low, high = rate_interval(ones, ones)
+    assert (rate, high) == (1, 1) and low == pytest.approx(51 / (51 + 1.959964**2))  # 93 %
+    rate, low, high = rate_interval(0 * ones, ones)
+    assert (rate, low) == (0, 0) and high == pytest.approx(1 - 51 / (51 + 1.959964**2))
+    # cases of several prompts each: the prompts do not count
+    assert rate_interval(4 * ones, 4 * ones) == rate_interval(ones, ones)
+
+
+def test_a_rate_of_single_units_is_wilsons():
+    # 15 of 148, an example of Newcombe 1998, table I: 0.0624 to 0.1605
+    values = np.r_[np.ones(15), np.zeros(133)]
+    found = rate_interval(values, np.ones(148))
+    assert found.mean == 15 / 148
+    assert (found.low, found.high) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    columns = rate_interval(np.stack([values, np.ones(148)], 1), np.ones(148))
+    assert [float(bound[0]) for bound in columns] == pytest.approx([float(one) for one in found])
+    assert columns.low[1] == pytest.approx(148 / (148 + 1.959964**2))
+
+
+def test_units_that_are_shares_are_surer_than_units_of_one_value():
+    shares = np.tile([0.4, 0.6], 20)
+    single = np.tile([0.0, 1.0], 20)
+    narrow, wide = (rate_interval(values, np.ones(40)) for values in (shares, single))
+    assert narrow.mean == wide.mean == 0.5
+    assert 0.05 < narrow.high - narrow.low < 0.5 * (wide.high - wide.low)
+
+
+@pytest.mark.parametrize(("rate", "n_prompts"), [(0.5, 1), (0.9, 1), (0.9, 5), (0.99, 10)])
+def test_intervals_of_rates_cover_the_truth_at_least_as_often_as_they_say(
+    rate: float, n_prompts: int
+):
+    """Where a bootstrap would cover it in a third of all samples."""
+    source = np.random.default_rng(0)
+    own = source.beta(2 * rate, 2 * (1 - rate), (2000, 40)) if n_prompts > 1 else rate
+    drawn = source.binomial(n_prompts, own, (2000, 40)) / n_prompts
+    bounds = [rate_interval(values, np.ones(40)) for values in drawn]
+    covered = np.mean([one.low <= rate <= one.high for one in bounds])
+    assert covered > 0.93
+    assert all(0 <= one.low <= one.mean <= one.high <= 1 for one in bounds)
+
+
+def test_groups_of_few_facts_hold_no_peak():
+    assert enough([32, 10, 9, 0]) == (True, True, False, False)
+    assert enough([8, 4, 3]) == (True, True, False)  # half of the facts
+    assert enough([1, 0]) == (True, False)
+    assert enough([]) == ()
 
 
 @pytest.mark.parametrize("n", [0, 1, 4])
@@ -131,6 +203,7 @@ def test_holm_by_hand():
 def test_groups_are_drawn_whole():
     mean, low, high = bootstrap_groups([[1, 1, 1, 1], [3], []])
     assert (mean, low, high) == (1.4, 1, 3)  # the bounds are draws of one group alone
+    assert np.isnan(bootstrap_groups([[1, 2], []]).low)
     assert np.isnan(bootstrap_groups([[], []]).mean)
 
 
@@ -160,10 +233,10 @@ def test_where_nothing_can_be_ranked_there_is_no_correlation(other: list[float])
 
 
 def test_resampled_means_leave_out_what_is_missing():
-    values = np.array([[1.0, 4.0, np.nan], [3.0, np.nan, np.nan]])
-    found = resampled_means(values, np.array([[2, 0], [0, 2], [1, 1]]))
     nan = np.nan
-    wanted = [[2, 4, nan], [1, 4, nan], [3, nan, nan], [2, 4, nan]]
+    values = np.array([[1.0, 4.0, nan], [3.0, 6.0, nan], [2.0, nan, nan]])
+    found = resampled_means(values, np.array([[3, 0, 0], [0, 0, 3], [1, 1, 1]]))
+    wanted = [[2, 5, nan], [1, 4, nan], [2, nan, nan], [2, 5, nan]]
     np.testing.assert_array_equal(found, wanted)
 
 
