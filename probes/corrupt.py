@@ -18,6 +18,8 @@ from kedit.prompts import Prompt, encode, plain_ids
 from kedit.runs import Run
 
 PARTS = ("relation", "subject")
+# of noise: a norm squares what comes of it, and float32 ends at 3e38
+LARGEST = 1e12
 UPSTREAM_SEED = 1  # Meng et al.'s code draws from numpy.random.RandomState(1), anew for each trace
 
 
@@ -81,40 +83,59 @@ def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part:
         part: "relation" or "subject".
 
     Raises:
-        InputError: no such rule, or no facts to measure on.
+        InputError: no such rule, a size that is not above 0 and at most LARGEST, or no facts to
+            measure on.
     """
     if not facts:
         raise InputError("noise is measured on facts, and there are none")
-    substitute, rule = rule.endswith("="), rule.removesuffix("=")
-    kind, number = rule[:1], rule[1:]
+    kind, number, substitute = noise_kind(rule)
+    if kind == "m":
+        ids = [token for fact in facts for token in plain_ids(model, fact.prompt)]
+        rows = embeddings(model, ids)
+        mean, centred = rows.mean(0), (rows - rows.mean(0)).double()
+        values, vectors = torch.linalg.eigh(centred.T @ centred / max(len(rows) - 1, 1))
+        transform = (vectors * values.clamp(min=0).sqrt()).T
+        noise = Noise(mean=mean.cpu(), transform=transform.float().cpu(), degrees=number)
+    else:
+        scale = number if number is not None else 3.0
+        if kind in ("s", "upstream"):
+            scale *= embedding_std(model, _corrupted_words(facts, part))
+        if not 0 < scale <= LARGEST:
+            raise InputError(
+                f"noise {rule!r} has the size {scale:g}: above 0 and at most {LARGEST:g} is wanted"
+            )
+        noise = Noise(scale, uniform=kind == "u", upstream=kind == "upstream")
+    return replace(noise, substitute=substitute)
+
+
+def noise_kind(rule: str) -> tuple[str, float | None, bool]:
+    """What a noise rule says, before any model is there to measure on.
+
+    Returns:
+        "s", "upstream", "m", "u" or "" (a plain deviation); its number (of "m" the degrees of
+        freedom, None for the normal); whether the noise is put in the embedding's place.
+
+    Raises:
+        InputError: no such rule, or a number that is no size of noise.
+    """
+    substitute, plain = rule.endswith("="), rule.removesuffix("=")
+    if plain in ("upstream", "m"):
+        return plain, None, substitute
+    kind = plain[:1] if plain[:1] in ("s", "u", "t") else ""
+    told = plain.removeprefix(kind)
     try:
-        if rule == "upstream":
-            noise = Noise(3.0 * embedding_std(model, _corrupted_words(facts, part)), upstream=True)
-        elif kind == "s":
-            noise = Noise(float(number or 1) * embedding_std(model, _corrupted_words(facts, part)))
-        elif kind == "u":
-            noise = Noise(float(number), uniform=True)
-        elif rule == "m" or kind == "t":
-            degrees = None if rule == "m" else float(number)
-            if degrees is not None and degrees <= 2:
-                raise InputError(f"noise {rule!r}: more than 2 degrees are wanted")
-            ids = [token for fact in facts for token in plain_ids(model, fact.prompt)]
-            rows = embeddings(model, ids)
-            mean, centred = rows.mean(0), (rows - rows.mean(0)).double()
-            values, vectors = torch.linalg.eigh(centred.T @ centred / max(len(rows) - 1, 1))
-            transform = (vectors * values.clamp(min=0).sqrt()).T
-            noise = Noise(mean=mean.cpu(), transform=transform.float().cpu(), degrees=degrees)
-        else:
-            noise = Noise(float(rule))
-        if not np.isfinite(noise.scale):
-            raise ValueError(rule)
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
+        number = float(told or 1) if kind == "s" else float(told)
+    except ValueError:
         raise InputError(
             f"noise {rule!r}: one of s3, upstream, m, t5, u0.1 or a number is wanted"
         ) from None
-    return replace(noise, substitute=substitute)
+    if kind == "t" and not 2 < number < np.inf:
+        raise InputError(f"noise {rule!r}: more than 2 degrees of freedom are wanted, and finite")
+    if kind != "t" and not 0 < number <= LARGEST:
+        raise InputError(
+            f"noise {rule!r}: a number above 0 and at most {LARGEST:g} is wanted for its size"
+        )
+    return "m" if kind == "t" else kind, number, substitute
 
 
 def add_noise(

@@ -1,5 +1,6 @@
 """Noise: its rules, and that of ROME's published code against its protocol written anew."""
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Literal
 
@@ -21,6 +22,7 @@ from probes.corrupt import (
     add_noise,
     embedding_std,
     embeddings,
+    noise_kind,
     noise_rule,
 )
 from probes.patch import Patch, Question
@@ -170,8 +172,37 @@ def test_the_same_seed_draws_the_same_noise(toy: HookedTransformer, rule: str):
     "rule", ["", "=", "x3", "sfoo", "s3 sigma", "u", "ufoo", "m3", "t", "tfoo", "t2", "t1.5", "nan"]
 )
 def test_a_bad_rule_is_refused_by_name(toy: HookedTransformer, rule: str):
-    with pytest.raises(InputError, match=f"noise '{rule.removesuffix('=')}'"):
+    with pytest.raises(InputError, match=f"noise '{rule}'"):
         noise_rule(toy, rule, FACTS, "subject")
+
+
+@pytest.mark.parametrize(
+    ("rule", "wanted"),
+    [
+        *((rule, "more than 2 degrees") for rule in ("tnan", "tinf", "t-3", "t1e999")),
+        *(
+            (f"{kind}{number}{end}", r"above 0 and at most 1e\+12")
+            for kind in ("", "s", "u")
+            for number in ("nan", "inf", "-1", "0", "-0.0", "1e300", "1e30", "1e999")
+            for end in ("", "=")
+        ),
+    ],
+)
+def test_noise_of_no_size_is_refused_before_there_is_a_model(rule: str, wanted: str):
+    with pytest.raises(InputError, match=f"noise '{rule}': .*{wanted}"):
+        noise_kind(rule)
+
+
+def test_noise_that_is_too_large_for_these_embeddings_is_refused(toy: HookedTransformer):
+    """Or too small: a number of deviations says nothing before these are measured."""
+    model = deepcopy(toy)
+    for factor in (0, 1e13):
+        model.embed.W_E.data.fill_(0.0)
+        model.embed.W_E.data[:, ::2] = factor
+        with pytest.raises(InputError, match="noise 's3' has the size .*: above 0 and at most"):
+            noise_rule(model, "s3", FACTS, "subject")
+    model.embed.W_E.data[:, ::2] = 1.0
+    assert noise_rule(model, "s3", FACTS, "subject").scale == pytest.approx(1.5, rel=0.01)
 
 
 def test_noise_without_facts_is_refused(toy: HookedTransformer):
