@@ -258,7 +258,11 @@ def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         ("rome:layer=x", "toy", "layer is 'x', but int is wanted"),
         ("rome:layer=1.0", "toy", "layer is 1.0, but int is wanted"),
         ("rome:layer=True", "toy", "layer is True, but int is wanted"),
-        ("rome:training.lr=fast", "toy", "lr is 'fast', but float is wanted"),
+        ("rome:training.lr=fast", "toy", "lr is 'fast', but a finite number is wanted"),
+        *(
+            (f"rome:training.lr={value}", "toy", "lr is .*, but a finite number is wanted")
+            for value in ("nan", "inf", "1e999", "-1e999", "1" + "0" * 400)
+        ),
         ("rome:training=3", "toy", "training is 3, but Training is wanted"),
         (
             "rome:where=first",

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import dataclasses
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -104,7 +105,7 @@ def _require(settings: type, field: str, value: Any, told: str) -> None:
     hint = hints[field]
     if not _fits(value, hint):
         wanted = " or ".join(get_args(hint)) if _is_choice(hint) else hint
-        wanted = getattr(wanted, "__name__", str(wanted))
+        wanted = "a finite number" if hint is float else getattr(wanted, "__name__", str(wanted))
         raise InputError(f"{told}: {field} is {value!r}, but {wanted} is wanted")
 
 
@@ -117,7 +118,7 @@ def _fits(value: Any, hint: Any) -> bool:
         own = get_args(hint)[:1] * len(value) if get_args(hint)[-1] is ... else get_args(hint)
         return len(own) == len(value) and all(map(_fits, value, own))
     if hint is float:
-        return type(value) in (int, float)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # nor is NaN
     return type(value) is hint
 
 
