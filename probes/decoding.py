@@ -28,7 +28,7 @@ from kedit.errors import InputError
 from kedit.facts import Fact
 from kedit.openings import Tokens
 from kedit.prompts import device, encode
-from kedit.stats import Interval, bootstrap_ratio
+from kedit.stats import Interval, bootstrap_ratio, rate_interval
 
 SITES = ("resid_post", "mlp_out", "attn_out", "z")
 ROWS = 64  # of a batch
@@ -68,7 +68,8 @@ class Decoded(NamedTuple):
 
     Args:
         head: of "z"; None for the other sites.
-        accuracy: of the probe for the relation.
+        accuracy: of the probe for the relation; this and the control with 95 % intervals as rates
+            have them (`kedit.stats.rate_interval`), selectivity by the bootstrap.
         control: of the same probe for relations drawn at random, one for each wording.
         selectivity: accuracy - control.
         chance: of always saying the commonest relation.
@@ -150,14 +151,16 @@ def decode(
     groups = np.unique(features.groups(split), return_inverse=True)[1]
     scores = np.concatenate([hits, hits[..., :1] - hits[..., 1:]], axis=2)
     sums = np.stack([scores[groups == group].sum(0) for group in range(groups.max() + 1)])
-    found = bootstrap_ratio(sums, np.bincount(groups).astype(float), draws, seed)
+    counts = np.bincount(groups).astype(float)
+    rates = rate_interval(sums[..., :2], counts)
+    gaps = bootstrap_ratio(sums[..., 2], counts, draws, seed)
 
-    def interval(*cell_and_score: int) -> Interval:
-        return Interval(*(np.asarray(bound[cell_and_score]) for bound in found))
+    def at(found: Interval, *place: int) -> Interval:
+        return Interval(*(np.asarray(bound[place]) for bound in found))
 
     chance = float(np.bincount(relations).max() / len(relations))
     return [
-        Decoded(*place, interval(cell, 0), interval(cell, 1), interval(cell, 2), chance)
+        Decoded(*place, at(rates, cell, 0), at(rates, cell, 1), at(gaps, cell), chance)
         for cell, (place, _) in enumerate(cells)
     ]
 

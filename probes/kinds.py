@@ -19,6 +19,7 @@ from kedit.errors import InputError
 from kedit.head_results import AttentionShare, KindTest
 from kedit.results import FactTrace
 from kedit.stats import percentile_interval, permuted, resamples
+from probes.trace import finite_grid
 
 Measure = Literal["restored", "severed"]
 MEASURES: tuple[Measure, ...] = ("restored", "severed")
@@ -37,19 +38,21 @@ def parts(trace: FactTrace, measure: Measure, metric: str) -> Parts:
     """Sums of indirect effects, in the metric's units.
 
     Raises:
-        InputError: the trace lacks a sweep that the measure needs.
+        InputError: the trace lacks a sweep that the measure needs, or a score is not finite.
     """
     wanted = ("attn_out", "mlp_out") if measure == "restored" else ("resid_post", *SEVERED.values())
     if lacking := [name for name in wanted if name not in trace.grids]:
         raise InputError(f"{trace.prompt!r}: {measure} needs the sweeps {', '.join(lacking)}")
     if measure == "restored":
-        attn, mlp = (float(trace.grids[name].indirect_effect(metric).sum()) for name in wanted)
+        attn, mlp = (
+            float(finite_grid(trace, name).indirect_effect(metric).sum()) for name in wanted
+        )
         return Parts(max(0.0, attn), max(0.0, mlp))
-    whole = trace.grids["resid_post"]
+    whole = finite_grid(trace, "resid_post")
     column = whole.positions.index(trace.corrupted[-1])
     ordinary = whole.indirect_effect(metric)[:, column]
     lost = {
-        half: float((ordinary - trace.grids[name].indirect_effect(metric)[:, 0]).sum())
+        half: float((ordinary - finite_grid(trace, name).indirect_effect(metric)[:, 0]).sum())
         for half, name in SEVERED.items()
     }
     return Parts(max(0.0, lost["attn_out"]), max(0.0, lost["mlp_out"]))
@@ -100,8 +103,10 @@ def _share(
     draws: int,
     seed: int,
 ) -> AttentionShare:
-    drawn = resamples(len(sums), draws, seed) @ sums
-    interval = percentile_interval(np.asarray(_ratio(sums.sum(0))), _ratio(drawn))
+    drawn = _ratio(resamples(len(sums), draws, seed) @ sums)
+    if len(sums) < 2:
+        drawn[:] = np.nan  # one relation does not say how much relations differ
+    interval = percentile_interval(np.asarray(_ratio(sums.sum(0))), drawn)
     return AttentionShare(part, measure, kind, interval, int(n_facts.sum()), len(sums))
 
 

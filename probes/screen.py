@@ -19,7 +19,7 @@ from kedit.errors import InputError
 from kedit.metrics import METRICS
 from kedit.results import EffectGrid, FactTrace, Screen
 from kedit.runs import States
-from kedit.stats import Interval, bootstrap_ratio
+from kedit.stats import Interval, bootstrap_ratio, rate_interval
 from probes.patch import Patch, Question, sweep
 
 
@@ -53,7 +53,8 @@ class Screening:
 
 
 class Quality(NamedTuple):
-    """How well a screen chose, as the sample tells; means over facts, 95 % bootstrap intervals.
+    """How well a screen chose, as the sample tells; means over facts with 95 % intervals: Wilson's
+    of the recall, the others by the bootstrap.
 
     Args:
         recall: share of the truly largest effects (as many as were kept) that were kept.
@@ -111,9 +112,8 @@ def quality(traces: Sequence[FactTrace], name: str, metric: str, seed: int = 0) 
         raise InputError(f"no screened traces of {name!r}")
     columns = np.array(rows)
     ones = np.ones(len(rows))
-    recall, mass, missed, kept = (
-        bootstrap_ratio(column, ones, seed=seed) for column in columns[:, :4].T
-    )
+    recall = rate_interval(columns[:, 0], ones)
+    mass, missed, kept = (bootstrap_ratio(column, ones, seed=seed) for column in columns[:, 1:4].T)
     n_kept, n_sampled, n_cells = (float(mean) for mean in columns[:, 4:].mean(0))
     return Quality(recall, mass, missed, kept, n_kept, n_sampled, n_cells)
 

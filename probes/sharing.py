@@ -14,14 +14,18 @@ from kedit.head_results import RelationHeads, Sharing
 from kedit.heads import Head
 from kedit.results import FactTrace
 from kedit.stats import bootstrap_ratio, largest, permuted, resamples, row_interval
-from probes.trace import BUCKETS, buckets
+from probes.trace import BUCKETS, buckets, finite_grid
 
 FEWEST = 2  # facts of a relation: one has no other to be compared with
 
 
 def profile(trace: FactTrace, metric: str, name: str = "z") -> Float[ndarray, "bucket layer head"]:
-    """A fact's indirect effects, averaged over each bucket's tokens; zero where it has none."""
-    effect = trace.grids[name].indirect_effect(metric).numpy()
+    """A fact's indirect effects, averaged over each bucket's tokens; zero where it has none.
+
+    Raises:
+        InputError: a score that is not finite: its correlations would count as zero.
+    """
+    effect = finite_grid(trace, name).indirect_effect(metric).numpy()
     places = buckets(trace.corrupted, len(trace.labels))
     found = np.zeros((len(BUCKETS), effect.shape[0], *effect.shape[2:]))
     for row, bucket in enumerate(BUCKETS):

@@ -198,6 +198,21 @@ def buckets(corrupted: Sequence[int], n_pos: int) -> dict[str, list[int]]:
     }
 
 
+def finite_grid(trace: FactTrace, name: str) -> EffectGrid:
+    """The grid `name` of a trace whose scores are all numbers: nothing else can be averaged.
+
+    Raises:
+        InputError: a restored, clean or corrupted score is NaN or infinite.
+    """
+    grid = trace.grids[name]
+    if not all(scores.isfinite().all() for scores in (grid.restored, grid.clean, grid.corrupted)):
+        raise InputError(
+            f"{trace.prompt!r}, {trace.part} corrupted: scores of {name!r} are not finite, so this "
+            "fact has no effect. Leave it out, or trace it anew with smaller noise or in float32"
+        )
+    return grid
+
+
 def average(
     traces: Iterable[FactTrace],
     name: str,
@@ -213,8 +228,11 @@ def average(
             "pooled" average of all facts' (Meng et al.'s notebook; differs where facts have
             unequally many tokens in a bucket).
         seed, draws: of the bootstrap, which draws facts.
+
+    Raises:
+        InputError: no traces, or a score that is not finite.
     """
-    kept = [(trace, trace.grids[name]) for trace in traces]
+    kept = [(trace, finite_grid(trace, name)) for trace in traces]
     if not kept:
         raise InputError(f"no traces with {name!r} to average")
     low_scores = np.stack([grid.corrupted.numpy() for _, grid in kept])
@@ -247,8 +265,12 @@ def average(
 
 
 def total_effects(traces: Sequence[FactTrace], seed: int = 0) -> dict[str, Interval]:
-    """Clean and corrupted scores and their difference, averaged over facts: each by metric."""
-    grids = [next(iter(trace.grids.values())) for trace in traces]
+    """Clean and corrupted scores and their difference, averaged over facts: each by metric.
+
+    Raises:
+        InputError: a score that is not finite.
+    """
+    grids = [finite_grid(trace, next(iter(trace.grids))) for trace in traces]
     clean = np.stack([grid.clean.numpy() for grid in grids]).astype(float)
     corrupted = np.stack([grid.corrupted.numpy() for grid in grids]).astype(float)
     ones = np.ones(len(grids))
@@ -274,10 +296,14 @@ def _pooled(
     draws: int,
     seed: int,
 ) -> Interval:
-    """sum(total) / sum(count) - mean(low_scores), both over the same drawn facts."""
-    if count.sum() == 0:
-        return bootstrap_ratio(total, count)
+    """sum(total) / sum(count) - mean(low_scores), both over the same drawn facts.
+
+    As `bootstrap_ratio`, it is without an interval where a single fact has tokens.
+    """
     shift = np.broadcast_to(low_scores, total.shape)
+    if (count > 0).sum() < 2:
+        alone = bootstrap_ratio(total, count)
+        return alone._replace(mean=alone.mean - shift.mean(0))
     weights = resamples(len(total), draws, seed)
     weights = weights[weights @ count > 0]
     flat, flat_shift = total.reshape(len(total), -1), shift.reshape(len(total), -1)

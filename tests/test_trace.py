@@ -117,7 +117,7 @@ def test_an_average_over_the_pooled_baseline_is_that_by_hand(bucket: str):
 @pytest.mark.parametrize("baseline", ["own", "pooled"])
 def test_an_interval_holds_its_mean_and_spans_the_two_facts(baseline: Literal["own", "pooled"]):
     result = average(TWO, "mlp_out", baseline=baseline)
-    filled = [index for index, n in enumerate(result.n_tokens) if n]
+    filled = [index for index, n in enumerate(result.n_facts) if n > 1]
     low, mean, high = (values[0, filled, 0] for values in (result.low, result.mean, result.high))
     assert (low <= mean + 1e-6).all() and (mean <= high + 1e-6).all()
     first = result.buckets.index("first corrupted")
@@ -153,6 +153,30 @@ def test_an_average_of_a_severed_grid_knows_its_only_column():
 def test_nothing_to_average_is_refused():
     with pytest.raises(InputError, match="no traces with 'mlp_out' to average"):
         average([], "mlp_out")
+
+
+@pytest.mark.parametrize("baseline", ["own", "pooled"])
+def test_what_one_fact_alone_has_tokens_for_has_no_interval(baseline: Literal["own", "pooled"]):
+    result = average(TWO, "mlp_out", baseline=baseline)
+    for index, n in enumerate(result.n_facts):
+        bounds = np.stack([result.low[:, index], result.high[:, index]])
+        assert np.isfinite(bounds).all() == (n == 2)
+    assert 1 in result.n_facts and 2 in result.n_facts
+    alone = average(TWO[:1], "mlp_out", baseline=baseline)
+    assert np.isfinite(alone.mean).any() and np.isnan(alone.low).all()
+
+
+@pytest.mark.parametrize("field", ["restored", "clean", "corrupted"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_refused_and_not_averaged(field: str, value: float):
+    grid = TWO[1].grids["mlp_out"]
+    scores = getattr(grid, field).clone()
+    scores[..., -1] = value
+    bad = replace(TWO[1], grids={"mlp_out": replace(grid, **{field: scores})})
+    for averaged in (lambda traces: average(traces, "mlp_out"), total_effects):
+        averaged(TWO)
+        with pytest.raises(InputError, match="scores of 'mlp_out' are not finite"):
+            averaged([TWO[0], bad])
 
 
 def test_total_effects_are_means_over_facts():
