@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments._memory import peak_since_now
 from experiments._moments import read_moments
+from experiments._finite import require_finite, without_nan
 from experiments._run import RunFolder, progress
 from experiments._score import key_of
 
@@ -229,19 +230,28 @@ def effect_of(
     scoring: "Scoring",
     text: "Baseline",
 ) -> dict[str, Any]:
-    """What an edit does to its case and to held-out text, as a part of its record."""
+    """What an edit does to its case and to held-out text, as a part of its record.
+
+    None stands for what an edit that wrecks the model leaves no finite number of.
+    """
+    from kedit.errors import InputError
     from kedit.rails import checked
     from kedit.score import score
 
     found = checked(model, edit, requests_of(case, side), text)
     record: dict[str, Any] = {"trouble": found.trouble}
     if found.drift is not None:
-        with edit.applied(model):
-            (after,) = score(model, [case], scoring, before.own_words)
-        record |= {
-            "score": after.to_record(),
+        numbers = {
             "perplexity": found.drift.perplexity[1],
             "kl": float(found.drift.kl.mean()),
             "norm": max(norm.relative for norm in edit.norms(model).values()),
         }
+        record |= without_nan(numbers)
+        with edit.applied(model):
+            (after,) = score(model, [case], scoring, before.own_words)
+        try:
+            require_finite("after the edit", after.to_record())
+        except InputError as error:
+            return record | {"score": None, "trouble": found.trouble or str(error)}
+        record["score"] = after.to_record()
     return record

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments._facts import fact_key
+from experiments._finite import require_finite
 from experiments._run import RunFolder
 
 if TYPE_CHECKING:
@@ -100,8 +101,9 @@ def guarded(
     from kedit.errors import InputError
 
     try:
-        return {"prompt": fact.prompt, "relation": fact.relation.name,
-                **ask(config, model, fact, *more)}  # fmt: skip
+        found = ask(config, model, fact, *more)
+        require_finite(repr(fact.prompt), found)
+        return {"prompt": fact.prompt, "relation": fact.relation.name, **found}
     except InputError as error:
         return {"prompt": fact.prompt, "skipped": str(error)}
 

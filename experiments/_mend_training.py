@@ -28,12 +28,18 @@ TOGETHER = 8  # exercises that are validated at once
 def train(
     config: "Config", folder: RunFolder, model: "HookedTransformer", practice: Practice
 ) -> None:
-    """From the folder's checkpoint on, if there is one; the best network is saved."""
+    """From the folder's checkpoint on, if there is one; the best network is saved.
+
+    Raises:
+        InputError: a loss is NaN or infinite. The best network so far and the checkpoint stay.
+    """
     network, optimiser = started(config, model, practice)
     step, best, at = _resumed(folder.path / CHECKPOINT, network, optimiser)
     if step == 0:
         if "0" not in folder.records:
-            folder.add("0", {"training": None, "validation": validated(model, network, practice)})
+            found = validated(model, network, practice)
+            _require_finite(found, config, step)
+            folder.add("0", {"training": None, "validation": found})
         best = _total(config, folder.records["0"]["validation"])
         _save(config, folder, model, network, step)
     sums: dict[str, float] = {}
@@ -41,18 +47,39 @@ def train(
         bar = bars.add_task("practising", total=config.steps, completed=step)
         while step < config.steps and step - at < config.patience:
             losses = _step(config, model, network, optimiser, practice, step)
+            _require_finite({"training": losses}, config, step)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value / config.validate
             step += 1
             bars.update(bar, advance=1, description=_told(sums, step, config.validate))
             if step % config.validate == 0:
                 found = validated(model, network, practice)
+                _require_finite(found, config, step)
                 folder.add(str(step), {"training": sums, "validation": found})
                 if _total(config, found) < best:
                     best, at = _total(config, found), step
                     _save(config, folder, model, network, step)
                 _keep(folder.path / CHECKPOINT, network, optimiser, step, best, at)
                 sums = {}
+
+
+def _require_finite(found: dict[str, dict[str, float]], config: "Config", step: int) -> None:
+    """Raises InputError if a loss is no number: training on would learn nothing from it.
+
+    Args:
+        found: losses by side, or of training.
+    """
+    from kedit.errors import InputError
+
+    for where, losses in found.items():
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise InputError(
+                    f"after {step} steps the {name} loss ({where}) is {value}. Training stops; the "
+                    "best network before is kept. Smaller steps are wanted: a --lr, --lr-rate or "
+                    f"--rate below {config.lr:g}, {config.lr_rate:g} and {config.rate:g}, and "
+                    "another --out"
+                )
 
 
 def started(

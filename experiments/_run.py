@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from experiments._finite import require_finite, require_finite_options, without_nan
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -74,7 +76,12 @@ class RunFolder:
     def add(
         self, key: str, record: Mapping[str, Any], tensors: Mapping[str, "Tensor"] | None = None
     ):
-        """Keeps one finished record; its tensors are on disk before its line is."""
+        """Keeps one finished record; its tensors are on disk before its line is.
+
+        Raises:
+            InputError: a number of it is NaN or infinite, which is no result.
+        """
+        require_finite(f"the record {key}", record, tensors)
         if tensors:
             from safetensors.torch import save_file
 
@@ -84,7 +91,8 @@ class RunFolder:
             scratch.replace(self._tensors(key))
         self.records[key] = {"key": key, **record}
         with self._lines.open("ab") as lines:
-            lines.write(json.dumps(self.records[key], ensure_ascii=False).encode() + b"\n")
+            text = json.dumps(self.records[key], ensure_ascii=False, allow_nan=False)
+            lines.write(text.encode() + b"\n")
             lines.flush()
             os.fsync(lines.fileno())
 
@@ -94,7 +102,11 @@ class RunFolder:
         return load_file(self._tensors(key))
 
     def write_json(self, name: str, value: Any) -> None:
-        write_whole(self.path / name, json.dumps(value, indent=1, ensure_ascii=False, default=str))
+        """As JSON, which has no NaN and no infinity: null stands for them."""
+        text = json.dumps(
+            without_nan(value), indent=1, ensure_ascii=False, default=str, allow_nan=False
+        )
+        write_whole(self.path / name, text)
 
     def _tensors(self, key: str) -> Path:
         return self.path / "tensors" / f"{key}.safetensors"
@@ -110,10 +122,11 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
 
     Raises:
         InputError: another process works in the folder, or it holds a run of another experiment or
-            configuration.
+            configuration; an option is NaN or infinite.
     """
     from kedit.errors import InputError
 
+    require_finite_options(config)
     fields = dataclasses.asdict(config)
     kept = {name: value for name, value in fields.items() if name not in ("out", *outside)}
     measured = json.loads(json.dumps(kept))  # as a folder gives it back: without tuples

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._choose import in_turn
+from experiments._finite import require_finite
 from experiments._run import RunFolder, progress
 
 if TYPE_CHECKING:
@@ -185,6 +186,8 @@ def _score(
         return
     try:
         scores = score(model, list(cases.values()), scoring)
+        for case, one in zip(cases.values(), scores, strict=True):
+            require_finite(case.id, one.to_record())
     except InputError:
         for key, case in cases.items():
             try:

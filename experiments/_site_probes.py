@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from experiments._finite import require_finite
 from experiments._run import RunFolder, progress
 from experiments._score import key_of
 from experiments._sites import EFFECTS, SEPARATIONS, Place, positions
@@ -136,7 +137,9 @@ def _recorded(
         for key in todo:
             start, told = time.perf_counter(), {"id": keys[key].id, "measured": name}
             try:
-                told |= measure(keys[key]) | {"seconds": time.perf_counter() - start}
+                found = measure(keys[key])
+                require_finite(keys[key].id, found)
+                told |= found | {"seconds": time.perf_counter() - start}
             except InputError as error:
                 told |= {"skipped": str(error)}
             folder.add(key, told)

@@ -1,5 +1,6 @@
 """Trains a MEND for a model: a network that turns the gradient of one edit into the edit."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,12 +59,21 @@ class Config:
 
 
 def run(config: Config) -> Path:
-    """Trains, validates, saves the best; a run that was stopped goes on from its checkpoint."""
+    """Trains, validates, saves the best; a run that was stopped goes on from its checkpoint.
+
+    Raises:
+        InputError: an option out of range, or a loss that is NaN or infinite; what was kept stays.
+    """
     from experiments._exercises import practice_of
+    from experiments._finite import require_positive
     from experiments._mend_report import finish
     from experiments._mend_training import train
     from kedit.model import load
 
+    whole = ("rank", "batch", "accumulate", "steps", "validate", "patience", "held_out")
+    require_positive(
+        config, rate=1, lr=1, lr_rate=1, edit_weight=1e6, **dict.fromkeys(whole, math.inf)
+    )
     with open_run("train_mend", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         model = load(config.model, config.device)

@@ -1,8 +1,10 @@
 """Training MEND: on whom, to the bit where it is resumed, and whether it learns to edit."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from experiments import _mend_training
 from experiments._exercises import Practice, materials, practice_of, split
 from experiments._mend_training import CHECKPOINT
 from experiments._run import open_run
-from experiments.train_mend import Config
+from experiments.train_mend import Config, run
+from kedit import metalearning
 from kedit import toy as toy_module
 from kedit.editors.mend import MEND, NAME
 from kedit.errors import InputError
@@ -66,6 +69,57 @@ def test_validation_falls_and_the_best_is_kept(toy_mend: Path) -> None:
     assert origin.recipe["trained for"] == best and origin.source == "toy"
     assert origin.recipe["rank"] == TOY_MEND.rank
     assert (toy_mend.parent / "training.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        *(("lr", value, "above 0 and at most 1 is") for value in (math.nan, math.inf, 99.0, -1.0, 0.0)),
+        ("lr_rate", math.nan, "--lr-rate nan: above 0"),
+        ("lr_rate", 1e12, "--lr-rate 1000000000000.0: above 0"),
+        ("rate", 1e12, "--rate 1000000000000.0: above 0 and at most 1"),
+        ("edit_weight", -0.5, "--edit-weight -0.5: above 0"),
+        *(
+            (name, -1, f"--{name.replace('_', '-')} -1: a whole number of at least 1 is wanted")
+            for name in ("rank", "batch", "accumulate", "steps", "validate", "patience", "held_out")
+        ),
+    ],
+)  # fmt: skip
+def test_options_out_of_range_are_refused_before_the_model_is_loaded(
+    option: str, value: float, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kedit.model.load", None)  # not called
+    config = replace(SHORT, out=str(tmp_path / "run"), **{option: value})
+    with pytest.raises(InputError, match=wanted):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_stops_at_a_loss_that_is_no_number_and_keeps_what_was_kept(
+    toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(SHORT, toy, tmp_path / "whole")
+    practise = metalearning.practise
+
+    def broken(*args: Any, **kwargs: Any) -> metalearning.Practised:
+        found = practise(*args, **kwargs)
+        n_trained.append(len(args) > 4)  # with a share of the gradient
+        return replace(found, edit=math.nan) if sum(n_trained) == 4 else found
+
+    n_trained: list[bool] = []
+    monkeypatch.setattr(metalearning, "practise", broken)
+    with pytest.raises(InputError, match=r"after 3 steps the edit loss \(training\) is nan"):
+        trained(SHORT, toy, tmp_path / "broken")
+    lines, wanted = (
+        (tmp_path / name / "records.jsonl").read_text().splitlines() for name in ("broken", "whole")
+    )
+    assert lines == wanted[:2] and len(wanted) == 4  # validated before any step, and after two
+    assert (tmp_path / "broken" / NAME).exists()
+    monkeypatch.undo()
+    trained(SHORT, toy, tmp_path / "broken")
+    assert (tmp_path / "broken" / "records.jsonl").read_text() == (
+        whole / "records.jsonl"
+    ).read_text()
 
 
 def test_no_subject_is_in_both_parts_and_none_of_those_that_are_scored(
@@ -132,7 +186,6 @@ def test_a_training_that_was_stopped_goes_on_to_the_bit(
     step, calls = _mend_training._step, []
 
     def breaking(*args: object):
-        calls.append(1)
         if len(calls) > stopped:
             raise KeyboardInterrupt
         return step(*args)  # pyright: ignore
