@@ -70,7 +70,9 @@ def finish(
         for kind in dict.fromkeys(line.kind for line in own):
             table.add_row(f"[italic]{kind}[/italic]")
             for line in (line for line in own if line.kind == kind):
-                p = "" if line.difference is None else f"{line.p:.2g}"
+                p = "" if line.difference is None else "-"
+                if line.p == line.p:
+                    p = f"{line.p:.2g}"
                 ends = [percent(line.difference), p]
                 cells = [percent(line.values[one]) for one in shown]
                 counts = [str(line.n_failed), str(line.n_cases)]
@@ -161,12 +163,12 @@ def _record(line: Line) -> dict[str, Any]:
         "arm": line.arm,
         "n_cases": line.n_cases,
         "failed": line.n_failed,
-        "p": None if line.difference is None else line.p,
+        "p": line.p if line.p == line.p else None,
         **_numbers(line),
     }
 
 
-def _numbers(line: Line) -> dict[str, float]:
+def _numbers(line: Line) -> dict[str, float | None]:
     """Means and bounds under names of their own."""
     named = dict(line.values)
     if line.difference is not None:

@@ -8,9 +8,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from experiments._finite import require_finite, without_nan
 from experiments._memory import peak_since_now
 from experiments._moments import read_moments
-from experiments._finite import require_finite, without_nan
 from experiments._run import RunFolder, progress
 from experiments._score import key_of
 

@@ -27,8 +27,8 @@ def require_finite(
     ]
     for place, told in bad:
         raise InputError(
-            f"{name}: {place} is {told}, which is no result. Numbers overflow under noise or edits "
-            "that are very large, and early in float16: smaller ones, or --dtype float32, are wanted"
+            f"{name}: {place} is {told}, which is no result. Numbers overflow under very large "
+            "noise or edits, and early in float16: smaller ones or --dtype float32 are wanted"
         )
 
 

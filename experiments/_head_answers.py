@@ -176,7 +176,7 @@ def _draw_decoding(config: "Config", folder: RunFolder, asked: Asked) -> None:
     import numpy as np
 
     from figures.questions import decoding
-    from figures.style import SITES, save
+    from figures.style import SITES, plural, save
     from kedit.stats import Interval
 
     drawn: dict[str, dict[str, tuple[Interval, Interval]]] = {}
@@ -192,9 +192,9 @@ def _draw_decoding(config: "Config", folder: RunFolder, asked: Asked) -> None:
                 drawn[split][site] = accuracy, control
     chance = next(iter(asked.decoded.values()))[0].chance
     caption = (
-        f"n = {asked.n_decoded} facts; seed {config.seed}; bands: 95\u00a0% bootstrap interval "
-        "over what is held out; dotted: the control task, each wording’s relation drawn at random; "
-        "grey line: always the commonest relation."
+        f"n = {plural(asked.n_decoded, 'fact')}; seed {config.seed}; bands: Wilson’s 95\u00a0% "
+        "interval over what is held out; dotted: the control task, each wording’s relation drawn "
+        "at random; grey line: always the commonest relation."
     )
     save(decoding(drawn, chance, caption), folder.path, "decoding")
 
@@ -205,16 +205,16 @@ def _table(
     panels: "Mapping[str, Mapping[str, Interval]]",
     answers: Answers,
 ):
-    from figures.style import estimate
+    from figures.style import estimate, plural
 
     relations = len({one["relation"] for one in answers})
     clean = sum(one["clean"][config.metric] for one in answers) / len(answers)
     table = plain_table(
         "What the heads do",
-        f"{len(answers)} facts of {relations} relations, none of which the heads were "
-        f"chosen on; {config.metric} {clean:.2f} clean. Means, 95 % bootstrap intervals over facts "
-        f"(seed {config.seed}); OV rank: of the answer, median (quartiles), were the head to read "
-        "the subject's last token alone.",
+        f"{plural(len(answers), 'fact')} of {plural(relations, 'relation')}, none of which the "
+        f"heads were chosen on; {config.metric} {clean:.2f} clean. Means, 95 % bootstrap intervals "
+        f"over facts (seed {config.seed}); OV rank: of the answer, median (quartiles), were the "
+        "head to read the subject's last token alone.",
         ("head", *panels, "OV rank"),
     )
     for name in (*map(str, heads), TOGETHER, RANDOM):

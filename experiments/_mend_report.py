@@ -40,10 +40,10 @@ def finish(
     config: "Config", folder: RunFolder, model: "HookedTransformer", practice: Practice
 ) -> None:
     """Edits every held-out request with the best network; table, figure and where they are."""
-    from figures.style import save
+    from figures.style import plural, save
     from figures.training import Loss, losses
 
-    lines = _lines(_edited(folder, model, practice), config.seed)
+    lines = _lines(_edited(folder, model, practice))
     steps = sorted(int(key) for key in folder.records)
     records = {step: folder.records[str(step)] for step in steps}
     best = _kept_at(folder)
@@ -55,7 +55,7 @@ def finish(
             for side in sides
         },
         best,
-        f"{config.model}; n = {len(practice.held_out)} edits to validate with, "
+        f"{config.model}; n = {plural(len(practice.held_out), 'edit')} to validate with, "
         f"{len(practice.train):,} to train on; seed {config.seed}",
     )
     save(drawn, folder.path, "training")
@@ -85,7 +85,7 @@ def finish(
 
 
 _EXPLAINED = (
-    "Percent, with 95 % bootstrap intervals over requests. Own prompt, other wordings: the target "
+    "Percent, with 95 % intervals over requests (Wilson's). Own prompt, other wordings: the target "
     "is likelier than what the\nfact said (the relation's name than None); neighbours: the "
     "likeliest next token is what it was. Each request is edited alone."
 )
@@ -153,17 +153,17 @@ def _likeliest(model: "HookedTransformer", prompts: Sequence[Said]) -> list[int]
     return last_logits(model, reading.last).argmax(-1).tolist()
 
 
-def _lines(found: Sequence[Found], seed: int) -> list[Line]:
+def _lines(found: Sequence[Found]) -> list[Line]:
     import numpy as np
 
-    from kedit.stats import bootstrap_ratio
+    from kedit.stats import rate_interval
 
     lines = []
     for side, prompts in dict.fromkeys((one.side, one.prompts) for one in found):
         own = [one for one in found if (one.side, one.prompts) == (side, prompts)]
         ones = np.ones(len(own))
         before, after = (
-            bootstrap_ratio(np.array([getattr(one, name) for one in own]), ones, seed=seed)
+            rate_interval(np.array([getattr(one, name) for one in own]), ones)
             for name in ("before", "after")
         )
         lines.append(Line(side, prompts, before, after, len(own)))

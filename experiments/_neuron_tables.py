@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._run import console
-from experiments._tables import hundredths, percent, plain_table
+from experiments._tables import percent, plain_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from experiments._neuron_report import Findings
     from experiments.find_neurons import Config
-    from kedit.stats import Interval
     from probes.neurons import RelationNeurons
 
 HALF_NAMES = {"mlp": "MLP", "attn": "attention", "both": "both"}
@@ -36,9 +35,11 @@ def print_tables(
 
 
 def _by_relation(config: "Config", findings: "Findings") -> "Table":
+    from figures.style import plural
+
     halves = list(findings.halves)
     table = plain_table(
-        f"Neurons of {len(findings.relations)} relations: {config.model}",
+        f"Neurons of {plural(len(findings.relations), 'relation')}: {config.model}",
         f"Of a relation: the neurons of more than {100 * config.agree_facts:.0f} % of its facts. "
         "Layers: those with most of them. Heads: those with most of the positive attribution of "
         "all sites (each an integral along its own key alone).",
@@ -68,36 +69,36 @@ def _heads(one: "RelationNeurons") -> str:
 
 
 def _by_half(config: "Config", findings: "Findings") -> "Table":
-    several = len(findings.relations) > 1
+    from figures.style import estimate
+
     table = plain_table(
         "MLP and attention",
-        f"Means{_spread(config, several)}; shared: with "
+        f"Means{_spread(config, findings)}; shared: with "
         "another fact, over pairs of facts. Attribution: the sites' sums, which need not add up "
         "across sites.",
         ("", *(HALF_NAMES[half] for half in findings.sharing)),
     )
     sharing = findings.sharing.values()
-    total = [_told(one.total, several) for one in findings.halves.values()]
+    total = [estimate(*one.total.floats()) for one in findings.halves.values()]
     table.add_row("neurons of a relation", *total)
-    table.add_row("neurons of a fact", *(_told(one.own, several) for one in sharing))
-    table.add_row("  shared in its relation", *(_told(one.within, several) for one in sharing))
-    table.add_row("  shared outside of it", *(_told(one.between, several) for one in sharing))
+    table.add_row("neurons of a fact", *(estimate(*one.own.floats()) for one in sharing))
+    table.add_row("  shared in its relation", *(estimate(*one.within.floats()) for one in sharing))
+    table.add_row("  shared outside of it", *(estimate(*one.between.floats()) for one in sharing))
     if findings.attention:
         shares = [one.share for one in findings.halves.values() if one.share]
-        table.add_row("share of attribution (%)", *(_told(one, several, 100) for one in shares))
+        table.add_row("share of attribution (%)", *(estimate(*one.floats(100)) for one in shares))
     return table
 
 
 def _scaled(config: "Config", findings: "Findings") -> "Table":
     from figures.scaling import asked_most
+    from figures.style import estimate
 
-    several = len(findings.relations) > 1
     clean = percent(asked_most(findings.changes).clean) if findings.changes else "-"
     table = plain_table(
-        "Scaling neurons at the last token: how the answer's probability changes from "
-        f"{clean if several else clean.split()[0]} %",
+        f"Scaling neurons at the last token: how the answer's probability changes from {clean} %",
         "In percentage points, and its logarithm in nats: means over facts"
-        f"{_spread(config, several)}. n: neurons scaled. They were found on "
+        f"{_spread(config, findings)}. n: neurons scaled. They were found on "
         "other facts of their relation; loudest and random: as many others at the same sites, "
         "those that write most there, and any. effects.csv has it in percent, too.",
         ("half", "neurons", "n", "facts", "× 0: points", "nats", "× 2: points", "nats"),
@@ -105,28 +106,14 @@ def _scaled(config: "Config", findings: "Findings") -> "Table":
     for (half, whose), own in groupby(findings.changes, key=lambda one: (one.half, one.neurons)):
         pair = list(own)
         cells = [
-            text if several else text.split()[0]
-            for one in pair
-            for text in (percent(one.prob), hundredths(one.logprob))
+            text for one in pair for text in (percent(one.prob), estimate(*one.logprob.floats()))
         ]
         n = f"{pair[0].n_neurons:.0f}"
         table.add_row(HALF_NAMES[half], whose, n, str(pair[0].n_facts), *cells)
     return table
 
 
-def _spread(config: "Config", several: bool) -> str:
-    if not several:
+def _spread(config: "Config", findings: "Findings") -> str:
+    if len(findings.relations) < 2:
         return " (one relation, so no intervals)"
     return f" with 95 % bootstrap intervals over relations (seed {config.seed})"
-
-
-def _told(interval: "Interval", several: bool, unit: float = 1) -> str:
-    """With its interval, if there is one: drawn over a single relation it has no width."""
-    import numpy as np
-
-    from figures.style import estimate, number
-
-    mean, low, high = interval.floats(unit)
-    if not np.isfinite(mean):
-        return "-"
-    return estimate(mean, low, high) if several else number(mean)

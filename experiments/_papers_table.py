@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from experiments._tables import percent, plain_table
+from experiments._tables import INTERVALS, percent, plain_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,7 +14,7 @@ COLUMNS = (
     "E-efficacy", "R-efficacy", "their harmonic mean",
     "E-generalization", "R-generalization", "their harmonic mean",
 )  # fmt: skip
-TITLE = "As the paper has it: success in percent, with 95 % bootstrap intervals over cases"
+TITLE = f"As the paper has it: success in percent, with {INTERVALS}"
 
 Row = tuple[str, ...]
 

@@ -192,7 +192,10 @@ def _draw(
 def _rows(
     config: Config, averages: "Mapping[str, Mapping[str, AverageEffect]]"
 ) -> Iterator[dict[str, Any]]:
-    """The peak of each grid and bucket: layer (and head), average effect, interval."""
+    """The peak of each grid and bucket: layer (and head), average effect, interval.
+
+    A bucket of too few facts (`AverageEffect.enough`) has no peak.
+    """
     import numpy as np
 
     from kedit.metrics import METRICS
@@ -206,13 +209,13 @@ def _rows(
                     "grid": name,
                     "bucket": bucket,
                     "tokens": effect.n_tokens[index],
+                    "facts": effect.n_facts[index],
                 }
                 mean = effect.mean[metric, index]
-                if effect.n_tokens[index]:
+                if effect.enough[index]:
                     peak = np.unravel_index(np.argmax(mean), mean.shape)
                     at = (metric, index, *peak)
                     row |= {
-                        "facts": effect.n_facts[index],
                         "layer": int(peak[0]),
                         "head": int(peak[1]) if len(peak) > 1 else "",
                         "effect": float(mean[peak]),
@@ -230,6 +233,8 @@ def _table(
     with_all: "Mapping[str, Interval] | None",
     rows: Sequence[Mapping[str, Any]],
 ):
+    from figures.style import plural
+
     scores = _scores(config, total)
     if with_all is not None:
         n_weak = counted["left out of one part"][part][WEAK]
@@ -239,9 +244,11 @@ def _table(
     table = plain_table(
         f"Corrupted {part}: where restoring brings the answer back ({config.metric})",
         (
-            f"{counted['traced'][part]} facts, {counted['relations'][part]} relations; {scores}.\n"
+            f"{plural(counted['traced'][part], 'fact')}, "
+            f"{plural(counted['relations'][part], 'relation')}; {scores}.\n"
             "Peak layer, average indirect effect, 95 % bootstrap interval over facts (seed "
-            f"{config.seed}); the peak is chosen on the same facts."
+            f"{config.seed}); the peak is chosen on the same facts, and not where too few of them "
+            "have such tokens."
         ),
         ("token", *heads),
     )
@@ -257,17 +264,20 @@ def _table(
 
 
 def _scores(config: Config, total: "Mapping[str, Interval]") -> str:
+    from figures.style import estimate
     from kedit.metrics import METRICS
 
     metric = METRICS.index(config.metric)
     return ", ".join(
-        f"{name} {mean[metric]:.2f} [{low[metric]:.2f}, {high[metric]:.2f}]"
-        for name, (mean, low, high) in total.items()
+        f"{name} {estimate(*(float(values[metric]) for values in interval))}"
+        for name, interval in total.items()
     )
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    if not row["tokens"]:
-        return "-"
+    from figures.style import estimate, plural
+
+    if "layer" not in row:
+        return f"only {plural(row['facts'], 'fact')}" if row["facts"] else "-"
     where = f"L{row['layer']}" + (f"H{row['head']}" if row["head"] != "" else "")
-    return f"{where} {row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{where} {estimate(row['effect'], row['low'], row['high'])}"

@@ -1,5 +1,6 @@
 """What the screens of a traced run kept and missed, as numbers and in words."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,12 @@ def screened(config: Config, traces: "Mapping[str, Sequence[FactTrace]]") -> lis
 
 def in_words(one: Mapping[str, Any]) -> str:
     """A screened grid, in a line or two."""
-    mean, low, high = one["recall"]
+    from figures.style import estimate
+
+    mean, low, high = (math.nan if value is None else 100 * value for value in one["recall"])
     return (
         f"Screen, {one['part']} corrupted, {one['grid']}: {one['n_kept']:.0f} and a sample of "
         f"{one['n_sampled']:.0f} of {one['n_cells']:.0f} cells a fact restored; of as many largest "
-        f"effects it kept {mean:.0%} [{low:.0%}, {high:.0%}]; largest missed in the sample "
+        f"effects it kept {estimate(mean, low, high)} %; largest missed in the sample "
         f"{one['largest_missed'][0]:.3f}, kept {one['largest_kept'][0]:.3f}; the rest: estimates."
     )

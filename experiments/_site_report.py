@@ -68,8 +68,12 @@ class Findings:
     n_cases: int
 
     def best(self, n: int) -> "list[SiteNumbers]":
-        """The sites with the largest mean shares."""
-        edited = [one for one in self.sites if one.editor]
+        """The sites with the largest mean shares; none where nothing was to gain or to keep."""
+        edited = [
+            one
+            for one in self.sites
+            if one.editor and one.found["mean share"].mean == one.found["mean share"].mean
+        ]
         return sorted(edited, key=lambda one: -one.found["mean share"].mean)[:n]
 
 

@@ -1,11 +1,11 @@
 """What choose_sites prints: the best sites, rank correlations, and chosen against random sites."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments._run import console
-from experiments._tables import hundredths, percent, plain_table
+from experiments._tables import percent, plain_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from experiments._site_report import Control, Correlation, Findings
     from experiments.choose_sites import Config
     from figures.sites import Estimate
-    from kedit.stats import Interval
 
 EFFECTS = ("effect of relation", "effect of subject", "separation")
 PARTS = {  # heading: quantity
@@ -39,12 +38,13 @@ def print_tables(config: "Config", findings: "Findings", n_skipped: int, path: P
 
 
 def _best(config: "Config", findings: "Findings") -> "Table":
+    from figures.style import estimate, plural
+
     totals = ", ".join(
-        f"{name} {_told(one, hundredths) or '-'} (n = {one.n})"
-        for name, one in findings.totals.items()
+        f"{name} {estimate(*one[:3])} (n = {one.n})" for name, one in findings.totals.items()
     )
     table = plain_table(
-        f"Where editing brings most: {config.model}, {findings.n_cases} cases",
+        f"Where editing brings most: {config.model}, {plural(findings.n_cases, 'case')}",
         "Effects in nats; the rest but separation in percent: mean share and Score, then what they "
         "are made of, gained (add, paraphrases, removal) or kept.\n95 % bootstrap intervals over "
         f"cases (seed {config.seed}); chosen and measured on the same cases. Total {totals}.",
@@ -54,14 +54,16 @@ def _best(config: "Config", findings: "Findings") -> "Table":
         found = one.found
         table.add_row(
             f"L{one.layer} {one.half}, {one.where}",
-            *(_told(found[name], hundredths) for name in EFFECTS),
-            *(_told(found[name], percent) for name in ("mean share", "Score")),
-            *(_told(found[name], percent).split(" ")[0] for name in PARTS.values()),
+            *(estimate(*found[name][:3]) for name in EFFECTS),
+            *(_share(found[name]) for name in ("mean share", "Score")),
+            *(_share(found[name]).split(" ")[0] for name in PARTS.values()),
         )
     return table
 
 
 def _correlated(config: "Config", found: "Sequence[Correlation]") -> "Table":
+    from figures.style import estimate
+
     columns = list(dict.fromkeys(one.where for one in found))
     table = plain_table(
         "Does it go with editing? Rank correlations over sites",
@@ -72,7 +74,7 @@ def _correlated(config: "Config", found: "Sequence[Correlation]") -> "Table":
     for editing in dict.fromkeys(one.editing for one in found):
         for criterion in dict.fromkeys(one.criterion for one in found):
             row = [one.rho for one in found if one[:2] == (criterion, editing)]
-            cells = [f"{told} ({rho.n})" if (told := _told(rho, hundredths)) else "" for rho in row]
+            cells = [f"{estimate(*rho[:3])} ({rho.n})" if rho.n else "-" for rho in row]
             table.add_row(editing, criterion, *cells)
         table.add_section()
     return table
@@ -86,15 +88,15 @@ def _against_random(config: "Config", found: "Sequence[Control]") -> "Table":
         ("editing", "criterion", "sites", "first by it", "random", "difference", "best"),
     )
     for one in found:
-        cells = [_told(e, percent) for e in (one.chosen, one.random, one.difference, one.best)]
+        cells = [_share(e) for e in (one.chosen, one.random, one.difference, one.best)]
         table.add_row(one.editing, one.criterion, str(one.n_sites), *cells)
     return table
 
 
-def _told(one: "Estimate", words: "Callable[[Interval], str]") -> str:
-    """Nothing where there is no number."""
+def _share(one: "Estimate") -> str:
+    """In percent; "-" where there is no number."""
     import numpy as np
 
     from kedit.stats import Interval
 
-    return "" if np.isnan(one.mean) else words(Interval(*map(np.asarray, one[:3])))
+    return percent(Interval(*map(np.asarray, one[:3])))

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,10 @@ FIELDS = [
 ]  # fmt: skip
 
 
+# of measures: what their intervals are
+INTERVALS = "95 % intervals over cases (Wilson's of rates, else by the bootstrap)"
+
+
 def place_of(found: "Shares") -> "Place":
     """What an editor keeps and what it gains, for the frontier."""
     from figures.frontier import Place
@@ -42,10 +46,10 @@ def measures_table(found: "Sequence[Measure]", title: str) -> "Table":
     """One row a group of probes, one column a statistic, of an unedited model."""
     table = plain_table(
         title,
-        "Means in percent with 95 % bootstrap intervals over cases. success: answer likelier than "
-        "its rival; magnitude:\ndifference of their probabilities; exact: all tokens likeliest, "
-        "teacher-forced; says it: greedy text opens with it;\n1/rank: of the relation's name "
-        "among all relations' names. n: prompts.",
+        f"Means in percent with {INTERVALS}. success: answer likelier than its rival; magnitude: "
+        "difference of their probabilities; exact: all tokens likeliest, teacher-forced; says it: "
+        "greedy text opens with it; 1/rank: of the relation's name among all relations' names. n: "
+        "prompts.",
         ("side", "prompts", *SHOWN.values(), "cases", "n"),
     )
     rows: dict[tuple[str, str], dict[str, Measure]] = {}
@@ -107,17 +111,17 @@ def write_csv(path: Path, found: "Mapping[str, Sequence[Measure]]") -> None:
 
 
 def write_rows(path: Path, rows: "Sequence[Mapping[str, Any]]") -> None:
-    """As CSV, a line each; a field that a row lacks is empty."""
+    """As CSV, a line each; a field that a row lacks is empty, as is one that is NaN."""
     text = io.StringIO()
     fields = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, list(fields), lineterminator="\n", restval="")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(listed(row) for row in rows)
     write_whole(path, text.getvalue())
 
 
 def listed(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays as nested lists, and no NaN, which JSON does not have."""
+    """Arrays as nested lists, and None for NaN, which JSON does not have."""
     import numpy as np
 
     def plain(value: Any) -> Any:
@@ -125,27 +129,31 @@ def listed(fields: Mapping[str, Any]) -> dict[str, Any]:
             return plain(value.tolist())
         if isinstance(value, (list, tuple)):
             return [plain(item) for item in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return {name: plain(value) for name, value in fields.items()}
 
 
 def percent(interval: "Interval | None") -> str:
+    return _bracketed(interval, lambda value: _short(100 * value))
+
+
+def hundredths(interval: "Interval | None") -> str:
+    """Bits, or perplexity: two digits behind the point."""
+    return _bracketed(interval, lambda value: f"{round(value, 2) + 0.0:.2f}")  # no -0.00
+
+
+def _bracketed(interval: "Interval | None", spelt: Callable[[float], str]) -> str:
+    """A mean with its interval, if it has one; "-" if it is NaN, "" if there is no such thing."""
     if interval is None:
         return ""
-    mean, low, high = (_short(100 * float(value)) for value in interval)
-    return f"{mean} [{low}, {high}]"
+    mean, low, high = map(float, interval)
+    if not math.isfinite(mean):
+        return "-"
+    return f"{spelt(mean)} [{spelt(low)}, {spelt(high)}]" if low <= high else spelt(mean)
 
 
 def _short(value: float) -> str:
     """Tenths where there is only one digit before the point."""
     text = f"{value:.0f}" if abs(value) >= 9.95 or value == 0 else f"{value:.1f}"
     return text.replace("-0.0", "0.0")
-
-
-def hundredths(interval: "Interval | None") -> str:
-    """Nats or bits: two digits behind the point."""
-    if interval is None:
-        return ""
-    mean, low, high = (f"{round(float(value), 2) + 0.0:.2f}" for value in interval)  # no -0.00
-    return f"{mean} [{low}, {high}]"

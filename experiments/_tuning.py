@@ -131,8 +131,10 @@ def finish(
     outcomes: Mapping[Arm, Sequence[Outcome]],
 ) -> None:
     """The best of each editor, all tries as a table, and the figure; into folder and screen."""
+    import numpy as np
+
     from figures.frontier import frontier
-    from figures.style import save
+    from figures.style import plural, save
     from figures.tuning import tuning
 
     came_to = {
@@ -142,8 +144,9 @@ def finish(
         name: sorted(
             (came_to[one] for one in ones),
             # where all Scores are 0, the mean share is highest for an edit that does nothing
+            # (and what no case has a prompt for, NaN, decides nothing)
             key=lambda one: tuple(
-                float(each.mean) for each in (one.score, one.by_magnitude, one.mean)
+                float(np.nan_to_num(each.mean)) for each in (one.score, one.by_magnitude, one.mean)
             ),
             reverse=True,
         )
@@ -160,9 +163,9 @@ def finish(
         },
     )
     _write_csv(folder, ranked)
+    edits = f"{config.perspective} edits of {plural(len(before), 'case')}"
     table = plain_table(
-        f"The best of {config.tries} settings of each editor: {config.model}, "
-        f"{config.perspective} edits of {len(before)} cases",
+        f"The best of {config.tries} settings of each editor: {config.model}, {edits}",
         "",
         ("", "Score", "by magnitude", "mean share", "gained", "kept", "failed"),
     )
@@ -174,7 +177,7 @@ def finish(
         name: [(float(one.score.mean), float(one.mean.mean)) for one in ones]
         for name, ones in ranked.items()
     }
-    caption = f"{config.model}, {config.perspective} edits of {len(before)} cases; seed"
+    caption = f"{config.model}, {edits}; seed"
     save(tuning(drawn, f"{caption} {config.seed}"), folder.path, "tuning")
     places = {name: [one.place for one in ones] for name, ones in ranked.items()}
     save(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from experiments._edit_cases import SIDES, Arm, Outcome
 from experiments._papers_table import papers_markdown, papers_rows, papers_table
 from experiments._run import RunFolder, console, write_whole
-from experiments._tables import FIELDS, listed, percent, place_of, plain_table
+from experiments._tables import FIELDS, INTERVALS, listed, percent, place_of, plain_table
 from kedit.measures import LIFTS
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def finish(
     """
     from figures.compare import compared
     from figures.frontier import frontier
-    from figures.style import edited_from, save
+    from figures.style import edited_from, plural, save
 
     by_side: dict[str, list[Arm]] = {}
     for arm in outcomes:
@@ -96,7 +96,7 @@ def finish(
     screen, markdown = console(max(140, 50 + 20 * widest)), [papers_markdown(papers)]
     for side, ones in verdicts.items():
         lines = list(_lines(ones, perplexity))
-        title = f"{edited_from(side)}: {config.model}, {len(before)} cases"
+        title = f"{edited_from(side)}: {config.model}, {plural(len(before), 'case')}"
         names = [one.arm.told for one in ones]
         screen.print(_shown(title, names, lines))
         markdown.append(_markdown(title, names, lines))
@@ -110,7 +110,7 @@ def finish(
     )
     save(figure, folder.path, "comparison")
     places = {side: {one.arm.told: [one.place] for one in ones} for side, ones in verdicts.items()}
-    study = f"{config.model}, {len(before)} cases; seed {config.seed}"
+    study = f"{config.model}, {plural(len(before), 'case')}; seed {config.seed}"
     save(frontier(places, study), folder.path, "frontier")
     screen.print(_explained(config, each), markup=False)
     screen.print(f"Everything is in [bold]{folder.path}[/bold]")
@@ -208,7 +208,7 @@ def _lines(verdicts: Sequence[Verdict], perplexity: float) -> Iterator[Line]:
             name += f" ({statistic})" if statistic in LIFTS else ""
             yield Line(part, name, percent(first.before), cells)
     for name in verdicts[0].costs:
-        cells = ["" if (cost := one.costs[name]) is None else f"{cost:.3g}" for one in verdicts]
+        cells = ["-" if (cost := one.costs[name]) is None else f"{cost:.3g}" for one in verdicts]
         yield Line("costs", name, f"{perplexity:.3g}" if name == "perplexity" else "", cells)
 
 
@@ -230,18 +230,20 @@ def _markdown(title: str, names: Sequence[str], lines: Sequence[Line]) -> str:
 
 
 def _explained(config: "Config", verdicts: Sequence[Verdict]) -> str:
+    from figures.style import plural
     from kedit.text import Corpus
 
     first, text = verdicts[0].arm.told, Corpus(config.held_out, config.seed).name
     n_failed = sum(int(one.costs["failed"] or 0) for one in verdicts)
     return (
-        "Means in percent with 95 % bootstrap intervals over cases; perplexity and KL on "
-        f"{text}. Score: harmonic mean of what was gained of what there was to gain and of what "
-        "was kept: by success (lifts), by magnitude (kept: 1 - how far a magnitude has moved), and "
-        "by all of these; transfer: the share gained on the side that was not edited. "
+        f"Means in percent with {INTERVALS}, if there are two cases or more; -: nothing to "
+        f"measure; perplexity and KL on {text}. Score: harmonic mean of what was gained of what "
+        "there was to gain and of what was kept: by success (lifts), by magnitude (kept: 1 - how "
+        "far a magnitude has moved), and by all of these; transfer: the share gained on the side "
+        "that was not edited. "
         f"*: unlike {first}, p < {SURE} (sign flips over cases, Holm over one table; of Scores "
         "bootstrap draws of the cases, Holm over the Scores). "
-        f"{n_failed} edits failed (records.jsonl says why) and count as no edit. "
+        f"{plural(n_failed, 'edit')} failed (records.jsonl says why) and count as no edit. "
         f"Seed {config.seed}."
     )
 
@@ -262,7 +264,8 @@ def _tests(verdict: Verdict) -> Iterator[dict[str, Any]]:
     for key, test in verdict.tests.items():
         bounds = listed(test.difference._asdict())
         bounds["difference"] = bounds.pop("mean")
-        yield key._asdict() | bounds | {"p": test.p, "p (Holm)": verdict.adjusted[key]}
+        p_values = {"p": test.p, "p (Holm)": verdict.adjusted[key]}
+        yield key._asdict() | bounds | listed(p_values)
 
 
 def _write_csv(folder: RunFolder, verdicts: Sequence[Verdict]) -> None:

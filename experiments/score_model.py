@@ -79,10 +79,16 @@ def _finish(
     """Measures over all cases and by relation, tables and figures."""
     import numpy as np
 
-    from experiments._tables import measures_table, scores_table, write_csv
+    from experiments._tables import (
+        hundredths,
+        listed,
+        measures_table,
+        scores_table,
+        write_csv,
+    )
     from figures.score import by_relation as drawn_by_relation
     from figures.score import start
-    from figures.style import save
+    from figures.style import plural, save
     from kedit.measures import by_relation, measures
     from kedit.stats import Interval, bootstrap_ratio
 
@@ -95,7 +101,7 @@ def _finish(
         {
             "cases": len(scores),
             "skipped": n_skipped,
-            "perplexity": {name: float(value) for name, value in perplexity._asdict().items()},
+            "perplexity": listed(perplexity._asdict()),
             "perplexity chunks": len(nll),
             "overall": [one.to_record() for one in overall],
             "by relation": {
@@ -109,20 +115,20 @@ def _finish(
     save(start(overall, study), folder.path, "start")
     save(drawn_by_relation(each, kinds, study), folder.path, "by-relation")
     screen = console()
-    screen.print(measures_table(overall, f"{config.model} before any edit, {len(scores)} cases"))
+    title = f"{config.model} before any edit, {plural(len(scores), 'case')}"
+    screen.print(measures_table(overall, title))
     screen.print(scores_table(overall))
-    low, high = perplexity.low, perplexity.high
     text = config.text or "text of its own"
     screen.print(
-        f"Perplexity on {text}: {perplexity.mean:.2f} [{low:.2f}, {high:.2f}], n = {len(nll)} "
-        f"chunks. {n_skipped} records could not be used (skipped.json says why).\n"
+        f"Perplexity on {text}: {hundredths(perplexity)}, n = {plural(len(nll), 'chunk')}. "
+        f"{n_skipped} records could not be used (skipped.json says why).\n"
         f"Everything is in [bold]{folder.path}[/bold]"
     )
 
 
 _EXPLAINED = """\
 records.jsonl   one case a line: every prompt with log-probabilities, ranks and what the model said
-measures.json   every metric over all cases and by relation, with 95 % bootstrap intervals
+measures.json   every metric over all cases and by relation, with 95 % intervals (Wilson's of rates)
 measures.csv    the same as one table
 start.*, by-relation.*   the figures
 skipped.json    records that could not be used, with the reason

@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex
 
 from figures._run_files import RunFiles
 from figures.style import EFFECT_UNITS, METRIC_NAMES, SIGNED, SITES, site_name
+from kedit.stats import enough
 
 if TYPE_CHECKING:
     from kedit.results import EffectGrid, FactTrace
@@ -29,7 +30,9 @@ def page_data(files: RunFiles, n_facts: int) -> dict[str, Any]:
             "metric": files.settings.get("metric", "prob"),
             "colours": [to_hex(colour) for colour in colormaps[SIGNED](range(256))],
             "maps": [
-                effect | {"title": _title(effect["name"], effect["window"])}
+                effect
+                | {"title": _title(effect["name"], effect["window"])}
+                | {"enough": enough(effect["n_facts"])}
                 for effect in files.averages.get("averages", [])
             ],
             "facts": [_fact(by_part) for by_part in files.traces(n_facts)] if files.traced else [],

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.score import Dots
-from figures.style import DOUBLE, new_figure, readable, styled
+from figures.style import DOUBLE, new_figure, plural, readable, styled
 
 LOOKS = (
     Dots("W_out", "#009E73", "s"),
@@ -35,9 +35,10 @@ def ablation(
     parts = list(next(iter(found.values())))
     rows = [(ALL, name) for name in parts] + [(kind, SCORE) for kind in n_cases if kind != ALL]
     caption = (
-        f"n = {n_cases[ALL]} cases; {readable(study)}; lines: 95\u00a0% bootstrap intervals over "
-        "cases. Score: harmonic mean of the rows below it, each the share that was gained of what "
-        "there was to gain, or kept. Size: Frobenius norm over all matrices of the edit."
+        f"n = {plural(n_cases[ALL], 'case')}; {readable(study)}; lines: 95\u00a0% bootstrap "
+        "intervals over cases. Score: harmonic mean of the rows below it, each the share that was "
+        "gained of what there was to gain, or kept. Size: Frobenius norm over all matrices of the "
+        "edit."
     )
     figure = new_figure(DOUBLE, 1.4 + 0.36 * len(rows), "What attention adds to an edit", caption)
     axes = figure.subplots(1, 2, sharey=True, sharex=True)

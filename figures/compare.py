@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
 from figures.score import CONTRASTS, GROUPS, SIDES, Dots
-from figures.style import DOUBLE, SMALL, finite, new_figure, readable, styled
+from figures.style import DOUBLE, SMALL, finite, new_figure, plural, readable, styled
 from kedit.measures import Key, Measure
 from kedit.stats import Interval
 
@@ -29,10 +29,11 @@ SLOT, ROW, LINE = 0.075, 0.27, 0.135  # inches: an editor in a row; a row, at le
 NAME_WIDTH = 54  # characters of an editor's name
 TITLE = "What edits from one side do on that side and on the other"
 EXPLAINED = (
-    "dots: means over cases after the edits, lines: 95\u00a0% bootstrap intervals over cases "
-    "(hollow: a single case, no interval), grey: the same cases before any edit; success: the "
-    "answer is likelier than its rival (both named under each group); magnitude: probability of "
-    "the answer − of its rival, in percentage points; transfer: to the side that was not edited"
+    "dots: means over cases after the edits, lines: 95\u00a0% intervals over cases (of success "
+    "Wilson’s, of magnitude by the bootstrap; hollow: a single case, no interval), grey: the same "
+    "cases before any edit; success: the answer is likelier than its rival (both named under each "
+    "group); magnitude: probability of the answer − of its rival, in percentage points; transfer: "
+    "to the side that was not edited"
 )
 
 
@@ -61,7 +62,7 @@ def compared(
     n_rows = [max(len(groups), 1) for groups in blocks.values()]
     row, above = max(ROW, SLOT * (len(looks) + 1.3)), LINE * (1 + ceil(len(labels) / n_across))
     height = 1.15 + 0.33 * len(n_rows) + above + row * sum(n_rows)
-    caption = f"n = {_cases(shown)} cases; {readable(study)}; {EXPLAINED}."
+    caption = f"n = {plural(_cases(shown), 'case')}; {readable(study)}; {EXPLAINED}."
     figure = new_figure(DOUBLE, height, TITLE, caption)
     successes, magnitudes = _panels(figure, n_rows, len(found), 1 - above / height)
     for lefts, rights, (side, groups) in zip(successes, magnitudes, blocks.items(), strict=True):

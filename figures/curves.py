@@ -18,6 +18,7 @@ from figures.style import (
     finite,
     layer_axis,
     new_figure,
+    plural,
     site_name,
     styled,
 )
@@ -96,7 +97,7 @@ def sides(
 
 
 def _part_label(effect: AverageEffect) -> str:
-    return f"{effect.part} corrupted (n = {max(effect.n_facts)} facts)"
+    return f"{effect.part} corrupted (n = {plural(max(effect.n_facts), 'fact')})"
 
 
 def _draw(ax: Axes, curves: Iterable[Curve], bucket: str, metric: str) -> None:

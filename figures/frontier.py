@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,6 +30,8 @@ class Place(NamedTuple):
 def frontier(arms: Mapping[str, Mapping[str, Sequence[Place]]], study: str) -> Figure:
     """A panel for each edited side, a mark with its two intervals for each editor.
 
+    A mark is hollow where there is no interval: over a single case.
+
     Args:
         arms: by side, then by editor: its place; behind it those of other settings, if any, which
             are drawn small and joined where none of them is better in both.
@@ -38,7 +40,8 @@ def frontier(arms: Mapping[str, Mapping[str, Sequence[Place]]], study: str) -> F
     several = any(len(ones) > 1 for editors in arms.values() for ones in editors.values())
     caption = (
         f"{readable(study)}. Means of the shares, none counted as less than −100\u00a0%; lines: "
-        "95\u00a0% bootstrap intervals over cases; grey: where both have one harmonic mean."
+        "95\u00a0% bootstrap intervals over cases (hollow: a single case, no interval); grey: "
+        "where both have one harmonic mean."
         + (
             " Small: other settings; the line joins those that none beats in both."
             if several
@@ -52,14 +55,17 @@ def frontier(arms: Mapping[str, Mapping[str, Sequence[Place]]], study: str) -> F
     figure = new_figure(DOUBLE if len(arms) > 1 else 0.75 * DOUBLE, height, TITLE, caption)
     panels = figure.subplots(1, len(arms), sharex=True, sharey=True, squeeze=False)[0]
     lowest = min(
-        (float(one.generalisation.low) for each in arms.values() for ones in each.values()
-         for one in ones[:1] if np.isfinite(one.generalisation.low)),
+        (float(bound) for each in arms.values() for ones in each.values() for one in ones[:1]
+         for bound in one.generalisation if np.isfinite(bound)),
         default=0.0,
     )  # fmt: skip
     for ax, (side, editors) in zip(panels, arms.items(), strict=True):
         _curves(ax)
         for name, ones in editors.items():
             _draw(ax, ones, *looks[name])
+        if not ax.collections:
+            where = {"transform": ax.transAxes, "ha": "center", "va": "center", "color": "0.35"}
+            ax.text(0.5, 0.5, "no prompts that should change,\nor none that should stay", **where)
         ax.set_title(edited_from(side))
         ax.set_xlabel(AXES[0])
         ax.set_xlim(-3, 103)
@@ -100,7 +106,10 @@ def _draw(ax: Axes, ones: Sequence[Place], colour: str, shape: str) -> None:
         ends = {"color": colour, "linewidth": 0.8, "zorder": 2.5}
         ax.hlines(y, 100 * float(across.low), 100 * float(across.high), **ends)
         ax.vlines(x, 100 * float(up.low), 100 * float(up.high), **ends)
-        ax.plot([x], [y], shape, color=colour, markersize=4.5, mec="white", mew=0.4, zorder=3)
+        look: dict[str, Any] = {"mec": "white", "mew": 0.4}
+        if not np.isfinite(across.low + up.low):
+            look = {"mfc": "white", "mec": colour, "mew": 0.8}
+        ax.plot([x], [y], shape, color=colour, markersize=4.5, zorder=3, **look)
 
 
 def _unbeaten(at: np.ndarray) -> np.ndarray:

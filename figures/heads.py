@@ -20,7 +20,7 @@ from figures.style import (
     norm,
     styled,
 )
-from figures.trace import bucket_labels, colour_bar, draw_map, outline
+from figures.trace import bucket_labels, colour_bar, draw_map, outline, too_few
 from kedit.errors import InputError
 from kedit.metrics import METRICS
 from kedit.results import AverageEffect
@@ -46,6 +46,8 @@ class Head(NamedTuple):
 def heads(effect: AverageEffect, study: Study) -> Figure:
     """A map for each bucket that has tokens; below, the five strongest heads with their intervals.
 
+    Heads are ranked in buckets of enough facts (`AverageEffect.enough`), which alone set the scale.
+
     Raises:
         InputError: `effect` is not by head.
     """
@@ -57,9 +59,11 @@ def heads(effect: AverageEffect, study: Study) -> Figure:
     n_rows = 1 if len(buckets) <= COLUMNS else 2
     height = 1.45 * n_rows
     title = "Average indirect effect of each head"
-    figure = new_figure(DOUBLE, height + RANKING + 0.6, title, study.caption("bars"))
+    caption = study.caption("bars") + too_few(effect)
+    figure = new_figure(DOUBLE, height + RANKING + 0.6, title, caption)
     maps, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, RANKING))[:, 0]
-    top, scale, labels = _strongest(effect, index), norm(mean), bucket_labels(effect)
+    top, labels = _strongest(effect, index), bucket_labels(effect)
+    scale = norm(mean[list(effect.enough)])
     axes = maps.subplots(n_rows, -(-len(buckets) // n_rows), sharey=True, squeeze=False).flatten()
     for ax in axes[len(buckets) :]:
         ax.remove()
@@ -76,8 +80,8 @@ def heads(effect: AverageEffect, study: Study) -> Figure:
 
 
 def _strongest(effect: AverageEffect, index: int) -> list[Head]:
-    """The TOP heads with the largest effects of either sign, in any bucket."""
-    mean = effect.mean[index]
+    """The TOP heads with the largest effects of either sign, in any bucket of enough facts."""
+    mean = np.where(np.array(effect.enough)[:, None, None], effect.mean[index], np.nan)
     places = [Head(*place) for place in largest(mean, TOP)]
     return [place for place in places if np.abs(mean[place]) > 0]  # nor NaN
 

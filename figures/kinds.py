@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from figures.style import DOUBLE, PART_COLOURS, Study, new_figure, styled
+from figures.style import DOUBLE, PART_COLOURS, Study, new_figure, plural, styled
 from kedit.errors import InputError
 from kedit.head_results import AttentionShare, KindTest
 
@@ -62,4 +62,4 @@ def _label(kind: str, shares: Sequence[AttentionShare]) -> str:
         " or ".join(map(str, sorted(set(counts))))
         for counts in ([one.n_relations for one in own], [one.n_facts for one in own])
     )
-    return f"{kind}\n{relations} relations\n{facts} facts"
+    return f"{kind}\n{plural(relations, 'relation')}\n{plural(facts, 'fact')}"

@@ -20,6 +20,7 @@ from figures.style import (
     estimate,
     layer_axis,
     new_figure,
+    plural,
     readable,
     styled,
 )
@@ -51,15 +52,14 @@ class Sample:
 
     def caption(self, explained: str) -> str:
         """One line, which ends with where the figure shows its intervals."""
-        relations = "1 relation" if self.n_relations == 1 else f"{self.n_relations} relations"
         return (
-            f"n = {relations}, {self.n_facts} facts; {readable(self.model)}; seed {self.seed}; "
-            f"{explained}."
+            f"n = {plural(self.n_relations, 'relation')}, {plural(self.n_facts, 'fact')}; "
+            f"{readable(self.model)}; seed {self.seed}; {explained}."
         )
 
     @property
     def spread(self) -> str:
-        """What intervals are of; drawn over one relation they have no width."""
+        """What intervals are of; over one relation there are none."""
         if self.n_relations == 1:
             return "one relation, so no interval"
         return "95\u00a0% bootstrap interval over relations"

@@ -17,6 +17,7 @@ from figures.style import (
     Study,
     estimate,
     new_figure,
+    plural,
     readable,
     styled,
 )
@@ -83,10 +84,14 @@ def clusters(heads: RelationHeads, shared: Sharing, study: Study) -> Figure:
 def looks(found: Sequence[Looks], study: Study) -> Figure:
     """Where each head looks from the last token, by the prompt's parts; below, what it moves."""
     title = "Where the strongest heads look, from the last token"
+    n_facts = found[0].n_facts
+    spread = (
+        "95 % bootstrap interval over facts" if n_facts > 1 else "no interval over a single fact"
+    )
     caption = (
-        f"n = {found[0].n_facts} facts, clean runs; seed {study.seed}; upper bar: attention; "
-        "lower: weighted by the size of what is moved; numbers: attention to the subject, 95 % "
-        "bootstrap interval over facts."
+        f"n = {plural(n_facts, 'fact')}, clean runs; seed {study.seed}; upper bar: attention; "
+        "lower: weighted by the size of what is moved; numbers: attention to the subject, "
+        f"{spread}."
     )
     figure = new_figure(SINGLE, 1.3 + 0.3 * len(found), title, caption)
     ax = figure.subplots()

@@ -113,6 +113,8 @@ SECTIONS = {
 
 def _about(files: "RunFiles") -> Iterator[str]:
     """What was done, on how much, in a line or two."""
+    from figures.style import plural
+
     told = files.settings
     if "corrupt" in told and "by" in told:
         parts = ("relation", "subject") if told["corrupt"] == "both" else (told["corrupt"],)
@@ -122,7 +124,7 @@ def _about(files: "RunFiles") -> Iterator[str]:
     counted = files.averages.get("facts", {})
     if counted:
         traced = dict.fromkeys(
-            f"{n} facts, {counted['relations'][part]} relations"
+            f"{plural(n, 'fact')}, {plural(counted['relations'][part], 'relation')}"
             for part, n in counted["traced"].items()
         )
         yield (
@@ -145,7 +147,11 @@ def _totals(averages: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]
         for name, total in by_run.items():
             bounds = zip(total["mean"], total["low"], total["high"], strict=True)
             numbers = [[_number(bound) for bound in scores] for scores in bounds]
-            yield part, name, [f"{mean} [{low}, {high}]" for mean, low, high in numbers]
+            yield (
+                part,
+                name,
+                [f"{mean} [{low}, {high}]" if low != "-" else mean for mean, low, high in numbers],
+            )
 
 
 def _embedded(picture: Path) -> str:
@@ -172,12 +178,15 @@ def _cell(text: str) -> tuple[str, bool]:
     return text.replace("-", "−") if whole else _number(value), True
 
 
-def _number(value: float) -> str:
-    return f"{value:#.4g}".replace("-", "−")
+def _number(value: float | None) -> str:
+    """Four significant digits; "-" for what there is not."""
+    return "-" if value is None else f"{value:#.4g}".replace("-", "−")
 
 
 def _settings(files: "RunFiles") -> Iterator[tuple[str, dict[str, str]]]:
     """Tables of names and values; the last has what lies in the folder and not on the page."""
+    from figures.style import plural
+
     for name, values in (("config.json", files.settings), ("versions.json", files.versions)):
         if values:
             yield name, {key: _plain(value) for key, value in values.items()}
@@ -191,7 +200,7 @@ def _settings(files: "RunFiles") -> Iterator[tuple[str, dict[str, str]]]:
         yield (
             "not on this page",
             {
-                name: f"{len(sizes[name])} files, {size}" if name.endswith("/") else size
+                name: f"{plural(len(sizes[name]), 'file')}, {size}" if name.endswith("/") else size
                 for name, size in told.items()
             },
         )

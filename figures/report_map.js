@@ -58,8 +58,10 @@ function legend(width) {
   return element("div", { className: "legend" }, bar, element("div", {}, ...ends), label);
 }
 
-// rows: {label, corrupted, effects: one a layer, and by layer: lines, what its cell tells;
-// estimated, whether the cell was restored or not}
+const plural = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
+
+// rows: {label, corrupted, enough: false where the peak may not be, effects: one a layer, and by
+// layer: lines, what its cell tells; estimated, whether the cell was restored or not}
 function map(rows, width, label) {
   const nLayers = rows[0].effects.length;
   const size = Math.max(11, Math.min(40, Math.floor(380 / nLayers)));
@@ -75,7 +77,7 @@ function map(rows, width, label) {
       if (isNumber(effect)) cell.style.backgroundColor = colour(effect, width);
       else cell.classList.add("none");
       if (row.estimated?.(layer)) cell.classList.add("estimated");
-      if (isNumber(effect) && Math.abs(effect) > largest) {
+      if (row.enough !== false && isNumber(effect) && Math.abs(effect) > largest) {
         largest = Math.abs(effect);
         peak = { cell, row, layer };
       }

@@ -14,13 +14,15 @@ function averageRows(effect, bucket) {
       return "head" in row ? found[row.head] : found;
     };
     row.effects = effect.mean[metric][row.bucket].map((_, layer) => at(effect.mean, layer));
-    row.estimate = (layer) => `${number(at(effect.mean, layer))} ` +
-      `[${number(at(effect.low, layer))}, ${number(at(effect.high, layer))}]`;
+    row.enough = effect.enough[row.bucket];
+    row.estimate = (layer) => number(at(effect.mean, layer)) + (isNumber(at(effect.low, layer))
+      ? ` [${number(at(effect.low, layer))}, ${number(at(effect.high, layer))}]` : "");
     row.place = (layer) => ("head" in row ? `L${layer}H${row.head}` : `layer ${layer}`);
     row.lines = (layer) => [
       `${row.place(layer)}, ${effect.buckets[row.bucket]}`,
       `${row.estimate(layer)} ${unit()}`,
-      `${effect.n_facts[row.bucket]} facts, ${effect.n_tokens[row.bucket]} tokens`,
+      `${plural(effect.n_facts[row.bucket], "fact")}, ` +
+        plural(effect.n_tokens[row.bucket], "token"),
     ];
   }
   return rows;
@@ -39,13 +41,14 @@ function averageCard(effect) {
   const draw = () => {
     // one head may dwarf all those of the other part
     const alike = byHead(effect) ? [effect] : data.maps.filter((other) => !byHead(other));
-    const width = halfWidth(alike.map((other) => other.mean[metric]));
+    const width = halfWidth(alike.map((other) =>
+      other.mean[metric].filter((_, index) => other.enough[index])));
     const rows = averageRows(effect, bucket);
     const { table, peak } = map(rows, width, `${effect.title}, ${effect.part} corrupted`);
     const where = peak && (byHead(effect) ? "" : `, ${effect.buckets[peak.row.bucket]}`);
     const best = peak
       ? `peak: ${peak.row.place(peak.layer)}${where}, ${peak.row.estimate(peak.layer)}`
-      : "no effect";
+      : rows.some((row) => row.enough) ? "no effect" : "too few facts for a peak";
     space.replaceChildren(element("p", { className: "note", textContent: best }), table, legend(width));
   };
   if (byHead(effect)) {
@@ -54,6 +57,11 @@ function averageCard(effect) {
     card.append(choice("token", names, kept.length - 1, choose));
   }
   card.append(space);
+  const few = kept.filter((index) => !effect.enough[index])
+    .map((index) => `${effect.buckets[index]} (${effect.n_facts[index]})`);
+  if (few.length)
+    card.append(element("p", { className: "note",
+      textContent: `too few facts for a peak or for the ends of the scale: ${few.join(", ")}` }));
   if (without.length)
     card.append(element("p", { className: "note", textContent: `no tokens: ${without.join(", ")}` }));
   draw();

@@ -50,7 +50,7 @@ def sharing(halves: Mapping[str, Mapping[str, Interval]], sample: Sample) -> Fig
         bounds = np.array([found[row].floats() for row in rows])
         _dots(ax, heights, bounds, Dots(name, colour, SHAPES[place]))
         for height, values in zip(heights, bounds, strict=True):
-            text = estimate(*values) if np.isfinite(values).all() else "no such pair"
+            text = estimate(*values) if np.isfinite(values[0]) else "no such pair"
             _note(ax, height, text, colour)
     _rows(ax, rows)
     ax.set_xlim(left=0)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import DOUBLE, SMALL, new_figure, readable, styled
+from figures.style import DOUBLE, SMALL, finite, new_figure, plural, readable, styled
 from kedit.measures import E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE, Key, Measure
 
 
@@ -266,8 +266,8 @@ def _percent_axes(axes: Sequence[Axes], label: str) -> None:
 
 def _signed_axes(axes: Sequence[Axes], measures: Sequence[Measure]) -> None:
     """Zero in the middle, wide enough for every interval."""
-    bounds = [abs(bound) for one in _by_key(measures).values() for bound in _bounds(one)]
-    width = 1.1 * max([1, *bounds])
+    bounds = [bound for one in _by_key(measures).values() for bound in _bounds(one)]
+    width = 1.1 * np.abs(finite(np.array([1.0, *bounds]))).max()
     for ax in axes:
         ax.set_xlim(-width, width)
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], symmetric=True))
@@ -315,6 +315,7 @@ def _legend(figure: Figure, series: Sequence[Dots]) -> None:
 
 def _caption(n_cases: int, study: str, explained: str) -> str:
     return (
-        f"n = {n_cases} cases; {readable(study)}; means over cases, lines: 95\u00a0% bootstrap "
-        f"intervals over cases, hollow: a single case, no interval; {explained}."
+        f"n = {plural(n_cases, 'case')}; {readable(study)}; means over cases, lines: 95\u00a0% "
+        "intervals over cases (Wilson’s of rates, of magnitude and rank by the bootstrap), hollow: "
+        f"a single case, no interval; {explained}."
     )

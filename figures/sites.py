@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from figures.neurons import HALVES
-from figures.style import DOUBLE, estimate, new_figure, readable, styled
+from figures.style import DOUBLE, estimate, new_figure, plural, readable, styled
 from kedit.prompts import KeyPosition
 from kedit.writes import Half
 
@@ -107,8 +107,8 @@ def sites(
     columns = [where for where in POSITIONS if any(one.where == where for one in found)]
     traced = [one.found[name].n for one in found for name in list(ROWS)[:2]]
     caption = (
-        f"n = {sample.n_cases} cases ({_span(traced)} traced); {readable(sample.model)}; seed "
-        f"{sample.seed}. Effect: of restoring one layer on the answer’s log-probability. "
+        f"n = {plural(sample.n_cases, 'case')} ({_span(traced)} traced); {readable(sample.model)}; "
+        f"seed {sample.seed}. Effect: of restoring one layer on the answer’s log-probability. "
         "Separation: 1 where the key has nothing in common with neighbours’ keys. Editing: a "
         "joint edit of this site alone; shares of what was there to gain or to keep. Bands and "
         "brackets: 95\u00a0% bootstrap interval over cases."

@@ -82,10 +82,12 @@ class Study:
     def caption(self, interval: str, over: str = "facts") -> str:
         """One line; where the figure shows its intervals ("bands", "brackets"), and over what."""
         runs = f"corruption: {readable(self.corruption)}" if self.corruption else "clean runs"
+        spread = f"{interval}: 95\u00a0% bootstrap interval over {over}"
+        if self.n_facts == 1:
+            spread = "no interval over a single fact"
         return (
-            f"n = {self.n_facts} facts; {runs}; "
-            f"metric: {METRIC_NAMES[self.metric]}; seed {self.seed}; "
-            f"{interval}: 95\u00a0% bootstrap interval over {over}."
+            f"n = {plural(self.n_facts, 'fact')}; {runs}; "
+            f"metric: {METRIC_NAMES[self.metric]}; seed {self.seed}; {spread}."
         )
 
 
@@ -152,12 +154,23 @@ def number(value: float) -> str:
 
 
 def estimate(mean: float, low: float, high: float) -> str:
-    """A number and its interval, all to the second significant digit of the largest."""
-    largest = max(abs(mean), abs(low), abs(high))
+    """A number and its interval, all to the second significant digit of the largest.
+
+    The number alone where there is no interval; "-" where there is no number.
+    """
+    if not np.isfinite(mean):
+        return "-"
+    there = (mean, low, high) if np.isfinite(low + high) else (mean,)
+    largest = max(map(abs, there))
     decimals = min(6, max(0, 1 - int(np.floor(np.log10(largest))))) if largest > 0 else 0
-    mean, low, high = (round(value, decimals) + 0.0 for value in (mean, low, high))  # no -0.0
-    text = f"{mean:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+    texts = [f"{round(value, decimals) + 0.0:.{decimals}f}" for value in there]  # no -0.0
+    text = texts[0] + (f" [{', '.join(texts[1:])}]" if texts[1:] else "")
     return text.replace("-", "−")
+
+
+def plural(n: int | str, noun: str) -> str:
+    """A count, or several in words: "1 fact", "3 facts", "1 or 2 facts"."""
+    return f"{n} {noun}" if str(n) == "1" else f"{n} {noun}s"
 
 
 def readable(text: str, width: int | None = None) -> str:

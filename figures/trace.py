@@ -26,6 +26,7 @@ from figures.style import (
     new_figure,
     norm,
     number,
+    plural,
     readable,
     site_name,
     styled,
@@ -82,8 +83,10 @@ def averages(
 ) -> Figure:
     """Average indirect effects by token bucket and layer, a panel for each site, on one scale.
 
-    The strongest cell of each panel is outlined, and its value written with its interval. `total`
-    is clean - corrupted by metric, as `probes.trace.total_effects` has it.
+    The strongest cell of each panel is outlined, and its value written with its interval. Buckets
+    of too few facts (`AverageEffect.enough`) hold no peak and do not set the scale; what goes
+    beyond it has its last colour. `total` is clean - corrupted by metric, as
+    `probes.trace.total_effects` has it.
 
     Raises:
         InputError: no effects, effects by head, or effects over different tokens.
@@ -98,10 +101,10 @@ def averages(
     if total is not None:
         title += f"; total effect {estimate(*(float(values[index]) for values in total))}"
     n_buckets = len(effects[0].buckets)
-    caption = study.caption("brackets")
+    caption = study.caption("brackets") + too_few(effects[0])
     figure = new_figure(DOUBLE, 1.4 + 1.2 * ROW * n_buckets, title, caption)
     axes = figure.subplots(1, len(effects), sharey=True, squeeze=False)[0]
-    scale = norm(*means)
+    scale = norm(*(mean[list(effects[0].enough)] for mean in means))
     meshes = [draw_map(ax, mean, scale) for ax, mean in zip(axes, means, strict=True)]
     for ax, effect in zip(axes, effects, strict=True):
         ax.set_title(f"{site_name(effect.name, effect.window)}\n{_mark_peak(ax, effect, index)}")
@@ -184,6 +187,15 @@ def bucket_labels(effect: AverageEffect) -> list[str]:
     return [f"{name} (n = {n})" for name, n in zip(effect.buckets, effect.n_tokens, strict=True)]
 
 
+def too_few(effect: AverageEffect) -> str:
+    """What a caption says of the buckets of too few facts; nothing where there are none."""
+    there = zip(effect.buckets, effect.n_facts, effect.enough, strict=True)
+    left = [f"{name} ({plural(n, 'fact')})" for name, n, enough in there if n and not enough]
+    if not left:
+        return ""
+    return f" Too few facts for a peak or for the ends of the scale: {', '.join(left)}."
+
+
 def outline(ax: Axes, row: float, column: float) -> None:
     """A frame around one cell of a map."""
     ax.add_patch(
@@ -205,8 +217,11 @@ def _hatch(ax: Axes, row: float, n_layers: int) -> None:
 
 
 def _mark_peak(ax: Axes, effect: AverageEffect, index: int) -> str:
-    """Outlines the largest effect of either sign, and says where and how large it is."""
-    mean = effect.mean[index]
+    """Outlines the largest effect of either sign, and says where and how large it is.
+
+    It is looked for in buckets of enough facts.
+    """
+    mean = np.where(np.array(effect.enough)[:, None], effect.mean[index], np.nan)
     if not finite(mean).any():
         return "no effect" if finite(mean).size else "empty"
     row, layer = np.unravel_index(np.nanargmax(np.abs(mean)), mean.shape)

@@ -223,8 +223,8 @@ def changes(
     ]
     for key, parts in _within(HARMONIC, old):
         then, now = _harmonic(old, parts), _harmonic(new, parts)
-        intervals = map(row_interval, (then, now, now - then))
-        found.append(Measure(key, *intervals, *old.counts(*parts)))
+        start, end, lift = (row_interval(row) for row in (then, now, now - then))
+        found.append(Measure(key, start, end, lift, *old.counts(*parts)))
     for key, _ in _within(GAINED, old):
         made_of = _shares(old, new, key)
         counts = old.counts(*made_of.parts)

@@ -1,4 +1,4 @@
-"""Intervals on plain arrays: by the bootstrap, where the facts are what is drawn again; of rates."""
+"""Intervals on plain arrays: by the bootstrap, which draws the facts again, and of rates."""
 
 from collections.abc import Callable, Sequence
 from math import isfinite
@@ -80,10 +80,10 @@ def rate_interval(
         (n p + z²/2 ± z √(n p (1 − p) + z²/4)) / (n + z²)                   Wilson 1927
 
     A unit may be 0 or 1 itself, or a share, such as that of a case's prompts. Prompts of a case are
-    not independent, so that n counts units; but shares vary less than p (1 − p), and n is divided by
-    the ratio of their variance to it. So that no ratio is 0, z²/2 units of 0 and as many of 1 are
-    added to both (as Agresti and Coull 1998 do; this use of them is ours): with units of 0 and 1
-    the ratio is 1 and the interval Wilson's, and 51 cases of 51 give [0.93, 1] however many prompts
+    not independent, so n counts units. But shares vary less than p (1 − p), so n is divided by the
+    ratio of their variance to that. This ratio is taken with z²/2 more units of 0 and as many of 1
+    (Agresti and Coull 1998 add them; this use is ours), so that it is never 0. Where all units are
+    0 or 1 it is 1, and the interval is Wilson's: 51 cases of 51 give [0.93, 1] however many prompts
     they have. Units of several sizes count as Kish's effective number, (Σ counts)² / Σ counts².
     """
     there = counts > 0

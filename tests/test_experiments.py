@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,16 +11,24 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from experiments import patch_heads, trace_relation
 from experiments._facts import spread_out
+from experiments._report import _cell, _rows
 from experiments._run import RunFolder, command, open_run
-from experiments._tables import plain_table
+from experiments._tables import plain_table, write_rows
 from experiments._trace import Config
+from figures import report
 from kedit.data import builtin
 from kedit.errors import InputError
+from kedit.results import AverageEffect, EffectGrid
+from probes import trace as trace_module
+from probes.trace import BUCKETS
 
 ROOT = Path(__file__).parent.parent
 TOY = Config(model="toy", limit=3)
@@ -65,6 +74,89 @@ def test_trace_relation_runs_on_the_toy(tmp_path: Path, options: dict) -> None:
         assert last_token[-1] == pytest.approx(total, abs=1e-5)  # it is the whole answer
         assert abs(total) > 1e-3
     assert {row["grid"] for row in table(folder)} == {grid["name"] for grid in averages["averages"]}
+
+
+def test_a_table_has_no_nan_and_no_interval_of_one_fact() -> None:
+    n = len(BUCKETS)
+    mean, bound = np.full((3, n, 2), 0.00042), np.full((3, n, 2), np.nan)
+    mean[:, 1] = np.nan
+    mean[:, 2, 1] = 0.9
+    n_facts = (20, 0, 3, *[20] * (n - 3))
+    made = AverageEffect("mlp_out", "subject", 3, BUCKETS, n_facts, n_facts, mean, bound, bound)
+    rows = list(_rows(TOY, {"subject": {"mlp_out": made}}))
+    assert [_cell(row) for row in rows[:4]] == ["L0 0.00042", "-", "only 3 facts", "L0 0.00042"]
+    assert rows[2]["facts"] == 3 and "effect" not in rows[2]
+    assert _cell(rows[0] | {"low": 0.0001, "high": 0.0012}) == "L0 0.0004 [0.0001, 0.0012]"
+
+
+def test_nan_is_null_in_json_empty_in_csv_and_nothing_in_a_record(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json("x.json", {"a": [1.5, math.nan], "b": {"c": math.inf}, "d": Path("e")})
+    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail) == {
+        "a": [1.5, None], "b": {"c": None}, "d": "e",
+    }  # fmt: skip
+    write_rows(tmp_path / "x.csv", [{"a": math.nan, "b": 1.5}, {"a": np.float64("inf"), "b": ""}])
+    assert (tmp_path / "x.csv").read_text() == "a,b\n,1.5\n,\n"
+    folder.add("good", {"a": [1.5]}, {"t": torch.ones(2)})
+    for record, tensors in (
+        ({"a": {"b": [0.0, math.nan]}}, None),
+        ({"a": -math.inf}, None),
+        ({"a": 1.0}, {"t": torch.tensor([1.0, math.nan])}),
+    ):
+        with pytest.raises(InputError, match=r"the record bad: (a.b.1|a|t) is .*no result"):
+            folder.add("bad", record, tensors)
+    assert list(RunFolder(tmp_path).records) == ["good"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_option_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
+    config = replace(TOY, screen=value, out=str(tmp_path / "run"))
+    with (
+        pytest.raises(InputError, match=f"--screen {value}: a finite number is wanted"),
+        open_run("x", config),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_fact_whose_scores_are_not_finite_is_skipped_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, n_swept = trace_module.sweep, []
+
+    def broken(*args: Any, **kwargs: Any) -> EffectGrid:
+        n_swept.append(1)
+        grid = sweep(*args, **kwargs)
+        restored = torch.full_like(grid.restored, math.nan)
+        return replace(grid, restored=restored) if len(n_swept) == 2 else grid
+
+    monkeypatch.setattr(trace_module, "sweep", broken)
+    config = replace(TOY, corrupt="subject", sites=["resid_post"], out=str(tmp_path / "run"))
+    folder = trace_relation.run(config)
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    (skipped,) = [record["skipped"] for record in records if "skipped" in record]
+    assert "subject:resid_post.restored is not finite" in skipped
+    assert len(records) == 4  # three facts were wanted, and three are averaged
+    assert "nan" not in (folder / "table.csv").read_text()
+    facts = json.loads((folder / "averages.json").read_text())["facts"]
+    assert facts["traced"] == {"subject": 3} and facts["not usable"] == 1
+
+
+@pytest.mark.slow
+def test_a_single_fact_is_told_without_intervals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trace_relation.run(replace(TOY, limit=1, out=str(tmp_path / "run")))
+    shown = capsys.readouterr().out
+    assert "1 fact, 1 relation;" in shown and "[" not in shown
+    assert all(row["low"] == row["high"] == "" for row in table(folder) if row["effect"])
+    text = (folder / "averages.json").read_text()
+    low = json.loads(text, parse_constant=pytest.fail)["averages"][0]["low"]
+    assert {value for metric in low for bucket in metric for value in bucket} == {None}
+    assert list(folder.glob("*.png"))
+    report.run(report.Config(str(folder)))
+    assert "NaN" not in (folder / "report.html").read_text().partition('id="data"')[2]
 
 
 @pytest.mark.slow

@@ -212,6 +212,67 @@ def test_averages_outline_each_peak_and_write_its_interval():
     assert "total effect 0.41 [0.35, 0.47]" in figure.get_suptitle()
 
 
+def few_between(shape=(18,), n_facts=(60, 60, 3, 0, 60)):
+    """Averages whose largest effect, of ten times the others' size, rests on three facts."""
+    made = effect("z" if len(shape) == 2 else "mlp_out", shape)
+    made.mean[:, BUCKETS.index("between")] *= 10
+    return replace(made, n_facts=n_facts)
+
+
+def test_a_bucket_of_few_facts_neither_holds_the_peak_nor_sets_the_scale():
+    made = few_between()
+    (mesh,) = meshes(figure := averages([made], STUDY))
+    np.testing.assert_array_equal(shown(mesh), made.mean[0])  # it is drawn all the same
+    rest = np.abs(np.delete(made.mean[0], BUCKETS.index("between"), 0))
+    assert mesh.norm.vmax == np.nanmax(rest) < np.nanmax(np.abs(made.mean[0]))
+    (frame,) = rectangles(figure.axes[0], hatched=False)
+    assert frame.get_y() + 0.5 != BUCKETS.index("between")
+    told = "Too few facts for a peak or for the ends of the scale: between (3 facts)."
+    assert figure.get_supxlabel().endswith(told)
+    assert_fits(figure)
+    enough = replace(made, n_facts=made.n_tokens)
+    (mesh,) = meshes(figure := averages([enough], STUDY))
+    assert mesh.norm.vmax == np.nanmax(np.abs(made.mean[0]))
+    assert "Too few" not in figure.get_supxlabel()
+
+
+def test_a_head_is_not_ranked_by_an_effect_on_few_facts():
+    made = few_between((6, 4))
+    figure = heads(made, STUDY)
+    names = [label.get_text() for label in figure.axes[-2].get_yticklabels()]
+    names += [label.get_text() for label in figure.axes[-1].get_yticklabels()]
+    assert any("last" in name for name in names) and not any("between" in name for name in names)
+    rest = np.abs(np.delete(made.mean[0], BUCKETS.index("between"), 0))
+    assert meshes(figure)[0].norm.vmax == np.nanmax(rest)
+    assert "between (3 facts)" in figure.get_supxlabel()
+
+
+def test_one_fact_is_one_fact_and_has_no_interval():
+    made = effect()
+    nothing = np.full_like(made.mean, np.nan)
+    n_facts = tuple(min(n, 1) for n in made.n_facts)
+    alone = replace(made, low=nothing, high=nothing, n_facts=n_facts)
+    figure = averages([alone], replace(STUDY, n_facts=1))
+    assert "n = 1 fact;" in figure.get_supxlabel()
+    assert figure.get_supxlabel().endswith("no interval over a single fact.")
+    title = figure.axes[0].get_title("left")
+    assert "peak" in title and "[" not in title
+    assert_fits(figure)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "wanted"),
+    [
+        ((0.66, np.nan, np.nan), "0.66"),
+        ((-0.00042, np.nan, np.nan), "−0.00042"),
+        ((np.nan, np.nan, np.nan), "-"),
+        ((0.0011, 0.00031, 0.0021), "0.0011 [0.0003, 0.0021]"),
+    ],
+)
+def test_an_estimate_has_an_interval_if_there_is_one(bounds, wanted):
+    assert estimate(*bounds) == wanted
+
+
 def test_averages_want_the_same_tokens_and_no_heads():
     with pytest.raises(InputError, match="same tokens"):
         averages([effect(), effect("mlp_out", empty=())], STUDY)

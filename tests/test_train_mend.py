@@ -74,7 +74,7 @@ def test_validation_falls_and_the_best_is_kept(toy_mend: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "wanted"),
     [
-        *(("lr", value, "above 0 and at most 1 is") for value in (math.nan, math.inf, 99.0, -1.0, 0.0)),
+        *(("lr", value, "at most 1 is wanted") for value in (math.nan, math.inf, 99.0, -1.0, 0.0)),
         ("lr_rate", math.nan, "--lr-rate nan: above 0"),
         ("lr_rate", 1e12, "--lr-rate 1000000000000.0: above 0"),
         ("rate", 1e12, "--rate 1000000000000.0: above 0 and at most 1"),
