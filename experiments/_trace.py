@@ -71,7 +71,9 @@ class Config:
     metric: Literal["prob", "logprob", "logit_diff"] = "prob"
     """Which score the figures and the table show; all three are measured."""
     baseline: Literal["own", "pooled"] = "own"
-    """Subtract each fact's own corrupted score, or all facts' average (as ROME's notebook)."""
+    """Subtract each fact's own corrupted score, or all facts' average. pooled is as ROME's
+    notebook, which counts a token that alone follows the corrupted words as first subsequent and
+    as last."""
     heatmaps: int = 0
     """Draw the maps of this many single facts."""
     seed: int = 0

@@ -102,10 +102,7 @@ def trace(
     else:
         swept = [_swept(model, fact, prompt, corruption, patches, positions, screening)]
         grids = swept[0][1]
-    for grid in grids.values():
-        if not (grid.restored.isfinite().all() and grid.clean.isfinite().all()):
-            raise InputError(f"the scores of {grid.name} after {fact.prompt!r} are not finite")
-    return FactTrace(
+    found = FactTrace(
         subject=fact.subject,
         relation=fact.relation.id,
         object=fact.object,
@@ -121,6 +118,9 @@ def trace(
         rival=fact.rival,
         whole=whole,
     )
+    for name in grids:
+        finite_grid(found, name)
+    return found
 
 
 def _swept(
@@ -179,12 +179,13 @@ def _summed(grids: Sequence[EffectGrid]) -> EffectGrid:
 
 
 def buckets(corrupted: Sequence[int], n_pos: int) -> dict[str, list[int]]:
-    """The positions in each of BUCKETS, as Meng et al. average them, for one or more spans.
+    """The positions in each of BUCKETS: Meng et al.'s, and "between", for one or more spans.
 
     A corrupted span's only token is both its first and its last; a span that ends the prompt makes
     the last corrupted token the last token too, and leaves "first subsequent" and "further" empty.
     "between" (ours) holds the tokens that two corrupted spans enclose; tokens before the first
-    corrupted one are in no bucket, since nothing can be restored there.
+    corrupted one are in no bucket, since nothing can be restored there. A token that is all that
+    follows the corrupted ones is the "last token" only, which is ours too: see `notebook_buckets`.
     """
     first, last, end = corrupted[0], corrupted[-1], n_pos - 1
     return {
@@ -213,6 +214,18 @@ def finite_grid(trace: FactTrace, name: str) -> EffectGrid:
     return grid
 
 
+def notebook_buckets(corrupted: Sequence[int], n_pos: int) -> dict[str, list[int]]:
+    """`buckets` as Meng et al.'s notebook fills them.
+
+    They differ where one token follows the corrupted ones: in the notebook it is the "first
+    subsequent" token as well as the "last token". Where none follows, the notebook stops with an
+    error, and "first subsequent" is empty here.
+    """
+    following = corrupted[-1] + 1
+    first_subsequent = [following] if following < n_pos else []
+    return buckets(corrupted, n_pos) | {"first subsequent": first_subsequent}
+
+
 def average(
     traces: Iterable[FactTrace],
     name: str,
@@ -225,8 +238,9 @@ def average(
     Args:
         traces: of one part, each with the grid `name`.
         baseline: what is subtracted from a restored score: the fact's "own" corrupted score, or the
-            "pooled" average of all facts' (Meng et al.'s notebook; differs where facts have
-            unequally many tokens in a bucket).
+            "pooled" average of all facts'. "pooled" is the average of Meng et al.'s notebook, in
+            `notebook_buckets`; subtracting their own scores differs from it where facts have
+            unequally many tokens in a bucket.
         seed, draws: of the bootstrap, which draws facts.
 
     Raises:
@@ -236,10 +250,13 @@ def average(
     if not kept:
         raise InputError(f"no traces with {name!r} to average")
     low_scores = np.stack([grid.corrupted.numpy() for _, grid in kept])
+    places_of = buckets if baseline == "own" else notebook_buckets
+    places = [places_of(trace.corrupted, len(trace.labels)) for trace, _ in kept]
     results: list[Interval] = []
     n_tokens, n_facts = [], []
     for bucket in BUCKETS:
-        sums, counts = zip(*(_bucket_sum(trace, grid, bucket) for trace, grid in kept), strict=True)
+        parts = (_sum(grid, own[bucket]) for own, (_, grid) in zip(places, kept, strict=True))
+        sums, counts = zip(*parts, strict=True)
         total, count = np.stack(sums).astype(float), np.array(counts, dtype=float)
         spread = (slice(None), slice(None), *[None] * (total.ndim - 2))
         if baseline == "own":
@@ -281,10 +298,10 @@ def total_effects(traces: Sequence[FactTrace], seed: int = 0) -> dict[str, Inter
     }
 
 
-def _bucket_sum(
-    trace: FactTrace, grid: EffectGrid, bucket: str
+def _sum(
+    grid: EffectGrid, wanted: Sequence[int]
 ) -> tuple[Float[Tensor, "metric layer *head"], int]:
-    wanted = buckets(trace.corrupted, len(trace.labels))[bucket]
+    """Over the wanted positions that the grid has, and how many these are."""
     columns = [index for index, pos in enumerate(grid.positions) if pos in wanted]
     return grid.restored[:, :, columns].sum(2), len(columns)
 

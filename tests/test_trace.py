@@ -21,7 +21,15 @@ from probes.corrupt import Corruption, add_noise, noise_rule
 from probes.known import says
 from probes.patch import Patch
 from probes.screen import Screening
-from probes.trace import BUCKETS, average, buckets, paper_patches, total_effects, trace
+from probes.trace import (
+    BUCKETS,
+    average,
+    buckets,
+    notebook_buckets,
+    paper_patches,
+    total_effects,
+    trace,
+)
 from tests import twins
 from tests.conftest import clean_run
 
@@ -112,6 +120,46 @@ def test_an_average_over_the_pooled_baseline_is_that_by_hand(bucket: str):
     expected = np.mean(scores) - (0.1 + 0.3) / 2 if scores else np.nan
     result = average(TWO, "mlp_out", baseline="pooled")
     assert result.mean[0, result.buckets.index(bucket)] == pytest.approx(expected, nan_ok=True)
+
+
+# one token follows the corrupted ones of the first fact, two those of the second
+FOLLOWED = (
+    made([[0.1, 0.2, 0.5, 0.4, 0.9]], (1, 2, 3), low=0.1),
+    made([[0.3, 0.7, 0.5, 0.6]], (1,), low=0.3),
+)
+
+
+def test_the_pooled_average_is_that_of_romes_notebook():
+    low = np.mean([float(one.grids["mlp_out"].corrupted[0]) for one in FOLLOWED])
+    pooled, own = (average(FOLLOWED, "mlp_out", baseline=one) for one in ("pooled", "own"))
+    scores: dict[str, list[float]] = {name: [] for name in BUCKETS if name != "between"}
+    for one in FOLLOWED:  # the notebook's indices
+        row = one.grids["mlp_out"].restored[0, 0].tolist()
+        first, after, last = one.corrupted[0], one.corrupted[-1] + 1, len(row) - 1
+        scores["first corrupted"].append(row[first])
+        scores["middle corrupted"] += row[first + 1 : after - 1]
+        scores["last corrupted"].append(row[after - 1])
+        scores["first subsequent"].append(row[after])
+        scores["further"] += row[after + 1 : last]
+        scores["last token"].append(row[last])
+    for bucket, values in scores.items():
+        at = pooled.buckets.index(bucket)
+        expected = np.mean(values) - low if values else np.nan
+        assert pooled.mean[0, at, 0] == pytest.approx(expected, nan_ok=True)
+        assert pooled.n_tokens[at] == len(values)
+    # by default the token that is all that follows is the last one only
+    at = own.buckets.index("first subsequent")
+    assert (own.n_tokens[at], pooled.n_tokens[at]) == (1, 2)
+    assert own.mean[0, at, 0] == pytest.approx(0.5 - 0.3)
+
+
+@pytest.mark.parametrize(("n_pos", "following"), [(4, []), (5, [4]), (6, [4])])
+def test_the_notebook_counts_a_token_that_is_all_that_follows_twice(
+    n_pos: int, following: list[int]
+):
+    own, theirs = (filled((2, 3), n_pos) for filled in (buckets, notebook_buckets))
+    assert theirs == own | {"first subsequent": following}
+    assert (theirs != own) == (n_pos == 5)
 
 
 @pytest.mark.parametrize("baseline", ["own", "pooled"])
