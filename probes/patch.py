@@ -31,7 +31,10 @@ class Patch:
         window: layers around each layer that are restored together, [l - w//2, l + (w-1)//2]
             clipped to the model (for 10: [l-5, l+4], as Meng et al.'s code has it).
         severed: hold the MLP's or the attention's output at that position, in every layer, at its
-            corrupted value: what then remains of the effect goes another way.
+            corrupted value: what then remains of the effect goes another way. Each sample is held
+            at the values of its own noise. Meng et al.'s code seeds once for two passes, so that a
+            sample is held at values of the first pass under noise that is drawn for the second:
+            severed scores are not those of their code, all others are.
 
     Raises:
         InputError: an unknown site, a window where one layer is meant, severing another site.

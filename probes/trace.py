@@ -71,7 +71,8 @@ def trace(
 
     Answer and foil are those of `question_of`: the answer is the first token that tells the object
     from `fact.rival` (`probes.known.told_apart` finds it), and the object's tokens before it end
-    the prompt. A severed sweep covers the last corrupted position only, as the paper's does.
+    the prompt. A severed sweep covers the last corrupted position only, as the paper's does
+    (`Patch` says where its scores depart from the published code's).
 
     Args:
         positions: at which all others restore; everywhere if None.

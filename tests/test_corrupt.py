@@ -63,18 +63,14 @@ def romes_table(
     """
     gpt2 = hf.transformer
     assert isinstance(gpt2, GPT2Model)
-    ids = torch.tensor([tokenizer(fact.prompt).input_ids] * 11)
-    subject = tokenizer(f" {fact.subject}").input_ids
-    begin = next(i for i in range(len(ids[0])) if ids[0, i:].tolist()[: len(subject)] == subject)
-    words = [gpt2.wte.weight[tokenizer(each.subject).input_ids] for each in FACTS]
-    scale = 3 * torch.cat(words).std().item()
+    ids, begin, end, scale = romes_inputs(gpt2, tokenizer, fact)
 
     def run(modules: list[nn.Module], pos: int) -> Tensor:
-        drawn = np.random.RandomState(1).randn(10, len(subject), hf.config.n_embd)
+        drawn = np.random.RandomState(1).randn(10, end - begin, hf.config.n_embd)
 
         def corrupt(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
             out = out.clone()
-            out[1:, begin : begin + len(subject)] += scale * torch.from_numpy(drawn).float()
+            out[1:, begin:end] += scale * torch.from_numpy(drawn).float()
             return out
 
         def restore(module: nn.Module, args: tuple, out: Tensor | tuple) -> Tensor | tuple:
@@ -105,6 +101,97 @@ def romes_table(
         for pos in range(ids.shape[1]):
             table[layer, pos] = run(modules, pos)[1:, answer].mean()
     return uncured[1:, answer].mean(), answer, table
+
+
+@pytest.mark.parametrize("severed", ["mlp_out", "attn_out"])
+def test_severed_scores_are_romes_if_both_its_passes_draw_the_same_noise(
+    bosless: PreTrainedTokenizerFast, severed: Literal["mlp_out", "attn_out"]
+):
+    hf = random_module(GPT2Config(**GPT_2))
+    with quiet():
+        model = prepare(hooked(hf, torch.float32), bosless)
+    prompt = encode(model, FACT)
+    noise = noise_rule(model, "upstream", FACTS, "subject")
+    corruption = add_noise(model, prompt, "subject", noise, samples=10, seed=123)
+    answer = int(model(prompt.tokens[None])[0, -1].argmax())
+    question = Question(answer, foil=(answer + 1) % 500)
+    grid = swept(model, FACT, corruption, Patch("resid_post", severed=severed), question=question)
+    ours = grid.restored[0, :, corruption.positions[-1]]
+    reseeded, published = (
+        romes_severed_curve(hf, bosless, FACT, answer, severed, reseed) for reseed in (True, False)
+    )
+    torch.testing.assert_close(ours, reseeded, atol=1e-5, rtol=0)
+    assert (ours - published).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def romes_severed_curve(
+    hf: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    fact: Fact,
+    answer: int,
+    severed: str,
+    reseed: bool,
+) -> Float[Tensor, " layer"]:
+    """Scores with the subject's last residual restored and its modules held, as Meng et al.'s code.
+
+    A first pass keeps what every MLP, or every attention, puts out under noise; a second one, under
+    noise that the same RandomState(1) draws next, restores a residual and puts that in place.
+
+    Args:
+        reseed: draw the first pass's noise in the second one too, which their code does not.
+    """
+    gpt2 = hf.transformer
+    assert isinstance(gpt2, GPT2Model)
+    ids, begin, end, scale = romes_inputs(gpt2, tokenizer, fact)
+    modules = [block.mlp if severed == "mlp_out" else block.attn for block in gpt2.h]
+
+    def passes(layer: int) -> Tensor:
+        source = np.random.RandomState(1)
+        kept: dict[nn.Module, Tensor] = {}
+
+        def corrupt(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+            out = out.clone()
+            drawn = torch.from_numpy(source.randn(10, end - begin, hf.config.n_embd)).float()
+            out[1:, begin:end] += scale * drawn
+            return out
+
+        def hold(module: nn.Module, args: tuple, out: Tensor | tuple) -> Tensor | tuple:
+            hidden = (out[0] if isinstance(out, tuple) else out).clone()
+            if module in kept:
+                hidden[1:, end - 1] = kept[module][1:, end - 1]
+            kept[module] = hidden
+            return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
+
+        def restore(module: nn.Module, args: tuple, out: Tensor | tuple) -> Tensor | tuple:
+            hidden = (out[0] if isinstance(out, tuple) else out).clone()
+            hidden[1:, end - 1] = hidden[0, end - 1]
+            return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
+
+        hooks = [gpt2.wte.register_forward_hook(corrupt)]
+        hooks += [module.register_forward_hook(hold) for module in modules]
+        try:
+            hf(ids)
+            if reseed:
+                source.seed(1)
+            hooks.append(gpt2.h[layer].register_forward_hook(restore))
+            return hf(ids).logits[1:, -1].softmax(-1)[:, answer].mean()
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    return torch.stack([passes(layer) for layer in range(len(modules))])
+
+
+def romes_inputs(
+    gpt2: GPT2Model, tokenizer: PreTrainedTokenizerFast, fact: Fact
+) -> tuple[Tensor, int, int, float]:
+    """Eleven rows of the prompt, where its subject begins and ends, and the noise's deviation."""
+    ids = torch.tensor([tokenizer(fact.prompt).input_ids] * 11)
+    subject = tokenizer(f" {fact.subject}").input_ids
+    begin = next(i for i in range(len(ids[0])) if ids[0, i:].tolist()[: len(subject)] == subject)
+    words = [gpt2.wte.weight[tokenizer(each.subject).input_ids] for each in FACTS]
+    return ids, begin, begin + len(subject), 3 * torch.cat(words).std().item()
 
 
 @pytest.mark.parametrize(("rule", "times"), [("s3", 3), ("s0.5", 0.5), ("s", 1), ("upstream", 3)])
