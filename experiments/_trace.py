@@ -85,8 +85,9 @@ class Config:
     out: str = ""
     """The run's folder (default: results/EXPERIMENT/MODEL-HASH)."""
     preset: Literal["", "rake"] = option(default="", cmd=True)
-    """rake: the paper's setting for corrupted relations, all facts: upstream noise, 10 samples,
-    windows of 10, pooled baseline. It replaces these options."""
+    """rake: corrupted relations as RaKE's paper describes them, all facts: upstream noise, 10
+    samples, windows of 10, pooled baseline. It replaces these options. RaKE's code holds no tracing
+    of relations, only ROME's of subjects: the setting is ROME's, on the relation's words."""
 
 
 class Sweeps(NamedTuple):
@@ -97,7 +98,11 @@ class Sweeps(NamedTuple):
 
 
 def settled(config: Config) -> Config:
-    """`config` with its preset and its automatic choices filled in."""
+    """`config` with its preset and its automatic choices filled in.
+
+    The preset rests on RaKE's paper: its repository has ROME's tracer unchanged, which corrupts the
+    words that a record calls its subject.
+    """
     if config.preset == "rake":
         config = replace(
             config, corrupt="relation", by="noise", noise="upstream", samples=10, window=10,

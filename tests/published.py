@@ -111,7 +111,7 @@ def relation(tokenizer: Tokenizer, change: Change, contexts: Sequence[str]) -> A
 
 
 def rome_relation(tokenizer: Tokenizer, change: Change, contexts: Sequence[str]) -> Asked:
-    """As RaKE's ROME: five contexts for the removal, whose prompt gives the key (B3)."""
+    """As RaKE's ROME: five contexts for the removal, whose prompt gives the key."""
     asked = memit_relation(tokenizer, change, contexts)
     n_adding = len(contexts)
     keyed = [placed(tokenizer, change.removing, change.subject, text) for text in contexts]
@@ -119,8 +119,8 @@ def rome_relation(tokenizer: Tokenizer, change: Change, contexts: Sequence[str])
 
 
 def memit_relation(tokenizer: Tokenizer, change: Change, contexts: Sequence[str]) -> Asked:
-    """As RaKE's MEMIT: all contexts for the removal (B7), its "None" without a blank (B1) and its
-    loss divided by the length of the relation's name (B2).
+    """As RaKE's MEMIT: all contexts for the removal, its "None" without a blank and its loss
+    divided by the length of the relation's name.
     """
     adding = entity(tokenizer, change, contexts)
     places = [placed(tokenizer, change.removing, change.subject, text) for text in contexts]
@@ -235,7 +235,7 @@ Loss = Callable[[Gpt2, list[Wanted]], Tensor]
 
 
 def at_the_prompt(hf: Gpt2, wanted: list[Wanted]) -> Float[Tensor, ""]:
-    """As published: all tokens of the target at the prompt's last token (B8)."""
+    """As published: all tokens of the target at the prompt's last token."""
     said = logprobs(hf, [Place(one.prompt, 0) for one in wanted])
     losses = [-logs[-1, one.target].mean() for one, logs in zip(wanted, said, strict=True)]
     return torch.stack(losses).mean()
@@ -319,7 +319,9 @@ def knowledge(tokenizer: Tokenizer, prompt: str, truth: str, target: str) -> Kno
 
 
 def rakes_knowledge(tokenizer: Tokenizer, prompt: str, truth: str, target: str) -> Knowledge:
-    """As in RaKE's code: B6, and all tokens of the target, once each."""
+    """As in RaKE's code: without blanks, before the nonlinearity, each token of the truth right
+    behind the prompt, and all tokens of the target, once each.
+    """
     asked, said = tokenizer(prompt).input_ids, plain(tokenizer, truth)
     wanted = plain(tokenizer, target)
     return Knowledge(asked, said, wanted, 1, "c_fc", extend=False, signed=False)

@@ -40,7 +40,7 @@ FEW = CONTEXTS[:3]
 FREE = Training(steps=5, lr=0.5, weight_decay=0.5, kl=0.5, clamp=4.0, stop=0.0)
 CLAMPED = replace(FREE, clamp=0.08)  # of what they end at when free: 0.09 to 0.5
 CASES = toy_module.cases()
-# of one token and of several; in the latter all of FT's losses and B2 are told apart
+# of one token and of several; in the latter all of FT's losses and RaKE's divisor are told apart
 ENTITY = [
     replace(case.entity, target=target)
     for case, target in zip(CASES[::17], ("first dentist", "Arle", "old harp"), strict=False)
@@ -142,7 +142,9 @@ def test_romes_relation_edit_is_rakes(gpt2: Family, text: str, number: int) -> N
     assert distance(made(upstream, 1), twin) < TOLERANCE
 
 
-@pytest.mark.parametrize("oversight", ["B1", "B2", "B3", "five contexts"])
+@pytest.mark.parametrize(
+    "oversight", ["None without a blank", "divisor", "key of the removal", "five contexts"]
+)
 def test_each_of_the_oversights_in_rakes_rome_is_there(
     gpt2: Family, text: str, oversight: str
 ) -> None:
@@ -151,13 +153,13 @@ def test_each_of_the_oversights_in_rakes_rome_is_there(
     adding, removing = asked.rows[: len(CONTEXTS)], asked.rows[len(CONTEXTS) :]
     blank = published.relation(words, told, CONTEXTS).rows[len(CONTEXTS) :][:5]
     mended = {
-        "B1": asked._replace(
+        "None without a blank": asked._replace(
             rows=[*adding, *(row._replace(divisor=removing[0].divisor) for row in blank)]
         ),
-        "B2": asked._replace(
+        "divisor": asked._replace(
             rows=[*adding, *(row._replace(divisor=len(row.labels)) for row in removing)]
         ),
-        "B3": asked._replace(keyed=published.entity(words, told, CONTEXTS).keyed),
+        "key of the removal": asked._replace(keyed=published.entity(words, told, CONTEXTS).keyed),
         "five contexts": asked._replace(rows=published.memit_relation(words, told, CONTEXTS).rows),
     }[oversight]
     (second,) = matrices(gpt2.model, text, [1])

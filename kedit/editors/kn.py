@@ -44,8 +44,8 @@ class KN:
     rows of the unembedding (the paper's word embeddings, which its models unembed with), e_said
     that of the likeliest token now.
 
-    RaKE's run takes its edit back before it returns the model (B0): what it says of relation edits
-    it says of the unedited model.
+    RaKE's code takes its KN edit back before it returns the model: what it reports of relation
+    edits by KN is of the unedited model.
 
     Args:
         halves: whose neurons: the MLP's, all heads' z (which rows of W_O belong to), or both.
@@ -60,9 +60,9 @@ class KN:
         erase, write: 2 in the published code, 1 and 8 in the paper.
         removal: a relation edit's removal is written too; no published code does that.
         method: "upstream" does what the published code does: objects and targets without a blank,
-            neurons before the nonlinearity, each of an object's tokens right behind the prompt (all
-            B6); all of the target's tokens are written, once each, whatever `write` is; and
-            negative neurons write as positive ones do, which is the reverse of what is wanted.
+            neurons before the nonlinearity, each of an object's tokens right behind the prompt; all
+            of the target's tokens are written, once each, whatever `write` is; and negative neurons
+            write as positive ones do, which is the reverse of what is wanted.
     """
 
     halves: tuple[Half, ...] = ("mlp",)
