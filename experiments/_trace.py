@@ -48,8 +48,9 @@ class Config:
     by: Literal["replacement", "noise"] = "replacement"
     """Other words of the same token length (one run a fact), or noise on the embeddings."""
     noise: str = "s3"
-    """Noise rule: s3 (3 standard deviations of the words' embeddings), upstream (the same, drawn as
-    ROME's published code does), m, t5, u0.1, or a number; ending in = it replaces the embedding."""
+    """Noise rule: s3 (3 standard deviations of the words' embeddings), m, t5, u0.1, or a number;
+    upstream:RULE draws it as ROME's published code does, from the same seed for every fact
+    (upstream: upstream:s3); ending in = it replaces the embedding."""
     samples: int = 10
     """Noise samples a fact (replacement takes one)."""
     keep_all: bool = False

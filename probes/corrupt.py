@@ -4,6 +4,7 @@ import random
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class Noise:
         uniform: draw from [-scale, scale] instead of a normal distribution.
         mean, transform: of a multivariate normal, with `transform.T @ transform` its covariance.
         degrees: of freedom of Student's t with that covariance; None for the normal.
-        upstream: draw as Meng et al.'s code does, with RandomState(1), whatever the seed.
+        upstream: draw from RandomState(1), as Meng et al.'s code does, whatever the seed.
         substitute: put the noise in the embedding's place instead of adding it.
     """
 
@@ -71,13 +72,19 @@ class Noise:
 
 
 def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part: str) -> Noise:
-    """The noise that `rule` means for these facts (the rules of Meng et al.'s causal tracing code).
+    """The noise that `rule` means for these facts, after Meng et al.'s causal tracing code.
+
+    "s", "u" and a plain number are theirs. "m" and "t" are not quite: theirs take mean and
+    covariance of the embeddings of WikiText-103's tokens. Their "t" scales the mean as well as the
+    normal noise around it, by one sample of chi-square numbers for all facts; here the mean is not
+    scaled, and the numbers are drawn with the noise.
 
     Args:
         rule: "s3": normal, 3 times the standard deviation of all embedding entries of the corrupted
-            words' tokens; "upstream": the same, drawn as ROME's published code does; "m": normal
-            with mean and covariance of the embeddings of the facts' prompts; "t5": Student's t with
-            5 degrees, likewise; "u0.1": uniform in [-0.1, 0.1]; "0.03": normal with that deviation.
+            words' tokens; "m": normal with mean and covariance of the embeddings of the facts'
+            prompts; "t5": Student's t with 5 degrees, likewise; "u0.1": uniform in [-0.1, 0.1];
+            "0.03": normal with that deviation. Beginning with "upstream:": drawn from the same seed
+            for every fact, as in their code ("upstream:u0.1"; "upstream" alone is "upstream:s3").
             Ending in "=": put in the embedding's place instead of added to it ("s3=").
         facts: whose words are corrupted; all facts of an experiment, for the same noise in each.
         part: "relation" or "subject".
@@ -88,7 +95,7 @@ def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part:
     """
     if not facts:
         raise InputError("noise is measured on facts, and there are none")
-    kind, number, substitute = noise_kind(rule)
+    kind, number, upstream, substitute = noise_kind(rule)
     if kind == "m":
         ids = [token for fact in facts for token in plain_ids(model, fact.prompt)]
         rows = embeddings(model, ids)
@@ -97,37 +104,51 @@ def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part:
         transform = (vectors * values.clamp(min=0).sqrt()).T
         noise = Noise(mean=mean.cpu(), transform=transform.float().cpu(), degrees=number)
     else:
-        scale = number if number is not None else 3.0
-        if kind in ("s", "upstream"):
-            scale *= embedding_std(model, _corrupted_words(facts, part))
+        assert number is not None
+        measured = embedding_std(model, _corrupted_words(facts, part)) if kind == "s" else 1.0
+        scale = number * measured
         if not 0 < scale <= LARGEST:
             raise InputError(
                 f"noise {rule!r} has the size {scale:g}: above 0 and at most {LARGEST:g} is wanted"
             )
-        noise = Noise(scale, uniform=kind == "u", upstream=kind == "upstream")
-    return replace(noise, substitute=substitute)
+        noise = Noise(scale, uniform=kind == "u")
+    return replace(noise, upstream=upstream, substitute=substitute)
 
 
-def noise_kind(rule: str) -> tuple[str, float | None, bool]:
+class NoiseKind(NamedTuple):
     """What a noise rule says, before any model is there to measure on.
 
-    Returns:
-        "s", "upstream", "m", "u" or "" (a plain deviation); its number (of "m" the degrees of
-        freedom, None for the normal); whether the noise is put in the embedding's place.
+    Args:
+        kind: "s", "m", "u" or "" (a plain deviation).
+        number: its size; of "m" the degrees of freedom of Student's t, None for the normal.
+        upstream: drawn from the published code's seed.
+        substitute: put in the embedding's place.
+    """
+
+    kind: str
+    number: float | None
+    upstream: bool
+    substitute: bool
+
+
+def noise_kind(rule: str) -> NoiseKind:
+    """Reads a noise rule (`noise_rule` has them all).
 
     Raises:
         InputError: no such rule, or a number that is no size of noise.
     """
-    substitute, plain = rule.endswith("="), rule.removesuffix("=")
-    if plain in ("upstream", "m"):
-        return plain, None, substitute
+    plain = rule.removesuffix("=")
+    upstream, substitute = plain.partition(":")[0] == "upstream", plain != rule
+    plain = "s3" if plain == "upstream" else plain.removeprefix("upstream:")
+    if plain == "m":
+        return NoiseKind("m", None, upstream, substitute)
     kind = plain[:1] if plain[:1] in ("s", "u", "t") else ""
     told = plain.removeprefix(kind)
     try:
         number = float(told or 1) if kind == "s" else float(told)
     except ValueError:
         raise InputError(
-            f"noise {rule!r}: one of s3, upstream, m, t5, u0.1 or a number is wanted"
+            f"noise {rule!r}: one of s3, m, t5, u0.1 or a number is wanted, or upstream: before it"
         ) from None
     if kind == "t" and not 2 < number < np.inf:
         raise InputError(f"noise {rule!r}: more than 2 degrees of freedom are wanted, and finite")
@@ -135,7 +156,7 @@ def noise_kind(rule: str) -> tuple[str, float | None, bool]:
         raise InputError(
             f"noise {rule!r}: a number above 0 and at most {LARGEST:g} is wanted for its size"
         )
-    return "m" if kind == "t" else kind, number, substitute
+    return NoiseKind("m" if kind == "t" else kind, number, upstream, substitute)
 
 
 def add_noise(

@@ -246,6 +246,27 @@ def test_an_equals_sign_puts_the_noise_in_the_embeddings_place(toy: HookedTransf
     )
 
 
+@pytest.mark.parametrize("kind", ["s3", "m", "t5", "u0.1", "0.03"])
+@pytest.mark.parametrize("ending", ["", "="])
+def test_every_rule_can_be_drawn_as_upstream_does(toy: HookedTransformer, kind: str, ending: str):
+    plain, upstream = (
+        noise_rule(toy, f"{before}{kind}{ending}", FACTS, "subject") for before in ("", "upstream:")
+    )
+    assert upstream.upstream and not plain.upstream
+    assert upstream.substitute == plain.substitute == bool(ending)
+    assert torch.equal(upstream.draw((3, 2, 64), seed=7), plain.draw((3, 2, 64), seed=1))
+    assert not torch.equal(upstream.draw((3, 2, 64), seed=7), plain.draw((3, 2, 64), seed=7))
+
+
+def test_upstream_alone_is_three_deviations(toy: HookedTransformer):
+    for ending in ("", "="):
+        long, short = (
+            noise_rule(toy, f"{rule}{ending}", FACTS, "subject")
+            for rule in ("upstream:s3", "upstream")
+        )
+        assert long == short and short.upstream
+
+
 @pytest.mark.parametrize("rule", ["s3", "m", "t5", "u0.1", "0.03", "upstream"])
 def test_the_same_seed_draws_the_same_noise(toy: HookedTransformer, rule: str):
     noise = noise_rule(toy, rule, FACTS, "subject")
@@ -256,8 +277,12 @@ def test_the_same_seed_draws_the_same_noise(toy: HookedTransformer, rule: str):
 
 
 @pytest.mark.parametrize(
-    "rule", ["", "=", "x3", "sfoo", "s3 sigma", "u", "ufoo", "m3", "t", "tfoo", "t2", "t1.5", "nan"]
-)
+    "rule",
+    [
+        "", "=", "x3", "sfoo", "s3 sigma", "u", "ufoo", "m3", "t", "tfoo", "t2", "t1.5", "nan",
+        "upstream:", "upstream:x3", "upstream:upstream", "upstreams3", "upstream:t2=",
+    ],
+)  # fmt: skip
 def test_a_bad_rule_is_refused_by_name(toy: HookedTransformer, rule: str):
     with pytest.raises(InputError, match=f"noise '{rule}'"):
         noise_rule(toy, rule, FACTS, "subject")
