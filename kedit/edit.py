@@ -21,7 +21,8 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.facts import EditRequest
-from kedit.provenance import Provenance, fingerprint, telling
+from kedit.provenance import Provenance, fingerprint
+from kedit.weights import enter, hold, leave
 from kedit.writes import flat
 
 log = logging.getLogger("kedit")
@@ -58,27 +59,30 @@ class Edit:
     def applied(self, model: HookedTransformer) -> Iterator[HookedTransformer]:
         """`model` with the deltas added in place, while the block runs; then it is as it was.
 
-        Blocks nest, of this edit and of others. An edit that changes no number is logged as such.
+        Blocks nest, of this edit and of others. A model belongs to one thread at a time: while
+        one thread has an edit applied, others can apply none. An edit that changes no number is
+        logged as such.
 
         Raises:
-            InputError: the edit was made for another model, a parameter is missing, of another
-                shape or not to be edited, or a sum is not finite. The model is left untouched.
+            InputError: the edit was made for another model, a parameter is missing or of another
+                shape, a sum is not finite, or another thread has an edit applied: the model is
+                left untouched. Or, at the end, the blocks did not nest: then all edits of the
+                model are taken back.
         """
-        weights = self.weights(model)
-        kept: dict[str, Tensor] = {}
+        applied = enter(model)
         try:
+            weights = hold(model, applied, self.weights(model))
             with torch.no_grad():
                 for name, weight in weights.items():
-                    kept[name] = weight.clone()
                     add(name, self.deltas[name], weight)
-            if all(torch.equal(weights[name], before) for name, before in kept.items()):
+            if all(torch.equal(weights[name], before) for name, before in applied.before.items()):
                 log.warning("The edit of %s changes no weight of this model", self.made.editor)
             yield model
-        finally:
-            # copied back, not subtracted: a + d - d drifts by rounding, edit after edit
-            with torch.no_grad():
-                for name, before in kept.items():
-                    weights[name].copy_(before)
+        except BaseException:
+            with contextlib.suppress(InputError):  # what ended the block is the news
+                leave(model, applied)
+            raise
+        leave(model, applied)
 
     def weights(self, model: HookedTransformer) -> dict[str, Tensor]:
         """The parameters of `model` that the deltas add to, by name.
@@ -93,15 +97,10 @@ class Edit:
                 f"fingerprint {self.made.fingerprint[:12]}, not {own[:12]}; apply it to that model "
                 "(in a dtype that rounds its weights, a model counts as another)"
             )
-        parameters, kept_out = dict(model.named_parameters()), telling(model)
+        parameters = dict(model.named_parameters())
         for name, delta in self.deltas.items():
             if name not in parameters:
                 raise InputError(f"the model has no {name}, which this edit changes")
-            if name in kept_out:
-                raise InputError(
-                    f"{name} cannot be edited: it is one of the weights by which kedit tells "
-                    "models apart, and other edits would no longer know this one"
-                )
             if not _fits(delta, parameters[name]):
                 raise InputError(
                     f"the delta of {name} is {_shape(delta)}, "

@@ -97,18 +97,12 @@ def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> Hoo
     every forward. Stored that way round, the copies are views: the same numbers in half the time.
     """
     model.eval().requires_grad_(False)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, order in storage_orders(model).items():
+        _restore_order(parameters[name], order)
     for block in model.blocks:
-        for matrix in ("W_in", "W_gate", "W_out"):
-            if hasattr(block.mlp, "W_gate") and isinstance(block.mlp.W_gate, nn.Parameter):
-                _restore_order(getattr(block.mlp, matrix), (1, 0))
-        for name, weight in block.attn.named_parameters(recurse=False):
-            if name.removeprefix("_") in ("W_Q", "W_K", "W_V"):
-                _restore_order(weight, (0, 2, 1))
-            elif name == "W_O":
-                _restore_order(weight, (2, 0, 1))
         if model.cfg.act_fn in TANH_GELUS and hasattr(block.mlp, "act_fn"):
             block.mlp.act_fn = tanh_gelu
-    _restore_order(model.unembed.W_U, (1, 0))
     # whether this tokenizer was trained to open a text with BOS; never TransformerLens' default
     begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     model.cfg.default_prepend_bos = model.cfg.tokenizer_prepends_bos = bool(begins)
@@ -117,6 +111,24 @@ def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> Hoo
     tokenizer.padding_side = "right"
     model.tokenizer = tokenizer  # set_tokenizer would read it again from the hub, with BOS forced
     return model
+
+
+def storage_orders(model: HookedTransformer) -> dict[str, tuple[int, ...]]:
+    """In which order of their axes `prepare` stores weights, the slowest axis first, by name.
+
+    Weights that are not named are stored in the order of their axes.
+    """
+    orders: dict[str, tuple[int, ...]] = {"unembed.W_U": (1, 0)}
+    for layer, block in enumerate(model.blocks):
+        mlp = getattr(block, "mlp", None)  # TransformerLens has models of attention alone
+        if isinstance(getattr(mlp, "W_gate", None), nn.Parameter):
+            orders |= {f"blocks.{layer}.mlp.{name}": (1, 0) for name in ("W_in", "W_gate", "W_out")}
+        for name, _ in block.attn.named_parameters(recurse=False):
+            if name.removeprefix("_") in ("W_Q", "W_K", "W_V"):
+                orders[f"blocks.{layer}.attn.{name}"] = (0, 2, 1)
+            elif name == "W_O":
+                orders[f"blocks.{layer}.attn.{name}"] = (2, 0, 1)
+    return orders
 
 
 def _restore_order(weight: Tensor, order: tuple[int, ...]) -> None:

@@ -1,10 +1,13 @@
 """Edits: undone to the bit, composable, kept in a file, refused where they do not belong."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import logging
 import re
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit import digests
 from kedit import hf as hugging_face
 from kedit import toy as toy_module
 from kedit.edit import Delta, Edit, LowRank, combined, one_by_one
@@ -317,10 +321,6 @@ BROKEN: dict[str, tuple[Callable[[Tensor], dict[str, Delta]], str]] = {
         },
         "blocks.1.mlp.W_out is no longer finite",
     ),
-    "embedding": (
-        lambda weight: {"embed.W_E": torch.zeros(1000, 32)},
-        "embed.W_E cannot be edited: it is one of the weights by which kedit tells models apart",
-    ),
 }
 
 
@@ -346,6 +346,169 @@ def test_a_fingerprint_stays_under_edits_and_tells_models_of_one_family_apart(
     with random_edit(model).applied(model):
         assert fingerprint(model) == own
     assert fingerprint(another_model(name, 1)) != own
+
+
+@pytest.mark.parametrize(
+    "name", ["embed.W_E", "blocks.1.mlp.W_in", "blocks.3.mlp.b_out", "unembed.W_U"]
+)
+def test_models_that_differ_in_one_number_are_told_apart(family: FamilyOf, name: str) -> None:
+    model = family("gpt2").model
+    edit, other = random_edit(model), copy.deepcopy(model)
+    assert fingerprint(other) == fingerprint(model)
+    with torch.no_grad():
+        weight = other.get_parameter(name)
+        weight[(-1,) * weight.ndim] += 1e-3
+    assert fingerprint(other) != fingerprint(model)
+    with pytest.raises(InputError, match="made for another model"), edit.applied(other):
+        pytest.fail("the block must not run")
+
+
+def test_a_fingerprint_sees_weights_that_are_changed_in_any_way(family: FamilyOf) -> None:
+    model = copy.deepcopy(family("gpt2").model)
+    weight, seen = model.blocks[2].mlp.W_in, [fingerprint(model)]
+    with torch.no_grad():
+        weight[3, 4] += 1  # in place
+    seen.append(fingerprint(model))
+    weight.data = weight.data.clone().mul_(2)  # other memory
+    seen.append(fingerprint(model))
+    weight.data.mul_(2)  # the same memory, and torch does not count it
+    seen.append(fingerprint(model))
+    assert len(set(seen)) == 4
+    weight.data.div_(2)
+    assert fingerprint(model) == seen[2]
+
+
+def test_edits_are_applied_and_undone_without_reading_all_weights_again(
+    family: FamilyOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.deepcopy(family("gpt2").model)
+    read: list[int] = []
+    of_tensor = digests.of_tensor
+    monkeypatch.setattr(
+        digests, "of_tensor", lambda one, *order: read.append(one.numel()) or of_tensor(one, *order)
+    )
+    own, edit = fingerprint(model), random_edit(model)
+    assert sum(read) == sum(one.numel() for one in model.parameters())  # the control
+    read.clear()
+    for _ in range(3):
+        with edit.applied(model), edit.applied(model):
+            assert fingerprint(model) == own
+        assert fingerprint(model) == own
+    assert not read
+
+
+def test_embeddings_can_be_edited_and_weights_in_the_same_memory_count_as_unedited(
+    family: FamilyOf,
+) -> None:
+    model = copy.deepcopy(family("gpt2").model)
+    model.unembed.W_U.data = model.embed.W_E.data.T  # tied
+    own, before = fingerprint(model), bits(model)
+    both: dict[str, Delta] = {
+        "unembed.W_U": torch.full((32, 1000), 0.5),
+        "embed.W_E": torch.ones(1000, 32),
+    }
+    with Edit(both, made_by("x", {}, [], model)).applied(model):
+        assert fingerprint(model) == own
+        assert not torch.equal(bits(model)["unembed.W_U"][0], before["unembed.W_U"][0])
+    assert_same_bits(model, before)
+    assert fingerprint(model) == own
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_blocks_that_do_not_nest_are_refused_and_leave_the_unedited_model(
+    family: FamilyOf, raises: bool
+) -> None:
+    model = family("gpt2").model
+    before, own = bits(model), fingerprint(model)
+    edits = [random_edit(model, seed) for seed in range(3)]
+    outer, one, other = (edit.applied(model) for edit in edits)
+    outer.__enter__(), one.__enter__(), other.__enter__()
+    if raises:  # then that is the news, and the model is as it was all the same
+        assert not one.__exit__(KeyError, KeyError(), None)
+    else:
+        with pytest.raises(InputError, match="block ended before one inside it"):
+            one.__exit__(None, None, None)
+    assert_same_bits(model, before)
+    for left in (other, outer):
+        with pytest.raises(InputError, match="taken back before its block ended"):
+            left.__exit__(None, None, None)
+        assert_same_bits(model, before)
+    assert fingerprint(model) == own
+    with edits[0].applied(model):
+        assert not torch.equal(bits(model)[W_OUT][0], before[W_OUT][0])
+    assert_same_bits(model, before)
+
+
+def test_a_second_thread_is_refused_and_the_model_ends_as_it_was(family: FamilyOf) -> None:
+    model = family("gpt2").model
+    before, own = bits(model), fingerprint(model)
+    edits = [random_edit(model, seed) for seed in range(2)]
+    done: list[str] = []
+
+    def work(edit: Edit) -> None:
+        for _ in range(100):
+            try:
+                with edit.applied(model):
+                    done.append("applied")
+            except InputError as error:
+                done.append(str(error))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(edit,)) for edit in edits]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert_same_bits(model, before)
+    assert fingerprint(model) == own
+    refused = {one for one in done if one != "applied"}
+    assert len(done) == 200 and "applied" in done
+    assert all("another thread has an edit applied to this model" in one for one in refused)
+
+
+def test_a_thread_is_refused_while_another_ones_block_runs(family: FamilyOf) -> None:
+    model = family("gpt2").model
+    edit, before, heard = random_edit(model), bits(model), []
+
+    def try_it() -> None:
+        try:
+            with edit.applied(model):
+                heard.append("applied")
+        except InputError as error:
+            heard.append(str(error))
+
+    with edit.applied(model):
+        within = bits(model)
+        thread = threading.Thread(target=try_it)
+        thread.start()
+        thread.join()
+        assert_same_bits(model, within)
+    assert_same_bits(model, before)
+    assert len(heard) == 1 and "a model belongs to one thread at a time" in heard[0]
+    thread = threading.Thread(target=try_it)  # the control: afterwards it may
+    thread.start()
+    thread.join()
+    assert heard[1] == "applied"
+    assert_same_bits(model, before)
+
+
+def test_a_copy_of_an_edited_model_is_a_model_of_its_own(family: FamilyOf) -> None:
+    model = family("gpt2").model
+    before, edit = bits(model), random_edit(model)
+    with edit.applied(model):
+        copied = copy.deepcopy(model)
+        edited = bits(copied)
+        assert fingerprint(copied) != fingerprint(model)
+        with random_edit(copied, 1).applied(copied):
+            assert not torch.equal(bits(copied)[W_OUT][0], edited[W_OUT][0])
+        assert_same_bits(copied, edited)
+    assert_same_bits(model, before)
+    assert_same_bits(copied, edited)
+    assert not torch.equal(edited[W_OUT][0], before[W_OUT][0])
 
 
 def test_a_fingerprint_is_of_values_not_of_their_order_in_memory_or_their_dtype() -> None:
