@@ -6,7 +6,6 @@ What an edit was made from travels with it, and a model that it was not made for
 import contextlib
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit import kept
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.provenance import Provenance, fingerprint
@@ -27,7 +26,7 @@ from kedit.writes import flat
 
 log = logging.getLogger("kedit")
 
-FORMAT = "1"  # of the files that `Edit.save` writes
+FORMAT = "2"  # of the files that `Edit.save` writes: 1 had no checksum
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +141,9 @@ class Edit:
         return export(self, self.made.source, folder)
 
     def save(self, path: str | Path) -> Path:
-        """One safetensors file with deltas and provenance, written whole or not at all."""
+        """One safetensors file with deltas, provenance and a checksum of both, written whole or not
+        at all.
+        """
         path = Path(path)
         tensors: dict[str, Tensor] = {}
         for name, delta in self.deltas.items():
@@ -153,12 +154,7 @@ class Edit:
                 for part, value in parts.items()
             }
         made = json.dumps(self.made.to_record(), ensure_ascii=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            written = Path(scratch, path.name)
-            # its own save_file makes files that nobody else on the machine may read
-            written.write_bytes(save(tensors, {"kedit_edit": FORMAT, "made": made}))
-            written.replace(path)
+        kept.write(path, tensors, {"kedit_edit": FORMAT, "made": made})
         return path
 
     @classmethod
@@ -166,23 +162,33 @@ class Edit:
         """The edit that `save` wrote, bit for bit, on the CPU.
 
         Raises:
-            InputError: no such file, a broken one, or one that kedit did not write.
+            InputError: no such file, a damaged one, or one that this kedit did not write.
         """
+        path = Path(path)
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors, told = kept.read(path)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path} cannot be read as a saved edit: {error}") from error
-        version = metadata.get("kedit_edit")
+        version = told.get("kedit_edit")
         if version is None:
             raise InputError(f"{path} is a safetensors file, but no edit that kedit saved")
+        if version == "1":
+            raise InputError(
+                f"{path} was saved by an earlier kedit, without a checksum and for a fingerprint "
+                "of a part of the model: make the edit again, with the settings that it was made "
+                "by, and save it"
+            )
         if version != FORMAT:
             raise InputError(
                 f"{path} has format {version}, this kedit reads {FORMAT}: update kedit"
             )
+        if not kept.is_whole(tensors, told):
+            raise InputError(
+                f"{path} is damaged, its checksum is wrong: take another copy of it, or make the "
+                "edit again"
+            )
         try:
-            made = Provenance.from_record(json.loads(metadata["made"]))
+            made = Provenance.from_record(json.loads(told["made"]))
             return cls(_deltas(tensors), made)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is a broken edit: {error!r}") from error

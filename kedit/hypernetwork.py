@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from kedit import kept
 from kedit.errors import InputError
 from kedit.factors import Factors, LinearMap
 
-FORMAT = "1"
+FORMAT = "2"  # of the files: 1 had no checksum
 EPS = 1e-7  # beside a standard deviation, as in the published code
 
 
@@ -123,39 +123,43 @@ class Hypernetwork(nn.Module):
         return changes
 
     def save(self, path: str | Path, origin: Origin, dtype: torch.dtype = torch.float32) -> None:
-        """One safetensors file with all numbers in `dtype`, and where they come from."""
+        """One safetensors file: all numbers in `dtype`, where they come from, and a checksum."""
         told = {
             "kedit_mend": FORMAT,
             "maps": json.dumps([[m.layer, m.name, *shape] for m, shape in self.widths.items()]),
             "rank": str(self.rank),
             "origin": json.dumps(vars(origin), ensure_ascii=False),
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.part")
         tensors = {k: v.to(dtype).contiguous() for k, v in self.state_dict().items()}
-        scratch.write_bytes(save(tensors, told))  # save_file makes files nobody else may read
-        scratch.replace(path)
+        kept.write(Path(path), tensors, told)
 
 
 def read_hypernetwork(path: str | Path) -> tuple[Hypernetwork, Origin]:
     """What `Hypernetwork.save` wrote, in float32.
 
     Raises:
-        InputError: no such file, or none that kedit wrote.
+        InputError: no such file, a damaged one, or one that this kedit did not write.
     """
+    path = Path(path)
     try:
-        with safe_open(path, "pt") as file:
-            told = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        tensors, told = kept.read(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read as a trained MEND: {error}") from error
+    if told.get("kedit_mend") == "1":
+        raise InputError(
+            f"{path} was trained with an earlier kedit, which wrote no checksum: train it again "
+            "(python -m experiments.train_mend)"
+        )
     if told.get("kedit_mend") != FORMAT:
         raise InputError(f"{path} holds no MEND that this kedit can read: make one by train_mend")
+    if not kept.is_whole(tensors, told):
+        raise InputError(
+            f"{path} is damaged, its checksum is wrong: take another copy of it, or train it again"
+        )
     try:
         widths = {LinearMap(layer, name): (i, o) for layer, name, i, o in json.loads(told["maps"])}
         network = Hypernetwork(widths, int(told["rank"]), 0.0)
-        network.load_state_dict(tensors)
+        network.load_state_dict({name: one.float() for name, one in tensors.items()})
         return network, Origin(**json.loads(told["origin"]))
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is a broken MEND: {error!r}") from error

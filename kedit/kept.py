@@ -1,7 +1,10 @@
-"""Tensors that took long to make, kept in files: written whole, and checked when they are read."""
+"""Tensors in files: written whole, with a checksum, which is compared when they are read."""
 
+import contextlib
 import hashlib
 import logging
+import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +16,9 @@ from torch import Tensor
 
 log = logging.getLogger("kedit")
 
+CHECKSUM = "checksum"
 Tensors = Mapping[str, Tensor]
+Told = Mapping[str, str]  # what stands in a file beside its tensors
 
 
 def hashed(tensor: Tensor) -> str:
@@ -24,37 +29,89 @@ def hashed(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def keep(file: Path, tensors: Tensors, told: Mapping[str, str]) -> None:
-    """Writes a file whole or not at all; with `told`, for those who look into it."""
+def write(file: Path, tensors: Tensors, told: Told) -> str:
+    """Writes `file` whole or not at all, and gives its checksum: of the tensors and of `told`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    checksum = _checksum(tensors, _lines(told))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _save(file, file.with_name(f".{file.name}.part"), tensors, {**told, CHECKSUM: checksum})
+    return checksum
+
+
+def read(file: Path) -> tuple[Tensors, Told]:
+    """Tensors of a safetensors file, and what stands beside them, for `is_whole` to look at.
+
+    Raises:
+        OSError, SafetensorError: there is no such file, or it is none of safetensors.
+    """
+    with safe_open(file, "pt") as opened:
+        told = dict(opened.metadata() or {})
+        # copied: the file may be replaced, or cut, while they are in use
+        return {name: opened.get_tensor(name).clone() for name in opened.keys()}, told  # noqa: SIM118
+
+
+def is_whole(tensors: Tensors, told: Told) -> bool:
+    """Whether that, as it was read, is what `write` wrote."""
+    rest = {name: text for name, text in told.items() if name != CHECKSUM}
+    return told.get(CHECKSUM) == _checksum(tensors, _lines(rest))
+
+
+def keep(file: Path, tensors: Tensors, told: Told) -> None:
+    """Writes a file of the cache; with `told`, for those who look into it.
+
+    Where that cannot be done (the disk is full, say), it is logged: what took so long is not lost.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        # two processes may make the same file at once
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-            written = Path(scratch, file.name)
-            save_file(dict(tensors), written, {**told, "checksum": _checksum(file, tensors)})
-            written.replace(file)
-    except OSError as error:  # a full disk must not cost what took so long
+            checksum = _checksum(tensors, [file.name])
+            _save(file, Path(scratch, file.name), tensors, {**told, CHECKSUM: checksum})
+    except (OSError, SafetensorError) as error:
         log.warning("Nothing is kept in %s: %s", file.parent, error)
 
 
 def kept(file: Path) -> Tensors | None:
     """What `keep` wrote; None if nothing is there, or not what was written."""
     try:
-        with safe_open(file, "pt") as opened:
-            told = opened.metadata() or {}
-            # copied: the file may be replaced, or cut, while they are in use
-            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+        tensors, told = read(file)
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError) as error:
         log.warning("%s cannot be read and is made anew: %s", file, error)
         return None
-    if told.get("checksum") != _checksum(file, tensors):
+    # by its name, which says what the numbers are; `told` is for people only
+    if told.get(CHECKSUM) != _checksum(tensors, [file.name]):
         log.warning("%s is damaged and is made anew: its checksum is wrong", file)
         return None
     return tensors
 
 
-def _checksum(file: Path, tensors: Tensors) -> str:
-    """Of the numbers, and of the name, which says what they are."""
-    lines = [file.name, *(f"{name} {hashed(tensors[name])}" for name in sorted(tensors))]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _save(file: Path, scratch: Path, tensors: Tensors, told: Told) -> None:
+    try:
+        scratch.touch()
+        mode = scratch.stat().st_mode
+        save_file(dict(tensors), scratch, dict(told))
+        scratch.chmod(mode)  # save_file makes files that nobody else may read
+        scratch.replace(file)
+    except SafetensorError as error:  # a full disk, say
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def _lines(told: Told) -> list[str]:
+    return [f"{name} {told[name]}" for name in sorted(told)]
+
+
+def _checksum(tensors: Tensors, lines: list[str]) -> str:
+    """Of the tensors' names and numbers, and of lines that say what they are."""
+    told = [*lines, *(f"{name} {hashed(tensors[name])}" for name in sorted(tensors))]
+    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogatepass")).hexdigest()

@@ -15,11 +15,12 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import digests
+from kedit import digests, kept
 from kedit import hf as hugging_face
 from kedit import toy as toy_module
 from kedit.edit import Delta, Edit, LowRank, combined, one_by_one
@@ -575,7 +576,22 @@ def test_a_save_that_fails_leaves_the_old_file_as_it_was(family: FamilyOf, tmp_p
 
 
 def rewritten(path: Path, metadata: dict[str, str], **tensors: Tensor) -> None:
-    save_file({**load_file(path), **tensors}, path, metadata)
+    """With a checksum that is right."""
+    kept.write(path, {**load_file(path), **tensors}, metadata)
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def swapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """W_out's factors under W_O's names and the other way round."""
+    twins = {W_OUT: W_O, W_O: W_OUT}
+    names = {name: name.partition("|") for name in tensors}
+    return {
+        f"{twins.get(own, own)}|{part}": tensors[name] for name, (own, _, part) in names.items()
+    }
 
 
 MADE = json.dumps(Provenance("x", {}, (), "0", "").to_record())
@@ -600,30 +616,52 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         "is a safetensors file, but no edit that kedit saved",
     ),
     "of the future": (
-        lambda path: rewritten(path, {"kedit_edit": "2", "made": MADE}),
-        "has format 2, this kedit reads 1",
+        lambda path: rewritten(path, {"kedit_edit": "3", "made": MADE}),
+        "has format 3, this kedit reads 2: update kedit",
+    ),
+    "of an earlier kedit": (
+        lambda path: save_file(load_file(path), path, {"kedit_edit": "1", "made": MADE}),
+        "was saved by an earlier kedit, .*: make the edit again",
+    ),
+    "without its checksum": (
+        lambda path: save_file(load_file(path), path, {"kedit_edit": "2", "made": MADE}),
+        "is damaged, its checksum is wrong",
+    ),
+    "of other numbers": (
+        lambda path: save_file(
+            {name: one + 0.001 for name, one in load_file(path).items()}, path, metadata_of(path)
+        ),
+        "is damaged, its checksum is wrong: take another copy of it",
+    ),
+    "of another provenance": (
+        lambda path: save_file(load_file(path), path, metadata_of(path) | {"made": MADE}),
+        "is damaged, its checksum is wrong",
+    ),
+    "of swapped tensors": (
+        lambda path: save_file(swapped(load_file(path)), path, metadata_of(path)),
+        "is damaged, its checksum is wrong",
     ),
     "without provenance": (
-        lambda path: rewritten(path, {"kedit_edit": "1"}),
+        lambda path: rewritten(path, {"kedit_edit": "2"}),
         "is a broken edit: KeyError",
     ),
     "no JSON": (
-        lambda path: rewritten(path, {"kedit_edit": "1", "made": "{"}),
+        lambda path: rewritten(path, {"kedit_edit": "2", "made": "{"}),
         "is a broken edit: JSONDecodeError",
     ),
     "another field": (
-        lambda path: rewritten(path, {"kedit_edit": "1", "made": MADE[:-1] + ', "new": 1}'}),
+        lambda path: rewritten(path, {"kedit_edit": "2", "made": MADE[:-1] + ', "new": 1}'}),
         "is a broken edit: TypeError",
     ),
     "half a product": (
         lambda path: rewritten(
-            path, {"kedit_edit": "1", "made": MADE}, **{"W|right": torch.ones(1, 2)}
+            path, {"kedit_edit": "2", "made": MADE}, **{"W|right": torch.ones(1, 2)}
         ),
         r"is a broken edit: .*a tensor 'W\|right'",
     ),
     "the other half": (
         lambda path: rewritten(
-            path, {"kedit_edit": "1", "made": MADE}, **{"W|left": torch.ones(1, 2)}
+            path, {"kedit_edit": "2", "made": MADE}, **{"W|left": torch.ones(1, 2)}
         ),
         r"is a broken edit: KeyError\('W\|right'\)",
     ),
@@ -638,6 +676,32 @@ def test_a_file_that_is_no_edit_is_refused(family: FamilyOf, tmp_path: Path, cas
     harm(path)
     with pytest.raises(InputError, match=f"{re.escape(str(path))} {message}"):
         Edit.load(path)
+
+
+def test_any_flipped_bit_of_a_saved_edit_is_noticed(toy: HookedTransformer, tmp_path: Path) -> None:
+    path = tmp_path / "edit.safetensors"
+    edit = Edit({"blocks.1.mlp.b_out": torch.linspace(-1, 1, 64)}, made_by("x", {}, [], toy))
+    whole = edit.save(path).read_bytes()
+    assert torch.equal(
+        Edit.load(path).deltas["blocks.1.mlp.b_out"], edit.deltas["blocks.1.mlp.b_out"]
+    )  # pyright: ignore
+    # a blank that pads the header may change and mean the same
+    blanks = whole[: 8 + int.from_bytes(whole[:8], "little")]
+    padding = range(len(blanks.rstrip(b" ")), len(blanks))
+    for place in range(len(whole)):
+        if place in padding:
+            continue
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(InputError):
+            Edit.load(path)
+
+
+def test_others_may_read_a_saved_edit(family: FamilyOf, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    path = random_edit(family("gpt2").model).save(tmp_path / "edit.safetensors")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_request_is_told_in_plain_words() -> None:

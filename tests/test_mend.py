@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
+from kedit import kept
 from kedit import toy as toy_module
 from kedit.edit import Edit, LowRank
 from kedit.editors import mend as module
@@ -212,14 +213,34 @@ def test_files_that_are_no_network_are_refused(toy: HookedTransformer, tmp_path:
     with pytest.raises(InputError, match="holds no MEND"):
         MEND(str(tmp_path / "other")).on(toy)
     told = {
-        "kedit_mend": "1",
+        "kedit_mend": "2",
         "maps": json.dumps([[1, "W_in", 64, 256]]),
         "rank": "4",
         "origin": "{}",
     }
-    save_file({"x": torch.ones(2)}, tmp_path / "broken", told)
+    kept.write(tmp_path / "broken", {"x": torch.ones(2)}, told)
     with pytest.raises(InputError, match="is a broken MEND"):
         MEND(str(tmp_path / "broken")).on(toy)
+    save_file({"x": torch.ones(2)}, tmp_path / "old", told | {"kedit_mend": "1"})
+    with pytest.raises(InputError, match="an earlier kedit, which wrote no checksum: train it aga"):
+        MEND(str(tmp_path / "old")).on(toy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_network_with_a_flipped_bit_is_refused(
+    toy: HookedTransformer, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    file = tmp_path / "mend.safetensors"
+    network = network_of(toy, maps_of(toy, "W_out"))
+    network.save(file, Origin(fingerprint(toy), "toy", {"steps": 3}), dtype)
+    whole = file.read_bytes()
+    assert MEND(str(file)).on(toy)
+    for place in range(8 + int.from_bytes(whole[:8], "little"), len(whole), len(whole) // 40):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match="is damaged, its checksum is wrong"):
+            MEND(str(file)).on(toy)
 
 
 def test_a_network_of_another_model_is_refused(
@@ -271,3 +292,10 @@ def rank(edit: Edit) -> int:
     (delta,) = [one for name, one in edit.deltas.items() if "blocks.3" in name]
     assert isinstance(delta, LowRank)
     return delta.left.shape[1]
+
+
+def test_the_networks_that_come_with_kedit_are_whole() -> None:
+    files = list(module.SHIPPED.glob("*.safetensors"))
+    assert files
+    for file in files:
+        assert read_hypernetwork(file)[1].source == file.stem
