@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
@@ -316,6 +317,25 @@ def test_a_cache_that_cannot_be_written_costs_no_result(
         made = moment(toy, [MLP], text, N)
     assert torch.equal(made.matrix, moment(toy, [MLP], text, N, cache=False).matrix)
     assert "Nothing is kept in" in caplog.text
+
+
+def test_a_full_disk_costs_no_result(
+    toy: HookedTransformer,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def save_file(*_: object) -> None:
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
+
+    monkeypatch.setattr("kedit.kept.save_file", save_file)
+    with caplog.at_level(logging.WARNING, "kedit"):
+        made = moment(toy, [MLP], text, N)
+    assert torch.equal(made.matrix, moment(toy, [MLP], text, N, cache=False).matrix)
+    assert "Nothing is kept in" in caplog.text and "No space left on device" in caplog.text
+    assert not kept()
 
 
 def test_the_models_own_text_is_its_own_by_seed(toy: HookedTransformer) -> None:
