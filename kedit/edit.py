@@ -182,7 +182,7 @@ class Edit:
             raise InputError(
                 f"{path} has format {version}, this kedit reads {FORMAT}: update kedit"
             )
-        if not kept.is_whole(tensors, told):
+        if not kept.checksum_of(tensors, told):
             raise InputError(
                 f"{path} is damaged, its checksum is wrong: take another copy of it, or make the "
                 "edit again"

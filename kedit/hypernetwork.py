@@ -152,7 +152,7 @@ def read_hypernetwork(path: str | Path) -> tuple[Hypernetwork, Origin]:
         )
     if told.get("kedit_mend") != FORMAT:
         raise InputError(f"{path} holds no MEND that this kedit can read: make one by train_mend")
-    if not kept.is_whole(tensors, told):
+    if not kept.checksum_of(tensors, told):
         raise InputError(
             f"{path} is damaged, its checksum is wrong: take another copy of it, or train it again"
         )

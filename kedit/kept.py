@@ -42,7 +42,7 @@ def write(file: Path, tensors: Tensors, told: Told) -> str:
 
 
 def read(file: Path) -> tuple[Tensors, Told]:
-    """Tensors of a safetensors file, and what stands beside them, for `is_whole` to look at.
+    """Tensors of a safetensors file, and what stands beside them, for `checksum_of` to look at.
 
     Raises:
         OSError, SafetensorError: there is no such file, or it is none of safetensors.
@@ -53,10 +53,11 @@ def read(file: Path) -> tuple[Tensors, Told]:
         return {name: opened.get_tensor(name).clone() for name in opened.keys()}, told  # noqa: SIM118
 
 
-def is_whole(tensors: Tensors, told: Told) -> bool:
-    """Whether that, as it was read, is what `write` wrote."""
+def checksum_of(tensors: Tensors, told: Told) -> str:
+    """The checksum in what was read, if it is right; else ""."""
     rest = {name: text for name, text in told.items() if name != CHECKSUM}
-    return told.get(CHECKSUM) == _checksum(tensors, _lines(rest))
+    found = told.get(CHECKSUM, "")
+    return found if found == _checksum(tensors, _lines(rest)) else ""
 
 
 def keep(file: Path, tensors: Tensors, told: Told) -> None:
