@@ -53,11 +53,10 @@ def ask_heads(config: "Config", folder: RunFolder) -> Asked:
         InputError: no fact could be used, or a head that the model does not have.
     """
     from kedit.data import load_facts
-    from kedit.model import load
 
     pool = load_facts(config.facts)
     order = spread_out(of_relations(pool, config.relations), config.seed)
-    model = load(config.model, config.device, config.dtype)
+    model = folder.load(config)
     facts = known(model, order, pool)
     answers = []
     with progress("facts") as bars:

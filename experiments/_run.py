@@ -1,4 +1,4 @@
-"""The run folder: configuration, versions, one record as it is finished, resume, lock."""
+"""A command, and the folder of its run: options, inputs, versions, lock."""
 
 import contextlib
 import dataclasses
@@ -7,19 +7,19 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from experiments._finite import require_finite, require_finite_options, without_nan
+from experiments._finite import require_finite_options
+from experiments._folder import CONFIG, RunFolder, write_whole
+from experiments._inputs import inputs_of
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-    from torch import Tensor
 
 Config = TypeVar("Config", bound=Any)
 RESULTS = Path("results")
@@ -48,68 +48,12 @@ def command(
         run(config)
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("\nstopped: what was finished is kept, the same command goes on from there")
-
-
-class RunFolder:
-    """One run's folder. Records are appended as they are finished; a torn last line is dropped."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.records: dict[str, dict[str, Any]] = {}
-        self._lines = path / "records.jsonl"
-        kept = 0
-        if self._lines.exists():
-            for line in self._lines.read_bytes().splitlines(keepends=True):
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    break
-                if not line.endswith(b"\n"):
-                    break
-                self.records[record["key"]] = record
-                kept += len(line)
-            with self._lines.open("rb+") as lines:
-                lines.truncate(kept)
-
-    def add(
-        self, key: str, record: Mapping[str, Any], tensors: Mapping[str, "Tensor"] | None = None
-    ):
-        """Keeps one finished record; its tensors are on disk before its line is.
-
-        Raises:
-            InputError: a number of it is NaN or infinite, which is no result.
-        """
-        require_finite(f"the record {key}", record, tensors)
-        if tensors:
-            from safetensors.torch import save_file
-
-            self._tensors(key).parent.mkdir(exist_ok=True)
-            scratch = self._tensors(key).with_suffix(".part")
-            save_file(dict(tensors), scratch)
-            scratch.replace(self._tensors(key))
-        self.records[key] = {"key": key, **record}
-        with self._lines.open("ab") as lines:
-            text = json.dumps(self.records[key], ensure_ascii=False, allow_nan=False)
-            lines.write(text.encode() + b"\n")
-            lines.flush()
-            os.fsync(lines.fileno())
-
-    def tensors(self, key: str) -> dict[str, "Tensor"]:
-        from safetensors.torch import load_file
-
-        return load_file(self._tensors(key))
-
-    def write_json(self, name: str, value: Any) -> None:
-        """As JSON, which has no NaN and no infinity: null stands for them."""
-        text = json.dumps(
-            without_nan(value), indent=1, ensure_ascii=False, default=str, allow_nan=False
-        )
-        write_whole(self.path / name, text)
-
-    def _tensors(self, key: str) -> Path:
-        return self.path / "tensors" / f"{key}.safetensors"
 
 
 @contextlib.contextmanager
@@ -121,8 +65,9 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
         outside: fields that change how results are drawn, not what is measured.
 
     Raises:
-        InputError: another process works in the folder, or it holds a run of another experiment or
-            configuration; an option is NaN or infinite.
+        InputError: another process works in the folder, it cannot be written, or it holds a run of
+            another experiment or configuration, or of files whose contents were others; an option
+            is NaN or infinite.
     """
     from kedit.errors import InputError
 
@@ -130,33 +75,70 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
     fields = dataclasses.asdict(config)
     kept = {name: value for name, value in fields.items() if name not in ("out", *outside)}
     measured = json.loads(json.dumps(kept))  # as a folder gives it back: without tuples
-    digest = hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:8]
+    inputs = inputs_of(measured)
+    identity = json.dumps([measured, inputs], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     name = f"{Path(str(fields['model'])).stem}-{digest}"
     path = Path(fields["out"]) if fields["out"] else RESULTS / experiment / name
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{path} is in use by another process") from None
-        saved = path / "config.json"
-        if saved.exists():
-            found = json.loads(saved.read_text())
-            if (ran := found.get("experiment", experiment)) != experiment:
-                raise InputError(f"{path} holds a run of {ran}, this is {experiment}")
-            before = found["measured"]
-            other = [key for key in measured if measured[key] != before.get(key)]
-            if other:
-                raise InputError(
-                    f"{path} holds a run with {other[0]}={before.get(other[0])!r}, this one has "
-                    f"{measured[other[0]]!r}: choose another --out, or remove that folder"
-                )
-        told = {"experiment": experiment, "measured": measured, "all": fields}
-        write_whole(saved, json.dumps(told, indent=1))
-        versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-        versions |= {"python": platform.python_version(), "machine": platform.platform()}
-        write_whole(path / "versions.json", json.dumps(versions, indent=1))
-        yield RunFolder(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with (path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"{path} is in use by another process") from None
+            told = {"experiment": experiment, "measured": measured, "inputs": inputs}
+            weights = _require_same(path, told)
+            told |= {"weights": weights, "all": fields}
+            write_whole(path / CONFIG, json.dumps(told, indent=1))
+            versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+            versions |= {"python": platform.python_version(), "machine": platform.platform()}
+            write_whole(path / "versions.json", json.dumps(versions, indent=1))
+            yield RunFolder(path)
+    except OSError as error:
+        if error.errno is None or isinstance(error, BrokenPipeError):
+            raise  # of a network, or of a screen that nobody reads any more
+        place = error.filename or path
+        raise InputError(f"{place} cannot be read or written: {error.strerror}") from error
+
+
+def _require_same(path: Path, told: Mapping[str, Any]) -> str:
+    """The fingerprint of the model that the run in `path` is of; "" for a new one.
+
+    Raises:
+        InputError: config.json cannot be read, or is of a run that is not the one told.
+    """
+    from kedit.errors import InputError
+
+    saved, way_on = path / CONFIG, "choose another --out, or remove that folder"
+    if not saved.exists():
+        return ""
+    try:
+        found = json.loads(saved.read_text(encoding="utf-8"))
+        before = {**found["measured"]}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{saved} is damaged, so that nobody knows its run: {way_on}") from None
+    ran = found.get("experiment", told["experiment"])
+    if ran != told["experiment"]:
+        raise InputError(f"{path} holds a run of {ran}, this is {told['experiment']}")
+    for option, value in told["measured"].items():
+        if value != before.get(option):
+            raise InputError(
+                f"{path} holds a run with {option}={before.get(option)!r}, this one has "
+                f"{value!r}: {way_on}"
+            )
+    inputs, weights = found.get("inputs"), found.get("weights")
+    if not isinstance(inputs, dict) or not isinstance(weights, str):
+        raise InputError(
+            f"{path} holds a run of an earlier kedit, which did not note what its files and its "
+            f"model held: {way_on}"
+        )
+    for file in {**inputs, **told["inputs"]}:
+        if inputs.get(file) != told["inputs"].get(file):
+            raise InputError(
+                f"{path} holds a run with another {file}, which has changed since: {way_on}"
+            )
+    return weights
 
 
 def progress(unit: str) -> "Progress":
@@ -176,10 +158,3 @@ def console(width: int = 0) -> "Console":
     from rich.console import Console
 
     return Console(width=None if Console().is_terminal else max(128, width))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file is there whole, or as it was before."""
-    scratch = path.with_name(f"{path.name}.part")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)

@@ -172,7 +172,6 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     """
     from kedit.data import load_facts
     from kedit.errors import InputError
-    from kedit.model import load
     from kedit.results import fact_traces
     from probes.corrupt import noise_rule
 
@@ -185,7 +184,7 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     n_finished = 0
     with progress("facts") as bars:
         bar = bars.add_task(f"loading {config.model}", total=limit)
-        model = load(config.model, config.device, config.dtype)
+        model = folder.load(config)
         noises = {}
         if config.by == "noise":
             every = [worded[0] for worded in order]

@@ -56,14 +56,13 @@ def run(config: Config) -> Path:
     from experiments._edit_cases import prepared
     from experiments._score import chosen, passage, scores_before, to_edit
     from kedit.drift import baseline
-    from kedit.model import load
     from kedit.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
     _, cases, _ = to_edit(config, [config.perspective])
     with open_run("ablate_attention", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = load(config.model, config.device, config.dtype)
+        model = folder.load(config)
         told = arms_of(config, model)
         every = ",".join(dict.fromkeys(one for ones in told.values() for one in ones))
         arms = prepared(model, every, [config.perspective], config.model, config.text, config.seed)

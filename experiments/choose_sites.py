@@ -55,7 +55,6 @@ def run(config: Config) -> Path:
     from experiments._site_report import finish
     from experiments._sites import measured, require_possible
     from kedit.drift import baseline
-    from kedit.model import load
     from kedit.score import Scoring
 
     require_possible(config)
@@ -64,7 +63,7 @@ def run(config: Config) -> Path:
     scoring = Scoring((), say=False, seed=config.seed)
     with open_run("choose_sites", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = load(config.model, config.device)
+        model = folder.load(config)
         text = baseline(model, passage(model, config))
         usable = scores_before(folder, model, cases, scoring)
         found = measured(config, folder, model, usable, every, scoring, text)

@@ -57,7 +57,6 @@ def run(config: Config) -> Path:
     from experiments._score import chosen, labels, passage, scores_before, to_edit
     from experiments._verdict import finish
     from kedit.drift import baseline
-    from kedit.model import load
     from kedit.score import Scoring
 
     sides: list[Side] = (
@@ -70,7 +69,7 @@ def run(config: Config) -> Path:
     scoring = Scoring(labels(every) if config.ranks else (), config.say, seed=config.seed)
     with open_run("compare_editors", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = load(config.model, config.device, config.dtype)
+        model = folder.load(config)
         arms = prepared(model, config.editors, sides, config.model, config.text, config.seed)
         text = baseline(model, passage(model, config))
         usable = scores_before(folder, model, cases, scoring)

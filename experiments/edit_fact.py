@@ -98,6 +98,7 @@ def run(config: Config) -> Path:
     asked = questions(model, config, entity)
     before = replies(model, asked)
     with open_run("edit_fact", config) as folder:
+        folder.require_weights(model)
         edits = _ready(chosen, model, config)
         start = time.perf_counter()
         edit = edits([request])

@@ -51,13 +51,12 @@ def run(config: Config) -> Path:
     from experiments._neuron_report import finish
     from experiments._neurons import scale_relations, search_relations, settled
     from kedit.data import load_facts
-    from kedit.model import load
 
     config = settled(config)
     facts = load_facts(config.facts)
     with open_run("find_neurons", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = load(config.model, config.device, config.dtype)
+        model = folder.load(config)
         searched, left_out = search_relations(config, folder, model, facts)
         scaled = scale_relations(config, folder, model, searched)
         finish(config, folder, model, searched, left_out, scaled)

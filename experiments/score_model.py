@@ -45,7 +45,6 @@ def run(config: Config) -> Path:
     from experiments._score import benchmark, chosen, labels, score_cases, spread
     from kedit.drift import held_out, surprise
     from kedit.errors import InputError
-    from kedit.model import load
     from kedit.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
@@ -54,7 +53,7 @@ def run(config: Config) -> Path:
     cases = spread(cases, config.limit, config.seed)
     with open_run("score_model", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = load(config.model, config.device, config.dtype)
+        model = folder.load(config)
         scores = score_cases(folder, model, cases, scoring, config.texts)
         unscored = {
             record["id"]: record["skipped"]

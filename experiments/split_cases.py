@@ -37,14 +37,13 @@ def run(config: Config) -> Path:
     from experiments._score import benchmark, chosen, score_cases
     from experiments._splits import PARTS, finish, own_prompt_only, preferred, split
     from kedit.errors import InputError
-    from kedit.model import load
     from kedit.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
     cases, _ = benchmark(config.cases)
     with open_run("split_cases", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = load(config.model, config.device)
+        model = folder.load(config)
         efficacy = [own_prompt_only(case) for case in cases]
         scores = score_cases(folder, model, efficacy, Scoring(say=False), 0)
         known = preferred(cases, scores)

@@ -64,11 +64,16 @@ def run(config: Config) -> Path:
     Raises:
         InputError: an option out of range, or a loss that is NaN or infinite; what was kept stays.
     """
+    from dataclasses import replace
+
     from experiments._exercises import practice_of
     from experiments._finite import require_positive
     from experiments._mend_report import finish
     from experiments._mend_training import train
-    from kedit.model import load
+    from experiments._score import chosen
+
+    cases = ",".join(chosen(source, config.model) for source in config.cases.split(","))
+    config = replace(config, cases=cases)
 
     whole = ("rank", "batch", "accumulate", "steps", "validate", "patience", "held_out")
     require_positive(
@@ -76,7 +81,7 @@ def run(config: Config) -> Path:
     )
     with open_run("train_mend", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = load(config.model, config.device)
+        model = folder.load(config)
         practice = practice_of(config, model)
         train(config, folder, model, practice)
         finish(config, folder, model, practice)

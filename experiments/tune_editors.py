@@ -55,7 +55,6 @@ def run(config: Config) -> Path:
     from experiments._score import chosen, passage, scores_before, to_edit
     from experiments._tuning import finish, one_sided, space_of, tries
     from kedit.drift import baseline
-    from kedit.model import load
     from kedit.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
@@ -63,7 +62,7 @@ def run(config: Config) -> Path:
     cases = [one_sided(case, config.perspective) for case in cases]
     with open_run("tune_editors", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = load(config.model, config.device, config.dtype)
+        model = folder.load(config)
         told = tries(config, space_of(config.space, model.cfg.n_layers))
         every = ",".join(dict.fromkeys(one for ones in told.values() for one in ones))
         arms = prepared(model, every, [config.perspective], config.model, config.text, config.seed)

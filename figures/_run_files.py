@@ -1,14 +1,16 @@
 """What a run folder holds, whatever experiment wrote it."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedit.errors import InputError
+from kedit.lines import read_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kedit.results import FactTrace
 
 PAGE = "report.html"
@@ -60,13 +62,28 @@ class RunFiles:
         ]
 
     def traces(self, limit: int) -> "Iterator[dict[str, FactTrace]]":
-        """The first `limit` facts that were traced, by the part that was corrupted."""
-        from safetensors.torch import load_file
+        """The first `limit` facts that were traced, by the part that was corrupted.
 
+        Raises:
+            InputError: their tensors are damaged.
+        """
+        from safetensors import SafetensorError
+
+        from kedit import kept
         from kedit.results import fact_traces
 
         for record in self.traced[:limit]:
-            yield fact_traces(record, load_file(self._tensors(record["key"])))
+            file = self._tensors(record["key"])
+            try:
+                tensors, told = kept.read(file)
+                if "tensors" in record and record["tensors"] != kept.checksum_of(tensors, told):
+                    raise KeyError(f"the checksum of {record['key']}")
+                traces = fact_traces(record, tensors)
+            except (OSError, SafetensorError, KeyError) as error:
+                raise InputError(
+                    f"{file} is damaged: the run's command, given again, makes it anew"
+                ) from error
+            yield traces
 
     def _tensors(self, key: str) -> Path:
         return self.path / "tensors" / f"{key}.safetensors"
@@ -98,26 +115,19 @@ def read_run(path: Path) -> RunFiles:
         config=_json(path / "config.json"),
         versions=_json(path / "versions.json"),
         averages=_json(path / "averages.json"),
-        records=tuple(_records(path / "records.jsonl")),
+        records=tuple(read_lines(path / "records.jsonl").records.values()),
         others=tuple(file for file in files if file not in known),
         **shown,
     )
 
 
 def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Up to a line that was cut short when its run was stopped."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                return
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: an object is wanted, got {type(found).__name__}")
+    return found

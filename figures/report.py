@@ -227,6 +227,8 @@ def main() -> None:
         out = run(config)
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or config.out}: {error.strerror}")
     screen = Console(soft_wrap=True, highlight=False)
     screen.print(f"The page is in {out} ({out.stat().st_size / 1e6:.1f} MB)", markup=False)
 
