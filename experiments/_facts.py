@@ -1,10 +1,12 @@
 """Which facts an experiment takes, in which order, and what its folder calls them."""
 
 import hashlib
+import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from experiments._choose import in_turn
+from experiments._folder import key_of
 
 if TYPE_CHECKING:
     from kedit.facts import Fact
@@ -54,7 +56,11 @@ def spread_out(facts: "Sequence[Fact]", seed: int) -> "list[list[Fact]]":
 
 
 def fact_key(fact: "Fact") -> str:
-    """What a folder calls a fact, in this wording."""
-    return hashlib.sha256(f"{fact.relation.id}:{fact.prompt}:{fact.object}".encode()).hexdigest()[
-        :16
-    ]
+    """What a folder calls a fact, in this wording: another key if anything of it is another."""
+    return key_of(fact)
+
+
+def drawn_for(fact: "Fact") -> random.Random:
+    """Random numbers for a fact that depend on its question and answer alone."""
+    told = f"{fact.relation.id}:{fact.prompt}:{fact.object}"
+    return random.Random(hashlib.sha256(told.encode()).hexdigest()[:16])

@@ -1,5 +1,7 @@
 """A run's folder: records and tensors as they are finished, kept, checked and found again."""
 
+import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -152,6 +154,24 @@ class RunFolder:
         scratch = self._lines.with_name(f"{RECORDS}.part")
         scratch.write_bytes(b"".join(map(line_of, self.records.values())))
         scratch.replace(self._lines)
+
+
+def key_of(item: Any) -> str:
+    """A digest of all fields of a frozen dataclass, of those in it too.
+
+    Fields that have their defaults do not count: a field that a later kedit adds changes no key.
+    """
+    told = json.dumps(_plain(item), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, (list, tuple)):
+        return [_plain(one) for one in item]
+    if not dataclasses.is_dataclass(item):
+        return item
+    own = {field: getattr(item, field.name) for field in dataclasses.fields(item)}
+    return {field.name: _plain(value) for field, value in own.items() if value != field.default}
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,12 +1,11 @@
 """All that is asked of heads, fact by fact into a run folder."""
 
 import contextlib
-import random
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from experiments._facts import fact_key, of_relations, spread_out
+from experiments._facts import drawn_for, fact_key, of_relations, spread_out
 from experiments._head_choice import choose_heads, guarded, known, runs
 from experiments._run import RunFolder, console, progress
 
@@ -131,7 +130,7 @@ def _ablated(
     every = {Head(layer, head) for layer in range(model.cfg.n_layers)
              for head in range(model.cfg.n_heads)}  # fmt: skip
     others = sorted(every - set(heads))
-    drawn = random.Random(fact_key(fact)).sample(others, min(len(heads), len(others)))
+    drawn = drawn_for(fact).sample(others, min(len(heads), len(others)))
     sets = {str(head): frozenset({head}) for head in heads}
     sets |= {TOGETHER: frozenset(heads), RANDOM: frozenset(drawn)}
     stand_ins = {

@@ -1,12 +1,12 @@
 """Scoring the cases of a benchmark into a run folder: with progress, resume, and recorded skips."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._choose import in_turn
 from experiments._finite import require_finite
+from experiments._folder import key_of
 from experiments._run import RunFolder, progress
 
 if TYPE_CHECKING:
@@ -197,8 +197,3 @@ def _score(
         return
     for key, one in zip(cases, scores, strict=True):
         folder.add(key, one.to_record())
-
-
-def key_of(case: "EditCase") -> str:
-    """Changes with anything that is asked: a case that was built anew is scored anew."""
-    return hashlib.sha256(repr(case).encode()).hexdigest()[:16]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments._finite import require_finite
+from experiments._folder import key_of
 from experiments._run import RunFolder, progress
-from experiments._score import key_of
 from experiments._sites import EFFECTS, SEPARATIONS, Place, positions
 
 if TYPE_CHECKING:

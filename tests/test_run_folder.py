@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,16 +16,20 @@ import torch
 from transformer_lens import HookedTransformer
 
 from experiments import score_model, trace_relation
-from experiments._folder import DAMAGED, RunFolder
+from experiments._facts import fact_key
+from experiments._folder import DAMAGED, RunFolder, key_of
 from experiments._inputs import inputs_of
 from experiments._run import command, open_run
 from experiments._trace import Config
 from figures import report
 from figures._run_files import read_run
 from kedit.errors import InputError
+from kedit.facts import Fact, Relation
+from kedit.toy import cases
 from tests.test_export import saved
 
 ROOT = Path(__file__).parent.parent
+FACT = Fact("Ada", Relation("P103", "language"), "Danish", "The language of {} is", ("language",))
 
 
 @dataclass(frozen=True)
@@ -360,3 +364,25 @@ def test_a_full_disk_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_error_of_a_network_is_not_one_of_the_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no route"), open_run("x", Options(out=str(tmp_path))):
         raise OSError("no route")
+
+
+def test_a_facts_key_changes_with_anything_of_it() -> None:
+    others = [
+        replace(FACT, relation_words=("language of",)),
+        replace(FACT, relation=replace(FACT.relation, kind="symmetric")),
+        replace(FACT, relation=replace(FACT.relation, domain="person")),
+        replace(FACT, relation=replace(FACT.relation, aliases=("tongue",))),
+        replace(FACT, object="Greek"),
+    ]
+    assert len({fact_key(one) for one in (FACT, *others)}) == 6
+    assert fact_key(replace(FACT)) == fact_key(FACT)
+    one, *_ = cases()
+    assert len({key_of(one), key_of(replace(one, probes=one.probes[:-1])), key_of(cases()[0])}) == 2
+
+
+def test_a_field_that_a_later_kedit_adds_changes_no_key() -> None:
+    old = make_dataclass("Probe", [("prompt", str), ("rival", str, "")])
+    new = make_dataclass("Probe", [("prompt", str), ("rival", str, ""), ("more", tuple, ())])
+    assert key_of(old("a", "b")) == key_of(new("a", "b"))
+    assert key_of(new("a", "b", ("c",))) != key_of(new("a", "b"))
+    assert key_of(old("a")) != key_of(old("b"))
