@@ -1,5 +1,7 @@
 """MEND's outer loop: batches of exercises, validation, checkpoints that resume to the bit."""
 
+import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from kedit.hypernetwork import Hypernetwork
     from kedit.metalearning import Practised
 
+log = logging.getLogger("kedit")
+
 CHECKPOINT = "checkpoint.safetensors"
 FIT = 12  # batches that means and standard deviations of gradients are taken from
 CLIP = 100.0  # of the gradient's norm, as in the published code
@@ -34,8 +38,9 @@ def train(
         InputError: a loss is NaN or infinite. The best network so far and the checkpoint stay.
     """
     network, optimiser = started(config, model, practice)
-    step, best, at = _resumed(folder.path / CHECKPOINT, network, optimiser)
+    step, best, at = _resumed(folder, network, optimiser)
     if step == 0:
+        folder.replace({key: one for key, one in folder.records.items() if key == "0"})
         if "0" not in folder.records:
             found = validated(model, network, practice)
             _require_finite(found, config, step)
@@ -59,7 +64,7 @@ def train(
                 if _total(config, found) < best:
                     best, at = _total(config, found), step
                     _save(config, folder, model, network, step)
-                _keep(folder.path / CHECKPOINT, network, optimiser, step, best, at)
+                _keep(folder, network, optimiser, step, best, at)
                 sums = {}
 
 
@@ -204,37 +209,57 @@ def _names(files: str) -> str:
     return ",".join(Path(file).name for file in files.split(","))
 
 
+# six parameters: all that `_resumed` gives back
 def _keep(
-    path: Path, network: "Hypernetwork", optimiser: "Adam", step: int, best: float, at: int
+    folder: RunFolder, network: "Hypernetwork", optimiser: "Adam", step: int, best: float, at: int
 ) -> None:
-    """All that training goes on from; numbers are kept as they are."""
-    from safetensors.torch import save_file
+    """All that training goes on from, the records among it; numbers are kept as they are."""
+    from kedit import kept
 
     tensors = {f"network {name}": value for name, value in network.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam {number} {name}": value for name, value in state.items()}
-    scratch = path.with_suffix(".part")
-    save_file(tensors, scratch, {"step": str(step), "best": best.hex(), "at": str(at)})
-    scratch.replace(path)
+    told = {"step": step, "best": best.hex(), "at": at, "records": folder.records}
+    kept.write(folder.path / CHECKPOINT, tensors, {"training": json.dumps(told)})
 
 
-def _resumed(path: Path, network: "Hypernetwork", optimiser: "Adam") -> tuple[int, float, int]:
-    """The step that is next, the best validation and its step; without a checkpoint 0, inf, 0."""
-    from safetensors import safe_open
+def _resumed(
+    folder: RunFolder, network: "Hypernetwork", optimiser: "Adam"
+) -> tuple[int, float, int]:
+    """The step that is next, the best validation and its step; 0, inf, 0 where all begins anew.
 
-    if not path.exists():
+    The folder has the records of the checkpoint afterwards, no more and no less: it may have been
+    stopped between a record and its checkpoint, or have lost lines.
+    """
+    from safetensors import SafetensorError
+
+    from kedit import kept
+    from kedit.editors.mend import NAME
+    from kedit.errors import InputError
+    from kedit.hypernetwork import read_hypernetwork
+
+    path = folder.path / CHECKPOINT
+    try:
+        tensors, told = kept.read(path)
+        if not kept.checksum_of(tensors, told):
+            raise InputError("its checksum is wrong")
+        training = json.loads(told["training"])
+        read_hypernetwork(folder.path / NAME)  # the best one so far
+    except FileNotFoundError:
+        return 0, math.inf, 0
+    except (OSError, SafetensorError, InputError) as error:
+        log.warning("Training begins anew, for it cannot go on from %s: %s", path, error)
         return 0, math.inf, 0
     own: dict[str, Tensor] = {}
     states: dict[int, dict[str, Tensor]] = {}
-    with safe_open(path, "pt") as file:
-        told = file.metadata()
-        for key in file.keys():  # noqa: SIM118
-            kind, name = key.split(" ", 1)
-            if kind == "network":
-                own[name] = file.get_tensor(key)
-            else:
-                number, field = name.split(" ")
-                states.setdefault(int(number), {})[field] = file.get_tensor(key)
+    for key, value in tensors.items():
+        kind, name = key.split(" ", 1)
+        if kind == "network":
+            own[name] = value
+        else:
+            number, field = name.split(" ")
+            states.setdefault(int(number), {})[field] = value
     network.load_state_dict(own)
     optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
-    return int(told["step"]), float.fromhex(told["best"]), int(told["at"])
+    folder.replace(training["records"])
+    return training["step"], float.fromhex(training["best"]), training["at"]

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,6 +201,80 @@ def test_a_training_that_was_stopped_goes_on_to_the_bit(
         one, other = load_file(whole / name), load_file(again / name)
         assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
     assert (whole / "records.jsonl").read_text() == (again / "records.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(toy: HookedTransformer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training that nothing happened to."""
+    torch.set_num_threads(1)
+    return trained(SHORT, toy, tmp_path_factory.mktemp("whole"))
+
+
+def cut(folder: Path) -> None:
+    """Records behind the checkpoint are lost."""
+    lines = (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "records.jsonl").write_bytes(b"".join(lines[:2]))
+
+
+def torn(name: str, share: float) -> Callable[[Path], object]:
+    def tear(folder: Path) -> None:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: int(share * len(whole))])
+
+    return tear
+
+
+def flipped(folder: Path) -> None:
+    whole = bytearray((folder / CHECKPOINT).read_bytes())
+    whole[-99] ^= 1
+    (folder / CHECKPOINT).write_bytes(whole)
+
+
+HARMS: dict[str, Callable[[Path], object]] = {
+    "no checkpoint": lambda folder: (folder / CHECKPOINT).unlink(),
+    "half a checkpoint": torn(CHECKPOINT, 0.5),
+    "an empty checkpoint": torn(CHECKPOINT, 0),
+    "a flipped bit in the checkpoint": flipped,
+    "records that are cut off": cut,
+    "no records": lambda folder: (folder / "records.jsonl").unlink(),
+    "no network": lambda folder: (folder / NAME).unlink(),
+    "half a network": torn(NAME, 0.5),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_folder_that_lost_something_ends_as_one_that_lost_nothing(
+    toy: HookedTransformer, whole: Path, tmp_path: Path, harm: str
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    HARMS[harm](tmp_path / "run")
+    again = trained(SHORT, toy, tmp_path / "run")
+    assert (again / "records.jsonl").read_text() == (whole / "records.jsonl").read_text()
+    for name in (NAME, CHECKPOINT):
+        one, other = load_file(whole / name), load_file(again / name)
+        assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_before_its_checkpoint_writes_no_record_twice(
+    toy: HookedTransformer, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, calls = _mend_training._keep, []
+
+    def killed(*told: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        keep(*told)
+
+    monkeypatch.setattr(_mend_training, "_keep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(SHORT, toy, tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "records.jsonl").read_text().count("\n") == 3  # 0, 2, and 4, which is ahead
+    again = trained(SHORT, toy, tmp_path)
+    assert (again / "records.jsonl").read_text() == (whole / "records.jsonl").read_text()
 
 
 @pytest.mark.slow
