@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._run import RunFolder, console, open_run
+from experiments._run import RunFolder, console, file_name, open_run
 from experiments._screens import in_words, screened
 from experiments._tables import listed, plain_table, write_rows
 from experiments._trace import (
@@ -178,7 +178,7 @@ def _draw(
         for trace in traces[part][: config.heatmaps]:
             for name in trace.grids:
                 if "severed" not in name:
-                    title = f"{part}-{trace.relation}-{trace.subject}-{name}".replace("/", "_")
+                    title = file_name(f"{part}-{trace.relation}-{trace.subject}-{name}")
                     save(heatmap(trace, name, config.metric), folder.path / "facts", title)
     both = [
         [averages[part][name] for name in averages[part] if name in MAPPED] for part in averages

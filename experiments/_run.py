@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound=Any)
 RESULTS = Path("results")
+LONGEST = 160  # bytes of a file's name, so that there is room for what is added to it
 PACKAGES = ("kedit", "torch", "transformer-lens", "transformers", "numpy")
 
 
@@ -139,6 +140,17 @@ def _require_same(path: Path, told: Mapping[str, Any]) -> str:
                 f"{path} holds a run with another {file}, which has changed since: {way_on}"
             )
     return weights
+
+
+def file_name(text: str) -> str:
+    """`text` as the name of a file, without its suffix: on one line, without / and not too long."""
+    name = "".join(one if one.isprintable() and one not in "/\\" else "_" for one in text)
+    name = name.encode("utf-8", "replace").decode()
+    if len(name.encode()) <= LONGEST:
+        return name
+    # what is cut off is told by a digest, for another name may begin in the same way
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{name.encode()[: LONGEST - 9].decode('utf-8', 'ignore')}-{digest}"
 
 
 def progress(unit: str) -> "Progress":

@@ -19,7 +19,7 @@ from experiments import score_model, trace_relation
 from experiments._facts import fact_key
 from experiments._folder import DAMAGED, RunFolder, key_of
 from experiments._inputs import inputs_of
-from experiments._run import command, open_run
+from experiments._run import LONGEST, command, file_name, open_run
 from experiments._trace import Config
 from figures import report
 from figures._run_files import read_run
@@ -386,3 +386,14 @@ def test_a_field_that_a_later_kedit_adds_changes_no_key() -> None:
     assert key_of(old("a", "b")) == key_of(new("a", "b"))
     assert key_of(new("a", "b", ("c",))) != key_of(new("a", "b"))
     assert key_of(old("a")) != key_of(old("b"))
+
+
+def test_a_files_name_is_bounded_and_clean(tmp_path: Path) -> None:
+    plain = "subject-P19-Inés Ironwood-mlp_out"
+    assert file_name(plain) == plain
+    for text in ("a/b\\c", "NUL\0here", "line\nline", "x" * 3000, "é" * 3000, "\ud800", "../../x"):
+        name = file_name(text)
+        assert 0 < len(name.encode()) <= LONGEST and "/" not in name
+        (tmp_path / f"{name}.png").touch()
+        assert (tmp_path / f"{name}.png").resolve().parent == tmp_path.resolve()
+    assert file_name("x" * 3000 + "a") != file_name("x" * 3000 + "b")
