@@ -18,10 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from kedit import digests
 from kedit.errors import ModelUnavailable
 
 log = logging.getLogger("kedit")
 
+DIGEST, DIGESTED = "digest.txt", (".json", ".safetensors")  # of a prepared folder
 PROBED = 16  # tokens, at least, on which a converted model is held against its source
 CHEAP = 5e9  # parameters times tokens: a forward of a tenth of a second on one core
 GEMMAS = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"}
@@ -70,7 +72,11 @@ def _dequantised(place: Callable[[Path], Any], name: str) -> Path:
     """cache_dir()/name, written whole or not at all; `place(file)` puts the GGUF file there."""
     folder = cache_dir() / name
     if (folder / "config.json").exists():
-        return folder
+        if _is_whole(folder):
+            return folder
+        log.warning("%s is damaged and is made anew: the digest of its files is wrong", folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            folder.rename(Path(scratch, name))
     try:
         import gguf  # noqa: F401  transformers needs it and says so only deep in a traceback
     except ImportError:
@@ -98,12 +104,19 @@ def _dequantised(place: Callable[[Path], Any], name: str) -> Path:
         plain.load_state_dict(hf.state_dict())
         plain.save_pretrained(made)
         tokenizer.save_pretrained(made)
+        (made / DIGEST).write_text(digests.of_files(made, DIGESTED), encoding="utf-8")
         try:
             made.rename(folder)
         except OSError:
             if not (folder / "config.json").exists():  # else another process was faster
                 raise
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether its files are those that were written; those of an earlier kedit have no digest."""
+    digest = folder / DIGEST
+    return not digest.exists() or digest.read_text("utf-8") == digests.of_files(folder, DIGESTED)
 
 
 @torch.no_grad()
