@@ -239,6 +239,9 @@ def _table(
     if with_all is not None:
         n_weak = counted["left out of one part"][part][WEAK]
         scores += f".\nWith the {n_weak} that it harms too little: {_scores(config, with_all)}"
+    spread = f"95 % bootstrap interval over facts (seed {config.seed})"
+    if counted["traced"][part] == 1:
+        spread = "no interval over a single fact"
     names = list(dict.fromkeys(row["grid"] for row in rows if "severed" not in row["grid"]))
     heads = [f"{name}, window {config.window}" if name.endswith("_out") else name for name in names]
     table = plain_table(
@@ -246,9 +249,8 @@ def _table(
         (
             f"{plural(counted['traced'][part], 'fact')}, "
             f"{plural(counted['relations'][part], 'relation')}; {scores}.\n"
-            "Peak layer, average indirect effect, 95 % bootstrap interval over facts (seed "
-            f"{config.seed}); the peak is chosen on the same facts, and not where too few of them "
-            "have such tokens."
+            f"Peak layer, average indirect effect, {spread}; the peak is chosen on the same facts, "
+            "and not where too few of them have such tokens."
         ),
         ("token", *heads),
     )

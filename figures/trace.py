@@ -193,7 +193,10 @@ def too_few(effect: AverageEffect) -> str:
     left = [f"{name} ({plural(n, 'fact')})" for name, n, enough in there if n and not enough]
     if not left:
         return ""
-    return f" Too few facts for a peak or for the ends of the scale: {', '.join(left)}."
+    return (
+        " Too few facts for a peak, or for the ends of the scale, whose last colours show what is "
+        f"beyond: {', '.join(left)}."
+    )
 
 
 def outline(ax: Axes, row: float, column: float) -> None:

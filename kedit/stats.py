@@ -112,6 +112,8 @@ def percentile_interval(
 ) -> Interval:
     """`mean` with the percentiles of its bootstrap draws; draws that are NaN do not count."""
     lost = np.isnan(drawn).all(0)
+    if lost.all():  # or there are no draws
+        return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
     drawn = np.where(lost, 0.0, drawn)
     bounds = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     low, high = np.where(lost | np.isnan(mean), np.nan, bounds)

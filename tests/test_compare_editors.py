@@ -128,6 +128,33 @@ def test_tables_and_figure_are_there(run: Path) -> None:
         assert (run / f"{name}.png").stat().st_size > 10_000 and (run / f"{name}.pdf").exists()
 
 
+@pytest.mark.parametrize("n_cases", [1, 2])
+def test_cases_with_their_own_prompt_alone_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], n_cases: int
+) -> None:
+    """Nothing is asked of neighbours, so that locality is no number, and nothing breaks."""
+    lines = [
+        {"case_id": number, "prompt": fact.prompt, "subject": fact.subject,
+         "ground_truth": fact.object, "target_new": toy_module.facts()[4].object}
+        for number, fact in enumerate(toy_module.facts()[:n_cases])
+    ]  # fmt: skip
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps(lines), encoding="utf-8")
+    config = replace(TOY, cases=str(file), perspective="entity", out=str(tmp_path / "run"))
+    folder = compare_editors.run(config)
+    text = (folder / "comparison.json").read_text()
+    first, _ = json.loads(text, parse_constant=pytest.fail)
+    assert first["locality"] == {"mean": None, "low": None, "high": None}
+    assert first["generalisation"]["mean"] is not None
+    assert (first["generalisation"]["low"] is None) == (n_cases == 1)
+    rows = {row["statistic"]: row for row in table(folder / "comparison.csv")}
+    assert rows["success"]["after"] and (rows["success"]["after low"] == "") == (n_cases == 1)
+    for name in ("comparison.csv", "tests.csv", "comparison.md"):
+        assert "nan" not in (folder / name).read_text().lower()
+    shown = capsys.readouterr().out
+    assert f"{n_cases} case{'s' * (n_cases > 1)}" in shown and ("[" in shown) == (n_cases > 1)
+
+
 def efficacies(score: dict) -> dict[str, float]:
     """Log-probability of the new answer after each side's own prompt."""
     own = [one for one in score["probes"] if one["group"] == "efficacy"]
@@ -152,7 +179,7 @@ def test_both_requests_of_a_case_are_one_edit(tmp_path: Path) -> None:
     assert alone["entity"] > old["entity"] + 2 and alone["relation"] < old["relation"] + 2
     assert all(in_turn["relation"] > one["relation"] + 2 for one in (old, alone))
     assert all(at_once[side] > old[side] + 2 for side in at_once)
-    assert "Edited from both sides: toy, 1 cases" in (tmp_path / "comparison.md").read_text()
+    assert "Edited from both sides: toy, 1 case" in (tmp_path / "comparison.md").read_text()
 
 
 def test_a_stopped_run_goes_on_with_what_is_missing(run: Path, tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_a_column_of_one_unit_has_no_interval_nor_has_what_is_made_of_it():
     assert (both.low, both.high) == (4, 6)
     assert np.isnan([alone.low, alone.high, difference.low, difference.high]).all()
     assert np.isnan(other_sign(rows[:, 1] - rows[:, 0]))
+    without_draws = row_interval(np.array([5.0]))
+    assert without_draws.mean == 5 and np.isnan(without_draws.low)
 
 
 def test_a_rate_of_all_or_none_has_a_width():
