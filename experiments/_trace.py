@@ -68,7 +68,7 @@ class Config:
     sample of the others, which tells what was missed; 0 restores all."""
     screen_steps: int = 1
     """The screen's gradient is the mean over this many points, from the corrupted run towards the
-    clean one. One point, the corrupted run, ranks better than five on Gemma 3 270M."""
+    clean one. One point, the corrupted run, ranks heads better than five on Gemma 3 270M."""
     metric: Literal["prob", "logprob", "logit_diff"] = "prob"
     """Which score the figures and the table show; all three are measured."""
     baseline: Literal["own", "pooled"] = "own"

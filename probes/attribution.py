@@ -4,7 +4,7 @@ Nanda 2023 (neelnanda.io/attribution-patching); Kramár et al. 2024, arXiv 2403.
 order, restoring a site changes the score by (clean − corrupted) · ∂score/∂site, taken at the
 corrupted run. The gradient may also be averaged on the way to the clean run, as integrated
 gradients are (Hanna et al. 2024, 2403.17806). That need not help: on Gemma 3 270M the mean of five
-ranks the effects worse at every site than the single gradient (benchmarks.attribution).
+ranks heads', attention's and MLPs' effects worse than the single gradient (benchmarks.attribution).
 """
 
 from collections.abc import Mapping, Sequence
