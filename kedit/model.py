@@ -39,7 +39,8 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
         dtype: "float32" (the default), and on CUDA also "bfloat16" or "float16".
 
     Raises:
-        ModelUnavailable: unknown name, missing package, no network, or a dtype the device lacks.
+        ModelUnavailable: unknown name, missing package, no network, another device than the CPU or
+            CUDA, or a dtype the device lacks.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,8 +48,18 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
         place = torch.device(device)
     except RuntimeError:
         raise ModelUnavailable(f"--device {device}: auto, cpu, cuda or cuda:1 is wanted") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ModelUnavailable(f"--device {device}: this machine shows torch no CUDA device")
+    if place.type not in ("cpu", "cuda"):
+        # MPS: TransformerLens warns of wrong results there (its issue 1178); XPU: nobody has tried
+        raise ModelUnavailable(
+            f"--device {device}: kedit computes on cpu and cuda only; its results were never "
+            f"verified on {place.type}, where PyTorch can be wrong without an error: --device cpu"
+        )
+    if place.type == "cuda":
+        n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (place.index or 0) >= n:
+            raise ModelUnavailable(
+                f"--device {device}: torch sees {n or 'no'} CUDA device{'s' * (n > 1)} here"
+            )
     weights = getattr(torch, dtype or "float32", None)
     if not (isinstance(weights, torch.dtype) and weights.is_floating_point):
         raise ModelUnavailable(f"--dtype {dtype}: not a floating-point type of torch")

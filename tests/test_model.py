@@ -128,6 +128,20 @@ def test_cuda_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, de
         load("toy", device=device)
 
 
+def test_a_cuda_device_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ModelUnavailable, match="--device cuda:2: torch sees 2 CUDA devices here"):
+        load("toy", device="cuda:2")
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu:1", "meta"])
+def test_a_device_that_was_never_verified_is_refused(device: str):
+    kind = device.split(":")[0]
+    with pytest.raises(ModelUnavailable, match=f"--device {device}: .* cpu and cuda only.*{kind}"):
+        load("toy", device=device)
+
+
 @pytest.mark.parametrize("device", ["gpu", "", "cpu:x"])
 def test_a_device_that_is_none_is_refused(device: str):
     with pytest.raises(ModelUnavailable, match=f"--device {device}"):
