@@ -20,7 +20,7 @@ from kedit.blocks import through_block
 from kedit.errors import InputError
 from kedit.paths import Column, Path, Trunk
 from kedit.runs import States
-from kedit.sites import SWITCHES, live_hooks
+from kedit.sites import require_unhooked
 
 CPU_BATCH = 24_000_000  # numbers in the widest activation (96 MiB): more gains nothing
 
@@ -53,21 +53,16 @@ def max_tokens(model: HookedTransformer, n_ctx: int) -> int:
     return max(64, min(free, CPU_BATCH // max(d_mlp, cfg.d_model)))
 
 
-def require_no_hooks(model: HookedTransformer) -> None:
+def require_patchable(model: HookedTransformer) -> None:
     """The fast forward skips positions and batches cells: a hook of the user's would misfire.
 
     Raises:
-        InputError: a hook is live, or a switch is on that changes what the blocks read.
+        InputError: a hook is live, a switch is on that changes what the blocks read, or positions
+            are added to what they read.
     """
-    live = live_hooks(model)
-    if live:
-        raise InputError(
-            f"the model has live hooks ({', '.join(live[:3])}): patching would not run them; "
-            "model.reset_hooks(including_permanent=True), or give them to the Run"
-        )
-    on = [name for name in SWITCHES if getattr(model.cfg, name)]
-    if on or model.cfg.positional_embedding_type == "shortformer":
-        raise InputError(f"patching needs these off: {', '.join(on) or 'shortformer positions'}")
+    require_unhooked(model)
+    if model.cfg.positional_embedding_type == "shortformer":
+        raise InputError("a model with shortformer positions cannot be patched")
 
 
 def _batches(corrupted: States, columns: Iterable[Column], budget: int) -> Iterator[list[Column]]:

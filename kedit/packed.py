@@ -27,6 +27,8 @@ from kedit.sites import (
     mlp_raw,
     mlp_read,
     mlp_written,
+    require_gradients,
+    require_unhooked,
     w_o,
 )
 
@@ -42,11 +44,17 @@ def is_plain(model: HookedTransformer) -> bool:
 
 
 def require_plain(model: HookedTransformer) -> None:
-    """Raises InputError for a model that cannot be trained here: not `is_plain`."""
+    """Raises InputError for a model that cannot be differentiated by `through`, with the mend."""
+    if hasattr(model, "_orig_mod"):  # it passes every attribute on, but is no HookedTransformer
+        raise InputError(
+            "this is torch.compile's wrapper, whose weights have other names: pass the model itself"
+        )
+    require_gradients(model)
+    require_unhooked(model)
     if not is_plain(model):
         raise InputError(
-            f"{model.cfg.original_architecture}: editing needs softmax attention without further "
-            "ado (no soft cap, no ALiBi) and a model without live hooks"
+            f"{model.cfg.original_architecture or model.cfg.model_name}: editing needs attention "
+            "that is a softmax of products, and nothing else (no soft cap, no ALiBi)"
         )
 
 

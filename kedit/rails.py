@@ -1,8 +1,10 @@
 """Rails: an edit that is no edit, or wrecks the model, is called so before anyone counts it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,13 +12,56 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.drift import Baseline, Drift, drift
-from kedit.edit import Edit
+from kedit.edit import Edit, Edits
 from kedit.errors import InputError
-from kedit.facts import EditRequest
+from kedit.facts import Demand, EditRequest
+from kedit.packed import require_plain
 from kedit.prompts import prompt_ids
-from kedit.reading import read
+from kedit.reading import Tokens, read
 
+On = Callable[[Any, HookedTransformer], Edits]  # an editor's `on`
 BLOWN_UP = 2.0  # times the perplexity before: text is no longer what it was
+
+
+def guarded(on: On) -> On:
+    """`on` of an editor, which first refuses what no editor can edit.
+
+    A model whose gradients are not to be had here, and requests that contradict each other.
+    """
+
+    @wraps(on)
+    def refusing(editor: Any, model: HookedTransformer) -> Edits:
+        require_plain(model)
+        make = on(editor, model)
+
+        def edits(requests: Sequence[EditRequest]) -> Edit:
+            require_plain(model)
+            require_consistent(model, requests, removal=getattr(editor, "removal", True))
+            return make(requests)
+
+        return edits
+
+    return refusing
+
+
+def require_consistent(
+    model: HookedTransformer, requests: Sequence[EditRequest], removal: bool = True
+) -> None:
+    """Raises InputError where two targets are wanted after one prompt; names both.
+
+    Args:
+        removal: whether relation edits' removals are asked for too.
+    """
+    asked: dict[Tokens, Demand] = {}
+    for request in requests:
+        for demand in request.demands if removal else request.demands[:1]:
+            prompt = demand.fact.prompt
+            first = asked.setdefault(prompt_ids(model, prompt), demand)
+            if first.target.strip() != demand.target.strip():
+                raise InputError(
+                    f"two requests contradict each other: after {prompt!r} both {first.target!r} "
+                    f"and {demand.target!r} are to be said: leave one of them out"
+                )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from kedit.metrics import last_logits
 from kedit.prompts import answers_ids, decoded, prompt_ids, require_room
 from kedit.reading import batches, read
 from kedit.results import EditScore, ProbeScore
+from kedit.sites import require_no_hooks_left
 
 SAID_TOKENS = 6  # enough for an article, quotation marks and a name
 GENERATED = ("efficacy", "paraphrase", "removal", "removal paraphrase", "portability")
@@ -66,6 +67,7 @@ def score(
     Raises:
         InputError: a prompt and its answer are longer than the model's context; names the prompt.
     """
+    require_no_hooks_left(model)
     probes = [probe for case in cases for probe in case.probes]
     if own_words is None:
         own_words = _own_words(model, probes)

@@ -4,6 +4,7 @@ Alone in knowing post-norms (Gemma, OLMo 2), parallel blocks (GPT-J, NeoX) and h
 hang together. Everything is computed by HookedTransformer's own modules and weights.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -18,6 +19,8 @@ from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.transformer_block import TransformerBlock
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
+from kedit.errors import InputError
+
 # what HookedTransformer can be told to compute in another way, for more hook points
 SWITCHES = ("use_attn_in", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_result")
 TANH_GELUS = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}  # three names for one function
@@ -30,6 +33,44 @@ OLMO_QK_NORM = {"OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM"}
 def live_hooks(model: HookedTransformer) -> list[str]:
     """Names of the hook points that have a hook."""
     return [name for name, point in model.hook_dict.items() if point.fwd_hooks]
+
+
+def require_unhooked(model: HookedTransformer) -> None:
+    """Raises InputError, with the mend, where more than the weights decides what the blocks do.
+
+    Tracing and editing compute what blocks do by other ways than HookedTransformer's forward, and
+    would run a user's hooks at other places, or not at all.
+    """
+    _refuse(live_hooks(model))
+    if on := [name for name in SWITCHES if getattr(model.cfg, name)]:
+        raise InputError(f"tracing and editing needs these off: model.cfg.{', '.join(on)}")
+
+
+def require_no_hooks_left(model: HookedTransformer) -> None:
+    """Raises InputError, with the mend, for hooks that no `with model.hooks(...)` will take off.
+
+    Scores may be of a model that hooks change on purpose, within such a block.
+    """
+    points = model.hook_dict.items()
+    _refuse([name for name, at in points if any(not one.context_level for one in at.fwd_hooks)])
+
+
+def _refuse(hooks: Sequence[str]) -> None:
+    if hooks:
+        named = ", ".join(hooks[:3]) + (f" and {len(hooks) - 3} more" if len(hooks) > 3 else "")
+        raise InputError(
+            f"the model has live hooks ({named}), which would change the result: take them off "
+            "with model.reset_hooks(including_permanent=True)"
+        )
+
+
+def require_gradients(model: HookedTransformer) -> None:
+    """Raises InputError under torch.inference_mode(), and for a model that was loaded under it."""
+    if torch.is_inference_mode_enabled() or model.embed.W_E.is_inference():
+        raise InputError(
+            "gradients are needed, which torch.inference_mode() rules out: load the model and call "
+            "kedit outside of it (torch.no_grad() does no harm)"
+        )
 
 
 def is_unhooked(model: HookedTransformer) -> bool:

@@ -16,9 +16,10 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
-from kedit.forward import require_no_hooks
+from kedit.forward import require_patchable
 from kedit.metrics import METRICS, last_logits
 from kedit.runs import States
+from kedit.sites import require_gradients
 from probes.patch import Patch, Question
 
 Gradients = Mapping[str, tuple[Float[Tensor, "metric sample pos *width"], ...]]  # by site and layer
@@ -47,7 +48,8 @@ def attributed(
         InputError: a severed patch (its paths are cut, and gradients run through all of them), no
             step, runs of different lengths, or a model with live hooks.
     """
-    require_no_hooks(model)
+    require_patchable(model)
+    require_gradients(model)
     if cut := [patch for patch in patches if patch.severed]:
         raise InputError(f"{cut[0]}: severed effects have no gradient; sweep them")
     if steps < 1:

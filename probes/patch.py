@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.forward import require_no_hooks, run_on
+from kedit.forward import require_patchable, run_on
 from kedit.metrics import METRICS, answer_scores
 from kedit.paths import Column, Hold, Trunk
 from kedit.results import EffectGrid
@@ -93,7 +93,7 @@ def sweep(
     Raises:
         InputError: runs of different lengths, cells of another shape, or a model with live hooks.
     """
-    require_no_hooks(model)
+    require_patchable(model)
     n_pos = clean.resid[0].shape[1]
     if corrupted.resid[0].shape[1] != n_pos:
         raise InputError(

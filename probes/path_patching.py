@@ -18,7 +18,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
-from kedit.forward import require_no_hooks
+from kedit.forward import require_patchable
 from kedit.heads import Head
 from kedit.metrics import METRICS, answer_scores
 from kedit.runs import Run, States
@@ -246,7 +246,7 @@ def _require_runs(
     model: HookedTransformer, clean: Run, corrupted: Run, positions: Sequence[int]
 ) -> None:
     """The two runs can be patched into each other, at these positions."""
-    require_no_hooks(model)
+    require_patchable(model)
     n_pos = corrupted.tokens.shape[1]
     if clean.tokens.shape != (1, n_pos):
         raise InputError(

@@ -27,6 +27,7 @@ from kedit.editors.sides import Sides
 from kedit.editors.variants import VARIANTS, Variant
 from kedit.errors import InputError
 from kedit.facts import Perspective
+from kedit.model import load
 from kedit.score import Scoring, score
 from kedit.value import Training
 from kedit.writes import Half
@@ -94,6 +95,72 @@ def test_an_editor_makes_an_edit_and_leaves_the_model_as_it_was(
     assert not any(weight.requires_grad or weight.grad is not None for weight in toy.parameters())
     assert all(part.isfinite().all() for delta in edit.deltas.values() for part in parts(delta))
     assert edit.deltas and all(count > 0 for count in edit.n_moved(toy).values())
+
+
+@by_name
+def test_two_targets_for_one_prompt_are_refused_with_both(toy: HookedTransformer, name: str):
+    edits = editor(name, "toy").on(toy)
+    request = CASE.entity
+    other = replace(request, target="Arle")
+    assert other.target != request.target
+    wanted = rf"contradict .*{request.fact.prompt}' both '{request.target}' and '{other.target}'"
+    with pytest.raises(InputError, match=wanted):
+        edits([request, other])
+    assert edits([request, request]).deltas  # to say it twice is no contradiction
+
+
+@by_name
+@pytest.mark.parametrize("permanent", [False, True])
+def test_hooks_left_on_the_model_are_refused_by_name(
+    toy: HookedTransformer, name: str, permanent: bool
+):
+    made = editor(name, "toy")
+    ready = made.on(toy)
+    named = r"live hooks \(blocks\.2\.hook_mlp_out\).*model\.reset_hooks"
+    toy.add_hook("blocks.2.hook_mlp_out", lambda tensor, hook: tensor, is_permanent=permanent)
+    try:
+        with pytest.raises(InputError, match=named):
+            ready([CASE.entity])
+        with pytest.raises(InputError, match=named):
+            made.on(toy)
+        with pytest.raises(InputError, match=named):
+            score(toy, [CASE], Scoring(say=False))
+    finally:
+        toy.reset_hooks(including_permanent=True)
+    assert score(toy, [CASE], Scoring(say=False))
+
+
+@by_name
+def test_inference_mode_is_refused_and_no_grad_is_not(toy: HookedTransformer, name: str):
+    made = editor(name, "toy")
+    ready = made.on(toy)
+    with torch.inference_mode(), pytest.raises(InputError, match=r"torch\.inference_mode\(\)"):
+        made(toy, [CASE.entity])
+    with torch.inference_mode(), pytest.raises(InputError, match=r"torch\.inference_mode\(\)"):
+        ready([CASE.entity])
+    with torch.no_grad():
+        within = ready([CASE.entity])
+    outside = ready([CASE.entity])
+    assert within.deltas and same(within, outside)
+
+
+def test_a_model_loaded_under_inference_mode_cannot_be_edited():
+    with torch.inference_mode():
+        model = load("toy", device="cpu")
+    with pytest.raises(InputError, match="load the model and call kedit outside of it"):
+        editor("ft", "toy")(model, [CASE.entity])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, at its first compilation
+@by_name
+def test_a_compiled_model_is_refused_with_what_to_pass(
+    pytestconfig: pytest.Config, toy: HookedTransformer, name: str
+):
+    if pytestconfig.getoption("jaxtyping_packages", None):
+        pytest.skip("then the checks of types refuse it, before any code of ours")
+    compiled: Any = torch.compile(toy)
+    with pytest.raises(InputError, match=r"torch\.compile's wrapper.*pass the model itself"):
+        editor(name, "toy").on(compiled)
 
 
 # ROME's relation edit is not here: with one value in one layer, before the object is read, it has

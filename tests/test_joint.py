@@ -436,10 +436,15 @@ def test_an_entity_prompt_has_no_object_to_write_at(toy: HookedTransformer, text
 def test_one_key_cannot_be_given_two_values(toy: HookedTransformer, text: str) -> None:
     entity = CASES[0].entity
     others = [one for one in ("Arle", "Brock", "Corum", "Delft") if one != entity.fact.object]
-    requests = [dataclasses.replace(entity, target=target) for target in others[:2]]
+    longer = dataclasses.replace(entity.fact, template=f"{entity.fact.template} now")
+    requests = [
+        dataclasses.replace(entity, fact=fact, target=target)
+        for fact, target in zip((entity.fact, longer), others, strict=False)
+    ]
+    exact = joint(text, insert="exact", where="subject_last")  # where both prompts have one key
     with pytest.raises(InputError, match="of 4 keys 2 can be told apart"):
-        joint(text, insert="exact")(toy, requests)
-    joint(text, insert="exact", batch=1)(toy, requests)  # one on the other: the last one holds
+        exact(toy, requests)
+    dataclasses.replace(exact, batch=1)(toy, requests)  # one on the other: the last one holds
 
 
 @pytest.mark.parametrize("where", ["subject_last", "object_last", "pair_last", "last"])

@@ -194,6 +194,6 @@ def test_other_kinds_of_attention_are_refused(family: FamilyOf, name: str) -> No
 def test_live_hooks_are_refused(toy: HookedTransformer) -> None:
     with (
         toy.hooks(fwd_hooks=[(get_act_name("z", 0), lambda act, hook: act)]),
-        pytest.raises(InputError, match="without live hooks"),
+        pytest.raises(InputError, match=r"live hooks \(blocks\.0\.attn\.hook_z\)"),
     ):
         train(toy, ROWS, SLOTS, TRAINING)

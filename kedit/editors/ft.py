@@ -13,8 +13,8 @@ from kedit.edit import Delta, Edit, Edits
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.metrics import losses_and_slope
-from kedit.packed import require_plain
 from kedit.provenance import made_by
+from kedit.rails import guarded
 from kedit.teaching import Wanted, demanded, lesson, recited, trainable
 from kedit.writes import WriteSite
 
@@ -43,17 +43,20 @@ class FT:
     stop: float = 0.01
     batch: int = 128
 
+    @guarded
     def on(self, model: HookedTransformer) -> Edits:
-        """Nothing has to be prepared."""
-        return lambda requests: self(model, requests)
-
-    def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """All requests together.
+        """Nothing has to be prepared.
 
         Raises:
-            InputError: there is no request, or the family cannot be edited.
+            InputError: the family cannot be edited; later: there is no request.
         """
-        require_plain(model)
+        return lambda requests: self._edit(model, requests)
+
+    def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
+        """All requests together."""
+        return self.on(model)(requests)
+
+    def _edit(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
         wanted = demanded(model, requests, self.removal)
         if not wanted:
             raise InputError("there is no request to edit for")

@@ -25,6 +25,7 @@ from kedit.moments import Moment, moments
 from kedit.neighbours import neighbours
 from kedit.prompts import KeyPosition, located
 from kedit.provenance import Provenance, made_by
+from kedit.rails import guarded
 from kedit.reading import Tokens
 from kedit.sites import has_post_norms, is_parallel
 from kedit.stacked import Residuals, Stack
@@ -121,6 +122,7 @@ class Joint:
             return [[site] for site in sites]
         return [list(own) for _, own in groupby(sites, key=attrgetter("layer"))]
 
+    @guarded
     def on(self, model: HookedTransformer) -> Edits:
         """Reads the moments and draws the contexts, once for many edits.
 

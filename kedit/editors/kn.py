@@ -26,6 +26,7 @@ from kedit.prompts import (
     require_room,
 )
 from kedit.provenance import made_by
+from kedit.rails import guarded
 from kedit.reading import Tokens, read
 from kedit.writes import Half, WriteSite, read_keys
 
@@ -77,6 +78,7 @@ class KN:
     method: Literal["right", "upstream"] = "right"
     seed: int = 0
 
+    @guarded
     def on(self, model: HookedTransformer) -> Edits:
         """Draws the contexts, if any are needed, once for many edits.
 

@@ -20,6 +20,7 @@ from kedit.keys import RelationEdit, keys, residual, training_rows, written_for
 from kedit.moments import Moment, moments
 from kedit.prompts import KeyPosition
 from kedit.provenance import made_by
+from kedit.rails import guarded
 from kedit.sites import has_post_norms
 from kedit.value import Slot, Training, first_rows, train
 from kedit.writes import WriteSite
@@ -69,6 +70,7 @@ class MEMIT:
         """What it needs moments of, layer by layer (kedit.moments.Sparing)."""
         return [[WriteSite(layer)] for layer in self.layers]
 
+    @guarded
     def on(self, model: HookedTransformer) -> Edits:
         """Reads the moments and draws the contexts, once for many edits.
 

@@ -15,8 +15,8 @@ from kedit.factors import gradient_factors
 from kedit.facts import EditRequest
 from kedit.hypernetwork import Hypernetwork, read_hypernetwork
 from kedit.kept import hashed
-from kedit.packed import require_plain
 from kedit.provenance import fingerprint, made_by
+from kedit.rails import guarded
 from kedit.teaching import demanded, lesson
 
 SHIPPED = Path(__file__).parent / "trained"
@@ -41,6 +41,7 @@ class MEND:
     removal: bool = False
     rates: Literal["right", "upstream"] = "right"
 
+    @guarded
     def on(self, model: HookedTransformer) -> Edits:
         """Reads the hypernetwork once.
 
@@ -48,7 +49,6 @@ class MEND:
             InputError: there is no such file, or it was trained for another model; the family
                 cannot be edited.
         """
-        require_plain(model)
         network = self._network(model)
         lowest = min(one.layer for one in network.maps)
         settings = dataclasses.asdict(self) | {"digest": _digest(network)}

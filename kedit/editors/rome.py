@@ -16,6 +16,7 @@ from kedit.keys import RelationEdit, keys, training_rows, written_for
 from kedit.moments import Moment, moment
 from kedit.prompts import KeyPosition
 from kedit.provenance import made_by
+from kedit.rails import guarded
 from kedit.value import Slot, Training, first_rows, train
 from kedit.writes import WriteSite
 
@@ -62,6 +63,7 @@ class ROME:
         """What it needs moments of (kedit.moments.Sparing)."""
         return [[WriteSite(self.layer)]]
 
+    @guarded
     def on(self, model: HookedTransformer) -> Edits:
         """Reads the moment and draws the contexts, once for many edits.
 
