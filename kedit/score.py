@@ -3,8 +3,11 @@
 A score says nothing of before or after: the same call measures the unedited and the edited model.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import torch
 from transformer_lens import HookedTransformer
@@ -43,7 +46,8 @@ class Scoring:
     Args:
         labels: the relations' names among which a label's rank is taken; none: no ranks.
         say: let the model speak, greedily, after the probes of GENERATED.
-        texts: generate texts for fluency, from each of a case's distinct generation prompts.
+        texts: generate a text for fluency from each of a case's generation prompts; from one that
+            stands there several times, as in CounterFact, as many texts.
         seed: of these texts.
     """
 
@@ -186,15 +190,16 @@ def _has_meaning(word: str) -> bool:
 def _fluencies(
     model: HookedTransformer, cases: Sequence[EditCase], seed: int
 ) -> list[float | None]:
-    """Mean n-gram entropy of each case's texts, prompts included (as the published code does)."""
-    prompts = list(dict.fromkeys(prompt for case in cases for prompt in case.generation))
+    """Mean n-gram entropy of each case's texts, prompts included (as the published code does).
+
+    The first text from a prompt is the same in all cases that have it, and so is the second.
+    """
+    times = [Counter(case.generation) for case in cases]
+    most = reduce(or_, times, Counter[str]())  # of each prompt, how often a case has it at most
+    prompts = list(most.elements())
     ids = [prompt_ids(model, prompt) for prompt in prompts]
-    texts = sampled(model, ids, TEXT_TOKENS, TOP_K, seed)
-    entropy = {
-        prompt: ngram_entropy(prompt + decoded(model, *tokens))
-        for prompt, tokens in zip(prompts, texts, strict=True)
-    }
-    return [
-        sum(entropy[prompt] for prompt in distinct) / len(distinct) if distinct else None
-        for distinct in (list(dict.fromkeys(case.generation)) for case in cases)
-    ]
+    entropy: dict[str, list[float]] = {prompt: [] for prompt in most}
+    for prompt, tokens in zip(prompts, sampled(model, ids, TEXT_TOKENS, TOP_K, seed), strict=True):
+        entropy[prompt].append(ngram_entropy(prompt + decoded(model, *tokens)))
+    found = [[value for prompt, n in own.items() for value in entropy[prompt][:n]] for own in times]
+    return [sum(values) / len(values) if values else None for values in found]

@@ -1,8 +1,8 @@
 """An edit case under a model: each probe against one forward a prompt, and the groups' meaning."""
 
-import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ from transformer_lens import HookedTransformer
 from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.facts import EditCase, EditRequest, Fact, Probe, Relation
+from kedit.generation import ngram_entropy
 from kedit.prompts import answer_ids, decoded, prompt_ids
+from kedit.reading import Tokens
 from kedit.results import EditScore, ProbeScore
 from kedit.score import FUNCTION_WORDS, Scoring, score
 from tests import twins
@@ -132,18 +134,43 @@ def test_a_question_without_a_rival_is_not_weighed(toy: HookedTransformer) -> No
     assert own.says and own.exact
 
 
-def test_fluency_is_measured_once_a_distinct_prompt_and_by_seed(toy: HookedTransformer) -> None:
-    probe = Probe("entity", "efficacy", FACT.prompt, "Delft", "Corum")
-    prompts = ("Ada Alder likes to speak", "Ada Alder plays the old")
-    texts = Scoring(texts=True)
-    twice = case(probe, generation=(prompts[0], *prompts))
-    (once,) = score(toy, [case(probe, generation=prompts)], texts)
-    (again,) = score(toy, [twice], texts)
-    (other,) = score(toy, [twice], dataclasses.replace(texts, seed=1))
-    assert once.fluency is not None and math.isfinite(once.fluency)
-    assert once.fluency == again.fluency != other.fluency
-    (silent,) = score(toy, [case(probe)], texts)
-    assert silent.fluency is None
+def fluencies(model: HookedTransformer, *generation: tuple[str, ...], seed: int = 0) -> list[Any]:
+    """Of one case for each tuple of generation prompts."""
+    probe = Probe("entity", "neighborhood", FACT.prompt, "Delft", "Corum")  # says nothing
+    cases = [case(probe, generation=prompts) for prompts in generation]
+    return [found.fluency for found in score(model, cases, Scoring(texts=True, seed=seed))]
+
+
+SPEAK, PLAY = "Ada Alder likes to speak", "Ada Alder plays the old"
+
+
+def test_fluency_is_measured_by_seed_whatever_cases_are_scored_together(
+    toy: HookedTransformer,
+) -> None:
+    generation = ((SPEAK, PLAY), (SPEAK, SPEAK), (PLAY, SPEAK, SPEAK), ())
+    together = fluencies(toy, *generation)
+    assert together == [fluencies(toy, prompts)[0] for prompts in generation]
+    assert all(math.isfinite(value) for value in together[:3]) and together[3] is None
+    assert fluencies(toy, *generation, seed=1) != together
+
+
+def test_fluency_counts_a_generation_prompt_as_often_as_it_is_there(
+    toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def numbered(model: HookedTransformer, prompts: list[Tokens], *_: int) -> list[Tokens]:
+        """A longer text each time that a prompt comes again."""
+        times = [prompts[:number].count(prompt) for number, prompt in enumerate(prompts)]
+        return [tuple(range(20, 25 + 5 * n)) for n in times]
+
+    monkeypatch.setattr("kedit.score.sampled", numbered)
+    speak, again, play = (
+        ngram_entropy(prompt + decoded(toy, *range(20, end)))
+        for prompt, end in ((SPEAK, 25), (SPEAK, 30), (PLAY, 25))
+    )
+    assert again > speak + 0.5
+    once, twice = fluencies(toy, (SPEAK, PLAY), (SPEAK, PLAY, SPEAK))
+    assert once == pytest.approx((speak + play) / 2)
+    assert twice == pytest.approx((speak + again + play) / 3)
 
 
 def test_a_prompt_beyond_the_context_is_named(toy: HookedTransformer) -> None:
