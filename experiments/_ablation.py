@@ -50,7 +50,9 @@ def arms_of(config: "Config", model: "HookedTransformer") -> dict[str, list[str]
     ]
     return {
         **{name: [editors[one]] for name, one in EDITORS.items()},
-        RANDOM: [f"{editors['joint']}:heads={(*heads,)}".replace(" ", "") for heads in drawn],
+        RANDOM: [
+            f"{editors['joint']}:heads={str(tuple(heads)).replace(' ', '')}" for heads in drawn
+        ],
     }
 
 

@@ -74,13 +74,19 @@ class Outcome:
 
 
 def split(told: str) -> list[str]:
-    """Editors as the command line has them: at commas outside of brackets, or a tuned.json."""
+    """Editors as the command line has them: at commas outside of brackets and quotation marks, or a
+    tuned.json.
+    """
+    from kedit.editors import unquoted
+
     if told.endswith(".json"):
         return list(tuned(told).values())
-    depths = accumulate((char == "(") - (char == ")") for char in told)
-    outside = (char == "," and depth == 0 for char, depth in zip(told, depths, strict=True))
-    cut = "".join("\n" if cuts else char for char, cuts in zip(told, outside, strict=True))
-    return [one.strip() for one in cut.split("\n") if one.strip()]
+    plain = unquoted(told)
+    depths = accumulate((char == "(") - (char == ")") for char in plain)
+    outside = (char == "," and depth == 0 for char, depth in zip(plain, depths, strict=True))
+    at = [number for number, cuts in enumerate(outside) if cuts]
+    pieces = [told[a + 1 : b].strip() for a, b in zip([-1, *at], [*at, len(told)], strict=True)]
+    return [piece for piece in pieces if piece]
 
 
 def tuned(file: str, wanted: Sequence[str] = ()) -> dict[str, str]:

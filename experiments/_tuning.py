@@ -95,14 +95,14 @@ def tries(config: "Config", space: Mapping[str, Sequence[Any]]) -> dict[str, lis
     Raises:
         InputError: an unknown editor, or one with fewer ways to be told.
     """
-    from kedit.editors import editor
+    from kedit.editors import editor, parted
     from kedit.editors.variants import VARIANTS
     from kedit.errors import InputError
 
     found = {}
     for told in split(config.editors):
         made = editor(told, config.model, config.perspective)
-        name, *changes = told.split(":")
+        name, changes = parted(told)
         fixed = {change.partition("=")[0] for change in changes}
         if name in VARIANTS:
             fixed |= VARIANTS[name].fixed.keys()

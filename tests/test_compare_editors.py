@@ -234,8 +234,11 @@ def test_an_edit_in_trouble_is_named_and_counts_as_no_edit(
         assert Outcome.from_record(records(folder.path)[0]) == outcome
 
 
-def test_editors_are_split_at_commas_outside_of_brackets() -> None:
-    told = ["rome", "memit:layers=(1,2):weight=3", "joint:heads=((0,1),(1,3))", "ft"]
+def test_editors_are_split_at_commas_outside_of_brackets_and_quotation_marks() -> None:
+    told = [
+        "rome", "memit:layers=(1,2):weight=3", "joint:heads=((0,1),(1,3))", "ft:text='a,b'",
+        "rome:contexts=('Smile :), he says. ',)", "rome:text=Bob's.txt", "ft",
+    ]  # fmt: skip
     assert split(" ,".join(told)) == told
 
 

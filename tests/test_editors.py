@@ -257,6 +257,15 @@ def test_several_requests_are_all_in_the_edit(toy: HookedTransformer, name: str)
         ("rome:layer=3:text=wiki.txt:n_tokens=9", "gpt2", ROME(3, text="wiki.txt", n_tokens=9)),
         ("rome:layer=3:text=hf:a:b:n_tokens=9", "gpt2", ROME(3, text="hf:a:b", n_tokens=9)),
         ("rome:layer=3:lengths=((5,2),)", "gpt2", ROME(3, lengths=((5, 2),))),
+        (
+            "rome:contexts=('A:seed=1 & B, ', \"it's:x=2\"):layer=3",
+            "gpt2",
+            ROME(3, contexts=("A:seed=1 & B, ", "it's:x=2")),
+        ),
+        (r"rome:contexts=('It\'s:x=2',):layer=3", "gpt2", ROME(3, contexts=("It's:x=2",))),
+        ("rome:layer=3:text='a:seed=1'", "gpt2", ROME(3, text="a:seed=1")),
+        ("rome:text=Bob's.txt:layer=3", "gpt2", ROME(3, text="Bob's.txt")),
+        ("rome:text='Bob:layer=3", "gpt2", ROME(3, text="'Bob")),  # it is not closed
         ("memit:layers=(1,2)", "gpt2", MEMIT((1, 2))),
         ("memit:layers=(1,)", "gpt2", MEMIT((1,))),
         ("memit:layers=(1,2):weight=3:batch=1", "gpt2", MEMIT((1, 2), 3.0, batch=1)),
@@ -344,11 +353,18 @@ def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         ("ft:loss=right", "toy", "loss is 'right', but autoregressive or upstream is wanted"),
         ("kn:layer=5", "gpt2", "KN has no 'layer', but halves, steps, threshold"),
         ("kn:halves=('head',)", "toy", r"halves is \('head',\), but tuple"),
+        ("rome:layer=" + "-" * 3000 + "1", "toy", r"layer is '-+, but int is wanted"),
+        ("rome:layer=" + "(" * 100_000, "toy", r"layer is '\(+, but int is wanted"),
+        ("rome:" + "x" * 100_000, "toy", "xxx' is not of the form field=value"),
+        ("x" * 100_000, "toy", "there is no editor 'xxx"),
+        (f"rome:{'x' * 100_000}=1", "toy", "ROME has no 'xxx"),
+        (f"rome:{'x' * 100_000}.y=1", "toy", "nothing inside of 'xxx"),
     ],
 )
 def test_what_cannot_be_meant_is_named(told: str, model: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as raised:
         editor(told, model)
+    assert len(str(raised.value)) < 1000
 
 
 def test_every_preset_is_of_an_editor_that_there_is() -> None:
@@ -432,6 +448,7 @@ def test_two_editors_share_a_cases_requests_the_second_on_what_the_first_left(
     [
         ("&", "an editor is wanted at least for one side"),
         ("ft&", "entity is edited, but no request"),
+        ("rome:contexts=('A & B',)&", "entity is edited, but no request"),
     ],
 )
 def test_a_side_without_an_editor_or_request_is_named(

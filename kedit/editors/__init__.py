@@ -28,6 +28,7 @@ EDITORS: Mapping[str, type[Editor]] = {
     "rome": ROME, "memit": MEMIT, "ft": FT, "ft+l": FT, "kn": KN, "mend": MEND,
     "joint": Joint,
 }  # fmt: skip
+SHOWN = 200  # characters of what was told that a message repeats
 
 
 def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor:
@@ -39,30 +40,36 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
                                                      the other; either may be left out: "memit&"
 
     Args:
-        told: a name of EDITORS or VARIANTS, then any number of `:field=value`.
+        told: a name of EDITORS or VARIANTS, then any number of `:field=value`. In quotation marks a
+            value may hold what would else begin another field or editor, as in
+            `rome:contexts=('A: x=1 & B. ',)`.
         model: as `load` takes it. For one without settings of its own, an editor of layers must be
             told at least these.
 
     Raises:
         InputError: an unknown editor, field or value; says what there is.
     """
-    if "&" in told:
-        ones = dict(zip(get_args(Perspective), map(str.strip, told.split("&", 1)), strict=True))
+    shown = told if len(told) <= SHOWN else f"{told[:SHOWN]}..."
+    if "&" in unquoted(told):
+        at = unquoted(told).index("&")
+        ones = dict(
+            zip(get_args(Perspective), (told[:at].strip(), told[at + 1 :].strip()), strict=True)
+        )
         if not any(ones.values()):
-            raise InputError(f"{told}: an editor is wanted at least for one side")
+            raise InputError(f"{shown}: an editor is wanted at least for one side")
         return Sides(
             **{side: editor(one, model, side) if one else None for side, one in ones.items()}
         )
-    name, _, rest = told.partition(":")
-    changes = re.split(r":(?=[\w.]+=)", rest) if rest else []  # a value may hold a colon: hf:NAME
+    name, changes = parted(told)
     kind, fixed = VARIANTS.get(name, Variant(name, {}))
     if kind not in EDITORS:
-        raise InputError(f"there is no editor {name!r}, only {', '.join((*EDITORS, *VARIANTS))}")
+        there = ", ".join((*EDITORS, *VARIANTS))
+        raise InputError(f"there is no editor {name[:SHOWN]!r}, only {there}")
     values: dict[str, Any] = {}
     for change in changes:
         field, equals, value = change.partition("=")
         if not equals:
-            raise InputError(f"{told}: {change!r} is not of the form field=value")
+            raise InputError(f"{shown}: {change[:SHOWN]!r} is not of the form field=value")
         values[field] = _parsed(value)
     of_model = PRESETS.get(_named(model), {})
     asked = (f"{name} {perspective}", name, f"{kind} {perspective}", kind)
@@ -75,12 +82,36 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
                     f"{name} has no settings for {model}: tell its {layer}, as in {name}:{layer}="
                     + ("(4,5,6)" if layer == "layers" else "5")
                 )
-            _require(EDITORS[kind], layer, values[layer], told)
+            _require(EDITORS[kind], layer, values[layer], shown)
         made = EDITORS[kind](**{layer: values[layer] for layer in layers})
     made = dataclasses.replace(made, **fixed)  # pyright: ignore[reportArgumentType]
     for field, value in values.items():
-        made = _with(made, field.split("."), value, told)
+        made = _with(made, field.split("."), value, shown)
     return made
+
+
+def parted(told: str) -> tuple[str, list[str]]:
+    """The name of one editor, and its changes, each `field=value`."""
+    name, _, rest = told.partition(":")
+    if not rest:
+        return name, []
+    # a value may hold a colon outside of quotation marks too: hf:NAME
+    at = [found.start() for found in re.finditer(r":(?=[\w.]+=)", unquoted(rest))]
+    return name, [rest[a + 1 : b] for a, b in zip([-1, *at], [*at, len(rest)], strict=True)]
+
+
+def unquoted(told: str) -> str:
+    """`told` with a stroke for each character that stands in quotation marks, and for the marks.
+
+    Marks count where a value or one of its elements can begin: the apostrophe in text=Bob's.txt
+    opens nothing.
+    """
+    return re.sub(
+        r"""(?<=[=(,\s])('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""",
+        lambda quoted: "_" * len(quoted[0]),
+        told,
+        flags=re.DOTALL,
+    )
 
 
 def _with(settings: Any, path: list[str], value: Any, told: str) -> Any:
@@ -89,7 +120,7 @@ def _with(settings: Any, path: list[str], value: Any, told: str) -> Any:
     if inner:
         within = getattr(settings, field, None)
         if not dataclasses.is_dataclass(within):
-            raise InputError(f"{told}: there is nothing inside of {field!r}")
+            raise InputError(f"{told}: there is nothing inside of {field[:SHOWN]!r}")
         value = _with(within, inner, value, told)
     else:
         _require(type(settings), field, value, told)
@@ -101,12 +132,13 @@ def _require(settings: type, field: str, value: Any, told: str) -> None:
     """Raises InputError unless `settings` has such a field, which can have such a value."""
     hints = get_type_hints(settings)
     if field not in hints:
-        raise InputError(f"{told}: {settings.__name__} has no {field!r}, but {', '.join(hints)}")
+        there = ", ".join(hints)
+        raise InputError(f"{told}: {settings.__name__} has no {field[:SHOWN]!r}, but {there}")
     hint = hints[field]
     if not _fits(value, hint):
         wanted = " or ".join(get_args(hint)) if _is_choice(hint) else hint
         wanted = "a finite number" if hint is float else getattr(wanted, "__name__", str(wanted))
-        raise InputError(f"{told}: {field} is {value!r}, but {wanted} is wanted")
+        raise InputError(f"{told}: {field} is {value!r:.{SHOWN}}, but {wanted} is wanted")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -137,5 +169,6 @@ def _parsed(text: str) -> Any:
     """A number, a truth value, a tuple, or the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
+    # the last two: thousands of signs or brackets
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return text
