@@ -41,9 +41,9 @@ class RunFolder:
                 aside.write(b"".join(line + b"\n" for line in damaged))
             self._write_records()
             log.warning(
-                "%d damaged lines of %s, and %d whose tensors are lost or damaged, are put aside "
-                "in %s: what they held is measured again",
-                len(read.damaged), self._lines, len(lost), DAMAGED,
+                "Put aside in %s, and measured again: damaged lines of %s (%d), and records whose "
+                "tensors are lost or damaged (%d)",
+                DAMAGED, self._lines, len(read.damaged), len(lost),
             )  # fmt: skip
         elif read.torn:
             with self._lines.open("rb+") as lines:
@@ -94,7 +94,7 @@ class RunFolder:
         if tensors:
             from kedit import kept
 
-            own["tensors"] = kept.write(self._tensors(key), tensors, {"key": key})
+            own["tensors"] = kept.write(self._tensors(key), tensors, {})
         is_new = key not in self.records
         self.records[key] = own
         if not is_new:

@@ -234,7 +234,8 @@ def test_a_bad_line_costs_itself_only(
     assert list(shown) == list(folder.records.values())
     assert (tmp_path / DAMAGED).read_bytes() == bad + b"\n"
     (told,) = caplog.messages
-    assert f"1 damaged lines of {tmp_path / 'records.jsonl'}, and 0 whose" in told
+    assert f"damaged lines of {tmp_path / 'records.jsonl'} (1), and" in told
+    assert "lost or damaged (0)" in told
     folder.add("1", {"score": 0.125})
     caplog.clear()
     assert set(reopened(tmp_path).records) == set("01234") and not caplog.messages
@@ -315,7 +316,7 @@ def test_lost_or_damaged_tensors_have_their_record_made_again(
     with caplog.at_level(logging.WARNING, "kedit"):
         folder = reopened(tmp_path)
     assert list(folder.records) == ["b"]
-    assert "0 damaged lines of" in caplog.text and "1 whose tensors are lost" in caplog.text
+    assert "records.jsonl (0), and records whose tensors are lost or damaged (1)" in caplog.text
     assert torch.equal(folder.tensors("b")["effect"], torch.full((3,), 2.0))
     folder.add("a", {"score": 1.0}, {"effect": torch.ones(3)})
     assert set(reopened(tmp_path).records) == {"a", "b"}
