@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from experiments._choose import in_turn
@@ -56,8 +57,11 @@ def spread_out(facts: "Sequence[Fact]", seed: int) -> "list[list[Fact]]":
 
 
 def fact_key(fact: "Fact") -> str:
-    """What a folder calls a fact, in this wording: another key if anything of it is another."""
-    return key_of(fact)
+    """What a folder calls a fact, in this wording: another key if anything of it is another.
+
+    But for its rival, which depends on the model and on the other facts.
+    """
+    return key_of(replace(fact, rival=""))
 
 
 def drawn_for(fact: "Fact") -> random.Random:

@@ -243,7 +243,7 @@ def _explained(config: "Config", verdicts: Sequence[Verdict]) -> str:
         "that was not edited. "
         f"*: unlike {first}, p < {SURE} (sign flips over cases, Holm over one table; of Scores "
         "bootstrap draws of the cases, Holm over the Scores). "
-        f"{plural(n_failed, 'edit')} failed (records.jsonl says why); failed ones count as no edit. "
+        f"{plural(n_failed, 'edit')} failed (records.jsonl says why) and count as no edit. "
         f"Seed {config.seed}."
     )
 

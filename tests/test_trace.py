@@ -360,7 +360,8 @@ def test_a_whole_object_is_traced_by_the_log_probability_of_all_its_tokens(
     corrupted = text.expand(3, -1)
     _, clean = toy.run_with_cache(text)
     with toy.hooks(fwd_hooks=list(corruption.run.hooks)):
-        logits, noisy = toy.run_with_cache(corrupted)
+        logits, noisy = toy.run_with_cache(corrupted, return_type="logits")
+    assert isinstance(logits, torch.Tensor)
     logprob = METRICS.index("logprob")
     for patch in patches:
         grid = found.grids[patch.site]
