@@ -173,8 +173,17 @@ def embedded(
     resid = model.embed(tokens[real])
     if model.cfg.positional_embedding_type == "standard":
         n_past = mask.shape[1] - tokens.shape[1]
-        resid = resid + model.pos_embed(tokens, n_past, mask)[real]
+        resid = resid + model.pos_embed(tokens, n_past, _counted(mask, real))[real]
     return resid
+
+
+def _counted(mask: Int[Tensor, "row pos"], real: Bool[Tensor, "row new"]) -> Int[Tensor, "row pos"]:
+    """`mask` without the padding behind new tokens, whose positions may lie beyond the context.
+
+    The longest past and the longest row side by side may be wider than that, though no text is.
+    """
+    n_past = mask.shape[1] - real.shape[1]
+    return torch.cat([mask[:, :n_past], real.long()], 1)
 
 
 def padded(rows: Sequence[Sequence[int]], place: torch.device) -> Int[Tensor, "row pos"]:
@@ -218,8 +227,9 @@ def _attend(
     packed = block.attn.calculate_qkv_matrices(read[None], read[None], read[None])
     query, keys, values = (unpacked(each[0], real) for each in packed)
     if block.cfg.positional_embedding_type == "rotary":
-        query = block.attn.apply_rotary(query, n_past, mask)
-        keys = block.attn.apply_rotary(keys, n_past, mask)
+        counted = _counted(mask, real)
+        query = block.attn.apply_rotary(query, n_past, counted)
+        keys = block.attn.apply_rotary(keys, n_past, counted)
     keys, values = torch.cat([past_keys, keys], 1), torch.cat([past_values, values], 1)
     z = F.scaled_dot_product_attention(
         query.transpose(1, 2),

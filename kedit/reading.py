@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 
@@ -153,9 +153,12 @@ def _forward(
 ) -> tuple[Float[Tensor, "row new d_model"], Reading]:
     """Residuals (of padding behind `lengths`: anything), and keys and values, padding's too."""
     mask = torch.cat([before.mask, torch.ones_like(tokens)], 1)
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
     if not is_plain(model):
-        return _by_its_own_blocks(model, before, tokens, mask)
-    real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        # of an empty row too there has to be a token: softmax over none gives NaN
+        real = columns < lengths[:, None].clamp(min=1)
+        return _by_its_own_blocks(model, before, tokens, mask, real)
+    real = columns < lengths[:, None]
     resid = embedded(model, tokens, mask, real)
     layers = range(model.cfg.n_layers)
     packed, keys, values = through(model, layers, resid, before.keys, before.values, mask, real)
@@ -164,7 +167,11 @@ def _forward(
 
 
 def _by_its_own_blocks(
-    model: HookedTransformer, before: Reading, tokens: Tensor, mask: Tensor
+    model: HookedTransformer,
+    before: Reading,
+    tokens: Int[Tensor, "row new"],
+    mask: Int[Tensor, "row pos"],
+    real: Bool[Tensor, "row new"],
 ) -> tuple[Float[Tensor, "row new d_model"], Reading]:
     """`_forward` as HookedTransformer does it: any family, hooks run."""
     past = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, batch_size=len(tokens))
@@ -174,7 +181,8 @@ def _by_its_own_blocks(
     resid = model(
         tokens,
         past_kv_cache=past,
-        attention_mask=torch.ones_like(tokens),  # else guessed from padding tokens
+        # without padding, whose positions may lie beyond the context; else guessed from tokens
+        attention_mask=real.long(),
         stop_at_layer=model.cfg.n_layers,
     )
     return resid, Reading(

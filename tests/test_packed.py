@@ -5,6 +5,7 @@ import torch
 
 from kedit import packed
 from kedit.packed import opened, unpacked
+from kedit.reading import read
 from tests.conftest import FamilyOf
 
 # two that open alike, a third that leaves them sooner, one alone, and one that opens another
@@ -32,3 +33,30 @@ def test_rows_that_open_alike_are_as_if_read_alone(
     for row, tokens in enumerate(ROWS):
         alone, _, _ = opened(model, [tokens], n_layers)
         torch.testing.assert_close(together[row, : len(tokens)], alone, atol=1e-5, rtol=1e-4)
+
+
+# longer than half of the context; two that share almost all of it, and one that shares nothing
+LONG = ((0, *range(5, 60), 70, 71), (0, *range(5, 60), 72), tuple(range(100, 160)))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "gemma3", "llama", "neox"])
+def test_an_opening_beside_a_longer_row_does_not_pass_the_context(
+    family: FamilyOf, name: str
+) -> None:
+    """Their widths together do, though no row does."""
+    model = family(name).model
+    assert max(map(len, LONG)) <= model.cfg.n_ctx < 56 + 60
+    resid, _, real = opened(model, LONG, 2)
+    together = unpacked(resid, real)
+    for row, tokens in enumerate(LONG):
+        slow = model(torch.tensor([tokens]), stop_at_layer=2)[0]
+        torch.testing.assert_close(together[row, : len(tokens)], slow, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3", "mistral", "gemma2", "bloom", "olmo3"])
+def test_reading_does_not_pass_the_context_either(family: FamilyOf, name: str) -> None:
+    model = family(name).model
+    reading = read(model, LONG).last
+    for row, tokens in enumerate(LONG):
+        slow = model(torch.tensor([tokens]), stop_at_layer=model.cfg.n_layers)[0, -1]
+        torch.testing.assert_close(reading[row], slow, atol=1e-5, rtol=1e-4)
