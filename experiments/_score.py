@@ -180,18 +180,20 @@ def _score(
 ) -> None:
     """All at once; where that fails, one by one, so that a bad record costs only itself."""
     from kedit.errors import InputError
-    from kedit.score import score
+    from kedit.score import own_words, score
 
     if not cases:
         return
     try:
-        scores = score(model, list(cases.values()), scoring)
-        for case, one in zip(cases.values(), scores, strict=True):
+        every = list(cases.values())
+        scores = score(model, every, scoring, own_words(model, every))
+        for case, one in zip(every, scores, strict=True):
             require_finite(case.id, one.to_record())
     except InputError:
         for key, case in cases.items():
             try:
-                folder.add(key, score(model, [case], scoring)[0].to_record())
+                (alone,) = score(model, [case], scoring, own_words(model, [case]))
+                folder.add(key, alone.to_record())
             except InputError as error:
                 folder.add(key, {"id": case.id, "skipped": str(error)})
         return

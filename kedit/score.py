@@ -12,6 +12,7 @@ from operator import or_
 import torch
 from transformer_lens import HookedTransformer
 
+from kedit.errors import InputError
 from kedit.facts import EditCase, Probe
 from kedit.generation import greedy, ngram_entropy, sampled, says
 from kedit.likelihood import Answered, Asked, likelihoods
@@ -66,15 +67,23 @@ def score(
     """Scores of `cases`, in order; many cases at once are faster than one by one.
 
     Args:
-        own_words: EditScore.own_words of the unedited model; without them `model` is taken for it.
+        own_words: by prompt, the word of the unedited model where a probe leaves its answer to it:
+            what the function `own_words` gives, or EditScore.own_words.
 
     Raises:
-        InputError: a prompt and its answer are longer than the model's context; names the prompt.
+        InputError: a prompt and its answer are longer than the model's context, or there is no word
+            for it in `own_words`; names the prompt.
     """
     require_no_hooks_left(model)
     probes = [probe for case in cases for probe in case.probes]
-    if own_words is None:
-        own_words = _own_words(model, probes)
+    own_words = own_words or {}
+    for probe in probes:
+        # not taken from `model`: it may be edited, and would be measured by its own words
+        if not probe.answer and probe.prompt not in own_words:
+            raise InputError(
+                f"{probe.prompt!r} is to be answered as the unedited model answers it: give "
+                "score(..., own_words=kedit.score.own_words(model, cases)), read before the edit"
+            )
     asked = [_asked(model, probe, scoring.labels, own_words) for probe in probes]
     answered = likelihoods(model, asked)
     said = _said(model, probes, asked) if scoring.say else [None] * len(probes)
@@ -165,8 +174,15 @@ def _said(
     ]
 
 
-def _own_words(model: HookedTransformer, probes: Sequence[Probe]) -> dict[str, int]:
-    """The likeliest token that is a word with a meaning, where the probe leaves it to the model."""
+def own_words(model: HookedTransformer, cases: Sequence[EditCase]) -> dict[str, int]:
+    """By prompt, `model`'s likeliest token that is a word with a meaning (as RETS measures it).
+
+    Of the probes whose answer is left to the unedited model, which `model` has to be.
+
+    Raises:
+        InputError: a prompt is longer than the model's context.
+    """
+    probes = [probe for case in cases for probe in case.probes]
     prompts = list(dict.fromkeys(probe.prompt for probe in probes if not probe.answer))
     ids = [prompt_ids(model, prompt) for prompt in prompts]
     for prompt, own in zip(prompts, ids, strict=True):

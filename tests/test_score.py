@@ -15,7 +15,7 @@ from kedit.generation import ngram_entropy
 from kedit.prompts import answer_ids, decoded, prompt_ids
 from kedit.reading import Tokens
 from kedit.results import EditScore, ProbeScore
-from kedit.score import FUNCTION_WORDS, Scoring, score
+from kedit.score import FUNCTION_WORDS, Scoring, own_words, score
 from tests import twins
 
 LABELS = tuple(relation.name for relation in toy_module.WORLD)
@@ -96,7 +96,7 @@ def test_an_answer_left_to_the_model_is_its_likeliest_word_with_a_meaning(
     toy: HookedTransformer,
 ) -> None:
     probe = Probe("entity", "other relations", "The language of Ada Alder is", "", rival="Delft")
-    (before,) = score(toy, [case(probe)], RANKED)
+    (before,) = score(toy, [case(probe)], RANKED, own_words(toy, [case(probe)]))
     (own,) = before.probes
     assert own.answer == " Greek" and own.exact  # what the toy knows
     assert decoded(toy, before.own_words[probe.prompt]) == " Greek"
@@ -106,12 +106,23 @@ def test_an_answer_left_to_the_model_is_its_likeliest_word_with_a_meaning(
     assert after.probes[0].answer == " Danish" and not after.probes[0].exact
 
 
+def test_an_edited_model_is_never_measured_by_its_own_words(toy: HookedTransformer) -> None:
+    told = Probe("entity", "other relations", "The language of Ada Alder is", "Greek")
+    left = dataclasses.replace(told, answer="", rival="Delft")
+    assert own_words(toy, [case(told, left)]).keys() == {left.prompt}
+    assert own_words(toy, [case(told)]) == {}
+    score(toy, [case(told)], RANKED)
+    for words in ({}, {"another prompt": 3}, None):
+        with pytest.raises(InputError, match="of Ada Alder is' is to be .*unedited model"):
+            score(toy, [case(told, left)], RANKED, words)
+
+
 def test_function_words_are_no_answer(
     toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kedit.score.FUNCTION_WORDS", FUNCTION_WORDS | {"greek"})
     probe = Probe("entity", "other relations", "The language of Ada Alder is", "", rival="Delft")
-    (before,) = score(toy, [case(probe)], RANKED)
+    (before,) = score(toy, [case(probe)], RANKED, own_words(toy, [case(probe)]))
     assert before.probes[0].answer.strip() not in ("", "Greek")
     assert not before.probes[0].exact
 
@@ -178,7 +189,7 @@ def test_a_prompt_beyond_the_context_is_named(toy: HookedTransformer) -> None:
     for answer in ("Corum", ""):
         probe = Probe("entity", "paraphrase", long, answer, "Delft")
         with pytest.raises(InputError, match=r"Ada Alder Ada .*tokens, the model reads 64"):
-            score(toy, [case(probe)], RANKED)
+            score(toy, [case(probe)], RANKED, own_words(toy, [case(probe)]))
 
 
 def test_scoring_leaves_no_hook_and_no_weight_changed(toy: HookedTransformer) -> None:
