@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from kedit.packed import require_plain
 from kedit.prompts import prompt_ids
 from kedit.reading import Tokens, read
 
-On = Callable[[Any, HookedTransformer], Edits]  # an editor's `on`
+On = TypeVar("On", bound=Callable[[Any, HookedTransformer], Edits])  # an editor's `on`
 BLOWN_UP = 2.0  # times the perplexity before: text is no longer what it was
 
 
@@ -41,7 +41,7 @@ def guarded(on: On) -> On:
 
         return edits
 
-    return refusing
+    return cast(On, refusing)
 
 
 def require_consistent(

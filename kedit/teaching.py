@@ -15,7 +15,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.facts import EditRequest
 from kedit.packed import Write, nothing, opened, through, unpacked
-from kedit.prompts import answer_ids, prompt_ids
+from kedit.prompts import answer_ids, prompt_ids, require_room
 from kedit.reading import Tokens
 from kedit.sites import norm
 
@@ -60,17 +60,24 @@ class Lesson:
 def demanded(
     model: HookedTransformer, requests: Sequence[EditRequest], removal: bool
 ) -> list[Wanted]:
-    """What the requests ask for; of relation edits the removal only where `removal` says so."""
+    """What the requests ask for; of relation edits the removal only where `removal` says so.
+
+    Raises:
+        InputError: a prompt and its target are longer than the model's context.
+    """
     demands = [
         demand for one in requests for demand in (one.demands if removal else one.demands[:1])
     ]
-    return [
+    wanted = [
         Wanted(
             prompt_ids(model, demand.fact.prompt),
             answer_ids(model, demand.fact.prompt, demand.target),
         )
         for demand in demands
     ]
+    for demand, (prompt, target) in zip(demands, wanted, strict=True):
+        require_room(model, demand.fact.prompt, len(prompt) + len(target) - 1)
+    return wanted
 
 
 def lesson(

@@ -110,6 +110,14 @@ def test_two_targets_for_one_prompt_are_refused_with_both(toy: HookedTransformer
 
 
 @by_name
+def test_a_prompt_beyond_the_context_is_refused(toy: HookedTransformer, name: str):
+    fact = CASE.entity.fact
+    long = replace(fact, template="Ada Alder " * 40 + fact.template)
+    with pytest.raises(InputError, match=r"tokens, the model reads 64"):
+        editor(name, "toy")(toy, [replace(CASE.entity, fact=long)])
+
+
+@by_name
 @pytest.mark.parametrize("permanent", [False, True])
 def test_hooks_left_on_the_model_are_refused_by_name(
     toy: HookedTransformer, name: str, permanent: bool
