@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ def of_relations(facts: "Sequence[Fact]", told: str) -> "list[Fact]":
     subjects: dict[str, set[str]] = {}
     for fact in facts:
         subjects.setdefault(fact.relation.id, set()).add(fact.subject)
-    if told.isdigit():
+    if re.fullmatch("[0-9]{1,9}", told):
         most = sorted(subjects, key=lambda relation: -len(subjects[relation]))
         chosen = set(most[: int(told)])
         return [fact for fact in facts if fact.relation.id in chosen]
@@ -36,7 +37,7 @@ def of_relations(facts: "Sequence[Fact]", told: str) -> "list[Fact]":
     if lacking:
         there = sorted({f"{fact.relation.id} ({fact.relation.name})" for fact in facts})
         raise InputError(
-            f"no facts of the relation {sorted(lacking)[0]!r}; there are {', '.join(there)}"
+            f"no facts of the relation {sorted(lacking)[0]!r:.80}; there are {', '.join(there)}"
         )
     return found
 

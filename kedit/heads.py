@@ -22,7 +22,7 @@ class Head(NamedTuple):
         Raises:
             InputError: it is not a head's name.
         """
-        found = re.fullmatch(r"(?:L(\d+)H|(\d+)\.)(\d+)", name.strip(), re.IGNORECASE)
+        found = re.fullmatch(r"(?:L(\d{1,6})H|(\d{1,6})\.)(\d{1,6})", name.strip(), re.IGNORECASE)
         if not found:
-            raise InputError(f"head {name!r}: a name as L11H2 or 11.2 is wanted")
+            raise InputError(f"head {name!r:.80}: a name as L11H2 or 11.2 is wanted")
         return cls(int(found[1] or found[2]), int(found[3]))

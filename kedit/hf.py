@@ -88,7 +88,13 @@ def _dequantised(place: Callable[[Path], Any], name: str) -> Path:
     # the reader's own bar cannot be turned off, transformers' bars can
     setattr(gguf_reader, "tqdm", transformers_logging.tqdm)  # noqa: B010
     log.info("Preparing %s: dequantised once, into %s (about a minute)", name, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelUnavailable(
+            f"{folder.parent} cannot be made, where prepared models are kept ({error.strerror}): "
+            "name another folder in KEDIT_CACHE"
+        ) from None
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         source, made = Path(scratch, "model.gguf"), Path(scratch, "made")
         place(source)

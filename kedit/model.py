@@ -159,14 +159,21 @@ def _read(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | No
     """Module, tokenizer, and TransformerLens' name for the model if it comes from the hub."""
     if name.removeprefix("google/") == DEFAULT:
         return *_read_folder(hugging_face.gemma_270m_folder()), None
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        is_file, is_folder = path.is_file(), (path / "config.json").exists()
+        is_there = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, no such user
+        raise ModelUnavailable(
+            f"{name[:80]!r} can be no model's name or path: {error!s:.80}"
+        ) from None
     if path.suffix == ".gguf":
-        if not path.is_file():
+        if not is_file:
             raise ModelUnavailable(f"there is no file {name}")
         return *_read_folder(hugging_face.gguf_folder(path)), None
-    if (path / "config.json").exists():
+    if is_folder:
         return *_read_folder(path), None
-    if path.exists() or name.startswith((".", "/", "~")):
+    if is_there or name.startswith((".", "/", "~")):
         raise ModelUnavailable(f"{name} is no Hugging Face folder: it has no config.json")
     return _read_hub(name)
 

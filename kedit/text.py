@@ -9,14 +9,12 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
 
 from transformer_lens import HookedTransformer
 
 from kedit.data.fields import Record, field
-from kedit.data.read import OPENERS, UNREADABLE, records
+from kedit.data.read import UNREADABLE, open_bytes, open_text, records
 from kedit.errors import InputError
 from kedit.generation import sampled
 from kedit.model import quiet
@@ -66,7 +64,7 @@ class Corpus:
             return self.name if self.source else f"{self.name}, {TOGETHER} chunks at once"
         digest = hashlib.sha256(b"records" if self._has_records else b"text")
         try:
-            with Path(self.source).open("rb") as raw:
+            with open_bytes(Path(self.source)) as raw:
                 while chunk := raw.read(1 << 20):
                     digest.update(chunk)
         except OSError as error:
@@ -121,8 +119,7 @@ class Corpus:
     def _file_lines(self) -> Iterator[str]:
         path = Path(self.source)
         try:
-            raw: Any = OPENERS.get(path.suffix, open)(path, "rb")
-            with TextIOWrapper(raw, encoding="utf-8-sig") as lines:
+            with open_text(path) as lines:
                 yield from lines
         except UNREADABLE as error:
             raise self._refusal(error) from None

@@ -147,6 +147,10 @@ def test_broken_lines_and_torn_archives_are_named(tmp_path: Path) -> None:
     archive.write_bytes(lzma.compress(text.encode())[:-200])
     with pytest.raises(RecordError, match=r"f.jsonl.xz: broken off after line \d+"):
         load_facts(archive)
+    with pytest.raises(RecordError, match=r"cannot be read: embedded null byte"):
+        load_facts("no\0thing.json")
+    with pytest.raises(RecordError, match=r"cannot be read: File name too long"):
+        load_facts("a" * 5000)
     with pytest.raises(RecordError, match=r"nothing.json: cannot be read: No such file"):
         load_facts(tmp_path / "nothing.json")
 

@@ -15,7 +15,9 @@ def test_a_name_and_its_head(name: str):
     assert str(Head(11, 2)) == "L11H2"
 
 
-@pytest.mark.parametrize("name", ["", "L11", "H2", "11", "L1H-2", "head 3", "L1H2x"])
+@pytest.mark.parametrize(
+    "name", ["", "L11", "H2", "11", "L1H-2", "head 3", "L1H2x", f"L{'9' * 5000}H1"]
+)
 def test_what_is_no_name(name: str):
     with pytest.raises(InputError, match="a name as L11H2 or 11.2 is wanted"):
         Head.named(name)

@@ -95,6 +95,25 @@ def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path, content: str):
         load(str(tmp_path), device="cpu")
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "no\0name", "~nobody-of-this-name/model", "a" * 300])
+def test_what_can_be_no_name_is_refused(name: str):
+    with pytest.raises(
+        ModelUnavailable, match="can be no model's name or path|unknown model"
+    ) as at:
+        load(name, device="cpu")
+    assert len(str(at.value)) < 400
+
+
+def test_a_cache_that_cannot_be_made_is_refused_with_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "model.gguf").write_text("")
+    monkeypatch.setenv("KEDIT_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(ModelUnavailable, match="below cannot be made.*name another .*KEDIT_CACHE"):
+        load(str(tmp_path / "model.gguf"), device="cpu")
+
+
 def test_a_missing_gguf_file_is_refused(tmp_path: Path):
     with pytest.raises(ModelUnavailable, match=r"there is no file .*model\.gguf"):
         load(str(tmp_path / "model.gguf"), device="cpu")

@@ -170,6 +170,11 @@ def test_a_file_without_text_is_refused(
 
 def test_a_file_that_is_not_there_is_refused(toy: HookedTransformer, tmp_path: Path) -> None:
     absent = Corpus(str(tmp_path / "absent.txt"))
+    for ending in (".txt", ".jsonl", ".txt.xz"):
+        nul = Corpus(f"a\0b{ending}")
+        for read in (nul.digest, lambda nul=nul: next(nul.token_ids(toy))):
+            with pytest.raises(InputError, match="cannot be read"):
+                read()
     with pytest.raises(InputError, match="absent.txt: cannot be read as text"):
         absent.digest()
     with pytest.raises(InputError, match="absent.txt: cannot be read as text"):

@@ -1,11 +1,12 @@
 """Records of JSON and JSON Lines files, plain or compressed, with errors that name the place."""
 
+import errno
 import gzip
 import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     """The value of each line that is not blank, or the error that it gave."""
     number = 0
     try:
-        with _open(path) as text:
+        with open_text(path) as text:
             for number, line in enumerate(text, 1):
                 place = f"{path.name}, line {number}"
                 if line.strip():
@@ -67,7 +68,7 @@ def _elements(path: Path) -> Iterator[tuple[str, Any]]:
     """The elements of an array; of its text no more is held than a chunk and the longest need."""
     reached = "the start"
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             text = _Window(file)
             if text.next() != "[":
                 raise _no_array(path.name, text.rest())
@@ -133,9 +134,26 @@ class _Window:
         return bool(read)
 
 
-def _open(path: Path) -> TextIOWrapper:
-    raw: Any = OPENERS.get(path.suffix, open)(path, "rb")
+def open_text(path: Path) -> TextIOWrapper:
+    """The text of a file, plain or compressed.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    raw: Any = open_bytes(path, OPENERS.get(path.suffix, open))
     return TextIOWrapper(raw, encoding="utf-8-sig")  # some editors put a byte order mark first
+
+
+def open_bytes(path: Path, opener: Callable[..., Any] = open) -> Any:
+    """A file's bytes.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    try:
+        return opener(path, "rb")
+    except ValueError as error:  # a NUL in the path, which no file's name has
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
 
 
 def _value_or_error(place: str, text: str) -> Any:
