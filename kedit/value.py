@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.bounds import require_in_bounds
 from kedit.metrics import Vocabulary, likeliest, losses_and_slope
 from kedit.packed import Kept, nothing, opened, require_plain, through, to_right, unpacked
 from kedit.prompts import device
@@ -76,6 +77,10 @@ class Training:
     clamp: float = 4.0
     stop: float = 0.05
     words: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a number that is out of its bounds."""
+        require_in_bounds(self)
 
 
 @dataclass(frozen=True)

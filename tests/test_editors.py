@@ -1,7 +1,9 @@
 """What holds for every editor by name, how their settings are told, and what was published."""
 
+import ast
 import functools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +171,31 @@ def test_a_compiled_model_is_refused_with_what_to_pass(
     compiled: Any = torch.compile(toy)
     with pytest.raises(InputError, match=r"torch\.compile's wrapper.*pass the model itself"):
         editor(name, "toy").on(compiled)
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ("kn:steps=0", "kn:steps=0: a number of at least 1"),
+        ("kn:threshold=-1", "kn:threshold=-1.0: a number between 0 and 1"),
+        ("ft:lr=-1", "ft:lr=-1.0: a number above 0"),
+        ("ft:batch=0", "ft:batch=0: a number of at least 1"),
+        ("ft+l:bound=-0.1", "ft:bound=-0.1: a number of at least 0"),
+        ("rome:n_tokens=-5", "rome:n_tokens=-5: a number of at least 0"),
+        ("rome:training.steps=0", "training:steps=0: a number of at least 1"),
+        ("memit:weight=0", "memit:weight=0.0: a number above 0"),
+        ("joint:null_space=2", "joint:null_space=2.0: a number between 0 and 1"),
+    ],
+)
+def test_a_setting_out_of_its_bounds_is_refused_however_it_is_made(told: str, wanted: str):
+    with pytest.raises(InputError, match=re.escape(wanted)):
+        editor(told, "toy")
+    made = editor(told.partition(":")[0], "toy")
+    field, _, value = told.partition(":")[2].partition("=")
+    if "." not in field:
+        settings: Any = {field: ast.literal_eval(value)}
+        with pytest.raises(InputError, match=f"{field}=.* is wanted"):
+            replace(made, **settings)  # pyright: ignore[reportArgumentType]
 
 
 # ROME's relation edit is not here: with one value in one layer, before the object is read, it has

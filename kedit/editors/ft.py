@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformer_lens import HookedTransformer
 
+from kedit.bounds import AT_LEAST_ONE, EDITORS, require_in_bounds
 from kedit.edit import Delta, Edit, Edits
 from kedit.errors import InputError
 from kedit.facts import EditRequest
@@ -42,6 +43,10 @@ class FT:
     removal: bool = False
     stop: float = 0.01
     batch: int = 128
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a number that is out of its bounds."""
+        require_in_bounds(self, {**EDITORS, "batch": AT_LEAST_ONE})
 
     @guarded
     def on(self, model: HookedTransformer) -> Edits:

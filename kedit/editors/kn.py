@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.bounds import require_in_bounds
 from kedit.contexts import rome_contexts
 from kedit.edit import Delta, Edit, Edits, LowRank, one_by_one
 from kedit.errors import InputError
@@ -77,6 +78,10 @@ class KN:
     removal: bool = False
     method: Literal["right", "upstream"] = "right"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a number that is out of its bounds."""
+        require_in_bounds(self)
 
     @guarded
     def on(self, model: HookedTransformer) -> Edits:

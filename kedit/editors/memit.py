@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.bounds import require_in_bounds
 from kedit.closed_form import ridge_insert
 from kedit.contexts import bare_first, memit_contexts
 from kedit.edit import Delta, Edit, Edits, one_by_one
@@ -61,7 +62,10 @@ class MEMIT:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises InputError unless the layers go up: each sees what those below it brought."""
+        """Raises InputError for a number that is out of its bounds, and unless the layers go up:
+        each sees what those below it brought.
+        """
+        require_in_bounds(self)
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise InputError(f"layers: distinct ones from below are wanted, got {self.layers}")
 

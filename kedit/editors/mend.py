@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from transformer_lens import HookedTransformer
 
+from kedit.bounds import require_in_bounds
 from kedit.edit import Edit, Edits
 from kedit.errors import InputError
 from kedit.factors import gradient_factors
@@ -40,6 +41,10 @@ class MEND:
     scale: float = 1.0
     removal: bool = False
     rates: Literal["right", "upstream"] = "right"
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a number that is out of its bounds."""
+        require_in_bounds(self)
 
     @guarded
     def on(self, model: HookedTransformer) -> Edits:

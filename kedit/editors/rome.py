@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from transformer_lens import HookedTransformer
 
+from kedit.bounds import require_in_bounds
 from kedit.closed_form import exact_insert, legacy_insert
 from kedit.contexts import ROME_LENGTHS, bare_first, rome_contexts
 from kedit.edit import Edit, Edits, LowRank, one_by_one
@@ -57,6 +58,10 @@ class ROME:
     text: str = ""
     n_tokens: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a number that is out of its bounds."""
+        require_in_bounds(self)
 
     @property
     def groups(self) -> list[list[WriteSite]]:
