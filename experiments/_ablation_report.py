@@ -50,6 +50,8 @@ def finish(
     outcomes: Outcomes,
 ) -> None:
     """Tables and figure into the folder; the tables to the screen."""
+    from rich.text import Text
+
     from figures.ablation import ablation
     from figures.style import save
 
@@ -68,7 +70,7 @@ def finish(
             ("", *shown, f"{BOTH} − this", "p", "failed", "n"),
         )
         for kind in dict.fromkeys(line.kind for line in own):
-            table.add_row(f"[italic]{kind}[/italic]")
+            table.add_row(Text(kind, style="italic"))
             for line in (line for line in own if line.kind == kind):
                 p = "" if line.difference is None else "-"
                 if line.p == line.p:

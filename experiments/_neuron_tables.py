@@ -30,7 +30,7 @@ def print_tables(
         f"{counted['facts answered wrong']} facts that the model answers otherwise in too many "
         f"wordings and {counted['facts not usable']} that could not be used are left out "
         f"(records.jsonl says why); {len(counted['relations left out'])} relations had too few "
-        f"others.\nEverything is in [bold]{path}[/bold]"
+        f"others.\nEverything is in {path}"
     )
 
 

@@ -45,7 +45,7 @@ def traced(
         finish(config, folder, traces)
         if more is not None:
             more(config, folder, corrupting(config, traces))
-        console().print(f"Everything is in [bold]{folder.path}[/bold]")
+        console().print(f"Everything is in {folder.path}")
     return folder.path
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
+import io
 import json
 import logging
 import platform
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from experiments._bounds import require_options_in_bounds
 from experiments._finite import require_finite_options
 from experiments._folder import CONFIG, RunFolder, write_whole
 from experiments._inputs import inputs_of
@@ -45,7 +47,10 @@ def command(
     )
     from kedit.errors import InputError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a code page may lack an arrow or a name's letter
     try:
+        require_options_in_bounds(config)
         run(config)
     except InputError as error:
         sys.exit(f"error: {error}")
@@ -66,13 +71,15 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
         outside: fields that change how results are drawn, not what is measured.
 
     Raises:
-        InputError: another process works in the folder, it cannot be written, or it holds a run of
-            another experiment or configuration, or of files whose contents were others; an option
-            is NaN or infinite.
+        InputError: an option is out of its bounds or no number, another process works in the
+            folder, it cannot be written, or it holds a run of another experiment or configuration,
+            or of files whose contents were others.
     """
     from kedit.errors import InputError
 
+    # of a notebook, where no command has looked at them
     require_finite_options(config)
+    require_options_in_bounds(config)
     fields = dataclasses.asdict(config)
     kept = {name: value for name, value in fields.items() if name not in ("out", *outside)}
     measured = json.loads(json.dumps(kept))  # as a folder gives it back: without tuples
@@ -160,13 +167,18 @@ def progress(unit: str) -> "Progress":
     from rich.progress import TimeRemainingColumn as Remaining
 
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+        # a relation's name may hold square brackets, which are no markup of ours
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn(unit),
         Elapsed(), TextColumn("left:"), Remaining(elapsed_when_finished=False),
     )  # fmt: skip
 
 
 def console(width: int = 0) -> "Console":
-    """Where tables are printed; wide enough for them where nobody looks at a terminal."""
+    """Where tables are printed; wide enough for them where nobody looks at a terminal.
+
+    Square brackets are printed as they are: subjects, relations and paths may hold them.
+    """
     from rich.console import Console
 
-    return Console(width=None if Console().is_terminal else max(128, width))
+    return Console(width=None if Console().is_terminal else max(128, width), markup=False)

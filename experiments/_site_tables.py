@@ -33,7 +33,7 @@ def print_tables(config: "Config", findings: "Findings", n_skipped: int, path: P
     screen.print(
         f"{n_skipped} cases or traces that could not be used are left out (records.jsonl says "
         f"why). That one number goes with another here says nothing of other cases or models.\n"
-        f"Everything is in [bold]{path}[/bold]"
+        f"Everything is in {path}"
     )
 
 

@@ -113,7 +113,7 @@ def finish(
     study = f"{config.model}, {plural(len(before), 'case')}; seed {config.seed}"
     save(frontier(places, study), folder.path, "frontier")
     screen.print(_explained(config, each), markup=False)
-    screen.print(f"Everything is in [bold]{folder.path}[/bold]")
+    screen.print(f"Everything is in {folder.path}")
 
 
 def _verdicts(
@@ -213,9 +213,11 @@ def _lines(verdicts: Sequence[Verdict], perplexity: float) -> Iterator[Line]:
 
 
 def _shown(title: str, names: Sequence[str], lines: Sequence[Line]):
+    from rich.text import Text
+
     table = plain_table(title, "", ("", "before", *names))
     for part, own in groupby(lines, key=lambda line: line.part):
-        table.add_row(f"[italic]{part}[/italic]")
+        table.add_row(Text(part, style="italic"))
         for line in own:
             table.add_row(f" {line.name}", line.before, *line.cells)
         table.add_section()

@@ -179,7 +179,7 @@ def _finish(folder: Path, source: Path, tally: Tally, digest: str) -> None:
     save(figure, folder, "records-by-relation")
     screen = console()
     screen.print(_table(statistics))
-    screen.print(f"Everything is in [bold]{folder}[/bold]")
+    screen.print(f"Everything is in {folder}")
     sys.stdout.write(json.dumps(tally.totals()) + "\n")
     sys.stdout.flush()
 

@@ -121,7 +121,7 @@ def _finish(
     screen.print(
         f"Perplexity on {text}: {hundredths(perplexity)}, n = {plural(len(nll), 'chunk')}. "
         f"{n_skipped} records could not be used (skipped.json says why).\n"
-        f"Everything is in [bold]{folder.path}[/bold]"
+        f"Everything is in {folder.path}"
     )
 
 

@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from experiments import patch_heads, trace_relation
+from experiments._bounds import require_options_in_bounds
 from experiments._facts import spread_out
 from experiments._report import _cell, _rows
-from experiments._run import RunFolder, command, open_run
+from experiments._run import RunFolder, command, console, open_run, progress
 from experiments._tables import plain_table, write_rows
 from experiments._trace import Config
 from figures import report
@@ -246,6 +247,14 @@ def test_options_for_drawing_do_not_make_another_run(tmp_path: Path) -> None:
         (["--model", "no-such-model"], "unknown model 'no-such-model'"),
         (["--model", "toy", "--sites", "elbow"], "--sites elbow: any of resid_post"),
         (["--model", "toy", "--by", "noise", "--noise", "loud"], "noise 'loud'"),
+        (["--model", "toy", "--relations", "²"], "no facts of the relation '²'; there are"),
+        (["--model", "toy", "--relations", "9" * 5000], "no facts of the relation '999"),
+        (["--samples", "0"], "--samples 0: a number of at least 1 is wanted"),
+        (["--samples", "-2"], "--samples -2: a number of at least 1 is wanted"),
+        (["--seed", "-5"], "--seed -5: a number between 0 and"),
+        (["--limit", "-1"], "--limit -1: a number of at least 0 is wanted"),
+        (["--screen", "1.5"], "--screen 1.5: a number between 0 and 1 is wanted"),
+        (["--sites"], "--sites: at least one is wanted"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(
@@ -257,6 +266,55 @@ def test_what_a_user_can_mend_is_one_line(
         command(Config, trace_relation.run)
     (line,) = str(end.value).splitlines()
     assert line.startswith("error: ") and message in line
+
+
+def test_options_out_of_bounds_are_refused_in_a_notebook_too(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match="--samples 0: a number of at least 1 is wanted"),
+        open_run("x", replace(TOY, out=str(tmp_path), samples=0)),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiments_own_options_are_in_their_bounds(name: str) -> None:
+    require_options_in_bounds(importlib.import_module(f"experiments.{name}").Config())
+
+
+PRINTING = """
+import sys
+from experiments._run import command, console
+from experiments._trace import Config
+def run(config):
+    console().print("Łódź → naïve")
+command(Config, run)
+"""
+
+
+def test_what_a_code_page_lacks_is_replaced_and_the_rest_is_printed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTING], cwd=ROOT, capture_output=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode("cp1252").split() == ["?ód?", "?", "naïve"]
+
+
+def test_square_brackets_in_data_are_no_markup() -> None:
+    text = "birthplace [/old] of [red]"
+    table = plain_table(text, text, (text, "n"))
+    table.add_row(text, "1")
+    screen = console()
+    with screen.capture() as shown:
+        screen.print(table)
+        screen.print(text)
+    assert shown.get().count("[/old]") == shown.get().count("[red]") == 5
+    bars = progress("facts")
+    bars.add_task(text, total=1)
+    with bars.console.capture() as drawn:
+        bars.console.print(bars)
+    assert text in drawn.get()
 
 
 @pytest.mark.slow
