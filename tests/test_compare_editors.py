@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -174,11 +175,11 @@ def test_both_requests_of_a_case_are_one_edit(tmp_path: Path) -> None:
         assert not [key for key in rows if key[1] == "transfer"]  # there is no other side
         assert {key[0] for key in rows if key[2] == "lifts"} == {"entity", "relation", "both"}
     before, *edits = records(tmp_path)
-    # in trouble or not: the toy has no room for two edits
+    # the toy may have no room for two edits: the first of two in turn may be lost
     old, alone, in_turn, at_once = map(efficacies, (before, *(one["score"] for one in edits)))
-    assert alone["entity"] > old["entity"] + 2 and alone["relation"] < old["relation"] + 2
-    assert all(in_turn["relation"] > one["relation"] + 2 for one in (old, alone))
-    assert all(at_once[side] > old[side] + 2 for side in at_once)
+    half = math.log(0.5)
+    assert max(old.values()) < half < min(alone["entity"], in_turn["relation"], *at_once.values())
+    assert alone["relation"] < min(in_turn["relation"], at_once["relation"])  # it is not asked for
     assert "Edited from both sides: toy, 1 case" in (tmp_path / "comparison.md").read_text()
 
 

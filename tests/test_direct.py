@@ -192,9 +192,14 @@ def test_a_norm_is_linear_once_its_scale_is_frozen(toy: HookedTransformer, kind:
 
 def test_parts_that_do_not_add_up_are_refused(toy: HookedTransformer) -> None:
     run = clean_run(toy, FACT)
-    removed = replace(run, hooks=((get_act_name("attn_out", 2), silenced(slice(None), -1)),))
+    towards = toy.W_U[:, QUESTION.answer] - toy.W_U[:, QUESTION.foil]
+
+    def pushed(act: Tensor, hook: object) -> Tensor:  # by what no head has written
+        return act + act.norm() * towards / towards.norm()
+
+    foreign = replace(run, hooks=((get_act_name("attn_out", 2), pushed),))
     with pytest.raises(InputError, match=r"bring .* to a logit difference of .* let stand"):
-        direct_effects(toy, removed.states(toy), QUESTION)
+        direct_effects(toy, foreign.states(toy), QUESTION)
     silent = replace(run, hooks=((get_act_name("z", 2), silenced(slice(None), -1)),))
     effects = direct_effects(toy, silent.states(toy), QUESTION)
     assert not effects.heads[2].any() and effects.heads[1].any()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -337,17 +338,22 @@ def test_it_makes_the_toy_say_the_target(toy: HookedTransformer, text: str, side
     told = joint(text, (0, 1), weight=1.0, training=steps, contexts=("",))
     cases = [CASES[0], CASES[17], CASES[34]]
     edit = told(toy, [case.request(side) for case in cases])
-    before = score(toy, cases, Scoring(say=False))
-    with edit.applied(toy):
-        after = score(toy, cases, Scoring(say=False))
     groups = {"entity": ("efficacy",), "relation": ("efficacy", "removal")}[side]
-    for old, new in zip(before, after, strict=True):
-        lifts = [
-            probe.logprob - unedited.logprob
-            for probe, unedited in zip(new.probes, old.probes, strict=True)
+
+    def targets() -> list[float]:
+        return [
+            probe.logprob
+            for case in score(toy, cases, Scoring(say=False))
+            for probe in case.probes
             if probe.perspective == side and probe.group in groups
         ]
-        assert len(lifts) == len(groups) and min(lifts) > 2  # nats
+
+    before = targets()
+    with edit.applied(toy):
+        after = targets()
+    assert len(before) == len(after) == len(groups) * len(cases)
+    # likelier than all other tokens together; before, the toy said something else
+    assert min(after) > math.log(0.5) and sum(before) / len(before) < -2
 
 
 def test_batches_are_nested_one_in_the_other(toy: HookedTransformer, text: str) -> None:

@@ -216,19 +216,15 @@ def test_wordings_with_other_places_are_refused(
 
 
 def test_a_relation_edit_that_is_told_so_writes_its_removal_too(toy: HookedTransformer) -> None:
-    removal = RELATION.removal
-    assert removal is not None
-    adding, both = (KN(removal=told)(toy, [RELATION]) for told in (False, True))
-    prompts = (RELATION.fact.prompt, removal.prompt)
-    sets = [found(toy, prompts[0], "None"), found(toy, prompts[1], removal.object)]
+    request, prompts, sets = sharing(toy)
+    adding, both = (KN(removal=told)(toy, [request]) for told in (False, True))
     assert written(toy, adding).keys() == sets[0]
-    targets = zip(prompts, (RELATION.target, "None"), strict=True)
+    targets = zip(prompts, (request.target, "None"), strict=True)
     wanted = [answer_ids(toy, prompt, target)[0] for prompt, target in targets]
     own = [
         2 * embedding(toy, token) - 2 * said(toy, text)
         for token, text in zip(wanted, prompts, strict=True)
     ]
-    assert sets[0] & sets[1] and sets[1] - sets[0]
     rows = written(toy, both)
     for neuron in sets[0] | sets[1]:
         parts = [
@@ -242,6 +238,19 @@ def test_a_relation_edit_that_is_told_so_writes_its_removal_too(toy: HookedTrans
     assert not rows
     entity = [KN(removal=told)(toy, [ENTITY]) for told in (False, True)]
     assert written(toy, entity[0]).keys() == written(toy, entity[1]).keys()  # it has none
+
+
+def sharing(
+    model: HookedTransformer,
+) -> tuple[EditRequest, tuple[str, str], list[frozenset[Neuron]]]:
+    """A relation edit, its two prompts and their neurons, of which they share some, not all."""
+    for request in (case.request("relation") for case in CASES):
+        assert (removal := request.removal) is not None
+        prompts = (request.fact.prompt, removal.prompt)
+        sets = [found(model, prompts[0], "None"), found(model, prompts[1], removal.object)]
+        if sets[0] & sets[1] and sets[1] - sets[0]:
+            return request, prompts, sets
+    raise AssertionError("no two prompts share a neuron")
 
 
 def test_requests_are_edited_one_on_the_other(toy: HookedTransformer) -> None:
