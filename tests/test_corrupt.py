@@ -78,6 +78,7 @@ def romes_table(
             hidden[1:, pos] = hidden[0, pos]
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
+        assert isinstance(gpt2.wte, nn.Module)
         hooks = [gpt2.wte.register_forward_hook(corrupt)]
         hooks += [module.register_forward_hook(restore) for module in modules]
         try:
@@ -168,6 +169,7 @@ def romes_severed_curve(
             hidden[1:, end - 1] = hidden[0, end - 1]
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
+        assert isinstance(gpt2.wte, nn.Module)
         hooks = [gpt2.wte.register_forward_hook(corrupt)]
         hooks += [module.register_forward_hook(hold) for module in modules]
         try:

@@ -23,13 +23,15 @@ from experiments._facts import spread_out
 from experiments._report import _cell, _rows
 from experiments._run import RunFolder, command, console, open_run, progress
 from experiments._tables import plain_table, write_rows
-from experiments._trace import Config
+from experiments._trace import Config, corrupting
 from figures import report
 from kedit.data import builtin
-from kedit.errors import InputError
-from kedit.results import AverageEffect, EffectGrid
+from kedit.errors import InputError, NoReplacement
+from kedit.results import AverageEffect, EffectGrid, FactTrace
 from probes import trace as trace_module
+from probes.corrupt import Corruption, replaced
 from probes.trace import BUCKETS
+from tests import made_up_run
 
 ROOT = Path(__file__).parent.parent
 TOY = Config(model="toy", limit=3)
@@ -285,7 +287,7 @@ def test_every_experiments_own_options_are_in_their_bounds(name: str) -> None:
 PRINTING = """
 import sys
 from experiments._run import command, console
-from experiments._trace import Config
+from experiments._trace import Config, corrupting
 def run(config):
     console().print("Łódź → naïve")
 command(Config, run)
@@ -352,3 +354,51 @@ def test_the_papers_preset_is_the_papers_setting() -> None:
     config = module.settled(Config(preset="rake"))
     assert (config.corrupt, config.by, config.noise) == ("relation", "noise", "upstream")
     assert (config.samples, config.window, config.baseline) == (10, 10, "pooled")
+
+
+def weakened(trace: FactTrace, share: float) -> FactTrace:
+    """A trace whose answer keeps `share` of its clean probability."""
+    grids = {
+        name: replace(grid, corrupted=share * grid.clean) for name, grid in trace.grids.items()
+    }
+    return replace(trace, grids=grids)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, [0.1, 0.5]),
+        ({"keep_all": True}, [0.1, 0.5, 0.51, 1.2]),
+        ({"by": "noise"}, [0.1, 0.5, 0.51, 1.2]),  # Meng et al.'s protocol leaves none out
+    ],
+)
+def test_a_replacement_that_leaves_most_of_the_answer_is_left_out(
+    options: dict[str, Any], kept: list[float]
+) -> None:
+    every = [weakened(made_up_run.trace(0, "subject"), share) for share in (0.1, 0.5, 0.51, 1.2)]
+    left = corrupting(replace(TOY, **options), {"subject": every})["subject"]
+    assert [round(trace.kept_share, 2) for trace in left] == kept
+
+
+def test_a_part_without_words_to_put_in_its_place_does_not_take_the_other_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_subjects(model: Any, fact: Any, part: str, pool: Any, seed: int) -> Corruption:
+        if part == "relation":
+            raise NoReplacement("no other relation is as long")
+        return replaced(model, fact, part, pool, seed)
+
+    monkeypatch.setattr("probes.corrupt.replaced", only_subjects)
+    config = replace(TOY, limit=2, sites=["resid_post"], out=str(tmp_path / "run"))
+    folder = trace_relation.run(config)
+    found = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert [[one["part"] for one in record["traces"]] for record in found] == [["subject"]] * 2
+    assert all(list(record["uncorrupted"]) == ["relation"] for record in found)
+    counted = json.loads((folder / "averages.json").read_text())["facts"]
+    assert counted["traced"] == {"relation": 0, "subject": 2}
+    assert counted["left out of one part"]["relation"]["no replacement"] == 2
+    told = " ".join(capsys.readouterr().out.split())
+    assert "of the relation's average only: 0 whose answer keeps more than half" in told
+    other = replace(config, corrupt="relation", relations="P19", out=str(tmp_path / "other"))
+    with pytest.raises(InputError, match=r"could be traced: .* [1-9]\d* without words of the same"):
+        trace_relation.run(other)

@@ -1,5 +1,6 @@
 """An edit case under a model: each probe against one forward a prompt, and the groups' meaning."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
