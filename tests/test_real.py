@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -14,7 +15,7 @@ from experiments._trace import Config
 from kedit.data import builtin
 from kedit.edit import Edit
 from kedit.editors import editor
-from kedit.facts import Perspective
+from kedit.facts import Fact, Perspective, Relation
 from kedit.hf import gemma_270m_folder, read_folder
 from kedit.likelihood import Asked, likelihoods
 from kedit.model import load
@@ -25,7 +26,7 @@ from kedit.stats import rank_correlation
 from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule, replaced
 from probes.direct import direct_effects
-from probes.known import says
+from probes.known import says, told_apart
 from probes.patch import Patch, Question, sweep
 from probes.trace import paper_patches, question_of, trace
 from tests import twins
@@ -259,3 +260,40 @@ def test_kn_and_the_mend_that_comes_with_kedit_move_the_target(
         after = likelihoods(model, asked)[0].answers[0].logprob
     assert after > before + 1  # nats
     assert likelihoods(model, asked)[0].answers[0].logprob == before
+
+
+YEARS = {
+    "Apollo 11 landed on the Moon": "1969",
+    "World War I began": "1914",
+    "World War II ended": "1945",
+    "The Berlin Wall fell": "1989",
+}
+
+
+def test_a_year_is_known_by_all_its_digits_and_seen_by_the_one_that_tells_it() -> None:
+    """Gemma splits " 1969" into a bare blank and single digits."""
+    model, year = gemma(), Relation("year", "year")
+    pool = [Fact(name, year, said, "{} in the year") for name, said in YEARS.items()]
+    for fact in pool:
+        assert says(model, fact)[0] and not says(model, replace(fact, object="1234"))[0]
+        assert not says(model, replace(fact, object="19"))[0]
+        told = told_apart(model, fact, pool)
+        prompt = encode(model, told)
+        given, asked = decoded(model, *prompt.given), decoded(model, prompt.answer_ids[0])
+        both = zip(fact.object, told.rival, strict=True)
+        shared = next(n for n, (one, other) in enumerate(both) if one != other)
+        assert (given, asked) == (f" {fact.object[:shared]}", fact.object[shared])
+
+
+def test_an_answer_joins_its_prompt_without_a_blank_where_there_is_none() -> None:
+    model, country = gemma(), Relation("country", "country")
+    fact = Fact("巴黎", country, "法国", "{}所在的国家是")
+    assert says(model, fact)[0]
+    assert decoded(model, *encode(model, fact).object_ids) == "法国"
+    seoul = Fact("Seoul", country, "South Korea", "{} is a city in")
+    assert says(model, seoul)[0] and not says(model, replace(seoul, object="South Africa"))[0]
+    chat = "<start_of_turn>user\nThe capital of {}?<end_of_turn>\n<start_of_turn>model\n"
+    (paris,) = encode(model, Fact("France", country, "Paris", chat)).object_ids
+    assert decoded(model, paris) == "Paris"
+    tokens = encode(model, Fact("France", country, "Paris", f"<bos>{chat}")).tokens
+    assert tokens.tolist().count(2) == 1  # BOS is not put before one that is spelt out
