@@ -83,7 +83,7 @@ def encode(model: HookedTransformer, fact: Fact) -> Prompt:
         SpanError: subject or relation words cover no token (the tokenizer gives no offsets).
         InputError: the prompt is longer than the model's context.
     """
-    encoded = _tokenizer(model)(fact.prompt, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = _encoded(model, fact.prompt, return_offsets_mapping=True)
     offsets: list[CharSpan] = encoded["offset_mapping"]
     ids = _with_bos(model, encoded["input_ids"])
     first = len(ids) - len(offsets)
@@ -155,7 +155,7 @@ def answers_ids(
     prompt as it does when it is asked to go on.
     """
     texts = [prompt, *(completed(prompt, answer) for answer in answers)]
-    alone, *whole = _tokenizer(model)(texts, add_special_tokens=False)["input_ids"]
+    alone, *whole = _encoded(model, texts)["input_ids"]
     n = len(alone)
     return [
         tuple(ids[n:]) if ids[:n] == alone and len(ids) > n else _behind_a_line(model, answer)
@@ -170,7 +170,7 @@ def _behind_a_line(model: HookedTransformer, text: str) -> tuple[int, ...]:
 
 def plain_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
     """Token ids of `text` alone: no blank before it, no BOS."""
-    return tuple(_tokenizer(model)(text, add_special_tokens=False)["input_ids"])
+    return tuple(_encoded(model, text)["input_ids"])
 
 
 def decoded(model: HookedTransformer, *tokens: int) -> str:
@@ -212,6 +212,31 @@ def _tokenizer(model: HookedTransformer) -> Any:
     return model.tokenizer
 
 
+def _encoded(model: HookedTransformer, text: str | list[str], **options: bool) -> Any:
+    """What the tokenizer makes of a text, or of several; no special tokens are put around it.
+
+    A tokenizer may have tokens that the embedding lacks: those that were added to it without
+    resizing the model, and Gemma 3's for images. Such a model is right for all other texts, so that
+    it is the text that is refused, not the model.
+
+    Raises:
+        InputError: a text has a token that the embedding has no row for.
+    """
+    encoded = _tokenizer(model)(text, add_special_tokens=False, **options)
+    texts, rows = [text], [encoded["input_ids"]]
+    if isinstance(text, list):
+        texts, rows = text, encoded["input_ids"]
+    for one, ids in zip(texts, rows, strict=True):
+        last = max(ids, default=0)
+        if last >= model.cfg.d_vocab:
+            raise InputError(
+                f"{one[:60]!r} has the token {decoded(model, last)!r}, number {last}, but the "
+                f"model's embedding has {model.cfg.d_vocab} rows: after adding tokens call "
+                "resize_token_embeddings(len(tokenizer)) of the Hugging Face model, and save it"
+            )
+    return encoded
+
+
 def _token_span(offsets: list[CharSpan], span: CharSpan, text: str, first: int) -> TokenSpan:
     start, end = span
     # a token counts when it overlaps the span in at least one character; empty ones never do
@@ -237,7 +262,7 @@ def located(
         InputError: the prompt is longer than the model's context.
     """
     text = before + fact.prompt
-    encoded = _tokenizer(model)(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = _encoded(model, text, return_offsets_mapping=True)
     ids = _with_bos(model, encoded["input_ids"])
     first = len(ids) - len(encoded["input_ids"])
     require_room(model, text, len(ids))

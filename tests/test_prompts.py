@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,16 +10,25 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformer_lens import HookedTransformer
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, PreTrainedTokenizerFast
 
 from kedit import toy as toy_module
 from kedit.errors import InputError, SpanError
 from kedit.facts import Fact, Relation
 from kedit.hf import hooked
 from kedit.model import prepare, quiet
-from kedit.prompts import Prompt, TokenSpan, answer_ids, bos_ids, encode, plain_ids
+from kedit.prompts import (
+    Prompt,
+    TokenSpan,
+    answer_ids,
+    bos_ids,
+    encode,
+    located,
+    plain_ids,
+    prompt_ids,
+)
 from kedit.spacing import without_end_blanks
-from tests.conftest import FamilyOf
+from tests.conftest import GPT_2, FamilyOf, random_module
 
 RELATION = Relation("P0", "likeness")
 NAMES = [
@@ -147,6 +157,29 @@ def test_words_without_a_token_are_refused(family: FamilyOf):
     with pytest.raises(SpanError, match="'☃☃' covers no token of '☃☃ is'"):
         encode(model, Fact("☃☃", RELATION, "x", "{} is"))
     assert encode(model, Fact("☃ Ada", RELATION, "x", "{} is")).subject == (0, 1)
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_a_token_that_the_embedding_lacks_costs_its_own_texts_only(special: bool):
+    """As where tokens were added without resizing; and official Gemma 3 has one, for images."""
+    words = toy_module.tokenizer()
+    n = len(words)
+    with quiet():
+        sizes: dict[str, Any] = GPT_2 | {"vocab_size": n}
+        model = hooked(random_module(GPT2Config(**sizes)), torch.float32)
+    words.add_tokens(["Arles"], special_tokens=special)
+    prepare(model, words)
+    good = Fact("Ada", RELATION, "Rome", "The home of {} is")
+    assert max(encode(model, good).tokens) < n
+    wanted = rf"has the token 'Arles', number {n}, but .* {n} rows: .*resize_token_embeddings"
+    for bad in (replace(good, subject="Arles"), replace(good, object="Arles")):
+        with pytest.raises(InputError, match=wanted):
+            encode(model, bad)
+    for reading in (plain_ids, prompt_ids):
+        with pytest.raises(InputError, match=wanted):
+            reading(model, "To Arles")
+    with pytest.raises(InputError, match=wanted):
+        located(model, replace(good, template="Arles is the home of {}"), "last")
 
 
 def test_a_model_without_a_tokenizer_is_refused(toy: HookedTransformer):
