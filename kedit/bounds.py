@@ -11,19 +11,21 @@ from kedit.errors import InputError
 class Bound(NamedTuple):
     """Numbers from `low` to `high`; `open`: without those two."""
 
-    low: float
-    high: float = math.inf
+    low: int | float
+    high: int | float = math.inf
     open: bool = False
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: int | float) -> bool:
         """Whether `value` is among them, and finite."""
         within = self.low < value < self.high if self.open else self.low <= value <= self.high
         return within and math.isfinite(value)
 
     def __str__(self) -> str:
+        if self.low == -math.inf:
+            return "a finite number"
         if self.high < math.inf:
-            return f"a number between {self.low:g} and {self.high:g}"
-        return f"a number {'above' if self.open else 'of at least'} {self.low:g}"
+            return f"a number between {self.low} and {self.high}"
+        return f"a number {'above' if self.open else 'of at least'} {self.low}"
 
 
 NOT_NEGATIVE, POSITIVE, AT_LEAST_ONE = Bound(0), Bound(0, open=True), Bound(1)

@@ -1,6 +1,5 @@
 """What holds for every editor by name, how their settings are told, and what was published."""
 
-import ast
 import functools
 import json
 import re
@@ -193,7 +192,7 @@ def test_a_setting_out_of_its_bounds_is_refused_however_it_is_made(told: str, wa
     made = editor(told.partition(":")[0], "toy")
     field, _, value = told.partition(":")[2].partition("=")
     if "." not in field:
-        settings: Any = {field: ast.literal_eval(value)}
+        settings: Any = {field: type(getattr(made, field))(value)}
         with pytest.raises(InputError, match=f"{field}=.* is wanted"):
             replace(made, **settings)  # pyright: ignore[reportArgumentType]
 
