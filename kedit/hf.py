@@ -83,11 +83,6 @@ def _dequantised(place: Callable[[Path], Any], name: str) -> Path:
         raise ModelUnavailable(
             "reading GGUF files needs the package gguf: pip install 'kedit[gemma]'"
         ) from None
-    from transformers import modeling_gguf_pytorch_utils as gguf_reader
-
-    # the reader's own bar cannot be turned off, transformers' bars can
-    setattr(gguf_reader, "tqdm", transformers_logging.tqdm)  # noqa: B010
-    log.info("Preparing %s: dequantised once, into %s (about a minute)", name, folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -95,6 +90,11 @@ def _dequantised(place: Callable[[Path], Any], name: str) -> Path:
             f"{folder.parent} cannot be made, where prepared models are kept ({error.strerror}): "
             "name another folder in KEDIT_CACHE"
         ) from None
+    from transformers import modeling_gguf_pytorch_utils as gguf_reader
+
+    # the reader's own bar cannot be turned off, transformers' bars can
+    setattr(gguf_reader, "tqdm", transformers_logging.tqdm)  # noqa: B010
+    log.info("Preparing %s: dequantised once, into %s (about a minute)", name, folder)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         source, made = Path(scratch, "model.gguf"), Path(scratch, "made")
         place(source)
