@@ -3,13 +3,11 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit import moments as moments_module
@@ -20,8 +18,6 @@ from kedit.editors.joint import Joint
 from kedit.errors import InputError
 from kedit.family import family, skeletons
 from kedit.keys import last_keys
-from kedit.neighbours import neighbours
-from kedit.openings import Tokens
 from kedit.prompts import located
 from kedit.value import Training
 from kedit.wordings import WORDINGS, reworded
@@ -105,25 +101,11 @@ def test_a_family_that_cannot_be_read_is_refused(toy: HookedTransformer) -> None
         family(toy, [demand], SITES, "last", 4)
 
 
-def written(model: HookedTransformer, texts: Sequence[Tokens]) -> Tensor:
-    """What the sites write at the last token of each text, together."""
-    keys = last_keys(model, SITES, texts)
-    return torch.stack([site.raw(model, keys[site]) for site in SITES]).sum(0)
-
-
 def test_a_family_is_read_once_and_its_outputs_move_less(
     toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, made = [], joint_module.family
     monkeypatch.setattr(joint_module, "family", lambda *a: read.append(1) or made(*a))
-    texts = []
-    own = {REQUEST.mentioned, REQUEST.mentioned_by_removal}
-    for one in neighbours(REQUEST, 32, seed=5):
-        strange = one.fact.subject != REQUEST.fact.subject and one.mentioned not in own
-        with contextlib.suppress(InputError):
-            if not strange:
-                continue
-            texts.append(located(toy, one.fact, "last", one.mentioned)[0])
     strangers = family(toy, REQUEST.demands, SITES, "last", 200).keys
     moved = []
     for n in (0, 200):
@@ -133,12 +115,8 @@ def test_a_family_is_read_once_and_its_outputs_move_less(
         deltas = {site: edit.deltas[site.parameter] for site in SITES}
         each = [strangers[site] @ one.left @ one.right for site, one in deltas.items()]  # pyright: ignore
         moved.append(float(torch.stack(each).sum(0).norm()))
-        before = written(toy, texts)
-        with edit.applied(toy):
-            moved.append(float((written(toy, texts) - before).norm()))
     assert len(read) == 1
-    assert moved[2] < 0.5 * moved[0]
-    assert moved[3] < 0.9 * moved[1]  # of others, which it has not read
+    assert moved[1] < 0.5 * moved[0]
 
 
 def test_an_edit_in_other_words_says_so_in_them(toy: HookedTransformer) -> None:

@@ -74,6 +74,7 @@ def test_the_limit_is_a_setting(toy: HookedTransformer, text: Baseline) -> None:
     found = checked(toy, edit, [REQUEST], text)
     assert found.trouble == "" and found.drift is not None
     then, now = found.drift.perplexity
-    assert now > 1.001 * then
-    assert "perplexity" in checked(toy, edit, [REQUEST], text, blown_up=1.001).trouble
+    for blown_up, told in ((0.99 * now / then, True), (1.01 * now / then, False)):
+        trouble = checked(toy, edit, [REQUEST], text, blown_up=blown_up).trouble
+        assert ("perplexity" in trouble) is told
     assert rails.BLOWN_UP == 2

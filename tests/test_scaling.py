@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,7 +163,10 @@ def test_effects_are_means_over_wordings_and_sets_less_what_is_clean(
     toy: HookedTransformer,
 ) -> None:
     mlp, attn = neurons("mlp", 0, range(60)), neurons("attn", 0, range(20))
-    found = effects(toy, WORDED, {"own": [mlp | attn], "others": [mlp, attn, NOTHING]}, mlp)
+    # asked for another object: the probability of the right one is near 1 and hardly moves
+    worded = [replace(fact, object="Delft") for fact in WORDED if fact.object != "Delft"]
+    assert len(worded) == 2
+    found = effects(toy, worded, {"own": [mlp | attn], "others": [mlp, attn, NOTHING]}, mlp)
     assert [one[:4] for one in found[:2]] == [
         ("own", "both", SUPPRESSED, 80), ("own", "both", AMPLIFIED, 80),
     ]  # fmt: skip
@@ -174,7 +178,7 @@ def test_effects_are_means_over_wordings_and_sets_less_what_is_clean(
     (one,) = (one for one in found if one[:3] == ("others", "both", SUPPRESSED))
     assert one.n_neurons == 40  # of 60 and 20; an empty set has no effect that could be averaged
     changes, clean = [], []
-    for fact in WORDED:
+    for fact in worded:
         prompt = encode(toy, fact)
         asked = [Scaling(NOTHING, 1.0), Scaling(mlp, SUPPRESSED), Scaling(attn, SUPPRESSED)]
         start, *scores = scaled(toy, prompt.tokens, prompt.answer_ids[0], asked)
@@ -183,7 +187,7 @@ def test_effects_are_means_over_wordings_and_sets_less_what_is_clean(
     mean = torch.stack(changes).mean(0)
     torch.testing.assert_close(torch.tensor([one.prob, one.logprob]), mean, atol=1e-5, rtol=0)
     assert one.clean == pytest.approx(float(torch.stack(clean).mean()), abs=1e-5)
-    assert abs(one.prob) > 0.01  # they do something
+    assert max(float(change[1].abs()) for change in changes) > 1e-2  # they do something
 
 
 def test_averages_by_hand() -> None:
