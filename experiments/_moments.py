@@ -19,12 +19,13 @@ def read_moments(model: "HookedTransformer", editors: "Sequence[Editor]") -> Non
     One pass over each text serves all the editors that are to spare it.
     """
     from kedit.editors.sides import Sides
-    from kedit.moments import Sparing, moments
+    from kedit.moments import moments
+    from kedit.spared import Sparing
 
     needed: dict[tuple[str, int, int], list[Sequence[WriteSite]]] = {}
     parts = (one.parts if isinstance(one, Sides) else (one,) for one in editors)
     for one in itertools.chain.from_iterable(parts):
-        if isinstance(one, Sparing):
+        if isinstance(one, Sparing) and not one.moments:
             needed.setdefault((one.text, one.n_tokens, one.seed), []).extend(one.groups)
     with progress("tokens") as bars:
         for (text, n_tokens, seed), groups in needed.items():

@@ -197,9 +197,9 @@ def _editor(config: Config) -> "Editor":
 def _ready(chosen: "Editor", model: "HookedTransformer", config: Config) -> "Edits":
     """The editor on its model; what it must read first shows its progress."""
     from kedit.hf import cache_dir
-    from kedit.moments import Sparing
+    from kedit.spared import Sparing
 
-    if isinstance(chosen, Sparing):
+    if isinstance(chosen, Sparing) and not chosen.moments:
         text = chosen.text
         widest = max(sum(site.d_key(model) for site in group) for group in chosen.groups)
         n_tokens = chosen.n_tokens or config.tokens_a_key * widest

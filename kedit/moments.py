@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -56,6 +55,8 @@ class Moment:
         matrix: exactly symmetric; positive semidefinite up to rounding.
         n_tokens: that it is the mean over.
         corpus: the text's name.
+
+    One from elsewhere is handed to an editor as its setting `moments` (`kedit.spared`).
     """
 
     sites: tuple[WriteSite, ...]
@@ -139,7 +140,8 @@ class Moment:
                     )
                 return factor
         raise InputError(
-            f"the moment of {_told(self.sites)} cannot be inverted: keys are zero or not finite"
+            f"the moment of {_told(self.sites)} cannot be inverted: keys are zero or not finite, "
+            "or it has negative eigenvalues"
         )
 
     @property
@@ -225,20 +227,6 @@ def moments(
         Moment(job.sites, job.d_keys, found[job], job.n_chunks * window, corpus.name)
         for job in jobs
     ]
-
-
-@runtime_checkable
-class Sparing(Protocol):
-    """An editor that spares the keys of a text: which text's, and at which groups of sites."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def n_tokens(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def groups(self) -> list[list[WriteSite]]: ...
 
 
 @dataclass(frozen=True)

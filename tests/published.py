@@ -424,6 +424,18 @@ def keys(hf: Gpt2, layer: int, places: Places) -> Float[Tensor, "place d_mlp"]:
     return torch.stack([input_of(hf, c_proj, place) for place in places])
 
 
+def statistics(
+    hf: Gpt2, tokenizer: Tokenizer, layer: int, documents: Sequence[str]
+) -> tuple[Float[Tensor, "d_mlp d_mlp"], int]:
+    """The sum of k kᵀ over all tokens of each document by itself, and how many they are."""
+    sums, count = torch.zeros(()).double(), 0
+    for document in documents:
+        tokens = tokenizer(document).input_ids
+        found = keys(hf, layer, [Place(tokens, pos) for pos in range(len(tokens))]).double()
+        sums, count = sums + found.T @ found, count + len(tokens)
+    return sums, count
+
+
 def mean_key(hf: Gpt2, layer: int, places: Places) -> Float[Tensor, " d_mlp"]:
     return keys(hf, layer, places).mean(0)
 

@@ -298,6 +298,8 @@ def test_several_requests_are_all_in_the_edit(toy: HookedTransformer, name: str)
         ),
         (r"rome:contexts=('It\'s:x=2',):layer=3", "gpt2", ROME(3, contexts=("It's:x=2",))),
         ("rome:layer=3:text='a:seed=1'", "gpt2", ROME(3, text="a:seed=1")),
+        ("rome:moments=('a.npz',):layer=3", "gpt2", ROME(3, moments=("a.npz",))),
+        ("memit:layers=(1,2):moments=('a','b')", "gpt2", MEMIT((1, 2), moments=("a", "b"))),
         ("rome:text=Bob's.txt:layer=3", "gpt2", ROME(3, text="Bob's.txt")),
         ("rome:text='Bob:layer=3", "gpt2", ROME(3, text="'Bob")),  # it is not closed
         ("memit:layers=(1,2)", "gpt2", MEMIT((1, 2))),
@@ -380,6 +382,8 @@ def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
             "where is 'first', but subject_last or object_last or pair_last or last is",
         ),
         ("rome:contexts=('a',1)", "toy", r"contexts is \('a', 1\), but tuple"),
+        ("rome:moments=a.npz", "toy", "moments is 'a.npz', but tuple"),
+        ("rome:moments=(1,)", "toy", r"moments is \(1,\), but tuple"),
         ("rome:lengths=((5,),)", "toy", r"lengths is \(\(5,\),\), but tuple"),
         ("memit:layers=4", "gpt2", "layers is 4, but tuple"),
         ("memit:layers=(1,'2')", "toy", r"layers is \(1, '2'\), but tuple"),

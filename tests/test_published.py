@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import Tensor
 from transformer_lens import HookedTransformer
@@ -129,6 +130,22 @@ def test_rome_is_the_published_one_where_the_subject_opens_the_text(
     (second,) = matrices(bosless_gpt2, text, [1])
     edit = rome_1(text, key="legacy")(bosless_gpt2, [request])
     assert distance(made(edit, 1), published.rome(gpt2.hf, 1, asked, second, FREE)) < TOLERANCE
+
+
+def test_romes_own_statistics_make_its_edit(gpt2: Family, text: str, tmp_path: Path) -> None:
+    """Its code reads a document at a time, not chunks that several are packed into."""
+    documents = [" ".join(pair) for pair in toy_module.texts()[::8]]
+    total, count = published.statistics(gpt2.hf, gpt2.model.tokenizer, 1, documents)
+    file = tmp_path / "transformer.h.1.mlp.c_proj_float32_mom2_100000.npz"
+    np.savez(file, **{"mom2.mom2": total.float().numpy(), "mom2.count": count})
+    asked = published.entity(gpt2.model.tokenizer, change(ENTITY[0]), CONTEXTS)
+    twin = published.rome(gpt2.hf, 1, asked, total / count, FREE)
+    theirs, packed = (
+        made(rome_1(text, key="legacy", moments=moments)(gpt2.model, ENTITY[:1]), 1)
+        for moments in ((str(file),), ())
+    )
+    assert distance(theirs, twin) < TOLERANCE
+    assert distance(packed, twin) > NOTICED
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["name of several tokens", "name of one"])

@@ -35,7 +35,7 @@ FLOORS = [
     {"family"},
     {"text"},
     {"drift", "moments", "score"},
-    {"rails"},
+    {"rails", "spared"},
     {"editors"},
 ]
 

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Mapping
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from transformer_lens.loading_from_pretrained import get_official_model_name
@@ -151,6 +152,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return len(own) == len(value) and all(map(_fits, value, own))
     if hint is float:
         return type(value) in (int, float) and abs(value) <= sys.float_info.max  # nor is NaN
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, one) for one in get_args(hint))
     return type(value) is hint
 
 

@@ -22,13 +22,14 @@ from kedit.facts import EditRequest
 from kedit.family import Family, family, skeletons
 from kedit.goals import Goal, goals
 from kedit.keys import LastTokens, training_rows, wanted_rows
-from kedit.moments import Moment, moments
+from kedit.moments import Moment
 from kedit.neighbours import neighbours
 from kedit.prompts import KeyPosition, located
 from kedit.provenance import Provenance, made_by
 from kedit.rails import guarded
 from kedit.reading import Tokens
 from kedit.sites import has_post_norms, is_parallel
+from kedit.spared import settings_of, spared
 from kedit.stacked import Residuals, Stack
 from kedit.value import Training
 from kedit.wordings import reworded
@@ -85,6 +86,8 @@ class Joint:
             ours, after IntAttn-Edit (Liu et al. 2025, arXiv 2510.27400).
         batch: so many requests are inserted together, as `MEMIT` has it.
         contexts, text, n_tokens: as `MEMIT` has them.
+        moments: as `MEMIT` has them, one for each of `groups`: with both halves and
+            solve="stacked" they are of W_O and W_out together, which no file of statistics is.
     """
 
     layers: tuple[int, ...]
@@ -106,6 +109,7 @@ class Joint:
     balance: float = 0.0
     batch: int = 0
     contexts: tuple[str, ...] = ()
+    moments: tuple[Moment | str, ...] = ()
     text: str = ""
     n_tokens: int = 0
     seed: int = 0
@@ -120,7 +124,7 @@ class Joint:
 
     @property
     def groups(self) -> list[list[WriteSite]]:
-        """What it needs moments of: the sites of each solve (kedit.moments.Sparing)."""
+        """What it needs moments of: the sites of each solve (kedit.spared.Sparing)."""
         sites = self._sites(self.halves)
         if self.solve == "in_turn":
             return [[site] for site in sites]
@@ -136,9 +140,9 @@ class Joint:
                 keys that cannot be told apart.
         """
         self._require_possible(model)
-        seconds = moments(model, self.groups, self.text, self.n_tokens, self.seed)
+        seconds = spared(model, self)
         contexts = bare_first(self.contexts or memit_contexts(model, seed=self.seed))
-        settings = dataclasses.asdict(self) | {"contexts": list(contexts)}
+        settings = settings_of(self, contexts, seconds)
 
         stacks = [self._stack(model, second) for second in seconds]
         families: dict[tuple[str, ...], _Strangers] = {}  # by the wordings of their requests

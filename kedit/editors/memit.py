@@ -1,7 +1,6 @@
 """MEMIT: many facts at once, spread over the MLPs of several layers (Meng et al. 2023)."""
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,11 +17,12 @@ from kedit.edit import Delta, Edit, Edits, one_by_one
 from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest
 from kedit.keys import RelationEdit, keys, residual, training_rows, written_for
-from kedit.moments import Moment, moments
+from kedit.moments import Moment
 from kedit.prompts import KeyPosition
 from kedit.provenance import made_by
 from kedit.rails import guarded
 from kedit.sites import has_post_norms
+from kedit.spared import settings_of, spared
 from kedit.value import Slot, Training, first_rows, train
 from kedit.writes import WriteSite
 
@@ -47,7 +47,7 @@ class MEMIT:
         batch: so many requests are inserted together, one batch on top of the other; 0 for all, 1
             for one by one.
         contexts: put before the prompts; none: the model makes them up by `seed`.
-        text, n_tokens: of C, as `ROME` has them.
+        moments, text, n_tokens: of C, as `ROME` has them; one moment for each of `layers`.
     """
 
     layers: tuple[int, ...]
@@ -57,6 +57,7 @@ class MEMIT:
     relation: RelationEdit = "right"
     batch: int = 0
     contexts: tuple[str, ...] = ()
+    moments: tuple[Moment | str, ...] = ()
     text: str = ""
     n_tokens: int = 0
     seed: int = 0
@@ -71,7 +72,7 @@ class MEMIT:
 
     @property
     def groups(self) -> list[list[WriteSite]]:
-        """What it needs moments of, layer by layer (kedit.moments.Sparing)."""
+        """What it needs moments of, layer by layer (kedit.spared.Sparing)."""
         return [[WriteSite(layer)] for layer in self.layers]
 
     @guarded
@@ -79,13 +80,13 @@ class MEMIT:
         """Reads the moments and draws the contexts, once for many edits.
 
         Raises:
-            InputError: the family cannot be edited; later: a prompt has no token at the key
-                position.
+            InputError: the family cannot be edited, or its moments are not to be had
+                (`kedit.spared.spared`); later: a prompt has no token at the key position.
         """
-        seconds = moments(model, self.groups, self.text, self.n_tokens, self.seed)
+        seconds = spared(model, self)
         of_site = {second.sites[0]: second for second in seconds}
         contexts = bare_first(self.contexts or memit_contexts(model, seed=self.seed))
-        settings = dataclasses.asdict(self) | {"contexts": list(contexts)}
+        settings = settings_of(self, contexts, seconds)
 
         def edit(requests: Sequence[EditRequest]) -> Edit:
             deltas = self._deltas(model, requests, of_site, contexts)

@@ -1,6 +1,5 @@
 """ROME: one fact, one rank-one change of one MLP (Meng et al. 2022), from both sides."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,10 +13,11 @@ from kedit.contexts import ROME_LENGTHS, bare_first, rome_contexts
 from kedit.edit import Edit, Edits, LowRank, one_by_one
 from kedit.facts import EditRequest
 from kedit.keys import RelationEdit, keys, training_rows, written_for
-from kedit.moments import Moment, moment
+from kedit.moments import Moment
 from kedit.prompts import KeyPosition
 from kedit.provenance import made_by
 from kedit.rails import guarded
+from kedit.spared import settings_of, spared
 from kedit.value import Slot, Training, first_rows, train
 from kedit.writes import WriteSite
 
@@ -44,6 +44,8 @@ class ROME:
             the relation's name, and the key of the removal prompt.
         contexts: put before the prompts; none: the model makes them up by `seed`,
         lengths: of so many tokens, and so many of that length.
+        moments: C itself, in place of the text that it is measured on: a `kedit.moments.Moment`, or
+            an .npz file of the statistics that ROME's code keeps (`kedit.spared`).
         text: of C, as kedit.text reads it; "": the model's own.
         n_tokens: of it; 0 for ten times the key's length.
     """
@@ -55,6 +57,7 @@ class ROME:
     relation: RelationEdit = "right"
     contexts: tuple[str, ...] = ()
     lengths: tuple[tuple[int, int], ...] = ROME_LENGTHS
+    moments: tuple[Moment | str, ...] = ()
     text: str = ""
     n_tokens: int = 0
     seed: int = 0
@@ -65,7 +68,7 @@ class ROME:
 
     @property
     def groups(self) -> list[list[WriteSite]]:
-        """What it needs moments of (kedit.moments.Sparing)."""
+        """What it needs moments of (kedit.spared.Sparing)."""
         return [[WriteSite(self.layer)]]
 
     @guarded
@@ -75,16 +78,16 @@ class ROME:
         What this gives makes one edit on top of the other.
 
         Raises:
-            InputError: the family cannot be edited; later: a prompt has no token at the key
-                position.
+            InputError: the family cannot be edited, or its moment is not to be had
+                (`kedit.spared.spared`); later: a prompt has no token at the key position.
         """
         ((site,),) = self.groups
-        second = moment(model, [site], self.text, self.n_tokens, self.seed)
+        (second,) = spared(model, self)
         contexts = bare_first(self.contexts or rome_contexts(model, self.lengths, self.seed))
+        settings = settings_of(self, contexts, [second])
 
         def edit(request: EditRequest) -> Edit:
             delta = self._delta(model, request, site, second, contexts)
-            settings = dataclasses.asdict(self) | {"contexts": list(contexts)}
             return Edit({site.parameter: delta}, made_by("rome", settings, [request], model))
 
         return lambda requests: one_by_one(model, requests, edit)
