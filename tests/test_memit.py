@@ -90,6 +90,29 @@ def test_a_batch_of_one_is_its_closed_form_layer_by_layer(
         assert 0.1 < brought < 0.9  # the weight matters
 
 
+def test_two_requests_with_one_key_get_the_mean_of_what_each_would_get(
+    toy: HookedTransformer, text: str
+) -> None:
+    told = (("{} was born in", "Delft"), ("{} likes to speak", "Danish"))  # alike up to the subject
+    born, speaks = (
+        EditRequest(
+            dataclasses.replace(CASE.entity.fact, template=template, relation_words=()), target
+        )
+        for template, target in told
+    )
+    # next to nothing beside kᵀC⁻¹k: what is wanted is written
+    edits = memit(text, (1,), weight=0.01, contexts=("",)).on(toy)
+    after = []
+    for requests in ([born], [speaks], [born, speaks], [born, born, speaks]):
+        with edits(requests).applied(toy):
+            after.append(residual(toy, 1, born.demands[0], "subject_last"))
+    one, other, both, twice = after
+    apart = (one - other).norm()
+    assert apart > 0.1 * one.norm()
+    assert (both - (one + other) / 2).norm() < 0.01 * apart
+    assert (twice - (2 * one + other) / 3).norm() < 0.01 * apart
+
+
 @pytest.mark.parametrize("name", ["toy", "gpt2"])
 def test_with_next_to_no_weight_one_layer_reaches_its_goal(
     toy: HookedTransformer, text: str, family: FamilyOf, name: str

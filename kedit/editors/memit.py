@@ -36,6 +36,12 @@ class MEMIT:
     lacks, for what it writes is scaled to one length. There the raw outputs of all `layers` are
     trained together, and each layer is made to write its own.
 
+    Each request's value is trained by itself, but requests may have one key: at the subject's last
+    token all do whose prompts are alike up to there, as of two facts of one subject. One key cannot
+    write two values, so what is written for it is their mean, which may serve neither request, and
+    nothing warns of it; the published code does the same. With `batch=1` the later request is
+    trained on the model with the earlier one's edit; at where="last" both have keys of their own.
+
     Args:
         layers: whose W_out are changed.
         weight: λ, of C against the keys: the larger, the less other texts are disturbed.
