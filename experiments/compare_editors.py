@@ -15,7 +15,8 @@ class Config:
     """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
     editors: str = "rome,memit,ft"
     """Names of kedit.editors, each with changes to its settings if wanted:
-    rome,rome:where=last:training.clamp=2,memit:layers=(4,5)."""
+    rome,rome:where=last:training.clamp=2,memit:layers=(4,5). GPT-2 and GPT-J have published
+    settings; the published ROME is rome:key=legacy:moments=('FILE.npz',), with the authors' C."""
     perspective: Literal["both", "entity", "relation", "together"] = "both"
     """Which side is edited; both: each by itself; together: both requests of a case in one edit,
     by one editor or by two: "memit&joint", of which either may be left out, as in "memit&"."""

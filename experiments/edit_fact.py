@@ -47,7 +47,9 @@ class Config:
     """entity: the subject gets another object. relation: subject and target get the relation, the
     old object loses it."""
     editor: str = "rome"
-    """rome, memit, ft or ft+l, and changes to its settings, as in rome:where=last:layer=7."""
+    """rome, memit, ft or ft+l, and changes to its settings, as in rome:where=last:layer=7. GPT-2
+    and GPT-J have published settings; the published ROME is rome:key=legacy:moments=('FILE.npz',),
+    with the authors' C."""
     text: str = ""
     """Whose statistics the edit is to spare: a text file, hf:NAME, or "" for what the editor has
     been told, else text that the model itself says."""

@@ -189,6 +189,12 @@ def moments(
     same in all, and no word's (in Gemma 3 270M |k|² at W_out is 15 times a word's at layer 0, 3
     millionths of it at layer 14). Without BOS (GPT-2) every token counts, as in Meng et al.'s code.
 
+    Documents are packed into chunks (`kedit.text`), so that a token sees the end of the document
+    before its own. Meng et al.'s code reads one document at a time, up to the model's context. That
+    is another C, and through C⁻¹ another edit: on the toy, whose documents have ten tokens, C
+    differs by 57 % and ROME's delta by 70 to 80 %; on a small GPT-2 trained on such documents C by
+    11 %, a delta by 70 to 90 %. For the edit of their C, hand it in (`kedit.spared`).
+
     Args:
         groups: for each moment its sites, those of one layer or of several.
         source, seed: as `kedit.text.Corpus` has them.

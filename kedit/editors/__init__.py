@@ -35,7 +35,9 @@ SHOWN = 200  # characters of what was told that a message repeats
 def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor:
     """An editor with its settings for a model, and changes to them.
 
-        editor("rome", "gpt2-xl")                    as published
+        editor("rome", "gpt2-xl")                    published settings, the corrected method
+        editor("rome:key=legacy:moments=('FILE.npz',)", "gpt2-xl")     the published method too, if
+                                                     FILE.npz is the authors' C, of Wikipedia
         editor("rome:where=last:training.clamp=1", "gemma-3-270m", "relation")
         editor("memit&joint", "gemma-3-270m")        entity requests by one, relation requests by
                                                      the other; either may be left out: "memit&"

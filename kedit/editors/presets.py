@@ -2,7 +2,9 @@
 
 The published ones are layers, steps, rates and bounds. The method itself is the corrected one
 unless it is told otherwise: "rome:key=legacy:relation=upstream", "memit:relation=upstream",
-"ft+l:loss=upstream", "kn:method=upstream", "mend:rates=upstream" do what the published code does.
+"ft+l:loss=upstream", "kn:method=upstream", "mend:rates=upstream" do what the published code does,
+ROME and MEMIT with the published C only where its files are handed in
+("rome:key=legacy:moments=('FILE.npz',)").
 """
 
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ from kedit.editors.rome import ROME
 from kedit.value import Training
 
 # Meng et al. 2022 and 2023, and RaKE's copies of their files. Their C is of 100,000 articles of
-# Wikipedia; ours, by default, of text that the model itself says.
+# Wikipedia, in float32; ours, by default, of text that the model itself says, in float64.
 _GPT2_XL_MEMIT = Training(clamp=0.75)
 _GPT_J_MEMIT = Training(clamp=0.75, steps=25)
 # Tuned on the first ten cases that compare_editors draws by seed 0; --skip leaves them out.

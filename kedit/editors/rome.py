@@ -32,6 +32,11 @@ class ROME:
     the subject's last token both have one key, so one value has to do for both; at the other key
     positions each has a key and a value of its own, inserted together.
 
+    Meng et al.'s code makes the edit of key="legacy" with C of 100,000 articles of Wikipedia, which
+    its files of statistics hold (`moments`). Neither is the default here, with published settings
+    either: the key is the mean one, and C is of text that the model itself says. The published
+    contexts cannot be had again, since they were drawn without a seed.
+
     Args:
         layer: whose W_out is changed.
         training: of v*.
