@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -78,7 +78,6 @@ def romes_table(
             hidden[1:, pos] = hidden[0, pos]
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
-        assert isinstance(gpt2.wte, nn.Module)
         hooks = [gpt2.wte.register_forward_hook(corrupt)]
         hooks += [module.register_forward_hook(restore) for module in modules]
         try:
@@ -145,7 +144,8 @@ def romes_severed_curve(
     gpt2 = hf.transformer
     assert isinstance(gpt2, GPT2Model)
     ids, begin, end, scale = romes_inputs(gpt2, tokenizer, fact)
-    modules = [block.mlp if severed == "mlp_out" else block.attn for block in gpt2.h]
+    blocks: list[Any] = list(gpt2.h)
+    modules = [block.mlp if severed == "mlp_out" else block.attn for block in blocks]
 
     def passes(layer: int) -> Tensor:
         source = np.random.RandomState(1)
@@ -169,14 +169,13 @@ def romes_severed_curve(
             hidden[1:, end - 1] = hidden[0, end - 1]
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
-        assert isinstance(gpt2.wte, nn.Module)
         hooks = [gpt2.wte.register_forward_hook(corrupt)]
         hooks += [module.register_forward_hook(hold) for module in modules]
         try:
             hf(ids)
             if reseed:
                 source.seed(1)
-            hooks.append(gpt2.h[layer].register_forward_hook(restore))
+            hooks.append(blocks[layer].register_forward_hook(restore))
             return hf(ids).logits[1:, -1].softmax(-1)[:, answer].mean()
         finally:
             for hook in hooks:
