@@ -81,13 +81,19 @@ def ngram_entropy(text: str) -> float:
     Words are runs of word characters, and punctuation by itself; the published code takes NLTK's,
     which part contractions otherwise.
     """
-    words = re.findall(r"\w+|[^\w\s]", text)
-    entropy = []
-    for n in (2, 3):
-        counts = Counter(zip(*(words[start:] for start in range(n)), strict=False))
-        total = counts.total()
-        entropy.append(-sum(c / total * math.log2(c / total) for c in counts.values()))
-    return (2 / 3 * entropy[0] + 4 / 3 * entropy[1]) / 2
+    return _entropy(re.findall(r"\w+|[^\w\s]", text))
+
+
+def variety(tokens: Tokens) -> float:
+    """Entropy of bigrams and trigrams of tokens, over the most that it can be in so many of them.
+
+    Weighed as `ngram_entropy` is, but of tokens, so that blanks and scripts without blanks count
+    too, and whatever the length: 1 where no two tokens follow each other twice, 0 where one token
+    is all that is said. Fewer than four tokens have nothing to repeat: 1.
+    """
+    if len(tokens) < 4:
+        return 1.0
+    return _entropy(tokens) / _entropy(range(len(tokens)))
 
 
 @torch.no_grad()
@@ -128,6 +134,16 @@ def _continued(
             tokens = torch.tensor([[said[n][-1]] for n in active], device=reading.last.device)
             _, reading = read_on(model, reading, tokens)
     return [tuple(tokens) for tokens in said]
+
+
+def _entropy(sequence: Sequence[object]) -> float:
+    """(2/3 H2 + 4/3 H3) / 2 of its bigrams and trigrams, in bits."""
+    entropy = []
+    for n in (2, 3):
+        counts = Counter(zip(*(sequence[start:] for start in range(n)), strict=False))
+        total = counts.total()
+        entropy.append(-sum(c / total * math.log2(c / total) for c in counts.values()))
+    return (2 / 3 * entropy[0] + 4 / 3 * entropy[1]) / 2
 
 
 def _words(text: str) -> list[str]:

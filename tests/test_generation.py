@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
-from kedit.generation import greedy, ngram_entropy, sampled, says
+from kedit.generation import greedy, ngram_entropy, sampled, says, variety
 from kedit.prompts import decoded, prompt_ids
 from tests import twins
 from tests.conftest import FAMILIES, FamilyOf
@@ -95,6 +95,18 @@ def test_entropy_by_hand() -> None:
     assert ngram_entropy("a b a b") == pytest.approx((2 / 3 * bigrams + 4 / 3 * 1.0) / 2)
     assert ngram_entropy("so so so so so") == 0
     assert ngram_entropy("") == ngram_entropy("one word") == 0
+
+
+def test_variety_by_hand() -> None:
+    # of three bigrams two are the same, of two trigrams none; all different would be log2 of both
+    bigrams = -(2 / 3 * math.log2(2 / 3) + 1 / 3 * math.log2(1 / 3))
+    share = (2 / 3 * bigrams + 4 / 3 * 1.0) / (2 / 3 * math.log2(3) + 4 / 3 * 1.0)
+    assert variety((7, 9, 7, 9)) == pytest.approx(share)
+    assert variety((5, 5, 5, 5, 5)) == 0
+    assert variety(tuple(range(4))) == variety(tuple(range(40))) == 1  # whatever the length
+    assert variety(()) == variety((5, 5, 5)) == 1  # too short to repeat anything
+    words = (1, 2, 3, 4) * 10  # four words, over and over
+    assert 0 < variety(words) < 0.5
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "d", ",", "."]), max_size=30))
