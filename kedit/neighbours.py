@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import islice
 
-from kedit.data import builtin
+from kedit.data import builtin, relations
 from kedit.facts import Demand, EditRequest, Fact
 
 
@@ -27,6 +27,38 @@ def neighbours(request: EditRequest, n: int, seed: int = 0) -> tuple[Demand, ...
     Only the prompts are meant: what else the demands hold is the request's, and true of it alone.
     """
     return tuple(islice(_drawn(request, random.Random(f"{seed} {request.fact.prompt}")), n))
+
+
+def alike(request: EditRequest, seed: int = 0) -> tuple[Fact, ...]:
+    """kedit's own facts of an entity request's relation, about other subjects, in a drawn order.
+
+    The relation is known by its template, or else by its name, an alias or its Wikidata id, or else
+    by templates that open like the request's, if those are one relation's. Facts whose object is
+    the target are left out: an edit that leaks would not show in them. There may be none at all.
+    """
+    id = _known_relation(request.fact.template, request.fact.relation.name)
+    barred = {request.fact.subject.casefold(), request.target.casefold()}
+    found = [
+        fact
+        for fact in known_facts()
+        if fact.relation.id == id and not barred & {fact.subject.casefold(), fact.object.casefold()}
+    ]
+    random.Random(f"{seed} {request.fact.prompt}").shuffle(found)
+    return tuple(found)
+
+
+def _known_relation(template: str, name: str) -> str:
+    """The Wikidata id of the relation that both tell; "" where they tell none, or several."""
+    template, name = template.casefold(), name.casefold()
+    exact, named, aliased, opened = (set[str]() for _ in range(4))
+    for fact in builtin.load():
+        id, own = fact.relation.id, fact.template.casefold()
+        known = relations.find(id)
+        exact |= {id} if own == template else set()
+        named |= {id} if name in {part.casefold() for part in (id, fact.relation.name)} else set()
+        aliased |= {id} if name in map(str.casefold, (known.name, *known.aliases)) else set()
+        opened |= {id} if own.startswith(f"{template} ") else set()
+    return next((ids.pop() for ids in (exact, named, aliased, opened) if len(ids) == 1), "")
 
 
 def _drawn(request: EditRequest, draw: random.Random) -> Iterator[Demand]:

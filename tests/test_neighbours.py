@@ -7,8 +7,8 @@ import pytest
 
 from kedit import toy as toy_module
 from kedit.data import builtin
-from kedit.facts import Relation
-from kedit.neighbours import neighbours
+from kedit.facts import EditRequest, Fact, Relation
+from kedit.neighbours import alike, neighbours
 
 CASES = {case.id: case for case in builtin.cases()}
 FRANCE = CASES["P36 France"]  # its capital: from Paris to Tokyo
@@ -104,3 +104,39 @@ def test_only_the_prompts_spelt_out_object_is_exchanged() -> None:
     assert found[1].mentioned != request.mentioned
     assert found[1].fact.prompt.startswith(f"{request.mentioned} and this one")
     assert found[1].fact.prompt.endswith(f"to {found[1].mentioned} is")
+
+
+def asked(template: str, name: str = "", subject: str = "Marie Curie", target: str = "Lisbon"):
+    return EditRequest(Fact(subject, Relation(name, name), "?", template), target)
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "id"),
+    [
+        ("{} was born in the city of", "", "P19"),  # its template
+        ("{} was born in the city of", "capital", "P19"),  # which says more than a name
+        ("{} first saw the light of day in", "Place of birth", "P19"),
+        ("{} first saw the light of day in", "p19", "P19"),
+        ("{} first saw the light of day in", "birthplace", "P19"),  # an alias
+        ("{} was born in", "", "P19"),  # all templates that open so are of one relation
+        ("{} is", "", ""),  # those of many open so
+        ("{} was bor", "", ""),  # no whole word
+        ("{} first saw the light of day in", "where it began", ""),
+    ],
+)
+def test_facts_alike_are_of_the_relation_that_template_or_name_tell(
+    template: str, name: str, id: str
+) -> None:
+    found = alike(asked(template, name))
+    assert {fact.relation.id for fact in found} == ({id} if id else set())
+
+
+def test_facts_alike_have_other_subjects_and_objects_than_the_request_by_seed() -> None:
+    every = {f.subject: f.object for f in builtin.load() if f.relation.id == "P19"}
+    subject, target = "Marie Curie", next(o for s, o in every.items() if s != "Marie Curie")
+    found = alike(asked("{} was born in", subject=subject, target=target.upper()))
+    wanted = {s for s, o in every.items() if s != subject and o != target}
+    assert {fact.subject for fact in found} == wanted and len(found) == len(wanted) > 6
+    assert subject in every and len(wanted) < len(every) - 1  # something was there to leave out
+    again, other = (alike(asked("{} was born in", target=target), seed) for seed in (0, 1))
+    assert again == alike(asked("{} was born in", target=target)) != other
