@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
@@ -130,6 +131,14 @@ def test_every_figure_fits_its_page_and_says_what_it_shows(drawing, case):
     if drawing == "heatmap":
         wanted = ("n = 1 fact", "no interval", "noise", "probability")
     assert all(part in caption for part in wanted), caption
+
+
+@pytest.mark.parametrize("drawing", ["averages", "heads"])
+def test_nothing_is_cut_off_at_the_edge_of_the_image(drawing, tmp_path):
+    png, _ = save(DRAWN[drawing](12, 8), tmp_path, "it")
+    drawn = imread(png)[..., :3]
+    assert all((edge == 1).all() for edge in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]))
+    assert (drawn < 1).any()  # the control: something is drawn
 
 
 @pytest.mark.parametrize("words", ["the other prompt: ", "東京都庁舎"])
