@@ -70,12 +70,12 @@ def held_out(
     if not corpus.is_file:
         rows = list(itertools.islice(corpus.chunks(model, window), n_chunks))
         if not rows:
-            raise InputError(f"--text {source}: at least {window} tokens are wanted")
+            raise InputError(f"{source}: at least {window} tokens are wanted")
         return torch.tensor(rows, device=device(model))
     ids = list(itertools.chain.from_iterable(corpus.token_ids(model)))
     n_chunks = min(n_chunks, len(ids) // window)
     if n_chunks == 0:
-        raise InputError(f"--text {source}: {len(ids)} tokens, at least {window} are wanted")
+        raise InputError(f"{source}: {len(ids)} tokens, at least {window} are wanted")
     stride = len(ids) // n_chunks
     rows = [[*start, *ids[n * stride : n * stride + window]] for n in range(n_chunks)]
     return torch.tensor(rows, device=device(model))
