@@ -1,7 +1,8 @@
 """What is asked for when one fact is edited: the request, and the prompts that show what it did."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from experiments._before_after import Question, answers, replies, said, shown
@@ -10,9 +11,10 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from experiments.edit_fact import Config
-    from kedit.facts import EditRequest
+    from kedit.facts import EditRequest, Fact
 
 WORDINGS = (0, 3, 6)  # of those that fit any relation: paraphrases of a relation edit
+NEIGHBOURS, SPARE = 6, 3  # that are drawn where none are named; for those without an answer
 
 
 def request_of(model: "HookedTransformer", config: "Config") -> "EditRequest":
@@ -58,14 +60,12 @@ def questions(
     """All that is asked: the edited prompt first, neighbours last.
 
     Raises:
-        InputError: the model says nothing after a neighbour's prompt, or a prompt fills its
-            context.
+        InputError: the model says nothing after the prompt of a neighbour that was named, or a
+            prompt fills its context.
     """
-    from kedit.data.builtin import STATEMENT
     from kedit.facts import NO_RELATION
 
     objects = list(_object_questions(config, entity))
-    kept = _kept(model, [config.prompt.replace("{}", name) for name in config.neighbours])
     new = entity.target
     if config.relation:
         relations = list(_relation_questions(entity))
@@ -73,14 +73,53 @@ def questions(
             objects.append(replace(relations[0], role="other side"))
         else:
             objects = relations + [replace(one, role="other side") for one in objects]
-            pairs = zip(config.neighbours, kept.values(), strict=True)
-            kept = _kept(model, [STATEMENT.filled(*pair) for pair in pairs])
             new = config.relation
     return objects + [
         # where a neighbour has the relation, the edit might take it away
         Question("neighbour", prompt, NO_RELATION if old == new else new, old)
-        for prompt, old in kept.items()
+        for prompt, old in _neighbours(model, config, entity).items()
     ]
+
+
+def drawn(config: "Config", entity: "EditRequest") -> "Sequence[Fact]":
+    """Facts whose subjects may be neighbours; none where neighbours were named."""
+    from kedit.neighbours import alike
+
+    # kedit's own facts are about our world, of which the toy has never heard
+    if config.neighbours or config.model == "toy":
+        return ()
+    return alike(entity, config.seed)[: NEIGHBOURS + SPARE]
+
+
+def _neighbours(
+    model: "HookedTransformer", config: "Config", entity: "EditRequest"
+) -> Mapping[str, str]:
+    """Their prompts, each with the answer that the model gives by itself.
+
+    Those that are drawn are left out where an edit could not be seen: where the model gives no
+    answer, or says the target already.
+    """
+    from kedit.data.builtin import STATEMENT
+    from kedit.generation import says
+
+    names = config.neighbours or [fact.subject for fact in drawn(config, entity)]
+    prompts = {name: config.prompt.replace("{}", name) for name in names}
+    kept = _answered(model, prompts.values())
+    if config.neighbours:
+        _require_answers(kept)
+    else:
+        kept = {
+            prompt: text
+            for prompt, text in kept.items()
+            if text and not says(text, [entity.target])
+        }
+    if config.perspective == "relation":
+        pairs = [(name, kept[text]) for name, text in prompts.items() if text in kept]
+        kept = _answered(model, [STATEMENT.filled(*pair) for pair in pairs])
+        if config.neighbours:
+            _require_answers(kept)
+    told = {prompt: text for prompt, text in kept.items() if text}
+    return told if config.neighbours else dict(islice(told.items(), NEIGHBOURS))
 
 
 def _object_questions(config: "Config", entity: "EditRequest") -> Iterator[Question]:
@@ -105,17 +144,20 @@ def _relation_questions(entity: "EditRequest") -> Iterator[Question]:
         yield Question("paraphrase", prompt, name, NO_RELATION)
 
 
-def _kept(model: "HookedTransformer", prompts: Sequence[str]) -> Mapping[str, str]:
-    """Neighbours' prompts, each with the answer that the model gives by itself."""
+def _answered(model: "HookedTransformer", prompts: Iterable[str]) -> dict[str, str]:
+    """Prompts, each with the answer that the model gives by itself; "" where it gives none."""
+    prompts = list(prompts)
+    return dict(zip(prompts, answers(model, prompts, said(model, prompts)), strict=True))
+
+
+def _require_answers(answered: Mapping[str, str]) -> None:
     from kedit.errors import InputError
 
-    kept = dict(zip(prompts, answers(model, prompts, said(model, prompts)), strict=True))
-    for prompt, answer in kept.items():
+    for prompt, answer in answered.items():
         if not answer:
             raise InputError(
                 f"after {prompt!r} the model says nothing that could stay: leave that neighbour out"
             )
-    return kept
 
 
 def _refuse_what_is_said(model: "HookedTransformer", prompt: str, target: str, text: str) -> None:

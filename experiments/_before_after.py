@@ -47,6 +47,7 @@ class Reply:
         new, old: of the two answers, exp of the mean log-probability of their tokens.
         said: greedily, to the end of the line at most.
         answer: what that opens with.
+        variety: `kedit.generation.variety` of what is said, markup aside.
     """
 
     likeliest: tuple[tuple[str, float], ...]
@@ -54,6 +55,7 @@ class Reply:
     old: float
     said: str
     answer: str
+    variety: float
 
 
 class Row(NamedTuple):
@@ -94,7 +96,8 @@ def replies(model: "HookedTransformer", asked: Sequence[Question]) -> list[Reply
         weighed, likelihoods(model, weighed), texts, answers(model, prompts, texts), strict=True
     ):
         new, old = (math.exp(each.logprob) for each in answered.answers)
-        found.append(Reply(_likeliest(model, one.prompt), new, old, text, answer))
+        varied = _variety(model, text)
+        found.append(Reply(_likeliest(model, one.prompt), new, old, text, answer, varied))
     return found
 
 
@@ -158,6 +161,14 @@ def shown(probability: float) -> str:
     if probability >= 0.0095:
         return f"{probability:.2f}"
     return f"{probability:.0e}".replace("e-0", "e-").replace("0e+00", "0")
+
+
+def _variety(model: "HookedTransformer", text: str) -> float:
+    from kedit.generation import variety
+    from kedit.prompts import markup_ids, plain_ids
+
+    markup = markup_ids(model)
+    return variety(tuple(token for token in plain_ids(model, text) if token not in markup))
 
 
 def _likeliest(model: "HookedTransformer", prompt: "Tokens") -> tuple[tuple[str, float], ...]:

@@ -1,10 +1,13 @@
 """What the edit of one fact did: on the screen, as JSON and Markdown, and as a figure."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._before_after import Row, shown
+from experiments._edit_verdict import Done, in_words, prices, short
 from experiments._run import RunFolder, console, write_whole
 
 if TYPE_CHECKING:
@@ -13,107 +16,113 @@ if TYPE_CHECKING:
 
     from experiments.edit_fact import Config
     from figures.edit import Likeliest, Prompt
-    from kedit.edit import Edit
 
-FILE = "edit.safetensors"
+FILE, REPORT = "edit.safetensors", "report.json"
 HEADS = ("", "", "text", "likeliest next tokens", "new answer", "old answer")
 EXPLAINED = (
     "Answers: exp of their tokens' mean log-probability. A neighbour's old answer is what the "
     "model says by itself. ✓: after the edit the text opens with the answer that it should."
 )
-ALSO = {
-    "removed": "prompts of the old pair say None",
-    "paraphrase": "other wordings say so too",
-    "other side": "prompts of the side that was not edited follow",
-}
+STYLES = {"works": "bold", "at a price": "bold yellow", "fails": "bold red"}
 
 
 def finish(
-    config: "Config",
-    folder: RunFolder,
-    model: "HookedTransformer",
-    edit: "Edit",
-    rows: Sequence[Row],
-    seconds: float,
+    config: "Config", folder: RunFolder, model: "HookedTransformer", done: Done, held_out: str
 ) -> None:
-    """Saves the edit and all that is known of it; prints it, the verdict last."""
+    """Saves the edit and all that is known of it; prints it, the verdict last.
+
+    Args:
+        held_out: what the text is called that perplexity was measured on.
+    """
     from figures.edit import before_after
     from figures.style import save
 
-    path = edit.save(folder.path / FILE)
-    norms, moved = edit.norms(model), edit.n_moved(model)
-    sizes = {
-        name: {
-            "norm": norm.delta,
-            "of its own": norm.relative,
-            "numbers moved": moved[name],
-            "of": edit.weights(model)[name].numel(),
-        }
-        for name, norm in norms.items()
-    }
-    ending, changed = verdict(rows), _changed(config.editor, sizes, seconds)
-    record = {
-        "request": list(edit.made.requests),
-        "editor": edit.made.editor,
-        "settings": dict(edit.made.settings),
-        "seconds": seconds,
-        "changed": sizes,
-        "rows": [_record(row) for row in rows],
-        "verdict": ending,
-    }
-    folder.write_json("report.json", record)
+    path, rows = done.edit.save(folder.path / FILE), done.rows
+    verdict, ending, costs = done.verdict, in_words(done), prices(done.verdict)
+    sizes = _sizes(model, done)
+    spent = _measured(done, held_out)
+    folder.write_json(REPORT, _report(done, sizes, held_out, ending))
+    changed = _changed(config.editor, sizes, done.seconds)
     titles = _titles(config, rows)
     usage = _usage(config, str(path))
     parts = [
         f"# {config.model}, before and after an edit",
         ending,
+        *(["\n".join(f"- {cost}" for cost in costs)] if costs else []),
         *(f"## {title}\n\n{_markdown(own)}" for title, own in titles.items()),
         EXPLAINED,
-        changed,
+        f"{changed} {spent}",
         "![before and after](before-after.png)",
         f"```python\n{usage}\n```",
     ]
     write_whole(folder.path / "report.md", "\n\n".join(parts) + "\n")
     study = f"{config.model}, {config.editor}; seed {config.seed}"
-    save(before_after(*_drawn(rows), study), folder.path, "before-after")
+    save(before_after(*_drawn(rows), study, short(verdict)), folder.path, "before-after")
     screen = console()
     for title, own in titles.items():
         screen.print(_table(title, own))
-    for text in (EXPLAINED, changed, f"\n{usage}\n", f"Everything is in {folder.path}\n"):
+    for text in (EXPLAINED, changed, spent):
         screen.print(text, markup=False, highlight=False)
-    screen.print(ending, markup=False, highlight=False, style="bold")
+    # not wrapped: both are there to be copied
+    for text in (f"\n{usage}\n", f"Everything is in {folder.path}\n"):
+        screen.print(text, markup=False, highlight=False, soft_wrap=True)
+    for text in (ending, *(f"- {cost}" for cost in costs)):
+        screen.print(text, markup=False, highlight=False, style=STYLES[verdict.outcome])
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """What happened, in words: the edited prompt, then all others by their roles."""
-    from kedit.generation import says
+def exit_code(folder: Path) -> int:
+    """1 where the edit of this run fails."""
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    return int(report["outcome"] == "fails")
 
-    asked, before, after = rows[0]
-    rise = f"probability {shown(before.new)} → {shown(after.new)}"
-    if rows[0].works:
-        told = [f"The edit works: after its prompt the model now says {asked.new} ({rise})."]
-    else:
-        now = f"still says {asked.old}"
-        if not says(after.said, [asked.old]):
-            now = f"says {after.answer or 'nothing'}"
-        told = [f"The edit fails: after its prompt the model {now}, not {asked.new} ({rise})."]
-    for role, also in ALSO.items():
-        own = [row for row in rows if row.question.role == role]
-        if own:
-            then = sum(says(row.before.said, [row.question.new]) for row in own)
-            now = sum(row.works for row in own)
-            told.append(f"{now} of {len(own)} {also}" + (f" ({then} did before)." if then else "."))
-    stay = [row for row in rows if not row.question.changes]
-    if stay:
-        told.append(f"{sum(row.works for row in stay)} of {len(stay)} neighbours keep their answer")
-        then, now = (
-            sum(one.old for one in ones) / len(stay)
-            for ones in ([row.before for row in stay], [row.after for row in stay])
-        )
-        told[-1] += f" (its mean probability {shown(then)} → {shown(now)})."
-    else:
-        told.append("No neighbours were asked: --neighbours would show what else it changes.")
-    return " ".join(told)
+
+def _sizes(model: "HookedTransformer", done: Done) -> Mapping[str, Mapping[str, Any]]:
+    """How far each parameter was moved."""
+    moved, weights = done.edit.n_moved(model), done.edit.weights(model)
+    return {
+        name: {
+            "norm": norm.delta,
+            "of its own": norm.relative,
+            "numbers moved": moved[name],
+            "of": weights[name].numel(),
+        }
+        for name, norm in done.norms.items()
+    }
+
+
+def _report(
+    done: Done, sizes: Mapping[str, Mapping[str, Any]], held_out: str, ending: str
+) -> dict[str, Any]:
+    made = done.edit.made
+    return {
+        "request": list(made.requests),
+        "editor": made.editor,
+        "settings": dict(made.settings),
+        "seconds": done.seconds,
+        "changed": sizes,
+        "rows": [_record(row) for row in done.rows],
+        "held-out text": held_out,
+        "perplexity": dict(zip(("before", "after"), done.perplexity, strict=True)),
+        "outcome": done.verdict.outcome,
+        "prices": [asdict(price) for price in done.verdict.prices],
+        "verdict": ending,
+    }
+
+
+def _measured(done: Done, held_out: str) -> str:
+    """What was looked at for prices, and how, in words."""
+    from experiments._before_after import SAID
+    from experiments._edit_price import CHUNKS, WINDOW
+
+    worst = done.most_repetitive
+    then, now = done.perplexity
+    return (
+        f"Perplexity of held-out text: {then:.3g} → {now:.3g} ({held_out}; at most {CHUNKS} chunks "
+        f"of {WINDOW} tokens). Variety of what the model says falls most after "
+        f"{worst.question.prompt!r}: {worst.before.variety:.2f} → {worst.after.variety:.2f} "
+        f"(n-gram entropy of the {SAID} tokens above, over the most that it can be: 1 where "
+        "nothing is repeated, 0 where one token is all that is said)."
+    )
 
 
 def _titles(config: "Config", rows: Sequence[Row]) -> Mapping[str, list[Row]]:
@@ -125,7 +134,8 @@ def _titles(config: "Config", rows: Sequence[Row]) -> Mapping[str, list[Row]]:
     if config.perspective == "relation":
         about = f"{config.subject} and {config.target}"
     titled = {f"Should change ({about}: {asked.old} → {asked.new})": change}
-    return titled | ({"Should stay (neighbours)": stay} if stay else {})
+    whose = "neighbours" if config.neighbours else "neighbours, drawn from kedit's own facts"
+    return titled | ({f"Should stay ({whose})": stay} if stay else {})
 
 
 def _changed(name: str, sizes: Mapping[str, Mapping[str, Any]], seconds: float) -> str:

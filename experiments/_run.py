@@ -30,9 +30,16 @@ PACKAGES = ("kedit", "torch", "transformer-lens", "transformers", "numpy")
 
 
 def command(
-    config_class: type[Config], run: Callable[[Config], Path], default: Config | None = None
+    config_class: type[Config],
+    run: Callable[[Config], Path],
+    default: Config | None = None,
+    exit_code: Callable[[Path], int] = lambda folder: 0,
 ):
-    """Parses the command line and runs; what a user can mend is told in one line."""
+    """Parses the command line and runs; what a user can mend is told in one line.
+
+    Args:
+        exit_code: of the process, by what the finished run's folder holds.
+    """
     import simple_parsing
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -51,7 +58,7 @@ def command(
         sys.stdout.reconfigure(errors="replace")  # a code page may lack an arrow or a name's letter
     try:
         require_options_in_bounds(config)
-        run(config)
+        folder = run(config)
     except InputError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -60,6 +67,8 @@ def command(
         sys.exit(f"error: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("\nstopped: what was finished is kept, the same command goes on from there")
+    if code := exit_code(folder):
+        sys.exit(code)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Edit one fact: see what a model says before and after, and save the edit.
 
 Without options it edits a worked example; a fact of one's own is a subject, a prompt and a target.
+The last lines say whether the edit works, works at a price, or fails; then the exit status is 1.
 """
 
 import time
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 from experiments._asked import questions, relation_side, request_of
 from experiments._before_after import Row, replies
-from experiments._edit_report import finish
+from experiments._edit_price import held_out_text, name_of, perplexity
+from experiments._edit_report import exit_code, finish
+from experiments._edit_verdict import Done
 from experiments._moments import read_moments
 from experiments._run import command, console, open_run
 
@@ -39,7 +42,8 @@ class Config:
     """Other wordings of the prompt, which should change too (none: the worked example's, if its
     prompt is asked)."""
     neighbours: list[str] = field(default_factory=list)
-    """Other subjects, whose answers should stay (none: likewise)."""
+    """Other subjects, whose answers should stay (none: likewise; else six that are drawn from
+    kedit's own facts of the same relation, if it has any)."""
     relation: str = ""
     """The relation's name, as in "location": asks from the other side too; --perspective relation
     needs it."""
@@ -56,8 +60,12 @@ class Config:
     tokens_a_key: int = 4
     """Tokens of that text for each number of a key, where the editor has been told no number of
     them: enough for a first look, and a minute's work; comparisons read ten."""
+    held_out: str = ""
+    """Text whose perplexity should not rise, another one than --text: a file, hf:NAME, or "" for
+    text that the model itself says."""
     seed: int = 0
-    """Of the editor's contexts and of that text; 0 for what the editor has been told."""
+    """Of the editor's contexts and of that text (0 for what the editor has been told), and of the
+    neighbours that are drawn."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     dtype: str = "float32"
@@ -98,17 +106,21 @@ def run(config: Config) -> Path:
     entity = request_of(model, config)
     request = entity if config.perspective == "entity" else relation_side(model, entity)
     asked = questions(model, config, entity)
+    held_out = held_out_text(model, config, chosen)
     before = replies(model, asked)
     with open_run("edit_fact", config) as folder:
         folder.require_weights(model)
+        perplexity_before = perplexity(model, held_out)
         edits = _ready(chosen, model, config)
         start = time.perf_counter()
         edit = edits([request])
         seconds = time.perf_counter() - start
         with edit.applied(model):
             after = replies(model, asked)
+            perplexities = (perplexity_before, perplexity(model, held_out))
         rows = list(map(Row, asked, before, after))
-        finish(config, folder, model, edit, rows, seconds)
+        done = Done(edit, rows, edit.norms(model), perplexities, seconds)
+        finish(config, folder, model, done, name_of(config, chosen))
     return folder.path
 
 
@@ -218,4 +230,4 @@ def _ready(chosen: "Editor", model: "HookedTransformer", config: Config) -> "Edi
 
 
 if __name__ == "__main__":
-    command(Config, run)
+    command(Config, run, exit_code=exit_code)

@@ -57,6 +57,7 @@ def before_after(
     answers: tuple[str, str],
     prompts: Sequence[Prompt],
     study: str,
+    verdict: str = "",
 ) -> Figure:
     """Bars for the first prompt, which was edited; below, a row for each prompt.
 
@@ -64,10 +65,11 @@ def before_after(
         likeliest: tokens after the first prompt, before and after the edit.
         answers: the first prompt's new and old one: bars of tokens that open them are coloured.
         study: which model, editor and seed, in words.
+        verdict: on the edit, in words: stands below the title.
     """
     title = wrap(
         f"Edited: “{readable(prompts[0].text)}”", TITLE_WIDTH, max_lines=3, placeholder=" …"
-    )
+    ) + wrap(readable(verdict) if verdict else "", TITLE_WIDTH)
     blocks = {
         name: own
         for name, changes in (("should change", True), ("should stay", False))

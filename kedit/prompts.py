@@ -184,6 +184,15 @@ def end_ids(model: HookedTransformer) -> tuple[int, ...]:
     return () if end is None else (end,)
 
 
+def markup_ids(model: HookedTransformer) -> set[int]:
+    """Tokens that were added to the tokenizer's vocabulary, unless they are blanks.
+
+    "<start_of_image>" of Gemma 3, for one: the 270M, unedited, says dozens of them in a row.
+    """
+    added = _tokenizer(model).get_added_vocab()
+    return {token for text, token in added.items() if text.strip()}
+
+
 def bos_ids(model: HookedTransformer) -> list[int]:
     """[BOS] for a model trained to see one first (Gemma, Llama), [] for the others (GPT-2, GPT-J).
 

@@ -16,15 +16,23 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from experiments import edit_fact
+from experiments._asked import questions, request_of
 from experiments._before_after import Question, Reply, Row, answers, replies, said, shown
-from experiments._edit_report import verdict
-from experiments.edit_fact import EXAMPLE, Config, settled
+from experiments._edit_price import held_out_text
+from experiments._edit_verdict import Done, in_words, prices, short
+from experiments._run import command
+from experiments.edit_fact import EXAMPLE, Config, exit_code, settled
 from figures.edit import NEW, OLD, OTHERS, Prompt, Shift, before_after
+from kedit import hf as hugging_face
 from kedit import moments as moments_module
 from kedit import toy as toy_module
-from kedit.edit import Edit
+from kedit.edit import Edit, Norm
+from kedit.editors.rome import ROME
 from kedit.errors import InputError
-from kedit.facts import NO_RELATION
+from kedit.facts import NO_RELATION, Fact, Relation
+from kedit.prompts import plain_ids
+from kedit.provenance import Provenance
+from kedit.text import Corpus
 from tests.test_figures import assert_fits
 
 CASE = toy_module.cases()[0]
@@ -42,7 +50,8 @@ def loaded(
 ) -> None:
     """The session's toy, and one cache of moments for this file."""
     place = tmp_path_factory.getbasetemp() / "edit_fact"
-    monkeypatch.setattr(moments_module, "cache_dir", lambda: place)
+    for module in (moments_module, hugging_face):
+        monkeypatch.setattr(module, "cache_dir", lambda: place)
     monkeypatch.setattr("kedit.model.load", lambda *_: toy)
 
 
@@ -96,14 +105,24 @@ def test_without_options_the_worked_example_is_edited_saved_and_undone(
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_an_edit_that_works_is_called_so_and_can_be_used_as_the_report_says(
+def test_an_edit_is_judged_in_every_place_and_can_be_used_as_the_report_says(
     toy: HookedTransformer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = edit_fact.run(replace(SURE, out=str(tmp_path)))
     screen, text = capsys.readouterr().out, (folder / "report.md").read_text(encoding="utf-8")
-    ending = report(folder)["verdict"]
-    assert ending.startswith("The edit works: after its prompt the model now says Delft (prob")
+    found = report(folder)
+    ending = found["verdict"]
+    # what it takes to make the toy say anything makes it say so everywhere
+    assert ending.startswith(
+        "Warning: the edit works, but at a price: after its prompt the model n"
+    )
     assert ending in text and ending[-30:] in screen
+    assert found["outcome"] == "at a price" and exit_code(folder) == 0
+    price = found["prices"][0]
+    ratio = found["perplexity"]["after"] / found["perplexity"]["before"]
+    assert price == {"name": "perplexity", "value": pytest.approx(ratio), "limit": 1.1}
+    assert f"Perplexity of held-out text is {ratio:.3g} times" in screen
+    assert f"- Perplexity of held-out text is {ratio:.3g} times" in text
     for part in ("Should change (Ada Alder: Corum → Delft)", "Should stay (neighbours)", "✓"):
         assert part in screen and part in text
     assert "blocks.1.mlp.W_out by a norm of" in text
@@ -115,6 +134,81 @@ def test_an_edit_that_works_is_called_so_and_can_be_used_as_the_report_says(
     exec(code, {"seen": seen, "weights": weights})
     assert any(not torch.equal(seen[name], before[name]) for name in before)
     assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_edit_that_fails_is_saved_and_the_command_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / ("a-long-name-that-would-be-wrapped-" * 4)  # within the code to be copied
+    options = ["--model", "toy", "--editor", "ft:lr=1e-9:steps=1", "--out", str(place)]
+    monkeypatch.setattr("sys.argv", ["experiments/edit_fact.py", *options])
+    with pytest.raises(SystemExit) as end:
+        command(Config, edit_fact.run, exit_code=exit_code)
+    assert end.value.code == 1
+    found, screen = report(place), capsys.readouterr().out
+    assert (found["outcome"], found["prices"]) == ("fails", [])
+    assert found["verdict"].startswith("The edit fails: after its prompt the model still says Co")
+    assert "It is saved all the same" in screen and Edit.load(place / "edit.safetensors").deltas
+    assert f"with Edit.load('{place}/edit.safetensors').applied(load('toy')) as model:" in screen
+
+
+def test_neighbours_are_drawn_from_facts_of_the_relation_where_none_are_named(
+    toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the toy's own people stand in for kedit's facts, whose words it does not know
+    known = tuple(
+        Fact(person, Relation("P19", "place of birth"), "?", "{} was born in the city of")
+        for person in toy_module.PEOPLE
+    )
+    monkeypatch.setattr("kedit.neighbours.known_facts", lambda: known)
+    own = replace(TOY, model="other", subject="Ada Alder", prompt="{} was born in", target="Delft")
+    for perspective in ("entity", "relation"):
+        config = settled(replace(own, relation="birthplace", perspective=perspective))
+        asked = questions(toy, config, request_of(toy, config))
+        stay = [one for one in asked if not one.changes]
+        names = {
+            one.prompt: [name for name in toy_module.PEOPLE if name in one.prompt] for one in stay
+        }
+        assert len(stay) == 6 and all(len(found) == 1 for found in names.values())
+        assert "Ada Alder" not in {name for (name,) in names.values()}
+        if perspective == "entity":
+            assert all(one.old != "Delft" and one.new == "Delft" for one in stay)
+    for none in (replace(own, prompt="{} likes"), replace(own, model="toy")):
+        config = settled(none)
+        assert all(one.changes for one in questions(toy, config, request_of(toy, config)))
+
+
+def test_held_out_text_is_said_once_by_another_seed_or_read_from_another_file(
+    toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rome = ROME(1, n_tokens=256)
+    texts = [held_out_text(toy, TOY, replace(rome, seed=seed)) for seed in (0, 3, 0)]
+    assert torch.equal(texts[0], texts[2]) and not torch.equal(texts[0], texts[1])
+    read = next(Corpus(seed=1).chunks(toy, toy.cfg.n_ctx - 1))
+    assert texts[0][0].tolist() == list(read)
+    monkeypatch.setattr("kedit.drift.held_out", None)  # it lies in the cache
+    assert torch.equal(held_out_text(toy, TOY, rome), texts[0])
+    monkeypatch.undo()
+    corpus, same = tmp_path / "text.txt", tmp_path / "same.txt"
+    for file in (corpus, same):
+        file.write_text("Bruno Birch likes to speak Danish. " * 40, encoding="utf-8")
+    config = replace(TOY, held_out=str(same))
+    with pytest.raises(InputError, match=r"--held-out .*same.txt: the edit's statistics are of th"):
+        held_out_text(toy, config, replace(rome, text=str(corpus)))
+    assert len(held_out_text(toy, config, rome))
+
+
+def test_markup_is_no_text_that_repeats_itself(
+    toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = Question("edited", CASE.entity.fact.prompt, "Delft", "Corum")
+    monkeypatch.setattr("experiments._before_after.said", lambda *_: ["Corum" + 6 * " None"])
+    assert replies(toy, [question])[0].variety < 0.7
+    assert toy.tokenizer is not None
+    added = {f"<{token}>": token for token in plain_ids(toy, "None None")}
+    monkeypatch.setattr(type(toy.tokenizer), "get_added_vocab", lambda _: added)
+    assert replies(toy, [question])[0].variety == 1  # of the same text, without its None
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -237,30 +331,70 @@ def test_small_probabilities_keep_a_digit() -> None:
     ]  # fmt: skip
 
 
-def row(question: Question, before: float, after: float, text: str) -> Row:
-    """The new answer's probabilities; the old one has what is left."""
+def row(question: Question, before: float, after: float, text: str, variety: float = 0.8) -> Row:
+    """The new answer's probabilities; the old one has what is left. Variety was 0.8 before."""
     one, other = (
-        Reply((), new, 1 - new, said, said) for new, said in ((before, question.old), (after, text))
+        Reply((), new, 1 - new, said, said, varied)
+        for new, said, varied in ((before, question.old, 0.8), (after, text, variety))
     )
     return Row(question, one, other)
 
 
+def done(rows: list[Row], perplexity: float = 10.0, norm: float = 0.1) -> Done:
+    """Perplexity was 10 before the edit; a bias moves by nine times its norm."""
+    made = Edit({}, Provenance("rome", {}, (), "", ""))
+    norms = {"blocks.1.mlp.W_out": Norm(1.0, norm), "blocks.1.mlp.b_out": Norm(1.0, 9.0)}
+    return Done(made, rows, norms, (10.0, perplexity), 1.0)
+
+
+EDITED = Question("edited", "E is in", "Rome", "Paris")
+NEIGHBOUR = Question("neighbour", "L is in", "Rome", "Paris")
+
+
 def test_the_verdict_says_what_happened_and_not_more() -> None:
-    edited = Question("edited", "E is in", "Rome", "Paris")
-    neighbour = Question("neighbour", "L is in", "Rome", "Paris")
-    other = replace(edited, role="paraphrase")
-    stays, goes = row(neighbour, 0.1, 0.2, "Paris"), row(neighbour, 0.1, 0.8, "Rome")
-    whole = [row(edited, 0.001, 0.93, "Rome"), row(other, 0, 0.3, "Paris"), stays, goes]
-    assert verdict(whole) == (
+    other = replace(EDITED, role="paraphrase")
+    stays, goes = row(NEIGHBOUR, 0.1, 0.2, "Paris"), row(NEIGHBOUR, 0.1, 0.8, "Rome")
+    whole = done([row(EDITED, 0.001, 0.93, "Rome"), row(other, 0, 0.3, "Paris"), stays, goes])
+    assert in_words(whole) == (
         "The edit works: after its prompt the model now says Rome (probability 1e-3 → 0.93). "
         "0 of 1 other wordings say so too. "
         "1 of 2 neighbours keep their answer (its mean probability 0.90 → 0.50)."
     )
-    assert verdict([row(edited, 0.001, 0.2, "Paris")]) == (
+    assert prices(whole.verdict) == [] and short(whole.verdict) == "The edit works"
+    fails = done([row(EDITED, 0.001, 0.2, "Paris")])
+    assert in_words(fails) == (
         "The edit fails: after its prompt the model still says Paris, not Rome (probability "
-        "1e-3 → 0.20). No neighbours were asked: --neighbours would show what else it changes."
+        "1e-3 → 0.20). It is saved all the same. No neighbours were asked: --neighbours names "
+        "none, and kedit has no facts of this relation that the model answers."
     )
-    assert "the model says nothing, not Rome" in verdict([row(edited, 0, 0, "")])
+    assert short(fails.verdict) == "The edit fails"
+    assert "the model says nothing, not Rome" in in_words(done([row(EDITED, 0, 0, "")]))
+
+
+def test_an_edit_with_a_price_is_a_warning_that_names_every_number() -> None:
+    rows = [row(EDITED, 0.001, 0.93, "Rome")]
+    assert done(rows).verdict.outcome == "works"
+    costly = done([*rows, row(NEIGHBOUR, 0.1, 0.8, "Rome", variety=0.2)], 12.5, 1.1)
+    assert in_words(costly).startswith(
+        "Warning: the edit works, but at a price: after its prompt the model now says Rome (prob"
+    )
+    assert costly.most_repetitive.question == NEIGHBOUR
+    told = prices(costly.verdict)
+    for sentence, parts in zip(
+        told,
+        (
+            ("Perplexity of held-out text is 1.25 times", "at most 1.1 times"),
+            ("repeats itself", "25% of the variety", "at least 70%"),
+            ("norm of the delta is 1.1 times", "at most 0.5 times"),
+            ("0% of the neighbours", "at least 50%"),
+        ),
+        strict=True,
+    ):
+        assert all(part in sentence for part in parts), sentence
+    assert short(costly.verdict) == (
+        "The edit works, but at a price: perplexity of held-out text × 1.25, text repeats itself "
+        "(variety × 0.25), norm of delta / weight 1.1, 0% of neighbours kept"
+    )
 
 
 LONG = (
@@ -286,8 +420,11 @@ def marks(ax: Axes, name: str) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1], 5 * PROMPTS[::-1]])
 def test_the_figure_fits_its_page_whatever_the_prompts(prompts: list[Prompt]) -> None:
-    figure = before_after(LIKELIEST, ("Rome", "Paris"), prompts, "gemma-3-270m, rome; seed 0")
+    verdict = "The edit works, but at a price: " + ", ".join(4 * ["norm of delta / weight 1.1"])
+    study = "gemma-3-270m, rome; seed 0"
+    figure = before_after(LIKELIEST, ("Rome", "Paris"), prompts, study, verdict)
     assert_fits(figure)
+    assert verdict in figure.get_suptitle().replace("\n", " ")
     for ax in figure.axes[2:]:
         names = [label.get_window_extent() for label in ax.get_yticklabels()]
         assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[:i])

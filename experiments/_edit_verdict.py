@@ -1,0 +1,147 @@
+"""The verdict on the edit of one fact: from what was measured, and in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from experiments._before_after import Row, shown
+
+if TYPE_CHECKING:
+    from kedit.edit import Edit, Norm
+    from kedit.verdict import Verdict
+
+ALSO = {
+    "removed": "prompts of the old pair say None",
+    "paraphrase": "other wordings say so too",
+    "other side": "prompts of the side that was not edited follow",
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """An edit that was made, and what was measured of it.
+
+    Args:
+        rows: the edited prompt first.
+        norms: `Edit.norms` of the unedited model.
+        perplexity: of held-out text, before and after the edit.
+        seconds: that making the edit took.
+    """
+
+    edit: "Edit"
+    rows: Sequence[Row]
+    norms: "Mapping[str, Norm]"
+    perplexity: tuple[float, float]
+    seconds: float
+
+    @property
+    def stay(self) -> list[Row]:
+        """Of the neighbours."""
+        return [row for row in self.rows if not row.question.changes]
+
+    @property
+    def most_repetitive(self) -> Row:
+        """The prompt after which the variety of what the model says fell most.
+
+        A mean over prompts would hide text that repeats itself after the edited prompt alone.
+        """
+
+        def kept(row: Row) -> float:
+            return row.after.variety / row.before.variety if row.before.variety else 1.0
+
+        return min(self.rows, key=kept)
+
+    @property
+    def largest_norm(self) -> float:
+        """Of a delta over its weight's; of matrices only, since some biases are next to nothing."""
+        matrices = [
+            norm.relative
+            for name, norm in self.norms.items()
+            if not name.rpartition(".")[2].startswith("b_")
+        ]
+        return max(matrices or [norm.relative for norm in self.norms.values()])
+
+    @cached_property
+    def verdict(self) -> "Verdict":
+        from kedit.verdict import judged
+
+        stay, worst = self.stay, self.most_repetitive
+        return judged(
+            self.rows[0].works,
+            perplexity=self.perplexity,
+            variety=(worst.before.variety, worst.after.variety),
+            norm=self.largest_norm,
+            kept=sum(row.works for row in stay) / len(stay) if stay else None,
+        )
+
+
+def in_words(done: Done) -> str:
+    """What happened: the edited prompt, then all others by their roles."""
+    from kedit.generation import says
+
+    asked, before, after = done.rows[0]
+    rise = f"probability {shown(before.new)} → {shown(after.new)}"
+    says_it = f"after its prompt the model now says {asked.new} ({rise})"
+    if done.verdict.outcome == "works":
+        told = [f"The edit works: {says_it}."]
+    elif done.verdict.outcome == "at a price":
+        told = [f"Warning: the edit works, but at a price: {says_it}."]
+    else:
+        now = f"still says {asked.old}"
+        if not says(after.said, [asked.old]):
+            now = f"says {after.answer or 'nothing'}"
+        told = [
+            f"The edit fails: after its prompt the model {now}, not {asked.new} ({rise}). "
+            "It is saved all the same."
+        ]
+    for role, also in ALSO.items():
+        own = [row for row in done.rows if row.question.role == role]
+        if own:
+            then = sum(says(row.before.said, [row.question.new]) for row in own)
+            now = sum(row.works for row in own)
+            told.append(f"{now} of {len(own)} {also}" + (f" ({then} did before)." if then else "."))
+    stay = done.stay
+    if stay:
+        told.append(f"{sum(row.works for row in stay)} of {len(stay)} neighbours keep their answer")
+        then, now = (
+            sum(one.old for one in ones) / len(stay)
+            for ones in ([row.before for row in stay], [row.after for row in stay])
+        )
+        told[-1] += f" (its mean probability {shown(then)} → {shown(now)})."
+    else:
+        told.append(
+            "No neighbours were asked: --neighbours names none, and kedit has no facts of this "
+            "relation that the model answers."
+        )
+    return " ".join(told)
+
+
+def prices(verdict: "Verdict") -> list[str]:
+    """Each price with its number and its limit, as a sentence."""
+    return [SENTENCES[price.name].format(price=price) for price in verdict.prices]
+
+
+def short(verdict: "Verdict") -> str:
+    """For a figure's title."""
+    costs = ", ".join(SHORT[price.name].format(price=price) for price in verdict.prices)
+    said = {"at a price": "works, but at a price"}.get(verdict.outcome, verdict.outcome)
+    return f"The edit {said}{f': {costs}' if costs else ''}"
+
+
+SENTENCES = {
+    "perplexity": "Perplexity of held-out text is {price.value:.3g} times what it was; at most "
+    "{price.limit:g} times is wanted.",
+    "repetition": "What the model says repeats itself: it has {price.value:.0%} of the variety "
+    "that it had; at least {price.limit:.0%} is wanted.",
+    "norm": "The norm of the delta is {price.value:.3g} times that of the weight it is added to; "
+    "at most {price.limit:g} times is wanted.",
+    "neighbours": "{price.value:.0%} of the neighbours keep their answer; at least "
+    "{price.limit:.0%} is wanted.",
+}
+SHORT = {
+    "perplexity": "perplexity of held-out text × {price.value:.3g}",
+    "repetition": "text repeats itself (variety × {price.value:.2g})",
+    "norm": "norm of delta / weight {price.value:.3g}",
+    "neighbours": "{price.value:.0%} of neighbours kept",
+}
