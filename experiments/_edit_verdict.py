@@ -86,7 +86,7 @@ def in_words(done: Done) -> str:
     if done.verdict.outcome == "works":
         told = [f"The edit works: {says_it}."]
     elif done.verdict.outcome == "at a price":
-        told = [f"Warning: the edit works, but at a price: {says_it}."]
+        told = [f"Warning: the model says it, but at a price: {says_it}."]
     else:
         now = f"still says {asked.old}"
         if not says(after.said, [asked.old]):
@@ -125,10 +125,15 @@ def prices(verdict: "Verdict") -> list[str]:
 def short(verdict: "Verdict") -> str:
     """For a figure's title."""
     costs = ", ".join(SHORT[price.name].format(price=price) for price in verdict.prices)
-    said = {"at a price": "works, but at a price"}.get(verdict.outcome, verdict.outcome)
-    return f"The edit {said}{f': {costs}' if costs else ''}"
+    said = SAID[verdict.outcome]
+    return f"{said}{f': {costs}' if costs else ''}"
 
 
+SAID = {
+    "works": "The edit works",
+    "at a price": "The model says it, but at a price",
+    "fails": "The edit fails",
+}
 SENTENCES = {
     "perplexity": "Perplexity of held-out text is {price.value:.3g} times what it was; at most "
     "{price.limit:g} times is wanted.",

@@ -176,8 +176,9 @@ def _template(text: str, subject: str, option: str) -> str:
     """`text` with one {}, for the subject."""
     from kedit.data.known import cut_out
     from kedit.errors import InputError, RecordError
+    from kedit.spacing import without_end_blanks
 
-    text = text.rstrip()
+    text = without_end_blanks(text)
     if text.count("{}") > 1:
         raise InputError(f"{option}: one {{}} is wanted, where the subject stands, got {text!r}")
     if "{}" in text:

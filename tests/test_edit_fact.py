@@ -114,7 +114,7 @@ def test_an_edit_is_judged_in_every_place_and_can_be_used_as_the_report_says(
     ending = found["verdict"]
     # what it takes to make the toy say anything makes it say so everywhere
     assert ending.startswith(
-        "Warning: the edit works, but at a price: after its prompt the model n"
+        "Warning: the model says it, but at a price: after its prompt the model n"
     )
     assert ending in text and ending[-30:] in screen
     assert found["outcome"] == "at a price" and exit_code(folder) == 0
@@ -376,7 +376,7 @@ def test_an_edit_with_a_price_is_a_warning_that_names_every_number() -> None:
     assert done(rows).verdict.outcome == "works"
     costly = done([*rows, row(NEIGHBOUR, 0.1, 0.8, "Rome", variety=0.2)], 12.5, 1.1)
     assert in_words(costly).startswith(
-        "Warning: the edit works, but at a price: after its prompt the model now says Rome (prob"
+        "Warning: the model says it, but at a price: after its prompt the model now says Rome (prob"
     )
     assert costly.most_repetitive.question == NEIGHBOUR
     told = prices(costly.verdict)
@@ -392,7 +392,7 @@ def test_an_edit_with_a_price_is_a_warning_that_names_every_number() -> None:
     ):
         assert all(part in sentence for part in parts), sentence
     assert short(costly.verdict) == (
-        "The edit works, but at a price: perplexity of held-out text × 1.25, text repeats itself "
+        "The model says it, but at a price: perplexity of held-out text × 1.25, text repeats itself "
         "(variety × 0.25), norm of delta / weight 1.1, 0% of neighbours kept"
     )
 
@@ -420,7 +420,7 @@ def marks(ax: Axes, name: str) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1], 5 * PROMPTS[::-1]])
 def test_the_figure_fits_its_page_whatever_the_prompts(prompts: list[Prompt]) -> None:
-    verdict = "The edit works, but at a price: " + ", ".join(4 * ["norm of delta / weight 1.1"])
+    verdict = "The model says it, but at a price: " + ", ".join(4 * ["norm of delta / weight 1.1"])
     study = "gemma-3-270m, rome; seed 0"
     figure = before_after(LIKELIEST, ("Rome", "Paris"), prompts, study, verdict)
     assert_fits(figure)
