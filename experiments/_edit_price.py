@@ -32,7 +32,7 @@ def held_out_text(model: "HookedTransformer", config: "Config", chosen: "Editor"
     """
     from kedit.drift import held_out
     from kedit.errors import InputError
-    from kedit.moments import Sparing
+    from kedit.spared import Sparing
     from kedit.text import Corpus
 
     if not config.held_out:

@@ -392,8 +392,8 @@ def test_an_edit_with_a_price_is_a_warning_that_names_every_number() -> None:
     ):
         assert all(part in sentence for part in parts), sentence
     assert short(costly.verdict) == (
-        "The model says it, but at a price: perplexity of held-out text × 1.25, text repeats itself "
-        "(variety × 0.25), norm of delta / weight 1.1, 0% of neighbours kept"
+        "The model says it, but at a price: perplexity of held-out text × 1.25, text repeats "
+        "itself (variety × 0.25), norm of delta / weight 1.1, 0% of neighbours kept"
     )
 
 
