@@ -81,6 +81,7 @@ def finish(config: Config, folder: RunFolder, every: "Mapping[str, Sequence[Fact
         "averages.json",
         {
             "facts": counted,
+            "left out": _told(counted),
             "screens": screens,
             "total effects": _listed(totals),
             "total effects of all": _listed(with_all),

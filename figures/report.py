@@ -127,10 +127,7 @@ def _about(files: "RunFiles") -> Iterator[str]:
             f"{plural(n, 'fact')}, {plural(counted['relations'][part], 'relation')}"
             for part, n in counted["traced"].items()
         )
-        yield (
-            f"{'; '.join(traced)}; left out: {counted['answered wrong']} that the model answers "
-            f"otherwise and {counted['not usable']} that could not be used."
-        )
+        yield f"{'; '.join(traced)}. {files.averages['left out']}."
     for one in files.averages.get("screens", []):
         yield (
             f"Screened, {one['part']} corrupted, {one['grid']}: of {one['n_cells']:.0f} cells a "

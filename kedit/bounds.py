@@ -36,7 +36,7 @@ EDITORS: Mapping[str, Bound] = {
     "steps": AT_LEAST_ONE, "lr": POSITIVE, "weight_decay": NOT_NEGATIVE, "kl": NOT_NEGATIVE,
     "clamp": POSITIVE, "stop": NOT_NEGATIVE, "words": NOT_NEGATIVE, "bound": NOT_NEGATIVE,
     "threshold": SHARE, "agreement": SHARE, "erase": FINITE, "write": FINITE, "scale": FINITE,
-    "weight": POSITIVE, "keep": NOT_NEGATIVE, "shrink": NOT_NEGATIVE, "null_space": SHARE,
+    "weight": POSITIVE, "keep": POSITIVE, "shrink": NOT_NEGATIVE, "null_space": SHARE,
     "balance": SHARE, "batch": NOT_NEGATIVE, "wordings": NOT_NEGATIVE, "neighbours": NOT_NEGATIVE,
     "family": NOT_NEGATIVE, "n_tokens": NOT_NEGATIVE, "seed": Bound(0, 2**63 - 1),
 }  # fmt: skip

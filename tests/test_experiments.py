@@ -139,11 +139,11 @@ def test_a_fact_whose_scores_are_not_finite_is_skipped_with_the_reason(
     folder = trace_relation.run(config)
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     (skipped,) = [record["skipped"] for record in records if "skipped" in record]
-    assert "subject:resid_post.restored is not finite" in skipped
+    assert "subject corrupted: scores of 'resid_post' are not finite" in skipped
     assert len(records) == 4  # three facts were wanted, and three are averaged
     assert "nan" not in (folder / "table.csv").read_text()
     facts = json.loads((folder / "averages.json").read_text())["facts"]
-    assert facts["traced"] == {"subject": 3} and facts["not usable"] == 1
+    assert facts["traced"] == {"subject": 3} and facts["left out"]["not usable"] == 1
 
 
 @pytest.mark.slow

@@ -176,7 +176,15 @@ def test_the_figure_fits_its_page_and_says_what_it_shows(drawing):
     width, height = figure.get_size_inches()
     assert width == 7 and height < 10.2  # A4, less three quarters of an inch at both ends
     caption = figure.get_supxlabel()
-    wanted = ("n = ", " cases", STUDY, "95\u00a0% bootstrap", "over cases", "before any edit")
+    wanted = (
+        "n = ",
+        " cases",
+        STUDY,
+        "95\u00a0% intervals over cases",
+        "Wilson",
+        "bootstrap",
+        "before any edit",
+    )
     assert all(part in caption for part in wanted), caption
 
 

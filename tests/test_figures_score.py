@@ -136,7 +136,15 @@ def test_every_figure_fits_its_page_and_says_what_it_shows(drawing):
     width, height = figure.get_size_inches()
     assert width == 7 and height < 6.5
     caption = figure.get_supxlabel()
-    wanted = ("n = ", " cases", STUDY, "95\u00a0% bootstrap", "over cases", "single case")
+    wanted = (
+        "n = ",
+        " cases",
+        STUDY,
+        "95\u00a0% intervals over cases",
+        "Wilson",
+        "bootstrap",
+        "single case",
+    )
     assert all(part in caption for part in wanted), caption
 
 

@@ -323,16 +323,8 @@ class Joint:
                 self.balance and (len(set(self.halves)) < 2 or self.solve == "stacked"),
                 "balance: it is one between both halves, with solve=in_turn",
             ),
-            (self.weight <= 0, f"weight: more than 0 is wanted, got {self.weight}"),
-            (self.shrink < 0, f"shrink: 0 or more is wanted, got {self.shrink}"),
-            (self.keep <= 0, f"keep: more than 0 is wanted, got {self.keep}"),
-            (
-                min(self.neighbours, self.family, self.wordings) < 0,
-                f"neighbours, family, wordings: 0 or more are wanted, got {self.neighbours}, "
-                f"{self.family}, {self.wordings}",
-            ),
-            (not 0 <= self.balance < 1, f"balance: from 0 to below 1, got {self.balance}"),
-            (not 0 <= self.null_space < 1, f"null_space: from 0 to below 1, got {self.null_space}"),
+            (self.balance == 1, "balance: below 1 is wanted, got 1"),
+            (self.null_space == 1, "null_space: below 1 is wanted, got 1"),
         ):
             if impossible:
                 raise InputError(told)
