@@ -130,25 +130,25 @@ def _counted(
 
 
 def _told(counted: Mapping[str, Any]) -> str:
-    """How many facts are left out, and why, in a sentence."""
-    whole = counted["left out"]
-    told = [
-        f"left out: {whole[WRONG]} that the model answers otherwise, {whole[UNUSABLE]} that could "
-        f"not be used, {whole[NO_REPLACEMENT]} without words of the same length to put in their "
-        "place"
-    ]
-    for part, why in counted["left out of one part"].items():
-        if any(why.values()):
-            told.append(
-                f"of the {part}'s average only: {why[WEAK]} whose answer keeps more than half of "
-                f"its probability (--keep-all keeps them), {why[NO_REPLACEMENT]} without such words"
-            )
-    n_lost = whole[NO_REPLACEMENT] + sum(
-        why[NO_REPLACEMENT] for why in counted["left out of one part"].values()
-    )
-    if n_lost > sum(counted["traced"].values()):
-        told.append("--by noise needs no words to put in their place")
-    return "Facts " + "; ".join(told)
+    """How many facts are left out, and why."""
+    in_words = {
+        WRONG: "that the model answers otherwise",
+        UNUSABLE: "that could not be used",
+        NO_REPLACEMENT: "without words of as many tokens to put in the place of theirs",
+        WEAK: "whose answer keeps more than half of its probability (--keep-all keeps them)",
+    }
+    of_all = counted["left out"]
+    of_parts = counted["left out of one part"]
+    told = []
+    groups = {"": of_all} | {f"of the {part}'s ": own for part, own in of_parts.items()}
+    for whose, reasons in groups.items():
+        counts = [f"{n} {in_words[why]}" for why, n in reasons.items() if n]
+        if counts:
+            told.append(f"{whose}{', '.join(counts)}")
+    lost = sum(reasons[NO_REPLACEMENT] for reasons in (of_all, *of_parts.values()))
+    if lost > sum(counted["traced"].values()):
+        told.append("--by noise needs no other words")
+    return f"Facts left out: {'; '.join(told) or 'none'}"
 
 
 def _draw(
@@ -185,7 +185,7 @@ def _draw(
         [averages[part][name] for name in averages[part] if name in MAPPED] for part in averages
     ]
     if len(both) == 2 and both[0]:
-        study = Study(len(next(iter(traces.values()))), how, config.metric, config.seed)
+        study = Study(tuple(map(len, traces.values())), how, config.metric, config.seed)
         relation, subject = both
         save(sides(relation, subject, study), folder.path, "relation-against-subject")
 

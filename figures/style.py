@@ -69,13 +69,13 @@ class Study:
     """What the line under a figure says of its numbers.
 
     Args:
-        n_facts: facts averaged over.
+        n_facts: facts averaged over; of several groups where they have not equally many.
         corruption: what was corrupted and how, in words; empty of clean runs.
         metric: one of kedit.metrics.METRICS.
         seed: of the noise and of the bootstrap.
     """
 
-    n_facts: int
+    n_facts: int | tuple[int, ...]
     corruption: str
     metric: str = "prob"
     seed: int = 0
@@ -84,12 +84,12 @@ class Study:
         """One line; where the figure shows its intervals ("bands", "brackets"), and over what."""
         runs = f"corruption: {readable(self.corruption)}" if self.corruption else "clean runs"
         spread = f"{interval}: 95\u00a0% bootstrap interval over {over}"
-        if self.n_facts == 1:
+        counts = (self.n_facts,) if isinstance(self.n_facts, int) else self.n_facts
+        *others, last = dict.fromkeys(counts)
+        if max(counts) == 1:
             spread = "no interval over a single fact"
-        return (
-            f"n = {plural(self.n_facts, 'fact')}; {runs}; "
-            f"metric: {METRIC_NAMES[self.metric]}; seed {self.seed}; {spread}."
-        )
+        n = " and ".join([*map(str, others), plural(last, "fact")])
+        return f"n = {n}; {runs}; metric: {METRIC_NAMES[self.metric]}; seed {self.seed}; {spread}."
 
 
 def effect_label(metric: str) -> str:

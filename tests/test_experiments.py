@@ -398,7 +398,7 @@ def test_a_part_without_words_to_put_in_its_place_does_not_take_the_other_with_i
     assert counted["traced"] == {"relation": 0, "subject": 2}
     assert counted["left out of one part"]["relation"]["no replacement"] == 2
     told = " ".join(capsys.readouterr().out.split())
-    assert "of the relation's average only: 0 whose answer keeps more than half" in told
+    assert "of the relation's 2 without words of as many tokens" in told
     other = replace(config, corrupt="relation", relations="P19", out=str(tmp_path / "other"))
-    with pytest.raises(InputError, match=r"could be traced: .* [1-9]\d* without words of the same"):
+    with pytest.raises(InputError, match=r"could be traced: .* [1-9]\d* without words of as many"):
         trace_relation.run(other)
