@@ -393,16 +393,17 @@ def test_the_figure_shows_what_was_saved(run: Path) -> None:
         one.found["Score"].high for one in every.values() if one.editor
     )
     for name, ax in zip(AGAINST, figure.axes[len(ROWS) * 3 :], strict=True):
-        dots = sorted(
-            tuple(dot) for part in ax.collections for dot in np.asarray(part.get_offsets())
-        )
+        dots = [tuple(dot) for part in ax.collections for dot in np.asarray(part.get_offsets())]
         wanted = [
             (one.found[name].mean, one.found["mean share"].mean)
             for one in every.values()
             if one.editor
         ]
-        there = sorted(dot for dot in wanted if not np.isnan(dot[0]))
-        np.testing.assert_allclose([dot for dot in dots if not np.isnan(dot[0])], there)
+        drawn_dots, there = (
+            sorted(dot for dot in each if not np.isnan(dot[0]))  # NaN has no place in an order
+            for each in (dots, wanted)
+        )
+        np.testing.assert_allclose(drawn_dots, there)
         assert ax.get_title("left").startswith("ρ = ")
 
 

@@ -227,10 +227,13 @@ def test_the_relation_side_adds_the_pair_and_removes_the_old_one(tmp_path: Path)
     assert (
         roles == ["edited", "removed", *["paraphrase"] * 3, *["other side"] * 2] + ["neighbour"] * 4
     )
-    removed, neighbour = found["rows"][1], found["rows"][-1]
+    removed, neighbours = found["rows"][1], found["rows"][-4:]
     assert (removed["new"], removed["old"]) == (NO_RELATION, "birthplace")
-    assert neighbour["prompt"] == "The relation between Elif Elm and Brock is"
-    assert (neighbour["new"], neighbour["old"]) == (NO_RELATION, "birthplace")
+    assert neighbours[-1]["prompt"] == "The relation between Elif Elm and Brock is"
+    # what the toy says of each (it may be wrong about one); an edit must not turn it round
+    for one in neighbours:
+        assert one["new"] == (NO_RELATION if one["old"] == "birthplace" else "birthplace")
+    assert sum(one["old"] == "birthplace" for one in neighbours) >= 2
     assert found["rows"][0]["as wanted"]
     assert "of 1 prompts of the old pair say None" in found["verdict"]
 

@@ -1,6 +1,7 @@
 """ROME: what it promises of keys and values, from both sides; it leaves the model alone."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,11 @@ def test_upstreams_relation_edit_asks_for_none_without_a_blank_five_times_at_mos
     assert len(right) == 8 + 8 + 1 and not any(row.targets == none for row in right)
 
 
-def test_it_makes_the_toy_say_the_target(toy: HookedTransformer) -> None:
+def log_odds(logprob: float) -> float:
+    return logprob - math.log1p(-math.exp(logprob))
+
+
+def test_it_makes_the_target_likelier(toy: HookedTransformer) -> None:
     bare = dataclasses.replace(ROME_1, contexts=("",), where="last")
     (before,) = score(toy, [CASE], Scoring(say=False))
     for perspective in ("entity", "relation"):
@@ -134,11 +139,11 @@ def test_it_makes_the_toy_say_the_target(toy: HookedTransformer) -> None:
         with bare(toy, [request]).applied(toy):
             (after,) = score(toy, [CASE], Scoring(say=False))
         changed = [
-            new.logprob - old.logprob
+            log_odds(new.logprob) - log_odds(old.logprob)
             for old, new in zip(before.probes, after.probes, strict=True)
             if (old.perspective, old.group) == (perspective, "efficacy")
         ]
-        assert changed and min(changed) > 3  # nats
+        assert changed and min(changed) > 1
 
 
 def test_requests_are_edited_one_on_the_other_and_the_model_is_left_as_it_was(
