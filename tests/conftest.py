@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import functools
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -254,6 +255,11 @@ def random_module(config: PretrainedConfig) -> PreTrainedModel:
         else:
             weight.data = 1.5 * noise / min(weight.shape) ** 0.5
     return hf.eval().requires_grad_(False)
+
+
+def log_odds(logprob: float) -> float:
+    """Of a probability; unlike its logarithm it has room left near 1 too."""
+    return logprob - math.log1p(-min(math.exp(logprob), 1 - 1e-7))
 
 
 def clean_run(model: HookedTransformer, fact: Fact) -> Run:

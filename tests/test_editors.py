@@ -32,6 +32,7 @@ from kedit.model import load
 from kedit.score import Scoring, score
 from kedit.value import Training
 from kedit.writes import Half
+from tests.conftest import log_odds
 
 EditOf = Callable[[str, Perspective], Edit]
 CASES = toy_module.cases()
@@ -216,11 +217,11 @@ def test_an_edit_makes_its_target_likelier(
     with edit.applied(toy):
         (after,) = score(toy, [CASE], Scoring(say=False))
     (lift,) = (
-        new.logprob - old.logprob
+        log_odds(new.logprob) - log_odds(old.logprob)
         for old, new in zip(before.probes, after.probes, strict=True)
         if (old.perspective, old.group) == (side, "efficacy")
     )
-    assert lift > 0.3  # nats
+    assert lift > 0.3
 
 
 @by_name
@@ -276,7 +277,8 @@ def test_several_requests_are_all_in_the_edit(toy: HookedTransformer, name: str)
     with edit.applied(toy):
         after = score(toy, cases, Scoring(say=False))
     for old, new in zip(before, after, strict=True):
-        assert new.probes[0].logprob > old.probes[0].logprob + 0.5  # entity efficacy, nats
+        one, other = (log_odds(scores.probes[0].logprob) for scores in (old, new))
+        assert other > one + 0.5  # entity efficacy
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from kedit.errors import InputError
 from kedit.facts import EditRequest, Fact
 from kedit.prompts import answer_ids, prompt_ids
 from kedit.writes import WriteSite
-from tests.conftest import FamilyOf
+from tests.conftest import FamilyOf, log_odds
 
 CASES = toy_module.cases()
 REQUESTS = [case.entity for case in CASES[:3]]
@@ -78,10 +78,10 @@ def test_only_a_relation_edit_that_is_told_so_trains_its_removal(toy: HookedTran
     assert not torch.equal(moved(both), moved(alone))
     lifts = []
     for edit in (adding, both):
-        before = logprob(toy, request.removal, "None")
+        before = log_odds(logprob(toy, request.removal, "None"))
         with edit.applied(toy):
-            lifts.append(logprob(toy, request.removal, "None") - before)
-    assert lifts[1] > 1 + max(lifts[0], 0)  # nats
+            lifts.append(log_odds(logprob(toy, request.removal, "None")) - before)
+    assert lifts[1] > 1 + max(lifts[0], 0)
     entity = [replace(FT_1, removal=removal)(toy, REQUESTS) for removal in (False, True)]
     assert torch.equal(moved(entity[0]), moved(entity[1]))  # an entity edit has none
 

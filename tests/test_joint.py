@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from kedit.score import Scoring, score
 from kedit.sites import has_post_norms
 from kedit.value import Training
 from kedit.writes import Half, WriteSite
-from tests.conftest import FamilyOf
+from tests.conftest import FamilyOf, log_odds
 
 CASES = toy_module.cases()
 RELATION = CASES[0].request("relation")
@@ -342,7 +341,7 @@ def test_it_makes_the_toy_say_the_target(toy: HookedTransformer, text: str, side
 
     def targets() -> list[float]:
         return [
-            probe.logprob
+            log_odds(probe.logprob)
             for case in score(toy, cases, Scoring(say=False))
             for probe in case.probes
             if probe.perspective == side and probe.group in groups
@@ -352,8 +351,9 @@ def test_it_makes_the_toy_say_the_target(toy: HookedTransformer, text: str, side
     with edit.applied(toy):
         after = targets()
     assert len(before) == len(after) == len(groups) * len(cases)
-    # likelier than all other tokens together; before, the toy said something else
-    assert min(after) > math.log(0.5) and sum(before) / len(before) < -2
+    lifts = [new - old for old, new in zip(before, after, strict=True)]
+    assert min(lifts) > 0.3 and sum(lifts) / len(lifts) > 2
+    assert sum(after) > 0  # on the whole likelier than all other tokens together
 
 
 def test_batches_are_nested_one_in_the_other(toy: HookedTransformer, text: str) -> None:

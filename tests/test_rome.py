@@ -1,7 +1,6 @@
 """ROME: what it promises of keys and values, from both sides; it leaves the model alone."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from kedit.prompts import KeyPosition, answer_ids, decoded, located, plain_ids
 from kedit.score import Scoring, score
 from kedit.value import Slot, Training, train
 from kedit.writes import WriteSite
-from tests.conftest import FamilyOf
+from tests.conftest import FamilyOf, log_odds
 
 CASE = toy_module.cases()[0]
 SITE, SLOT = WriteSite(1), Slot(1, "mlp")
@@ -125,10 +124,6 @@ def test_upstreams_relation_edit_asks_for_none_without_a_blank_five_times_at_mos
     assert {row.weight for row in removing} == {len(none) / len(name)}
     right = training_rows(toy, request, contexts, "subject_last")
     assert len(right) == 8 + 8 + 1 and not any(row.targets == none for row in right)
-
-
-def log_odds(logprob: float) -> float:
-    return logprob - math.log1p(-math.exp(logprob))
 
 
 def test_it_makes_the_target_likelier(toy: HookedTransformer) -> None:

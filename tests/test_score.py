@@ -77,11 +77,11 @@ def test_before_any_edit_the_toy_says_what_it_knows(scored: list[EditScore]) -> 
             for probe in of(scored, perspective, group):
                 assert probe.rival_logprob is not None and probe.said is None
                 known[probe.exact and probe.logprob > probe.rival_logprob] += 1
-    assert known[False] < 0.05 * known[True]
+    assert known[False] < 0.1 * known[True]
     removals = of(scored, "relation", "removal")
     assert len(removals) == 64
     # the relation holds: its name is first
-    assert sum(probe.rank == 1 for probe in removals) > 0.95 * len(removals)
+    assert sum(probe.rank == 1 for probe in removals) > 0.9 * len(removals)
 
 
 def test_case_by_case_gives_what_all_at_once_gives(

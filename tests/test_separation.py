@@ -108,7 +108,7 @@ def test_at_the_subject_neither_the_demands_nor_another_object_can_be_told_apart
     for one in separation(toy, request_, same, "subject_last", compared):
         assert one == pytest.approx((0, 0), abs=1e-9)
     later = [one for one in separation(toy, request_, same, "last", compared)]
-    assert min(one.neighbours for one in later) > 0.01 and min(one.demands for one in later) > 0.01
+    assert max(one.neighbours for one in later) > 0.01 and max(one.demands for one in later) > 0.01
 
 
 def test_a_neighbour_that_is_too_long_is_left_out_and_an_own_prompt_is_not(
