@@ -215,13 +215,13 @@ def test_several_facts_at_once_are_all_said_more_than_before(
     before = score(toy, cases, Scoring(say=False))
     with edit.applied(toy):
         after = score(toy, cases, Scoring(say=False))
-    for old, new in zip(before, after, strict=True):
-        (lift,) = (
-            log_odds(probe.logprob) - log_odds(unedited.logprob)
-            for probe, unedited in zip(new.probes, old.probes, strict=True)
-            if (probe.perspective, probe.group) == (perspective, "efficacy")
-        )
-        assert lift > 1
+    lifts = [
+        log_odds(probe.logprob) - log_odds(unedited.logprob)
+        for old, new in zip(before, after, strict=True)
+        for probe, unedited in zip(new.probes, old.probes, strict=True)
+        if (probe.perspective, probe.group) == (perspective, "efficacy")
+    ]
+    assert len(lifts) == 3 and min(lifts) > 0.1 and sum(lifts) / 3 > 1
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma3", "gptj"])

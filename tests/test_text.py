@@ -16,6 +16,7 @@ from kedit import text as room
 from kedit.errors import InputError
 from kedit.prompts import decoded, plain_ids
 from kedit.text import Corpus
+from tests.conftest import FamilyOf
 
 LINES = ["Ada Alder was born in Corum.", "The language of Bruno Birch is Danish.", " Hugo — Holly"]
 TEXT = "".join(f"{line}\n" for line in LINES * 20)
@@ -90,10 +91,13 @@ def test_a_digest_is_of_the_content_and_of_how_it_is_read(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize("bos", [True, False])
 def test_the_model_goes_on_saying_the_same_by_seed(
-    model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+    family: FamilyOf, bosless_gpt2: HookedTransformer, monkeypatch: pytest.MonkeyPatch, bos: bool
 ) -> None:
     monkeypatch.setattr(room, "TOGETHER", 16)
+    # of random weights: the toy may say the same over and over, whatever the seed
+    model = family("gpt2").model if bos else bosless_gpt2
 
     def said(seed: int, first: int = 0) -> list[room.Tokens]:
         return list(itertools.islice(Corpus("", seed).chunks(model, 12, first), 20 - first))
