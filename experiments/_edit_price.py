@@ -62,12 +62,12 @@ def _own_text(model: "HookedTransformer", seed: int) -> "Tensor":
     """Kept once it is said, since that takes longer than all that is done with it."""
     from kedit.drift import held_out
     from kedit.hf import cache_dir
-    from kedit.kept import hashed, keep, kept
+    from kedit.kept import keep, kept
     from kedit.prompts import bos_ids, device
+    from kedit.provenance import fingerprint
     from kedit.text import Corpus
 
-    weights = {name: hashed(weight) for name, weight in model.named_parameters()}
-    told = [weights, bos_ids(model), Corpus(seed=seed).digest(), CHUNKS, WINDOW]
+    told = [fingerprint(model), bos_ids(model), Corpus(seed=seed).digest(), CHUNKS, WINDOW]
     key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     file = cache_dir() / "held-out" / f"{key}.safetensors"
     found = kept(file)
