@@ -6,7 +6,8 @@ from math import hypot
 from typing import TYPE_CHECKING
 
 from experiments._edit_cases import Arm, Outcome, edit_key, edit_of, effect_of, tuned
-from experiments._run import RunFolder, progress
+from experiments._run import RunFolder
+from kedit.progress import progress
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

@@ -12,7 +12,8 @@ from experiments._finite import require_finite, without_nan
 from experiments._folder import key_of
 from experiments._memory import peak_since_now
 from experiments._moments import read_moments
-from experiments._run import RunFolder, progress
+from experiments._run import RunFolder
+from kedit.progress import progress
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from experiments._facts import drawn_for, fact_key, of_relations, spread_out
 from experiments._head_choice import choose_heads, guarded, known, runs
-from experiments._run import RunFolder, console, progress
+from experiments._run import RunFolder, console
+from kedit.progress import progress
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

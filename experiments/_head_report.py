@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from experiments._facts import fact_key
-from experiments._run import RunFolder, console, progress
+from experiments._run import RunFolder, console
 from experiments._tables import listed, plain_table, write_rows
 from experiments._trace import Config, corruption_in_words
+from kedit.progress import progress
 
 if TYPE_CHECKING:
     from torch import Tensor

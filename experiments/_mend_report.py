@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from experiments._exercises import Practice, Said
-from experiments._run import RunFolder, console, progress, write_whole
+from experiments._run import RunFolder, console, write_whole
 from experiments._tables import percent, plain_table
+from kedit.progress import progress
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

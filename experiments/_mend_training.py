@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._exercises import Practice
-from experiments._run import RunFolder, progress
+from experiments._run import RunFolder
+from kedit.progress import progress
 
 if TYPE_CHECKING:
     from torch import Tensor

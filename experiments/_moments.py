@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from experiments._run import progress
+from kedit.progress import progress
+
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from experiments._facts import fact_key, spread_out
-from experiments._run import RunFolder, progress
+from experiments._run import RunFolder
 from experiments._trace import UNUSABLE, WRONG
+from kedit.progress import progress
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

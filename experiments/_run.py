@@ -21,7 +21,6 @@ from experiments._inputs import inputs_of
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
 Config = TypeVar("Config", bound=Any)
 RESULTS = Path("results")
@@ -167,20 +166,6 @@ def file_name(text: str) -> str:
     # what is cut off is told by a digest, for another name may begin in the same way
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{name.encode()[: LONGEST - 9].decode('utf-8', 'ignore')}-{digest}"
-
-
-def progress(unit: str) -> "Progress":
-    """A bar with how many `unit` are done, the time it took and the time that is left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn as Elapsed
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    return Progress(
-        # a relation's name may hold square brackets, which are no markup of ours
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-        TextColumn(unit),
-        Elapsed(), TextColumn("left:"), Remaining(elapsed_when_finished=False),
-    )  # fmt: skip
 
 
 def console(width: int = 0) -> "Console":

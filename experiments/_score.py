@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from experiments._choose import in_turn
 from experiments._finite import require_finite
 from experiments._folder import key_of
-from experiments._run import RunFolder, progress
+from experiments._run import RunFolder
+from kedit.progress import progress
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._finite import require_finite
 from experiments._folder import key_of
-from experiments._run import RunFolder, progress
+from experiments._run import RunFolder
 from experiments._sites import EFFECTS, SEPARATIONS, Place, positions
+from kedit.progress import progress
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from simple_parsing import field as option
 
 from experiments._facts import fact_key, of_relations, spread_out
-from experiments._run import RunFolder, progress
+from experiments._run import RunFolder
+from kedit.progress import progress
 
 if TYPE_CHECKING:
     from torch import Tensor

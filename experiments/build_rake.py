@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from experiments._run import RESULTS, command, console, progress, write_whole
+from experiments._run import RESULTS, command, console, write_whole
+from kedit.progress import progress
 
 if TYPE_CHECKING:
     from kedit.data.fields import Record, Skipped

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from kedit import hf as hugging_face
 from kedit import toy
 from kedit.errors import InputError, ModelUnavailable
+from kedit.progress import working
 from kedit.sites import TANH_GELUS, tanh_gelu
 
 DEFAULT = "gemma-3-270m"
@@ -65,7 +66,7 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
         raise ModelUnavailable(f"--dtype {dtype}: not a floating-point type of torch")
     if place.type == "cpu" and weights not in (torch.float32, torch.float64):
         raise ModelUnavailable(f"--dtype {dtype}: on a CPU kedit computes in float32")
-    with quiet():
+    with working(f"loading {name}"), quiet():
         model, tokenizer = _find(name, weights)
         model.to(place, print_details=False)
     setattr(model, SOURCE, name)

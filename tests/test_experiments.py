@@ -21,12 +21,13 @@ from experiments import patch_heads, trace_relation
 from experiments._bounds import require_options_in_bounds
 from experiments._facts import spread_out
 from experiments._report import _cell, _rows
-from experiments._run import RunFolder, command, console, open_run, progress
+from experiments._run import RunFolder, command, console, open_run
 from experiments._tables import plain_table, write_rows
 from experiments._trace import Config, corrupting
 from figures import report
 from kedit.data import builtin
 from kedit.errors import InputError, NoReplacement
+from kedit.progress import progress
 from kedit.results import AverageEffect, EffectGrid, FactTrace
 from probes import trace as trace_module
 from probes.corrupt import Corruption, replaced

@@ -1,0 +1,102 @@
+"""Progress is seen wherever somebody looks, and costs nothing where work is short."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from kedit import progress as room
+from kedit.progress import progress, working
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a pipe gets."""
+    written = io.StringIO()
+    monkeypatch.setattr(Console, "file", written)
+    return written
+
+
+def lines_of(stream: io.StringIO) -> list[str]:
+    return stream.getvalue().splitlines()
+
+
+def wait_for(stream: io.StringIO, n: int) -> None:
+    """Until `n` lines are written: a minute at most, on a machine that has much else to do."""
+    until = time.monotonic() + 60
+    while len(lines_of(stream)) < n and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def test_short_work_prints_nothing(stream: io.StringIO) -> None:
+    with progress("facts") as bars:
+        bars.add_task("tracing", total=2)
+        bars.update(bars.task_ids[0], completed=2)
+    with working("loading toy"):
+        pass
+    assert not stream.getvalue()
+
+
+def test_long_work_prints_lines_where_bars_cannot_be_seen(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "AFTER", 0.01)
+    monkeypatch.setattr(room, "EVERY", 0.01)
+    with progress("facts") as bars:
+        bar = bars.add_task("tracing [/old]", total=8)
+        bars.update(bar, completed=3)
+        wait_for(stream, 2)
+        bars.update(bar, completed=8)
+    first, *_, last = lines_of(stream)
+    assert first.startswith("tracing [/old]: 3 of 8 facts, 0 s so far")
+    assert last.startswith("tracing [/old]: 8 of 8 facts, ") and "so far" not in last
+    n = len(lines_of(stream))
+    time.sleep(0.05)
+    assert len(lines_of(stream)) == n  # nothing is printed once it has ended
+
+
+def test_work_without_steps_is_named(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "AFTER", 0.01)
+    with working("loading gemma"):
+        wait_for(stream, 1)
+    assert lines_of(stream)[0] == "loading gemma: 0 s so far"
+
+
+def test_within_other_work_nothing_is_shown(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "AFTER", 0.01)
+    monkeypatch.setattr(room, "EVERY", 0.01)
+    with progress("facts") as bars:
+        bars.add_task("outer", total=1)
+        with progress("tokens") as inner:
+            inner.add_task("inner", total=1)
+            wait_for(stream, 3)
+    assert {line.split(":")[0] for line in lines_of(stream)} == {"outer"}
+    with progress("tokens") as after:
+        after.add_task("after", total=1)
+        n = len(lines_of(stream))
+        wait_for(stream, n + 1)
+    assert lines_of(stream)[n].startswith("after: ")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_on_a_terminal_there_are_bars(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, nested: bool
+) -> None:
+    monkeypatch.setattr(Console, "is_terminal", True)
+    with progress("facts") as bars:
+        bars.add_task("tracing [/old]", total=8, completed=3)
+        if nested:
+            with working("loading"):
+                pass
+    assert "tracing [/old]" in stream.getvalue() and "3/8" in stream.getvalue()
+    assert "loading" not in stream.getvalue()
+
+
+def test_an_error_within_ends_it(stream: io.StringIO) -> None:
+    with pytest.raises(ValueError, match="mine"), progress("facts"):
+        raise ValueError("mine")
+    assert room._showing.acquire(blocking=False)
+    room._showing.release()
