@@ -3,6 +3,11 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# before torch and numpy: threads of several workers that wait by spinning slow each other down
+# five times and more
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import functools
 import math
