@@ -35,7 +35,7 @@ FLOORS = [
     {"family"},
     {"text"},
     {"drift", "moments", "score"},
-    {"rails", "spared"},
+    {"documents", "rails", "spared"},
     {"editors"},
 ]
 
