@@ -18,7 +18,7 @@ class Config:
     model: str = "gemma-3-270m"
     """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
     rounds: int = 10
-    """Documents behind each of the 66 openings, those counted that are no clean prose."""
+    """Documents behind each of the 66 openings, with those that are dropped."""
     held_out: float = 0.1
     """Share of the text that is held out: whole documents, the last ones."""
     leave_out: list[str] = field(default_factory=list)
