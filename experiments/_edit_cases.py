@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from experiments._finite import require_finite, without_nan
 from experiments._folder import key_of
 from experiments._memory import peak_since_now
-from experiments._moments import read_moments
+from experiments._moments import read_moments, with_tokens
 from experiments._run import RunFolder
 from kedit.progress import progress
 
@@ -107,10 +107,12 @@ def tuned(file: str, wanted: Sequence[str] = ()) -> dict[str, str]:
 
 
 def prepared(
-    model: "HookedTransformer", editors: str, sides: Sequence[Side], name: str,
-    text: str, seed: int,
-) -> list[Arm]:  # fmt: skip
+    model: "HookedTransformer", editors: str, sides: Sequence[Side], config: Any
+) -> list[Arm]:
     """Every editor on every side, with its contexts and moments: before the first edit.
+
+    Args:
+        config: with model, text, tokens_a_key and seed.
 
     Raises:
         InputError: an editor that is not known, or told wrongly.
@@ -125,8 +127,9 @@ def prepared(
     made: list[tuple[str, Side, Editor]] = []
     for side in sides:
         for told in split(editors):
-            one = editor(told, name, "relation" if side == "relation" else "entity")
-            made.append((told, side, _with_text(one, text, seed)))
+            one = editor(told, config.model, "relation" if side == "relation" else "entity")
+            one = _with_text(one, config.text, config.seed)
+            made.append((told, side, with_tokens(model, one, config.tokens_a_key)))
     read_moments(model, [one for _, _, one in made])
     with progress("editors") as bars:
         bar = bars.add_task("contexts", total=len(made))

@@ -183,7 +183,7 @@ def practice_of(config: "Config", model: "HookedTransformer") -> Practice:
     """
     from experiments._score import benchmark, chosen
     from kedit.errors import InputError
-    from kedit.text import Corpus
+    from kedit.text import SELF, corpus_of
 
     cases: list[EditCase] = []
     skipped: dict[str, str] = {}
@@ -202,9 +202,9 @@ def practice_of(config: "Config", model: "HookedTransformer") -> Practice:
             f"{config.cases}: {len(found)} edits with other wordings and neighbours, {len(train)} "
             f"to train on and {len(held_out)} held out: at least one of each is wanted"
         )
-    corpus = Corpus(config.text, config.seed)
+    corpus = corpus_of(config.model, config.text, config.seed)
     window = min(EXCERPT, model.cfg.n_ctx - 1)
-    n_chunks = CHUNKS if config.text else OWN_CHUNKS
+    n_chunks = OWN_CHUNKS if corpus.source == SELF else CHUNKS
     text = list(itertools.islice(corpus.chunks(model, window), n_chunks))
     return Practice(train, held_out, text, config.removal, config.seed, skipped)
 

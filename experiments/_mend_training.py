@@ -190,12 +190,12 @@ def _save(
     from kedit.editors.mend import NAME
     from kedit.hypernetwork import Origin
     from kedit.provenance import fingerprint
-    from kedit.text import Corpus
+    from kedit.text import corpus_of
 
     recipe = asdict(config) | {
         "cases": _names(config.cases),
         "but": _names(config.but),
-        "text": Corpus(config.text, config.seed).name,
+        "text": corpus_of(config.model, config.text, config.seed).name,
         "trained for": step,
         "validation": folder.records[str(step)]["validation"],
     }

@@ -1,11 +1,8 @@
-"""What text the editors are to spare, read once for all of them, with progress."""
+"""What text the editors are to spare, read once for all of them."""
 
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-from kedit.progress import progress
-
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -28,12 +25,24 @@ def read_moments(model: "HookedTransformer", editors: "Sequence[Editor]") -> Non
     for one in itertools.chain.from_iterable(parts):
         if isinstance(one, Sparing) and not one.moments:
             needed.setdefault((one.text, one.n_tokens, one.seed), []).extend(one.groups)
-    with progress("tokens") as bars:
-        for (text, n_tokens, seed), groups in needed.items():
-            bar = bars.add_task("reading text", visible=False, total=None)
-            moments(
-                model, groups, text, n_tokens, seed,
-                progress=lambda done, total, bar=bar: bars.update(
-                    bar, completed=done, total=total, visible=True
-                ),
-            )  # fmt: skip
+    for (text, n_tokens, seed), groups in needed.items():
+        moments(model, groups, text, n_tokens, seed)
+
+
+def with_tokens(model: "HookedTransformer", editor: "Editor", tokens_a_key: int) -> "Editor":
+    """The editor, sparing text of so many tokens for each number of its longest key.
+
+    One that was told a number of tokens, or spares no text, stays as it is.
+    """
+    from dataclasses import replace
+
+    from kedit.editors.sides import Sides
+    from kedit.spared import Sparing
+
+    if isinstance(editor, Sides):
+        both = (editor.entity, editor.relation)
+        return Sides(*(one and with_tokens(model, one, tokens_a_key) for one in both))
+    if not isinstance(editor, Sparing) or editor.moments or editor.n_tokens:
+        return editor
+    longest = max(sum(site.d_key(model) for site in group) for group in editor.groups)
+    return replace(editor, n_tokens=tokens_a_key * longest)  # pyright: ignore

@@ -95,15 +95,10 @@ def separations(
 
     @functools.cache
     def compared() -> list[Metric]:
-        with progress("tokens") as bars:
-            bar = bars.add_task("moments", total=None)
-
-            def told(done: int, total: int) -> None:
-                bars.update(bar, completed=done, total=total)
-
-            groups = [[site] for site in sites]
-            text = config.text
-            return metrics(model, moments(model, groups, text, seed=config.seed, progress=told))
+        groups = [[site] for site in sites]
+        widest = max(site.d_key(model) for site in sites)
+        n_tokens = config.tokens_a_key * widest
+        return metrics(model, moments(model, groups, config.text, n_tokens, config.seed))
 
     def measure(case: "EditCase") -> dict[str, Any]:
         request = case.request("relation")

@@ -178,9 +178,7 @@ def _edits(
             and any(edit_key(case, "relation", editor) not in folder.records for case in cases)
         ]
         if missing:
-            arms = prepared(
-                model, ",".join(missing), ["relation"], config.model, config.text, config.seed
-            )
+            arms = prepared(model, ",".join(missing), ["relation"], config)
             edit_cases(folder, model, cases, arms, scoring, text)
     return {
         place: [

@@ -233,9 +233,10 @@ def _markdown(title: str, names: Sequence[str], lines: Sequence[Line]) -> str:
 
 def _explained(config: "Config", verdicts: Sequence[Verdict]) -> str:
     from figures.style import plural
-    from kedit.text import Corpus
+    from kedit.text import corpus_of
 
-    first, text = verdicts[0].arm.told, Corpus(config.held_out, config.seed).name
+    first = verdicts[0].arm.told
+    text = corpus_of(config.model, config.held_out, config.seed, held_out=True).name
     n_failed = sum(int(one.costs["failed"] or 0) for one in verdicts)
     return (
         f"Means in percent with {INTERVALS}, if there are two cases or more; -: nothing to "

@@ -28,9 +28,13 @@ class Config:
     skip: int = 0
     """Leave out so many cases before."""
     text: str = ""
-    """Of the moments: a file, hf:NAME, or nothing for text that the model itself says, by seed."""
+    """Text whose statistics edits are to spare: a file, hf:NAME, self for what the model says
+    by seed, or "" for kedit's text (the toy: self)."""
+    tokens_a_key: int = 4
+    """Tokens of that text for each number of a key, where an editor has not been told n_tokens."""
     held_out: str = ""
-    """Text whose perplexity must not blow up; nothing for text of the model's own."""
+    """Text whose perplexity must not blow up: a file, hf:NAME, self, or "" for the part of kedit's
+    text that is held out (the toy: self)."""
     chunks: int = 2
     """Of that text."""
     window: int = 128
@@ -65,7 +69,7 @@ def run(config: Config) -> Path:
         model = folder.load(config)
         told = arms_of(config, model)
         every = ",".join(dict.fromkeys(one for ones in told.values() for one in ones))
-        arms = prepared(model, every, [config.perspective], config.model, config.text, config.seed)
+        arms = prepared(model, every, [config.perspective], config)
         text = baseline(model, passage(model, config))
         scoring = Scoring(say=False, seed=config.seed)
         usable = scores_before(folder, model, cases, scoring)

@@ -32,9 +32,13 @@ class Config:
     best: int = 5
     """So many sites are chosen, and held against as many random ones."""
     text: str = ""
-    """Of the moments: a file, hf:NAME, or nothing for text that the model itself says, by seed."""
+    """Text whose statistics edits are to spare: a file, hf:NAME, self for what the model says
+    by seed, or "" for kedit's text (the toy: self)."""
+    tokens_a_key: int = 4
+    """Tokens of that text for each number of a key, where an editor has not been told n_tokens."""
     held_out: str = ""
-    """Text whose perplexity must not blow up; nothing for text of the model's own."""
+    """Text whose perplexity must not blow up: a file, hf:NAME, self, or "" for the part of kedit's
+    text that is held out (the toy: self)."""
     chunks: int = 2
     """Of that text."""
     window: int = 128

@@ -27,9 +27,13 @@ class Config:
     skip: int = 0
     """Leave out so many cases before: those that settings were tuned on."""
     text: str = ""
-    """Of the moments: a file, hf:NAME, or nothing for text that the model itself says, by seed."""
+    """Text whose statistics edits are to spare: a file, hf:NAME, self for what the model says
+    by seed, or "" for kedit's text (the toy: self)."""
+    tokens_a_key: int = 4
+    """Tokens of that text for each number of a key, where an editor has not been told n_tokens."""
     held_out: str = ""
-    """Text whose perplexity must not blow up; nothing for text of the model's own."""
+    """Text whose perplexity must not blow up: a file, hf:NAME, self, or "" for the part of kedit's
+    text that is held out (the toy: self)."""
     chunks: int = 2
     """Of that text."""
     window: int = 128
@@ -71,7 +75,7 @@ def run(config: Config) -> Path:
     with open_run("compare_editors", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         model = folder.load(config)
-        arms = prepared(model, config.editors, sides, config.model, config.text, config.seed)
+        arms = prepared(model, config.editors, sides, config)
         text = baseline(model, passage(model, config))
         usable = scores_before(folder, model, cases, scoring)
         outcomes = edit_cases(folder, model, usable, arms, scoring, text)

@@ -14,13 +14,11 @@ from experiments._before_after import Row, replies
 from experiments._edit_price import held_out_text, name_of, perplexity
 from experiments._edit_report import exit_code, finish
 from experiments._edit_verdict import Done
-from experiments._moments import read_moments
-from experiments._run import command, console, open_run
+from experiments._moments import with_tokens
+from experiments._run import command, open_run
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
-
-    from kedit.edit import Editor, Edits
+    from kedit.edit import Editor
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,13 @@ class Config:
     and GPT-J have published settings; the published ROME is rome:key=legacy:moments=('FILE.npz',),
     with the authors' C."""
     text: str = ""
-    """Whose statistics the edit is to spare: a text file, hf:NAME, or "" for what the editor has
-    been told, else text that the model itself says."""
+    """Text whose statistics the edit is to spare: a file, hf:NAME, self for what the model itself
+    says, or "" for what the editor has been told, else kedit's text (the toy: self)."""
     tokens_a_key: int = 4
-    """Tokens of that text for each number of a key, where the editor has been told no number of
-    them: enough for a first look, and a minute's work; comparisons read ten."""
+    """Tokens of that text for each number of a key, where the editor has not been told n_tokens."""
     held_out: str = ""
-    """Text whose perplexity should not rise, another one than --text: a file, hf:NAME, or "" for
-    text that the model itself says."""
+    """Text whose perplexity should not rise, another one than --text: a file, hf:NAME, self, or ""
+    for the part of kedit's text that is held out (the toy: self)."""
     seed: int = 0
     """Of the editor's contexts and of that text (0 for what the editor has been told), and of the
     neighbours that are drawn."""
@@ -111,7 +108,7 @@ def run(config: Config) -> Path:
     with open_run("edit_fact", config) as folder:
         folder.require_weights(model)
         perplexity_before = perplexity(model, held_out)
-        edits = _ready(chosen, model, config)
+        edits = with_tokens(model, chosen, config.tokens_a_key).on(model)
         start = time.perf_counter()
         edit = edits([request])
         seconds = time.perf_counter() - start
@@ -207,27 +204,6 @@ def _editor(config: Config) -> "Editor":
         raise InputError(f"--text {config.text}: {config.editor} reads no text, leave it out")
     told = {name: value for name, value in told.items() if name in vars(chosen)}
     return replace(chosen, **told)  # pyright: ignore[reportArgumentType]
-
-
-def _ready(chosen: "Editor", model: "HookedTransformer", config: Config) -> "Edits":
-    """The editor on its model; what it must read first shows its progress."""
-    from kedit.hf import cache_dir
-    from kedit.spared import Sparing
-
-    if isinstance(chosen, Sparing) and not chosen.moments:
-        text = chosen.text
-        widest = max(sum(site.d_key(model) for site in group) for group in chosen.groups)
-        n_tokens = chosen.n_tokens or config.tokens_a_key * widest
-        chosen = replace(chosen, n_tokens=n_tokens)  # pyright: ignore
-        read = text or "text that the model itself says"
-        console().print(
-            f"{config.editor} needs statistics of {read}: the first time that takes a while, and "
-            f"then they are kept in {cache_dir() / 'moments'}.",
-            markup=False,
-            highlight=False,
-        )
-        read_moments(model, [chosen])
-    return chosen.on(model)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ class Config:
     texts: int = 100
     """Of so many cases, generate texts and take their n-gram entropy (slow); 0 for none."""
     text: str = ""
-    """Held-out text for perplexity; by default text that the model itself says, by seed."""
+    """Held-out text for perplexity: a file, hf:NAME, self for what the model says by seed, or
+    "" for the part of kedit's text that is held out (the toy: self)."""
     seed: int = 0
     """Of the choice of cases, of generated texts, and of the bootstrap."""
     device: str = "auto"
@@ -90,6 +91,7 @@ def _finish(
     from figures.style import plural, save
     from kedit.measures import by_relation, measures
     from kedit.stats import Interval, bootstrap_ratio
+    from kedit.text import corpus_of
 
     overall = measures(scores, seed=config.seed)
     each = {name: measures(own, seed=config.seed) for name, own in by_relation(scores).items()}
@@ -117,7 +119,7 @@ def _finish(
     title = f"{config.model} before any edit, {plural(len(scores), 'case')}"
     screen.print(measures_table(overall, title))
     screen.print(scores_table(overall))
-    text = config.text or "text of its own"
+    text = corpus_of(config.model, config.text, config.seed, held_out=True).name
     screen.print(
         f"Perplexity on {text}: {hundredths(perplexity)}, n = {plural(len(nll), 'chunk')}. "
         f"{n_skipped} records could not be used (skipped.json says why).\n"

@@ -49,7 +49,8 @@ class Config:
     held_out: int = 96
     """Requests that are validated with; no subject of theirs is trained on."""
     text: str = ""
-    """Running text that should stay: a file, hf:NAME, or nothing for the model's own."""
+    """Running text that should stay: a file, hf:NAME, self for what the model says, or "" for
+    kedit's text (the toy: self)."""
     seed: int = 0
     """Of the split, of what is drawn, and of the network's start."""
     device: str = "auto"

@@ -10,9 +10,10 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.metrics import chosen_logits, expected_unembedding, normalisers, unembedded
+from kedit.progress import working
 from kedit.prompts import bos_ids, device
 from kedit.sites import norm
-from kedit.text import Corpus
+from kedit.text import corpus_of
 
 WINDOW = 128  # tokens a chunk, BOS not counted
 ROWS = 64  # positions whose logits over the vocabulary lie in memory at once
@@ -59,23 +60,28 @@ class Drift:
 def held_out(
     model: HookedTransformer, source: str, n_chunks: int = 16, seed: int = 0, window: int = WINDOW
 ) -> Int[Tensor, "chunk pos"]:
-    """Chunks of `window` tokens of a `kedit.text.Corpus`: evenly over a file, else its first ones.
+    """Chunks of `window` tokens of a text: evenly over a file, else its first ones.
+
+    Args:
+        source, seed: as `kedit.text.corpus_of` has them; "" for the part of kedit's text that is
+            held out.
 
     Raises:
         InputError: the text cannot be read, or is too short for one chunk.
     """
     start = bos_ids(model)
     window = min(window, model.cfg.n_ctx - len(start))
-    corpus = Corpus(source, seed)
-    if not corpus.is_file:
-        rows = list(itertools.islice(corpus.chunks(model, window), n_chunks))
+    corpus = corpus_of(str(model.cfg.model_name), source, seed, held_out=True)
+    if corpus.file is None:
+        with working(f"reading {corpus.name}"):
+            rows = list(itertools.islice(corpus.chunks(model, window), n_chunks))
         if not rows:
-            raise InputError(f"{source}: at least {window} tokens are wanted")
+            raise InputError(f"{corpus.name}: at least {window} tokens are wanted")
         return torch.tensor(rows, device=device(model))
     ids = list(itertools.chain.from_iterable(corpus.token_ids(model)))
     n_chunks = min(n_chunks, len(ids) // window)
     if n_chunks == 0:
-        raise InputError(f"{source}: {len(ids)} tokens, at least {window} are wanted")
+        raise InputError(f"{corpus.name}: {len(ids)} tokens, at least {window} are wanted")
     stride = len(ids) // n_chunks
     rows = [[*start, *ids[n * stride : n * stride + window]] for n in range(n_chunks)]
     return torch.tensor(rows, device=device(model))

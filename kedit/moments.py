@@ -1,11 +1,11 @@
 """C = E[k kᵀ], the second moment of the keys of running text, not centred: what an edit must spare.
 
 Streamed: chunks of text go through the model up to the highest site and no further, and a sum over
-their tokens is all that is kept. Results lie in the cache folder, and so do unfinished sums: what
-was interrupted goes on where it was, to the same bits.
+their tokens is all that is kept. Sums lie in the cache folder, finished or not: what was
+interrupted goes on where it was, to the same bits, and what was made of more tokens is taken for
+less.
 """
 
-import contextlib
 import functools
 import hashlib
 import itertools
@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,24 +25,24 @@ from transformer_lens import HookedTransformer
 from kedit.errors import InputError
 from kedit.hf import cache_dir
 from kedit.kept import hashed, keep, kept
+from kedit.progress import progress
 from kedit.prompts import bos_ids, device, plain_ids
 from kedit.sites import live_hooks
-from kedit.text import Corpus
+from kedit.text import SELF, Corpus, corpus_of
 from kedit.writes import WriteSite, read_keys
 
 log = logging.getLogger("kedit")
 
-FORMAT = 1  # of the files in the cache: another number makes them all anew
+FORMAT = 2  # of the files in the cache: another number makes them all anew
 WINDOW = 256  # tokens a chunk, BOS not counted
 TOGETHER = 2048  # tokens in one forward; not by free memory: sums must not hang on it
-TOKENS_A_KEY = 10  # tokens for each dimension of the keys (arXiv 2506.04226: 2 to 10 are enough)
+# tokens for each dimension of the keys: arXiv 2506.04226 finds 2 to 10 enough
+TOKENS_A_KEY, FEWEST_A_KEY = 4, 2
 BLOCK = 1024  # rows of the moment that are added to at once
 SAVE_AFTER = 60.0  # seconds of work that a kill may cost
 RIDGES = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)  # of the mean square of a key's numbers
 PROBE = "In 1889, Gustave's tower: déjà 300 m high!\n"  # tells tokenizers apart
 NOT_TOLD = {"device", "n_devices", "model_name", "tokenizer_name", "seed"}  # moments do not change
-
-Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,13 +167,12 @@ def moment(
     n_tokens: int = 0,
     seed: int = 0,
     cache: bool = True,
-    progress: Progress | None = None,
 ) -> Moment:
     """The moment of one group of sites: `moments` says the rest."""
-    return moments(model, [sites], source, n_tokens, seed, cache, progress)[0]
+    return moments(model, [sites], source, n_tokens, seed, cache)[0]
 
 
-# seven parameters: text, its length and its seed are settings that experiments hand through
+# six parameters: text, its length and its seed are settings that experiments hand through
 def moments(
     model: HookedTransformer,
     groups: Sequence[Sequence[WriteSite]],
@@ -181,7 +180,6 @@ def moments(
     n_tokens: int = 0,
     seed: int = 0,
     cache: bool = True,
-    progress: Progress | None = None,
 ) -> list[Moment]:
     """The moments of several groups of sites, from one pass over the text.
 
@@ -197,40 +195,31 @@ def moments(
 
     Args:
         groups: for each moment its sites, those of one layer or of several.
-        source, seed: as `kedit.text.Corpus` has them.
+        source, seed: as `kedit.text.corpus_of` has them.
         n_tokens: of which each moment is the mean, at least; by default TOKENS_A_KEY for each
-            number that the stacked key of its group has.
-        cache: whether results and unfinished sums are kept, and taken if they are there. They are
-            known by the weights below the sites, so that an edit has only the moments above it
-            made anew. While the model has live hooks, nothing is kept.
-        progress: called after every forward.
+            number that the stacked key of its group has, or as many as the text has, if these are
+            FEWEST_A_KEY or more.
+        cache: whether sums are kept, and taken if they are there: a moment of the same text over at
+            least as many tokens is taken as it is, and one over fewer is added to. They are known
+            by the weights below the sites, so that an edit has only the moments above it made anew.
+            While the model has live hooks, nothing is kept.
 
     Raises:
         InputError: the text cannot be read or is too short, or the model has no such site.
     """
-    corpus = Corpus(source, seed)
+    corpus = corpus_of(str(model.cfg.model_name), source, seed)
     cache = cache and not live_hooks(model)
     window = min(WINDOW, model.cfg.n_ctx - len(bos_ids(model)))
     jobs = _jobs(model, groups, corpus, n_tokens, window, cache)
-    found: dict[_Job, Tensor] = {}
-    for job in jobs if cache else ():
-        done = kept(job.file)
-        if done is not None:
-            found[job] = done["matrix"]
-    missing = [job for job in dict.fromkeys(jobs) if job not in found]
-    if missing:
-        sums = _summed(model, missing, corpus, window, cache, progress)
-        for job, upper in zip(missing, sums, strict=True):
-            upper.triu_()
-            found[job] = (upper + upper.triu(1).T).cpu() / (job.n_chunks * window)
-            if cache:
-                told = {"model": str(model.cfg.model_name), "sites": _told(job.sites)}
-                keep(job.file, {"matrix": found[job]}, told | {"corpus": corpus.name})
-        if cache:
-            with contextlib.suppress(OSError):  # one that could never be written, say
-                _unfinished(missing).unlink()
+    sums = _sums(model, list(dict.fromkeys(jobs)), corpus, window)
     return [
-        Moment(job.sites, job.d_keys, found[job], job.n_chunks * window, corpus.name)
+        Moment(
+            job.sites,
+            job.d_keys,
+            (sums[job].upper + sums[job].upper.triu(1).T).cpu() / (sums[job].n_chunks * window),
+            sums[job].n_chunks * window,
+            corpus.name,
+        )
         for job in jobs
     ]
 
@@ -240,17 +229,28 @@ class _Job:
     """A moment to be made.
 
     Args:
-        key: tells it from all others that give other numbers; "" if it is not to be kept.
+        n_chunks, fewest: how many chunks are wanted, and how many must be had.
+        key: tells its sum from all that are over other tokens, but for their number; "" if it is
+            not to be kept.
     """
 
     sites: tuple[WriteSite, ...]
     d_keys: tuple[int, ...]
     n_chunks: int
+    fewest: int
     key: str
 
     @property
     def file(self) -> Path:
         return cache_dir() / "moments" / f"{self.key}.safetensors"
+
+
+@dataclass
+class _Sum:
+    """The sum of k kᵀ over the first `n_chunks` chunks, its upper triangle only, in float64."""
+
+    upper: Float[Tensor, "d_keys d_keys"]
+    n_chunks: int = 0
 
 
 def _jobs(
@@ -267,62 +267,92 @@ def _jobs(
         if not sites or len(set(sites)) < len(sites):
             raise InputError(f"sites are wanted, each of them once, not {_told(sites) or 'none'}")
         d_keys = tuple(site.d_key(model) for site in sites)
-        n_chunks = math.ceil((n_tokens or TOKENS_A_KEY * sum(d_keys)) / window)
-        key = _key(model, sites, corpus, (window, n_chunks), digest_of) if cache else ""
-        jobs.append(_Job(sites, d_keys, n_chunks, key))
+        wanted, fewest = (n_tokens or each * sum(d_keys) for each in (TOKENS_A_KEY, FEWEST_A_KEY))
+        key = _key(model, sites, corpus, window, digest_of) if cache else ""
+        numbers = (math.ceil(wanted / window), math.ceil(fewest / window))
+        jobs.append(_Job(sites, d_keys, *numbers, key))
     return jobs
 
 
-def _unfinished(jobs: Sequence[_Job]) -> Path:
-    """Where the sums of a pass lie while it lasts."""
-    digest = hashlib.sha256(" ".join(job.key for job in jobs).encode()).hexdigest()
-    return cache_dir() / "moments" / f"{digest}.unfinished.safetensors"
+def _sums(
+    model: HookedTransformer, jobs: Sequence[_Job], corpus: Corpus, window: int
+) -> dict[_Job, _Sum]:
+    """Each job's sum, over as many chunks as it wants at least; those kept are gone on with.
 
-
-def _summed(
-    model: HookedTransformer,
-    jobs: Sequence[_Job],
-    corpus: Corpus,
-    window: int,
-    cache: bool,
-    progress: Progress | None,
-) -> list[Float[Tensor, "d_keys d_keys"]]:
-    """The sum of k kᵀ over each job's chunks, its upper triangle only, in float64."""
+    Raises:
+        InputError: the text has fewer chunks than a job must have.
+    """
     place, n_bos = device(model), len(bos_ids(model))
-    sites = sorted({site for job in jobs for site in job.sites})
-    n_chunks = max(job.n_chunks for job in jobs)
+    sums = {job: _kept(job, place) for job in jobs}
+    todo = {job: sums[job] for job in jobs if sums[job].n_chunks < job.n_chunks}
+    if not todo:
+        return sums
+    sites = sorted({site for job in todo for site in job.sites})
+    n_chunks = max(job.n_chunks for job in todo)
+    n_done = min(own.n_chunks for own in todo.values())
     together = max(1, TOGETHER // (window + n_bos))
-    before = kept(_unfinished(jobs)) if cache else None
-    if before is None:
-        widths = [sum(job.d_keys) for job in jobs]
-        sums = [torch.zeros(width, width, dtype=torch.float64, device=place) for width in widths]
-        n_done = 0
-    else:
-        sums = [before[str(number)].to(place) for number in range(len(jobs))]
-        n_done = int(before["n_done"])
-        log.info("Going on with moments of which %d tokens are done", n_done * window)
     chunks = corpus.chunks(model, window, n_done)
+    if corpus.file is not None:  # one that is too short is refused before any work
+        ahead = list(itertools.islice(chunks, n_chunks - n_done))
+        _require_enough(todo, corpus, n_done + len(ahead), window)
+        n_chunks, chunks = n_done + len(ahead), iter(ahead)
     saved = time.monotonic()
-    while batch := list(itertools.islice(chunks, min(together, n_chunks - n_done))):
-        keys = read_keys(model, torch.tensor(batch, device=place), sites)
-        for job, total in zip(jobs, sums, strict=True):
-            # each moment is over its own number of chunks, whatever else is made in the pass
-            rows = max(0, job.n_chunks - n_done)
-            own = [keys[site][:rows, n_bos:].flatten(0, 1) for site in job.sites]
-            _add(total, torch.cat(own, 1))
-        n_done += len(batch)
-        if cache and n_done < n_chunks and time.monotonic() - saved >= SAVE_AFTER:
-            sofar = {str(number): total.cpu() for number, total in enumerate(sums)}
-            keep(_unfinished(jobs), sofar | {"n_done": torch.tensor(n_done)}, {})
-            saved = time.monotonic()
-        if progress is not None:
-            progress(n_done * window, n_chunks * window)
-    if n_done < n_chunks:
-        raise InputError(
-            f"{corpus.name} has {n_done * window} tokens in whole chunks of {window}, "
-            f"{n_chunks * window} are wanted: give more text, or ask for fewer tokens"
-        )
+    with progress("tokens") as bars:
+        bar = bars.add_task(f"reading {corpus.name}", completed=n_done * window)
+        bars.update(bar, total=n_chunks * window)
+        while batch := list(itertools.islice(chunks, min(together, n_chunks - n_done))):
+            keys = read_keys(model, torch.tensor(batch, device=place), sites)
+            for job, own in todo.items():
+                # each moment is over its own number of chunks, whatever else is made in the pass
+                start, stop = own.n_chunks - n_done, min(len(batch), job.n_chunks - n_done)
+                if start < stop:
+                    rows = [keys[site][start:stop, n_bos:].flatten(0, 1) for site in job.sites]
+                    _add(own.upper, torch.cat(rows, 1))
+                    own.n_chunks = n_done + stop
+            n_done += len(batch)
+            if n_done < n_chunks and time.monotonic() - saved >= SAVE_AFTER:
+                _keep(model, todo, corpus)
+                saved = time.monotonic()
+            bars.update(bar, completed=n_done * window)
+    _require_enough(todo, corpus, n_done, window)
+    _keep(model, todo, corpus)
     return sums
+
+
+def _require_enough(jobs: Iterable[_Job], corpus: Corpus, n_chunks: int, window: int) -> None:
+    """Raises InputError for a text with fewer chunks than a job must have."""
+    for job in jobs:
+        if n_chunks < job.fewest:
+            raise InputError(
+                f"{corpus.name} has {n_chunks * window} tokens in whole chunks of {window}, "
+                f"{job.fewest * window} are wanted for the keys of {_told(job.sites)}: give more "
+                "text (--text FILE, or --text self for what the model itself says), or ask for "
+                "fewer tokens (n_tokens, or --tokens-a-key)"
+            )
+        if n_chunks < job.n_chunks:
+            log.warning(
+                "%s has %d tokens, %.1f for each number in a key of %s; %d were asked for",
+                corpus.name, n_chunks * window, n_chunks * window / sum(job.d_keys),
+                _told(job.sites), job.n_chunks * window,
+            )  # fmt: skip
+
+
+def _kept(job: _Job, place: torch.device) -> _Sum:
+    """What the cache has of a sum; a sum over nothing if it has nothing."""
+    found = kept(job.file) if job.key else None
+    if found is not None:
+        return _Sum(found["upper"].to(place), int(found["n_chunks"]))
+    width = sum(job.d_keys)
+    return _Sum(torch.zeros(width, width, dtype=torch.float64, device=place))
+
+
+def _keep(model: HookedTransformer, sums: Mapping[_Job, _Sum], corpus: Corpus) -> None:
+    for job, own in sums.items():
+        own.upper.triu_()
+        if job.key:
+            told = {"model": str(model.cfg.model_name), "sites": _told(job.sites)}
+            numbers = {"upper": own.upper.cpu(), "n_chunks": torch.tensor(own.n_chunks)}
+            keep(job.file, numbers, told | {"corpus": corpus.name})
 
 
 def _add(total: Float[Tensor, "d_keys d_keys"], keys: Float[Tensor, "token d_keys"]) -> None:
@@ -337,13 +367,13 @@ def _key(
     model: HookedTransformer,
     sites: tuple[WriteSite, ...],
     corpus: Corpus,
-    size: tuple[int, int],
+    window: int,
     digest_of: Callable[[Tensor], str],
 ) -> str:
-    """A digest of all that the moment's numbers hang on."""
-    weights = dict(model.named_parameters())
-    if corpus.source:  # else all of the model says the text
-        weights = _below(model, sites)
+    """A digest of all that the sum's numbers hang on, but for how many chunks it is over."""
+    # all of the model says its own text
+    own = corpus.source == SELF
+    weights = dict(model.named_parameters()) if own else _below(model, sites)
     facts = {
         "format": FORMAT,
         "config": {k: str(v) for k, v in model.cfg.to_dict().items() if k not in NOT_TOLD},
@@ -351,7 +381,7 @@ def _key(
         "tokenizer": [*bos_ids(model), *plain_ids(model, PROBE)],
         "sites": [vars(site) for site in sites],
         "corpus": corpus.digest(),
-        "size": size,
+        "window": window,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -65,12 +65,14 @@ def settings_of(
 
     Args:
         contexts: that were used.
-        seconds: `spared` moments; of those that were handed in, text, tokens and a digest are told.
+        seconds: `spared` moments: their text and tokens are told, of which a cached one may have
+            more than were asked for, and of those that were handed in a digest too.
     """
     assert dataclasses.is_dataclass(editor) and not isinstance(editor, type)
     told = [
-        {"corpus": one.corpus, "n_tokens": one.n_tokens, "digest": hashed(one.matrix)[:16]}
-        for one in (seconds if editor.moments else ())
+        {"corpus": one.corpus, "n_tokens": one.n_tokens}
+        | ({"digest": hashed(one.matrix)[:16]} if editor.moments else {})
+        for one in seconds
     ]
     plain = dataclasses.asdict(dataclasses.replace(editor, moments=()))
     return plain | {"contexts": list(contexts), "moments": told}

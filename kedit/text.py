@@ -1,4 +1,4 @@
-"""Where running text comes from: a file, a data set of the hub, or what the model itself says.
+"""Running text: what ships with kedit, a file, a data set of the hub, or what the model says.
 
 It is packed: documents follow one another, a new line behind each, and what they give is cut into
 chunks of one length. No end token stands between them: its key is no word's, and it is no part of
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from transformer_lens import HookedTransformer
 
+from kedit import data
 from kedit.data.fields import Record, field
 from kedit.data.read import UNREADABLE, open_bytes, open_text, records
 from kedit.errors import InputError
@@ -21,7 +22,12 @@ from kedit.model import quiet
 from kedit.prompts import bos_ids, plain_ids
 from kedit.reading import Tokens
 
+KEDIT = "kedit"  # written by Gemma 3 270M (experiments.say_text), for statistics of keys
+HELD_OUT = "kedit:held-out"  # other documents of the same text, to see what an edit costs
+SELF = "self"
 HUB = "hf:"
+SHIPPED = {KEDIT: "statistics.txt", HELD_OUT: "held_out.txt"}  # in the package kedit.data.text
+NAMES = {KEDIT: "kedit's text", HELD_OUT: "the held-out part of kedit's text"}
 PIECE = 2**17  # characters that are tokenized at once
 TOGETHER = 32  # chunks of its own text that a model says at once
 
@@ -31,25 +37,32 @@ class Corpus:
     """Running text that a model can be shown.
 
     Args:
-        source: a text file, a .jsonl file with a field "text" (either of them also .xz or .gz),
+        source: "kedit" for the text that ships with kedit, "kedit:held-out" for other documents of
+            it, a text file, a .jsonl file with a field "text" (either of them also .xz or .gz),
             "hf:NAME[:CONFIG[:SPLIT]]" for a data set of the Hugging Face hub ("train" unless a
-            split is named), or "" for what the model says when nothing is said to it.
+            split is named), or "self" for what the model says when nothing is said to it.
         seed: of the model's own text; nothing else depends on it.
     """
 
-    source: str = ""
+    source: str = SELF
     seed: int = 0
 
     @property
-    def is_file(self) -> bool:
-        return bool(self.source) and not self.source.startswith(HUB)
+    def file(self) -> Path | None:
+        """The file that it is read from, if it is one."""
+        if self.source in SHIPPED:
+            return Path(data.__file__).with_name("text") / SHIPPED[self.source]
+        is_file = self.source != SELF and not self.source.startswith(HUB)
+        return Path(self.source) if is_file else None
 
     @property
     def name(self) -> str:
         """What a reader calls it."""
-        if self.is_file:
-            return Path(self.source).name
-        return self.source or f"the model's own text, seed {self.seed}"
+        if self.source == SELF:
+            return f"the model's own text, seed {self.seed}"
+        if self.file is not None:
+            return NAMES.get(self.source, self.file.name)
+        return self.source
 
     def digest(self) -> str:
         """What tells it from every other corpus, wherever its file lies.
@@ -60,11 +73,12 @@ class Corpus:
         Raises:
             InputError: the file cannot be read.
         """
-        if not self.is_file:
-            return self.name if self.source else f"{self.name}, {TOGETHER} chunks at once"
+        if self.file is None:
+            is_own = self.source == SELF
+            return f"{self.name}, {TOGETHER} chunks at once" if is_own else self.name
         digest = hashlib.sha256(b"records" if self._has_records else b"text")
         try:
-            with open_bytes(Path(self.source)) as raw:
+            with open_bytes(self.file) as raw:
                 while chunk := raw.read(1 << 20):
                     digest.update(chunk)
         except OSError as error:
@@ -92,23 +106,23 @@ class Corpus:
             InputError: as `token_ids`.
         """
         start = tuple(bos_ids(model))
-        if self.source:
-            packed = itertools.islice(_packed(self.token_ids(model), window), first, None)
-        else:
+        if self.source == SELF:
             packed = _own_text(model, window, self.seed, first)
+        else:
+            packed = itertools.islice(_packed(self.token_ids(model), window), first, None)
         for chunk in packed:
             yield (*start, *chunk)
 
     @property
     def _has_records(self) -> bool:
-        return ".jsonl" in Path(self.source).suffixes
+        return self.file is not None and ".jsonl" in self.file.suffixes
 
     def _lines(self) -> Iterator[str]:
         """Lines of a text file, or else whole documents; each ends with a new line."""
-        if self.is_file and not self._has_records:
-            yield from self._file_lines()
+        if self.file is not None and not self._has_records:
+            yield from self._file_lines(self.file)
             return
-        rows = records(self.source) if self.is_file else _hub_rows(self.source)
+        rows = _hub_rows(self.source) if self.file is None else records(self.file)
         for place, row in rows:
             text = row.get("text")
             if isinstance(text, str) and not text.strip():
@@ -116,8 +130,7 @@ class Corpus:
             text = field(place, row, "text")
             yield text if text.endswith("\n") else f"{text}\n"
 
-    def _file_lines(self) -> Iterator[str]:
-        path = Path(self.source)
+    def _file_lines(self, path: Path) -> Iterator[str]:
         try:
             with open_text(path) as lines:
                 yield from lines
@@ -126,6 +139,18 @@ class Corpus:
 
     def _refusal(self, error: Exception) -> InputError:
         return InputError(f"{self.source}: cannot be read as text: {error}")
+
+
+def corpus_of(model_name: str, source: str, seed: int = 0, held_out: bool = False) -> Corpus:
+    """The text that a setting names; for "", the one that ships with kedit.
+
+    That text is about our world, of which the toy has never heard: for the toy, "" is its own text.
+
+    Args:
+        held_out: "" is the part of kedit's text that is held out.
+    """
+    default = SELF if model_name == "toy" else HELD_OUT if held_out else KEDIT
+    return Corpus(source or default, seed)
 
 
 def _hub_rows(source: str) -> Iterator[tuple[str, Record]]:

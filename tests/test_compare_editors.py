@@ -302,15 +302,17 @@ def test_one_pass_over_the_text_serves_all_editors(
     toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moments_module, "cache_dir", lambda: tmp_path)
-    passes, summed = [], moments_module._summed
-    monkeypatch.setattr(moments_module, "_summed", lambda *a: (passes.append(a[1]), summed(*a))[1])
+    passes, sums = [], moments_module._sums
+    monkeypatch.setattr(moments_module, "_sums", lambda *a: (passes.append(a[1]), sums(*a))[1])
     corpus = tmp_path / "text.txt"
     corpus.write_text("Bruno Birch likes to speak Danish. " * 400, encoding="utf-8")
     told = "rome:n_tokens=256,memit:n_tokens=256,joint:n_tokens=256,ft"
-    arms = prepared(toy, told, ("relation",), "toy", str(corpus), 0)
+    config = Config(model="toy", text=str(corpus))
+    arms = prepared(toy, told, ("relation",), config)
     assert [arm.told for arm in arms] == told.split(",")
-    (jobs,) = passes  # W_out of layers 1 and 2, and both halves of 0 and 1
-    assert sorted(len(job.sites) for job in jobs) == [1, 1, 2, 2]
+    (first, *kept) = passes  # W_out of layers 1 and 2, and both halves of 0 and 1
+    assert sorted(len(job.sites) for job in first) == [1, 1, 2, 2]
+    assert all(job.file.exists() for jobs in kept for job in jobs)
 
 
 def test_fewer_probes_are_the_first_of_each_kind() -> None:

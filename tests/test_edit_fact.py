@@ -26,6 +26,7 @@ from figures.edit import NEW, OLD, OTHERS, Prompt, Shift, before_after
 from kedit import hf as hugging_face
 from kedit import moments as moments_module
 from kedit import toy as toy_module
+from kedit.drift import held_out
 from kedit.edit import Edit, Norm
 from kedit.editors.rome import ROME
 from kedit.errors import InputError
@@ -179,17 +180,16 @@ def test_neighbours_are_drawn_from_facts_of_the_relation_where_none_are_named(
         assert all(one.changes for one in questions(toy, config, request_of(toy, config)))
 
 
-def test_held_out_text_is_said_once_by_another_seed_or_read_from_another_file(
-    toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_held_out_text_is_said_by_another_seed_or_read_from_another_file(
+    toy: HookedTransformer, tmp_path: Path
 ) -> None:
     rome = ROME(1, n_tokens=256)
     texts = [held_out_text(toy, TOY, replace(rome, seed=seed)) for seed in (0, 3, 0)]
     assert torch.equal(texts[0], texts[2]) and not torch.equal(texts[0], texts[1])
     read = next(Corpus(seed=1).chunks(toy, toy.cfg.n_ctx - 1))
     assert texts[0][0].tolist() == list(read)
-    monkeypatch.setattr("kedit.drift.held_out", None)  # it lies in the cache
-    assert torch.equal(held_out_text(toy, TOY, rome), texts[0])
-    monkeypatch.undo()
+    kedits = replace(TOY, held_out="kedit:held-out")
+    assert torch.equal(held_out_text(toy, kedits, rome), held_out(toy, "kedit:held-out", 8, 9, 64))
     corpus, same = tmp_path / "text.txt", tmp_path / "same.txt"
     for file in (corpus, same):
         file.write_text("Bruno Birch likes to speak Danish. " * 40, encoding="utf-8")
@@ -247,20 +247,24 @@ def test_a_relation_that_is_told_is_asked_for_from_the_entity_side_too(tmp_path:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_text_is_read_once_with_progress_and_the_editor_finds_what_it_gave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_text_that_is_told_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = tmp_path / "text.txt"
     corpus.write_text("Bruno Birch likes to speak Danish. " * 400, encoding="utf-8")
-    passes, summed = [], moments_module._summed
-    monkeypatch.setattr(moments_module, "_summed", lambda *a: (passes.append(a[-1]), summed(*a))[1])
-    config = replace(TOY, editor="rome:n_tokens=256", text=str(corpus), seed=3)
+    monkeypatch.setenv("KEDIT_CACHE", str(tmp_path / "cache"))
+    read, read_keys = [], moments_module.read_keys
+    monkeypatch.setattr(
+        moments_module, "read_keys", lambda *given: (read.append(1), read_keys(*given))[1]
+    )
+    config = replace(TOY, editor="rome", tokens_a_key=1, text=str(corpus), seed=3)
     folder = edit_fact.run(replace(config, out=str(tmp_path / "run")))
-    assert len(passes) == 1 and passes[0] is not None
     settings = report(folder)["settings"]
-    assert (settings["text"], settings["seed"]) == (str(corpus), 3)
-    screen = capsys.readouterr().out
-    assert "rome:n_tokens=256 needs statistics of" in screen and "tokens" in screen
+    assert (settings["text"], settings["seed"], settings["n_tokens"]) == (str(corpus), 3, 256)
+    n = len(read)
+    assert n and settings["moments"][0]["corpus"] == "text.txt"
+    edit_fact.run(replace(config, out=str(tmp_path / "again")))
+    assert len(read) == n
 
 
 def test_what_is_left_out_is_the_worked_examples_as_far_as_it_fits() -> None:

@@ -1,5 +1,6 @@
 """Key second moments: equal to all keys at once, kept, gone on with, never taken when damaged."""
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from kedit import moments as room
 from kedit.errors import InputError
 from kedit.kept import keep
 from kedit.moments import Moment, moment, moments
-from kedit.prompts import bos_ids, device
+from kedit.prompts import bos_ids, decoded, device
 from kedit.text import Corpus
 from kedit.toy import texts
 from kedit.writes import WriteSite, flat_keys
@@ -56,6 +57,19 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(room, "read_keys", counted)
     return run
+
+
+def interrupted(after: int) -> Any:
+    """The model's keys, which are had so many times before somebody stops the run."""
+    reads = iter(range(after))
+    read_keys = room.read_keys
+
+    def reading(*args: Any) -> Any:
+        if next(reads, None) is None:
+            raise KeyboardInterrupt
+        return read_keys(*args)
+
+    return reading
 
 
 def kept() -> list[Path]:
@@ -130,9 +144,9 @@ def test_one_pass_makes_several_each_over_its_own_number_of_tokens(
     groups = [(MLP,), (ATTN,), (LOW, ATTN), (MLP,)]
     made = moments(toy, groups, text)
     assert [one.n_tokens for one in made] == [
-        63 * math.ceil(10 * width / 63) for width in (256, 64, 320, 256)
+        63 * math.ceil(4 * width / 63) for width in (256, 64, 320, 256)
     ]
-    assert sum(forwards) == math.ceil(3200 / 63)  # those of the longest
+    assert sum(forwards) == math.ceil(1280 / 63)  # those of the longest
     for group, one in zip(groups, made, strict=True):
         alone = moment(toy, group, text, cache=False)
         assert alone.n_tokens == one.n_tokens
@@ -143,27 +157,73 @@ def test_one_pass_makes_several_each_over_its_own_number_of_tokens(
 def test_what_was_interrupted_goes_on_to_the_same_bits(
     toy: HookedTransformer, text: str, forwards: list[int], own_text: bool
 ) -> None:
-    source = "" if own_text else text
-    whole = moments(toy, [(MLP,), (ATTN, MLP)], source, N, cache=False)
+    source = "self" if own_text else text
+    groups = [(MLP,), (ATTN, MLP)]
+    whole = moments(toy, groups, source, N, cache=False)
     assert forwards == [2, 2, 2, 2] and not kept()
     forwards.clear()
-
-    def interrupting(done: int, total: int) -> None:
-        assert total == 8 * 63
-        if done == 4 * 63:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        moments(toy, [(MLP,), (ATTN, MLP)], source, N, progress=interrupting)
-    assert forwards == [2, 2] and len(kept()) == 1
-    told: list[tuple[int, int]] = []
-    going_on = moments(
-        toy, [(MLP,), (ATTN, MLP)], source, N, progress=lambda *done: told.append(done)
-    )
-    assert forwards == [2, 2, 2, 2] and told == [(6 * 63, 8 * 63), (8 * 63, 8 * 63)]
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(room, "read_keys", interrupted(2))
+        moments(toy, groups, source, N)
+    assert forwards == [2, 2] and len(kept()) == 2
+    going_on = moments(toy, groups, source, N)
+    assert forwards == [2, 2, 2, 2]
     for one, other in zip(whole, going_on, strict=True):
         assert torch.equal(one.matrix, other.matrix)
-    assert len(kept()) == 2  # the two results; the unfinished sums are gone
+    assert len(kept()) == 2
+
+
+def test_a_moment_of_more_tokens_is_taken_and_one_of_fewer_is_added_to(
+    toy: HookedTransformer, text: str, forwards: list[int]
+) -> None:
+    small = moment(toy, [MLP], text, 5 * 63)
+    forwards.clear()
+    large = moment(toy, [MLP], text, N)
+    assert sum(forwards) == 3 and (small.n_tokens, large.n_tokens) == (5 * 63, 8 * 63)
+    right = moment(toy, [MLP], text, N, cache=False)
+    torch.testing.assert_close(large.matrix, right.matrix, atol=1e-12, rtol=1e-12)
+    forwards.clear()
+    again = moment(toy, [MLP], text, 5 * 63)
+    assert not forwards and len(kept()) == 1
+    assert again.n_tokens == large.n_tokens and torch.equal(again.matrix, large.matrix)
+
+
+def test_a_pass_for_several_adds_to_each_what_it_lacks(
+    toy: HookedTransformer, text: str, forwards: list[int]
+) -> None:
+    moment(toy, [MLP], text, 5 * 63)
+    moment(toy, [LOW], text, 9 * 63)
+    forwards.clear()
+    groups = [(MLP,), (LOW,), (ATTN,)]
+    made = moments(toy, groups, text, N)
+    assert sum(forwards) == 8
+    assert [one.n_tokens // 63 for one in made] == [8, 9, 8]
+    for group, one in zip(groups, made, strict=True):
+        right = moment(toy, group, text, one.n_tokens, cache=False)
+        torch.testing.assert_close(one.matrix, right.matrix, atol=1e-12, rtol=1e-12)
+
+
+def test_by_default_a_text_gives_what_it_has_if_that_is_enough(
+    toy: HookedTransformer, text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = sum(Corpus(text).token_ids(toy), ())
+    short, few = tmp_path / "short.txt", tmp_path / "few.txt"
+    short.write_text(decoded(toy, *ids[: 3 * 256]), encoding="utf-8")
+    few.write_text(decoded(toy, *ids[:256]), encoding="utf-8")
+    with caplog.at_level(logging.WARNING, "kedit"):
+        made = moment(toy, [MLP], str(short))
+    assert 2 * 256 <= made.n_tokens < 4 * 256
+    assert f"short.txt has {made.n_tokens} tokens" in caplog.text
+    with pytest.raises(InputError, match="few.txt has .* tokens .*--text FILE"):
+        moment(toy, [MLP], str(few))
+
+
+def test_a_text_that_is_too_short_is_refused_before_any_work(
+    toy: HookedTransformer, text: str, forwards: list[int]
+) -> None:
+    with pytest.raises(InputError, match="text.txt has"):
+        moment(toy, [MLP], text, 10**6)
+    assert not forwards and not kept()
 
 
 def test_what_is_kept_is_taken_without_a_forward(
@@ -177,8 +237,8 @@ def test_what_is_kept_is_taken_without_a_forward(
     both = moments(toy, [(MLP,), (ATTN,)], text, N)
     assert sum(forwards) == 8 and torch.equal(both[0].matrix, made.matrix)
     forwards.clear()
-    for sites, n_tokens in (((LOW,), N), ((MLP, ATTN), N), ((MLP,), N + 100)):
-        moment(toy, sites, text, n_tokens)
+    for sites in ((LOW,), (MLP, ATTN)):
+        moment(toy, sites, text, N)
         assert forwards
         forwards.clear()
     monkeypatch.setattr(room, "WINDOW", 31)
@@ -203,7 +263,7 @@ def cut(file: Path) -> None:
 
 
 def put_another_there(file: Path) -> None:
-    tensors = {"matrix": torch.eye(256, dtype=torch.float64)}
+    tensors = {"upper": torch.eye(256, dtype=torch.float64), "n_chunks": torch.tensor(8)}
     keep(file.with_name("other.safetensors"), tensors, {})
     file.with_name("other.safetensors").replace(file)
 
@@ -219,15 +279,9 @@ def test_a_damaged_file_is_noticed_and_made_anew(
     unfinished: bool,
 ) -> None:
     right = moment(toy, [MLP], text, N, cache=False)
-
-    def interrupting(done: int, total: int) -> None:
-        if unfinished and done == 4 * 63:
-            raise KeyboardInterrupt
-
-    try:
-        moment(toy, [MLP], text, N, progress=interrupting)
-    except KeyboardInterrupt:
-        assert unfinished
+    with pytest.MonkeyPatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(room, "read_keys", interrupted(2 if unfinished else 9))
+        moment(toy, [MLP], text, N)
     (file,) = kept()
     damage(file)
     forwards.clear()
@@ -285,11 +339,11 @@ def test_an_edit_makes_the_moments_above_it_anew_and_no_others(
 def test_an_edit_anywhere_changes_what_the_model_says(
     toy: HookedTransformer, forwards: list[int]
 ) -> None:
-    moment(toy, [LOW], "", 130)
+    moment(toy, [LOW], "self", 130)
     weight = WriteSite(3).weight(toy)
     was = weight[3].clone()
     weight[3] += 1.0
-    moment(toy, [LOW], "", 130)
+    moment(toy, [LOW], "self", 130)
     weight[3] = was
     assert forwards == [2, 1, 2, 1] and len(kept()) == 2
 
@@ -339,7 +393,7 @@ def test_a_full_disk_costs_no_result(
 
 
 def test_the_models_own_text_is_its_own_by_seed(toy: HookedTransformer) -> None:
-    first, same, other = (moment(toy, [LOW], "", 130, seed, cache=False) for seed in (1, 1, 2))
+    first, same, other = (moment(toy, [LOW], "self", 130, seed, cache=False) for seed in (1, 1, 2))
     assert torch.equal(first.matrix, same.matrix) and not torch.equal(first.matrix, other.matrix)
     assert first.corpus == "the model's own text, seed 1"
 

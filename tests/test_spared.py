@@ -13,17 +13,19 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from experiments._moments import read_moments
+from experiments._moments import read_moments, with_tokens
 from kedit import moments as moments_module
 from kedit import spared as room
 from kedit import toy as toy_module
 from kedit.edit import Delta, Edit, LowRank
+from kedit.editors import editor
+from kedit.editors.ft import FT
 from kedit.editors.joint import Joint
 from kedit.editors.memit import MEMIT
 from kedit.editors.rome import ROME
 from kedit.errors import InputError
 from kedit.moments import Moment, moments
-from kedit.spared import spared
+from kedit.spared import Sparing, spared
 from kedit.value import Training
 from kedit.writes import WriteSite
 
@@ -147,9 +149,11 @@ def test_an_edit_tells_what_was_handed_in(
     assert all(a["digest"] != b["digest"] for a, b in zip(first, other, strict=True))
 
 
-def test_without_any_an_edit_tells_none(toy: HookedTransformer, text: str) -> None:
+def test_an_edit_tells_the_text_that_was_read(toy: HookedTransformer, text: str) -> None:
     edit = replace(EDITORS["rome"], text=text)(toy, [REQUEST])
-    assert edit.made.settings["moments"] == [] and edit.made.settings["text"] == text
+    (told,) = edit.made.settings["moments"]
+    assert told["corpus"] == "text.txt" and told["n_tokens"] >= N and "digest" not in told
+    assert edit.made.settings["text"] == text
 
 
 def test_no_text_is_read_before_for_editors_that_have_their_moments(
@@ -305,3 +309,18 @@ def test_the_trap_is_one(tmp_path: Path) -> None:
     broken("pickle", tmp_path / "file", tmp_path / "sprung")
     pickle.loads((tmp_path / "file").read_bytes())
     assert (tmp_path / "sprung").exists()
+
+
+def test_text_is_read_for_the_longest_key_unless_an_editor_says_how_much(
+    toy: HookedTransformer,
+) -> None:
+    for told, n_tokens in {"rome": 3 * 256, "rome:n_tokens=9": 9, "joint": 3 * 320}.items():
+        chosen = with_tokens(toy, editor(told, "toy"), 3)
+        assert isinstance(chosen, Sparing) and chosen.n_tokens == n_tokens
+    assert with_tokens(toy, FT(1), 3) == FT(1)
+    rome = editor("rome", "toy")
+    assert isinstance(rome, ROME)
+    handed = replace(rome, moments=("FILE.npz",))
+    assert with_tokens(toy, handed, 3) == handed
+    both = with_tokens(toy, editor("rome&memit", "toy"), 3)
+    assert [part.n_tokens for part in both.parts] == [768, 768]  # pyright: ignore

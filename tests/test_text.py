@@ -13,9 +13,10 @@ import pytest
 from transformer_lens import HookedTransformer
 
 from kedit import text as room
+from kedit.documents import UNWANTED
 from kedit.errors import InputError
 from kedit.prompts import decoded, plain_ids
-from kedit.text import Corpus
+from kedit.text import HELD_OUT, KEDIT, SELF, Corpus, corpus_of
 from tests.conftest import FamilyOf
 
 LINES = ["Ada Alder was born in Corum.", "The language of Bruno Birch is Danish.", " Hugo — Holly"]
@@ -83,12 +84,33 @@ def test_a_digest_is_of_the_content_and_of_how_it_is_read(tmp_path: Path) -> Non
         file.write_text(content, encoding="utf-8")
     same, moved, records, other = (Corpus(str(file), seed) for seed, file in enumerate(files))
     assert same.digest() == moved.digest()
-    corpora = [same, records, other, Corpus(), Corpus("", 1), Corpus("hf:a"), Corpus("hf:a:b")]
+    corpora = [
+        same, records, other, Corpus(KEDIT), Corpus(HELD_OUT), Corpus(), Corpus(SELF, 1),
+        Corpus("hf:a"), Corpus("hf:a:b"),
+    ]  # fmt: skip
     assert len({corpus.digest() for corpus in corpora}) == len(corpora)
-    assert [corpus.name for corpus in (same, Corpus("", 1))] == [
+    assert [corpus.name for corpus in (same, Corpus(SELF, 1), Corpus(KEDIT), Corpus("hf:a"))] == [
         "a.txt",
         "the model's own text, seed 1",
+        "kedit's text",
+        "hf:a",
     ]
+
+
+def test_kedits_text_is_the_default_of_all_models_but_the_toy() -> None:
+    assert corpus_of("gpt2", "") == Corpus(KEDIT) != Corpus(HELD_OUT)
+    assert corpus_of("gpt2", "", held_out=True) == Corpus(HELD_OUT)
+    assert corpus_of("toy", "", 3) == corpus_of("toy", "", 3, held_out=True) == Corpus(SELF, 3)
+    assert corpus_of("toy", KEDIT) == Corpus(KEDIT) and corpus_of("gpt2", "a.txt").source == "a.txt"
+
+
+def test_kedits_text_is_clean_and_its_parts_share_no_document() -> None:
+    parts = [Corpus(source).file for source in (KEDIT, HELD_OUT)]
+    read, held_out = (file.read_text(encoding="utf-8") for file in parts if file is not None)
+    assert 200_000 < len(read.encode()) < 300_000 and len(held_out.encode()) > 15_000
+    documents = [set(text.strip().split("\n\n")) for text in (read, held_out)]
+    assert not documents[0] & documents[1]
+    assert not UNWANTED.search(read + held_out)
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -100,7 +122,7 @@ def test_the_model_goes_on_saying_the_same_by_seed(
     model = family("gpt2").model if bos else bosless_gpt2
 
     def said(seed: int, first: int = 0) -> list[room.Tokens]:
-        return list(itertools.islice(Corpus("", seed).chunks(model, 12, first), 20 - first))
+        return list(itertools.islice(Corpus(SELF, seed).chunks(model, 12, first), 20 - first))
 
     chunks = said(3)
     assert len(chunks) == 20 > room.TOGETHER and len(set(chunks)) > 15

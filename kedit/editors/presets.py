@@ -19,7 +19,7 @@ from kedit.editors.rome import ROME
 from kedit.value import Training
 
 # Meng et al. 2022 and 2023, and RaKE's copies of their files. Their C is of 100,000 articles of
-# Wikipedia, in float32; ours, by default, of text that the model itself says, in float64.
+# Wikipedia, in float32; ours, by default, of the text that ships with kedit, in float64.
 _GPT2_XL_MEMIT = Training(clamp=0.75)
 _GPT_J_MEMIT = Training(clamp=0.75, steps=25)
 # Tuned on the first ten cases that compare_editors draws by seed 0; --skip leaves them out.

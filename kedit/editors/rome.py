@@ -34,7 +34,7 @@ class ROME:
 
     Meng et al.'s code makes the edit of key="legacy" with C of 100,000 articles of Wikipedia, which
     its files of statistics hold (`moments`). Neither is the default here, with published settings
-    either: the key is the mean one, and C is of text that the model itself says. The published
+    either: the key is the mean one, and C is of the text that ships with kedit. The published
     contexts cannot be had again, since they were drawn without a seed.
 
     Args:
@@ -51,8 +51,8 @@ class ROME:
         lengths: of so many tokens, and so many of that length.
         moments: C itself, in place of the text that it is measured on: a `kedit.moments.Moment`, or
             an .npz file of the statistics that ROME's code keeps (`kedit.spared`).
-        text: of C, as kedit.text reads it; "": the model's own.
-        n_tokens: of it; 0 for ten times the key's length.
+        text: of C, as `kedit.text.corpus_of` has it; "": the one that ships with kedit.
+        n_tokens: of it; 0 for four times the key's length.
     """
 
     layer: int
