@@ -44,11 +44,9 @@ def relation_side(model: "HookedTransformer", entity: "EditRequest") -> "EditReq
     Raises:
         InputError: the model says so already.
     """
-    from kedit.data.builtin import STATEMENT
-    from kedit.facts import seen_from_relation
+    from kedit.data import cases
 
-    stated = (STATEMENT.filled("{}", text) for text in (entity.target, entity.fact.object))
-    request = seen_from_relation(entity, *stated)
+    request = cases.relation_side(entity)
     (text,) = said(model, [request.fact.prompt])
     _refuse_what_is_said(model, request.fact.prompt, request.target, text)
     return request
@@ -99,7 +97,7 @@ def _neighbours(
     Those that are drawn are left out where an edit could not be seen: where the model gives no
     answer, or says the target already.
     """
-    from kedit.data.builtin import STATEMENT
+    from kedit.data.relations import STATEMENT
     from kedit.generation import says
 
     names = config.neighbours or [fact.subject for fact in drawn(config, entity)]
@@ -131,7 +129,7 @@ def _object_questions(config: "Config", entity: "EditRequest") -> Iterator[Quest
 
 def _relation_questions(entity: "EditRequest") -> Iterator[Question]:
     from kedit.data import relations
-    from kedit.data.builtin import STATEMENT
+    from kedit.data.relations import STATEMENT
     from kedit.facts import NO_RELATION
 
     fact, name = entity.fact, entity.fact.relation.name

@@ -159,7 +159,7 @@ def requests_of(case: "EditCase", side: Side) -> "list[EditRequest]":
     Raises:
         RecordError: the record has no relation side.
     """
-    return [case.request(one) for one in SIDES if side in (one, "together")]
+    return [one for own in SIDES if side in (own, "together") for one in case.requests(own)]
 
 
 def edit_cases(

@@ -50,7 +50,8 @@ def materials(
     """Of every case and side that has other wordings or neighbours, in the order of the cases.
 
     Where a file holds edits alone, the templates of other edits of the relation are the other
-    wordings, and other edits of the same relation and object the neighbours.
+    wordings, and other edits of the same relation and object the neighbours. Of records with
+    several edits, whose probes are of all of them, none is made.
     """
     draw = random.Random(seed)
     pool: dict[tuple[str, str], list[EditCase]] = {}
@@ -64,6 +65,8 @@ def materials(
                 texts.append(fact.template)
     found = []
     for case in cases:
+        if case.others:
+            continue
         fact = case.entity.fact
         for side in sides:
             if side == "relation" and case.relation is None:

@@ -3,15 +3,58 @@
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from experiments._choose import in_turn
 from experiments._folder import key_of
+from experiments._run import console
 
 if TYPE_CHECKING:
     from kedit.facts import Fact
+
+
+LISTED = 5  # records that cannot be used, on the screen
+
+
+def usable_facts(source: str) -> "tuple[Sequence[Fact], dict[str, str]]":
+    """Every fact that can be used, and why others cannot be, by their places in the file.
+
+    Raises:
+        RecordError: the file cannot be read, or none of its records can be used.
+    """
+    from kedit.data import builtin, read_facts
+    from kedit.data.fields import Skipped
+
+    if source == "builtin":
+        return builtin.load(), {}  # the same tuple: what is drawn from it knows it by that
+    facts, skipped = [], {}
+    for one in read_facts(source):
+        if isinstance(one, Skipped):
+            skipped[one.place] = one.reason
+        else:
+            facts.append(one)
+    require_some(source, facts, skipped)
+    return facts, skipped
+
+
+def require_some(source: str, usable: Sequence[object], skipped: Mapping[str, str]) -> None:
+    """Raises RecordError, with the first reason, where nothing of a file can be used."""
+    from kedit.errors import RecordError
+
+    if not usable:
+        place, reason = next(iter(skipped.items()), (source, "it is empty"))
+        raise RecordError(f"none of the records of {source} can be used; {place}: {reason}")
+
+
+def say_skipped(source: str, skipped: Mapping[str, str]) -> None:
+    """Prints which records of a file cannot be used, and why; nothing where all can be."""
+    for place, reason in list(skipped.items())[:LISTED]:
+        console().print(f"skipped: {place}: {reason}", highlight=False, soft_wrap=True)
+    if len(skipped) > LISTED:
+        more = f"skipped: {len(skipped) - LISTED} more records of {source}"
+        console().print(more, highlight=False, soft_wrap=True)
 
 
 def of_relations(facts: "Sequence[Fact]", told: str) -> "list[Fact]":

@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from experiments._facts import drawn_for, fact_key, of_relations, spread_out
+from experiments._facts import (
+    drawn_for,
+    fact_key,
+    of_relations,
+    say_skipped,
+    spread_out,
+    usable_facts,
+)
 from experiments._head_choice import choose_heads, guarded, known, runs
 from experiments._run import RunFolder, console
 from kedit.progress import progress
@@ -52,9 +59,9 @@ def ask_heads(config: "Config", folder: RunFolder) -> Asked:
     Raises:
         InputError: no fact could be used, or a head that the model does not have.
     """
-    from kedit.data import load_facts
-
-    pool = load_facts(config.facts)
+    pool, skipped = usable_facts(config.facts)
+    say_skipped(config.facts, skipped)
+    folder.write_json("skipped.json", skipped)
     order = spread_out(of_relations(pool, config.relations), config.seed)
     model = folder.load(config)
     facts = known(model, order, pool)

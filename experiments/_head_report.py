@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from experiments._facts import fact_key
+from experiments._facts import fact_key, usable_facts
 from experiments._run import RunFolder, console
 from experiments._tables import listed, plain_table, write_rows
 from experiments._trace import Config, corruption_in_words
@@ -26,11 +26,10 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     """heads.csv, sharing.json, looks.csv, the figures and the table; nothing without "z"."""
     from figures.relations import clusters, looks
     from figures.style import Study, save
-    from kedit.data import load_facts
     from kedit.errors import InputError
     from probes.sharing import by_relation, sharing
 
-    facts = load_facts(config.facts)
+    facts, _ = usable_facts(config.facts)
     names = {fact.relation.id: fact.relation.name for fact in facts}
     told, rows, seen = [], [], []
     for part, done in traces.items():

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments._choose import in_turn
+from experiments._facts import require_some, say_skipped
 from experiments._finite import require_finite
 from experiments._folder import key_of
-from experiments._run import RunFolder
+from experiments._run import RunFolder, console
 from kedit.progress import progress
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ def benchmark(source: str) -> "tuple[list[EditCase], dict[str, str]]":
         RecordError: the file cannot be read, or none of its records can be used.
     """
     from kedit.data import read_cases
-    from kedit.errors import RecordError
     from kedit.facts import EditCase
 
     cases, skipped = [], {}
@@ -45,9 +45,7 @@ def benchmark(source: str) -> "tuple[list[EditCase], dict[str, str]]":
             cases.append(one)
         else:
             skipped[one.place] = one.reason
-    if not cases:
-        first = next(iter(skipped.values()), "it is empty")
-        raise RecordError(f"{source}: none of its records can be used; the first: {first}")
+    require_some(source, cases, skipped)
     return cases, skipped
 
 
@@ -67,27 +65,58 @@ def spread(cases: "Sequence[EditCase]", limit: int, seed: int) -> "list[EditCase
     return in_turn(by_relation.values(), seed)[:limit]
 
 
-def to_edit(
-    config: Any, sides: Sequence[str]
-) -> "tuple[list[EditCase], list[EditCase], dict[str, str]]":
-    """Cases that have what `sides` need: all of them, and those to edit; and why others cannot be.
+class ToEdit(NamedTuple):
+    """What is edited.
+
+    Args:
+        every: all cases that have what the sides need.
+        cases: those of them to edit.
+        skipped: why others cannot be, by their places or ids.
+        sides: from which they are edited.
+    """
+
+    every: "list[EditCase]"
+    cases: "list[EditCase]"
+    skipped: dict[str, str]
+    sides: list[str]
+
+
+def to_edit(config: Any, sides: Sequence[str]) -> ToEdit:
+    """Chooses the cases to edit; where none has a relation side, the entity's alone is edited.
 
     Args:
         config: with cases, limit, skip, probes and seed.
-        sides: which are edited (_edit_cases.Side): all but the entity's need a relation request.
+        sides: which are wanted (_edit_cases.Side): all but the entity's need a relation request.
 
     Raises:
-        InputError: none is left.
+        InputError: none is left, or no record has the side that is wanted.
     """
     from kedit.errors import InputError
 
     cases, skipped = benchmark(config.cases)
-    cases = [case for case in cases if case.relation or list(sides) == ["entity"]]
+    say_skipped(config.cases, skipped)
+    both = [case for case in cases if case.relation]
+    if list(sides) != ["entity"] and not both:
+        lacks = (
+            f"no record of {config.cases} has a relation side, which is made from the relation's "
+            "name: a field 'relation' has it (of CounterFact build_rake makes it)"
+        )
+        if "entity" not in sides:
+            raise InputError(f"{lacks}; edits from the entity side need none")
+        told = f"Edited from the entity side only: {lacks}."
+        console().print(told, highlight=False, soft_wrap=True)
+        sides = ["entity"]
+    elif list(sides) != ["entity"]:
+        skipped |= {case.id: "it has no relation side" for case in cases if not case.relation}
+        cases = both
     wanted = config.skip + config.limit if config.limit else 0
     asked = spread(cases, wanted, config.seed)[config.skip :]
     if not asked:
-        raise InputError(f"--skip {config.skip} leaves no case of {config.cases} to edit")
-    return cases, [fewer_probes(case, config.probes) for case in asked], skipped
+        raise InputError(
+            f"--skip {config.skip} leaves none of the {len(cases)} cases of {config.cases} to edit"
+        )
+    chosen = [fewer_probes(case, config.probes) for case in asked]
+    return ToEdit(cases, chosen, skipped, list(sides))
 
 
 def passage(model: "HookedTransformer", config: Any) -> "Tensor":

@@ -81,9 +81,17 @@ def finish(
     parts: "Mapping[str, Sequence[EditCase]]",
 ) -> None:
     """A file for each part, the ids, and the numbers by relation."""
-    from kedit.data.read import records as read
+    from kedit.data.fields import id_of
+    from kedit.data.read import records_and_errors
+    from kedit.errors import InputError
 
-    records = {str(record["case_id"]): record for _, record in read(config.cases)}
+    records = {
+        id_of(place, record): record
+        for place, record in records_and_errors(config.cases)
+        if isinstance(record, dict)
+    }
+    if not all(case.id in records for own in parts.values() for case in own):
+        raise InputError(f"{config.cases}: one record makes several cases, it cannot be split")
     for part, own in parts.items():
         lines = [json.dumps(records[case.id], ensure_ascii=False) + "\n" for case in own]
         write_whole(folder.path / f"{part}.jsonl", "".join(lines))

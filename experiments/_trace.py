@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from simple_parsing import field as option
 
-from experiments._facts import fact_key, of_relations, spread_out
+from experiments._facts import fact_key, of_relations, say_skipped, spread_out, usable_facts
 from experiments._run import RunFolder
 from kedit.progress import progress
 
@@ -171,13 +171,14 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     cannot be used, is recorded with the reason and counts for nothing; so does one whose words all
     are replaced without harm to its answer, but it is among the traces (`corrupting` sorts it out).
     """
-    from kedit.data import load_facts
     from kedit.errors import InputError
     from kedit.results import fact_traces
     from probes.corrupt import noise_rule
 
     sweeps = Sweeps(patches(config), screen(config))
-    pool = load_facts(config.facts)
+    pool, skipped = usable_facts(config.facts)
+    say_skipped(config.facts, skipped)
+    folder.write_json("skipped.json", skipped)
     order = spread_out(of_relations(pool, config.relations), config.seed)
     limit = min(config.limit or len(order), len(order))
     folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
@@ -290,6 +291,7 @@ config.json    what was asked for
 versions.json  the packages and the machine
 records.jsonl  one line a fact as it is finished: prompt, tokens, corruption; or why it was skipped
 tensors/       its scores (metric x layer x position [x head]), restored, clean and corrupted
+skipped.json   records of the file of facts that cannot be used, with the reason
 averages.json  what the figures show: average effects by bucket, with intervals
 *.png, *.pdf   the figures
 """

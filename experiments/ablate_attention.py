@@ -63,7 +63,7 @@ def run(config: Config) -> Path:
     from kedit.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
-    _, cases, _ = to_edit(config, [config.perspective])
+    cases = to_edit(config, [config.perspective]).cases
     with open_run("ablate_attention", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         model = folder.load(config)

@@ -63,7 +63,7 @@ def run(config: Config) -> Path:
 
     require_possible(config)
     config = replace(config, cases=chosen(config.cases, config.model))
-    every, cases, skipped = to_edit(config, ["relation"])
+    every, cases, skipped, _ = to_edit(config, ["relation"])
     scoring = Scoring((), say=False, seed=config.seed)
     with open_run("choose_sites", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")

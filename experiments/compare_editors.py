@@ -70,16 +70,17 @@ def run(config: Config) -> Path:
         else [side for side in SIDES if config.perspective in ("both", side)]
     )
     config = replace(config, cases=chosen(config.cases, config.model))
-    every, cases, skipped = to_edit(config, sides)
-    scoring = Scoring(labels(every) if config.ranks else (), config.say, seed=config.seed)
+    found = to_edit(config, sides)
+    sides = [side for side in sides if side in found.sides]
+    scoring = Scoring(labels(found.every) if config.ranks else (), config.say, seed=config.seed)
     with open_run("compare_editors", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         model = folder.load(config)
         arms = prepared(model, config.editors, sides, config)
         text = baseline(model, passage(model, config))
-        usable = scores_before(folder, model, cases, scoring)
+        usable = scores_before(folder, model, found.cases, scoring)
         outcomes = edit_cases(folder, model, usable, arms, scoring, text)
-        folder.write_json("skipped.json", skipped)
+        folder.write_json("skipped.json", found.skipped)
         finish(config, folder, list(usable.values()), outcomes, float(text.nll.mean().exp()))
     return folder.path
 

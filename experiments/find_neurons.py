@@ -48,14 +48,16 @@ class Config:
 
 def run(config: Config) -> Path:
     """Searches, tests, draws and prints; what is already in the run's folder is not done again."""
+    from experiments._facts import say_skipped, usable_facts
     from experiments._neuron_report import finish
     from experiments._neurons import scale_relations, search_relations, settled
-    from kedit.data import load_facts
 
     config = settled(config)
-    facts = load_facts(config.facts)
+    facts, skipped = usable_facts(config.facts)
+    say_skipped(config.facts, skipped)
     with open_run("find_neurons", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
+        folder.write_json("skipped.json", skipped)
         model = folder.load(config)
         searched, left_out = search_relations(config, folder, model, facts)
         scaled = scale_relations(config, folder, model, searched)

@@ -28,12 +28,13 @@ def run(config: Config) -> Path:
 
 def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> None:
     """Shares by kind and their tests: kinds.json, kinds.csv, the figure and the table."""
+    from experiments._facts import usable_facts
     from figures.kinds import attention_shares
     from figures.style import Study, save
-    from kedit.data import load_facts
     from probes.kinds import MEASURES, shares
 
-    kinds = {fact.relation.id: fact.relation.kind for fact in load_facts(config.facts)}
+    facts, _ = usable_facts(config.facts)
+    kinds = {fact.relation.id: fact.relation.kind for fact in facts}
     found, tests = [], []
     for done in traces.values():
         for measure in MEASURES if done else ():

@@ -43,6 +43,7 @@ def run(config: Config) -> Path:
     """Scores, sums up, draws and prints; what is already in the run's folder is not done again."""
     from dataclasses import replace
 
+    from experiments._facts import say_skipped
     from experiments._score import benchmark, chosen, labels, score_cases, spread
     from kedit.drift import held_out, surprise
     from kedit.errors import InputError
@@ -50,6 +51,7 @@ def run(config: Config) -> Path:
 
     config = replace(config, cases=chosen(config.cases, config.model))
     cases, skipped = benchmark(config.cases)
+    say_skipped(config.cases, skipped)
     scoring = Scoring(labels(cases), config.say, seed=config.seed)
     cases = spread(cases, config.limit, config.seed)
     with open_run("score_model", config) as folder:

@@ -62,7 +62,7 @@ def run(config: Config) -> Path:
     from kedit.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
-    _, cases, _ = to_edit(config, [config.perspective])
+    cases = to_edit(config, [config.perspective]).cases
     cases = [one_sided(case, config.perspective) for case in cases]
     with open_run("tune_editors", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")

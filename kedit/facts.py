@@ -224,6 +224,8 @@ class EditCase:
         probes: all prompts that are scored, of both sides.
         generation: prompts that text is generated from, for its fluency.
         lacks: what the record does not have, in words ("paraphrases", "relation neighbours").
+        others: further requests of either side, which are made together with the first two (a
+            record of MQuAKE has several edits).
     """
 
     id: str
@@ -232,9 +234,19 @@ class EditCase:
     probes: tuple[Probe, ...]
     generation: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
+    others: tuple[EditRequest, ...] = ()
+
+    def requests(self, perspective: Perspective) -> tuple[EditRequest, ...]:
+        """All requests of one side.
+
+        Raises:
+            RecordError: the record has no relation side.
+        """
+        further = (one for one in self.others if one.perspective == perspective)
+        return (self.request(perspective), *further)
 
     def request(self, perspective: Perspective) -> EditRequest:
-        """The request of one side.
+        """The request of one side; the first one where there are several.
 
         Raises:
             RecordError: the record has no relation side.

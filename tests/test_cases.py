@@ -1,6 +1,7 @@
 """Edit benchmarks: what each form becomes, how a bad record is refused, and how a run goes on."""
 
 import copy
+import csv
 import json
 import lzma
 import os
@@ -13,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kedit import toy
-from kedit.data import FORMS, load_cases, read_cases
+from kedit.data import load_cases, load_facts, read_cases
 from kedit.data.fields import Skipped
+from kedit.data.forms import FORMS
+from kedit.data.relations import STATEMENT
 from kedit.errors import InputError, RecordError
-from kedit.facts import NO_RELATION, EditCase, Probe
+from kedit.facts import NO_RELATION, EditCase, Fact, Probe
 
 DATA = Path(os.environ.get("KEDIT_DATA", "../shared/data"))
 
@@ -98,6 +101,64 @@ EDIT = {
     "ground_truth": "Greek",
     "target_new": "Danish",
 }
+KNOWEDIT = {
+    "subject": "Ada Alder",
+    "prompt": "Ada Alder spoke the language",
+    "target_new": "Danish",
+    "ground_truth": [["Greek", "Hellenic"]],
+    "rephrase": ["Ada Alder, a native", "The tongue of Ada Alder is"],
+    "portability": {
+        "Reasoning": [{"prompt": "Her words come from", "ground_truth": [["Denmark", "DK"]]}],
+        "Subject_Aliasing": [],
+    },
+    "locality": {
+        "Relation_Specificity": [{"prompt": "Ada Alder was born in", "ground_truth": [["Arle"]]}],
+        "Forgetfulness": [{"prompt": "Bo spoke the language", "ground_truth": "Danish"}],
+    },
+}
+MQUAKE = {
+    "case_id": 7,
+    "requested_rewrite": [
+        {**COUNTERFACT["requested_rewrite"], "question": "Which language did Ada Alder speak?"},
+        {
+            "prompt": "{} is a citizen of",
+            "relation_id": "P27",
+            "target_new": {"str": "Brock"},
+            "target_true": {"str": "Arle"},
+            "subject": "Danish",
+        },
+    ],
+    "questions": ["Of what are those citizens whose tongue Ada Alder speaks?"],
+    "answer": "Arle",
+    "new_answer": "Brock",
+    "new_answer_alias": ["Brook"],
+}
+OWN = {
+    "subject": "Ada Alder",
+    "relation": "mother tongue",
+    "relation_id": "P103",
+    "object": "Greek",
+    "target": "Danish",
+    "template": "{} spoke the language",
+    "paraphrases": ["Ada Alder, a native", "The tongue of {} is"],
+    "neighbours": [
+        "Cy Cedar",
+        {"subject": "Bo Birch", "object": "Greek"},
+        {"prompt": "Ada Alder was born in", "answer": "Arle"},
+        {"prompt": "Bo was born in", "answer": "Danish"},
+    ],
+    "id": 3,
+}
+RELATION = {
+    "name": "mother tongue",
+    "prompt_templates": ["{} spoke the language"],
+    "prompt_templates_zs": ["The tongue of {} is"],
+    "properties": {"domain_name": "person", "symmetric": False},
+    "samples": [
+        {"subject": "Ada Alder", "object": "Greek"},
+        {"subject": "Bo Birch", "object": "Danish"},
+    ],
+}
 GOOD: dict[str, dict[str, Any]] = {
     "CounterFact": COUNTERFACT,
     "the authors' RaKE": AUTHORS,
@@ -105,7 +166,12 @@ GOOD: dict[str, dict[str, Any]] = {
     "zsRE": ZSRE,
     "EasyEdit": EASYEDIT,
     "edits": EDIT,
+    "KnowEdit": KNOWEDIT,
+    "MQuAKE": MQUAKE,
+    "own": OWN,
+    "a relation": RELATION,
 }
+SEVERAL = ("a relation",)  # one record makes several cases
 
 
 def written(folder: Path, *records: object, name: str = "f.jsonl") -> Path:
@@ -129,8 +195,7 @@ def changed(record: dict[str, Any], path: str, value: object = ...) -> dict[str,
 
 
 def the_case(folder: Path, record: object) -> EditCase:
-    (case,) = load_cases(written(folder, record))
-    return case
+    return load_cases(written(folder, record))[0]
 
 
 def of(case: EditCase, perspective: str, group: str) -> list[tuple[str, str, str]]:
@@ -148,9 +213,11 @@ def test_every_form_gives_the_same_edit(tmp_path: Path, form: str) -> None:
     assert (entity.fact.subject, entity.fact.object, entity.target) == (
         "Ada Alder", "Greek", "Danish",
     )  # fmt: skip
-    assert of(case, "entity", "efficacy") == [(entity.fact.prompt, "Danish", "Greek")]
+    assert of(case, "entity", "efficacy")[0] == (entity.fact.prompt, "Danish", "Greek")
     assert case.probes[0] == Probe("entity", "efficacy", entity.fact.prompt, "Danish", "Greek")
-    assert entity.fact.relation.id == ("" if form in ("zsRE", "EasyEdit") else "P103")
+    unnamed = form in ("zsRE", "EasyEdit", "KnowEdit")
+    told = "mother tongue" if form == "a relation" else "P103"
+    assert entity.fact.relation.id == ("" if unnamed else told)
 
 
 def test_counterfact_has_the_entity_side(tmp_path: Path) -> None:
@@ -254,6 +321,134 @@ def test_easyedits_tests_are_optional(tmp_path: Path) -> None:
     assert {"paraphrases", "neighborhood prompts"} <= set(the_case(tmp_path, bare).lacks)
 
 
+def test_knowedits_probes_are_those_of_its_kinds(tmp_path: Path) -> None:
+    case = the_case(tmp_path, KNOWEDIT)
+    assert case.id == "line 1" and case.relation is None
+    paraphrases = [prompt for prompt, _, _ in of(case, "entity", "paraphrase")]
+    assert paraphrases == KNOWEDIT["rephrase"]
+    assert of(case, "entity", "other relations") == [("Ada Alder was born in", "Arle", "Danish")]
+    assert of(case, "entity", "neighborhood") == [("Bo spoke the language", "Danish", "")]
+    (further,) = [probe for probe in case.probes if probe.group == "portability"]
+    assert (further.prompt, further.answer) == ("Her words come from", "Denmark")
+    assert further.aliases == ("DK",)
+    named = the_case(tmp_path, {**KNOWEDIT, "relation": "mother tongue"})
+    assert named.request("relation").target == "mother tongue"
+
+
+def test_the_edits_of_a_record_of_mquake_are_made_together(tmp_path: Path) -> None:
+    case = the_case(tmp_path, MQUAKE)
+    assert [one.target for one in case.requests("entity")] == ["Danish", "Brock"]
+    assert [one.mentioned for one in case.requests("relation")] == ["Danish", "Brock"]
+    assert case.request("relation") == case.requests("relation")[0]
+    asked = [probe for probe in case.probes if probe.group == "portability"]
+    assert [(one.answer, one.rival, one.aliases) for one in asked] == [
+        ("Brock", "Arle", ("Brook",))
+    ]
+    assert len(of(case, "entity", "efficacy")) == len(of(case, "relation", "removal")) == 2
+    first, second = MQUAKE["requested_rewrite"]
+    rewrites = [{**first, "relation_id": "P99999"}, second]
+    unnamed = the_case(tmp_path, {**MQUAKE, "requested_rewrite": rewrites})
+    assert unnamed.relation is None and len(unnamed.requests("entity")) == 2
+    facts = load_facts(written(tmp_path, MQUAKE))
+    assert [(fact.subject, fact.object) for fact in facts] == [
+        ("Ada Alder", "Greek"), ("Danish", "Arle"),
+    ]  # fmt: skip
+
+
+def test_a_fact_of_ones_own_is_edited_from_both_sides(tmp_path: Path) -> None:
+    case = the_case(tmp_path, OWN)
+    assert case.id == "3"
+    assert of(case, "entity", "paraphrase") == [
+        ("Ada Alder, a native", "Danish", "Greek"),
+        ("The tongue of Ada Alder is", "Danish", "Greek"),
+    ]
+    assert of(case, "entity", "neighborhood") == [
+        ("Cy Cedar spoke the language", "", "Danish"),  # what the unedited model says
+        ("Bo Birch spoke the language", "Greek", "Danish"),
+        ("Bo was born in", "Danish", ""),  # nothing is weighed against itself
+    ]
+    assert of(case, "entity", "other relations") == [("Ada Alder was born in", "Arle", "Danish")]
+    request = case.request("relation")
+    assert request.fact.prompt == STATEMENT.filled("Ada Alder", "Danish")
+    assert request.removal and request.removal.prompt == STATEMENT.filled("Ada Alder", "Greek")
+    near = STATEMENT.filled("Bo Birch", "Greek")
+    assert of(case, "relation", "neighborhood") == [(near, "mother tongue", NO_RELATION)]
+    assert case.entity.fact == load_facts(written(tmp_path, OWN))[0]
+    bare = {name: OWN[name] for name in ("subject", "relation", "object", "template")}
+    alone = the_case(tmp_path, {**bare, "target_new": "Danish", "kind": None, "domain": None})
+    assert alone.id == "line 1" and alone.request("relation").target == "mother tongue"
+    assert {probe.group for probe in alone.probes if probe.perspective == "entity"} == {"efficacy"}
+    year = the_case(tmp_path, {**bare, "object": 1969, "target": 1945.0})
+    assert (year.entity.fact.object, year.entity.target) == ("1969", "1945")
+
+
+def test_a_table_makes_what_the_records_make(tmp_path: Path) -> None:
+    lists = {"paraphrases": OWN["paraphrases"], "neighbours": ["Cy Cedar", "Bo Birch"]}
+    wanted = the_case(tmp_path, {**OWN, **lists})
+    plain = {name: OWN[name] for name in OWN if name not in lists} | {"comment": 'a, "b"\nc'}
+    for delimiter in ",;\t":
+        for columns in (
+            {name: " | ".join(texts) for name, texts in lists.items()},
+            {f"{name[:-1]}_{n}": text for name, own in lists.items() for n, text in enumerate(own)},
+        ):
+            file = tmp_path / "f.txt"
+            with file.open("w", encoding="utf-8-sig", newline="") as text:
+                row = plain | columns | {"domain": ""}
+                writer = csv.DictWriter(text, list(row), delimiter=delimiter)
+                writer.writeheader()
+                writer.writerows([row, {**row, "id": 4}])
+            first, second = load_cases(file)
+            assert first == wanted and second.id == "4"
+            assert load_facts(file) == [wanted.entity.fact] * 2
+
+
+def test_a_row_of_too_many_cells_costs_itself(tmp_path: Path) -> None:
+    file = tmp_path / "f.csv"
+    rows = ["Subject, relation,object,target,template", "A,r,o,t,{} is", "A,r,o,t,{} is, so", ""]
+    file.write_text("\n".join([*rows, "B,r,o,t,{} is"]), encoding="utf-8")
+    first, bad, last = read_cases(file)
+    assert isinstance(first, EditCase) and isinstance(last, EditCase)
+    assert (first.id, last.id) == ("line 2", "line 5")
+    assert isinstance(bad, Skipped) and bad.place == "f.csv, line 3"
+    assert "6 cells, but the first line names 5 columns" in bad.reason
+
+
+def test_a_relation_file_gives_another_object_as_target_by_seed(tmp_path: Path) -> None:
+    file = written(tmp_path, RELATION)
+    cases = load_cases(file)
+    assert [(case.entity.fact.object, case.entity.target) for case in cases] == [
+        ("Greek", "Danish"), ("Danish", "Greek"),
+    ]  # fmt: skip
+    assert of(cases[0], "entity", "paraphrase") == [
+        ("The tongue of Ada Alder is", "Danish", "Greek")
+    ]
+    assert cases[0].request("relation").target == "mother tongue" and cases == load_cases(file)
+    facts = load_facts(file)
+    assert len(facts) == 4 and facts[0].relation.domain == "person"
+    many = [{"subject": f"S{n}", "object": f"O{n % 3}"} for n in range(9)] + [{"subject": "x"}]
+    got = list(read_cases(written(tmp_path, changed(RELATION, "samples", many))))
+    assert [str(one) for one in got if isinstance(one, Skipped)] == [
+        "f.jsonl, line 1: samples.9: field 'object' is missing"
+    ]
+    for case in (one for one in got if isinstance(one, EditCase)):
+        assert case.entity.target != case.entity.fact.object
+        assert len(of(case, "entity", "neighborhood")) == 2
+    assert len({case.entity.target for case in got if isinstance(case, EditCase)}) == 3
+    with pytest.raises(RecordError, match="another object of the relation, and 1 is all"):
+        load_cases(written(tmp_path, changed(RELATION, "samples", many[:1])))
+
+
+def test_fields_that_nothing_is_made_of_are_said_once_a_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "kedit")
+    notes = {"note": "x", "source": None, "comment": 3, "colour": "red", "objects": [], "id": [1]}
+    file = written(tmp_path, {**OWN, **notes}, {**OWN, **notes, "colour": "blue", "case_id": 1})
+    assert [case.id for case in load_cases(file)] == ["line 1", "1"]
+    (record,) = caplog.records
+    assert record.getMessage() == f"{file}: fields that kedit makes nothing of: colour, objects"
+
+
 BAD = [
     ("CounterFact", "requested_rewrite.target_new", ..., "field 'requested_rewrite.target_new.str"),
     ("CounterFact", "requested_rewrite.target_new.str", "", "target_new.str': a str is wanted"),
@@ -262,7 +457,6 @@ BAD = [
     ("CounterFact", "requested_rewrite.prompt", "{} and {}", "exactly one {}"),
     ("CounterFact", "requested_rewrite.prompt", "{} ", "has no words for the relation"),
     ("CounterFact", "requested_rewrite.subject", "\ud800", "field 'subject': a str is wanted"),
-    ("CounterFact", "case_id", ..., "field 'case_id' is missing"),
     ("CounterFact", "case_id", True, "field 'case_id': a int is wanted, got True"),
     ("CounterFact", "paraphrase_prompts", "one", "'paraphrase_prompts': a list is wanted"),
     ("CounterFact", "neighborhood_prompts", [" "], "'neighborhood_prompts.0': a str is wanted"),
@@ -292,7 +486,37 @@ BAD = [
     ("zsRE", "answers", [3], "field 'answers.0': a str is wanted"),
     ("zsRE", "alt", "", "field 'alt': a str is wanted, got ''"),
     ("EasyEdit", "subject", "Nobody", "field 'prompt': the subject 'Nobody' is not in"),
-    ("EasyEdit", "ground_truth", ["Greek"], "field 'ground_truth': a str is wanted"),
+    ("EasyEdit", "ground_truth", [3], "CounterFact: field 'ground_truth': a str is wanted, got 3"),
+    ("EasyEdit", "ground_truth", [], "field 'ground_truth': a text is wanted, got \\[\\]"),
+    (
+        "EasyEdit",
+        "ground_truth",
+        ...,
+        "'ground_truth' is missing; wanted are subject, prompt",
+    ),
+    ("KnowEdit", "portability", ["x"], "field 'portability': a dict is wanted"),
+    ("KnowEdit", "locality.Forgetfulness", ["Bo"], "'Forgetfulness.0': a dict is wanted"),
+    ("KnowEdit", "portability.Reasoning", [{"prompt": "Who?"}], "Reasoning.0: field 'ground_truth"),
+    ("MQuAKE", "requested_rewrite", [], "field 'requested_rewrite': at least one edit is w"),
+    ("MQuAKE", "requested_rewrite", "x", "field 'requested_rewrite': a list is wanted, got 'x'"),
+    (
+        "own",
+        "target",
+        ...,
+        "read as facts of one's own: field 'target' is missing; wanted are",
+    ),
+    ("own", "template", ..., "field 'template' is missing"),
+    ("own", "object", None, "field 'object' is missing"),
+    ("own", "kind", "odd", "field 'kind': one of"),
+    ("own", "paraphrase", [3], "field 'paraphrases': a str is wanted, got 3"),
+    (
+        "own",
+        "neighbours",
+        [{"object": "x"}],
+        "neighbours.0: a subject is wanted, or an object",
+    ),
+    ("own", "neighbours", 3, "neighbours.0: a subject is wanted"),
+    ("own", "domian", "x", "unknown field 'domian': did you mean 'domain'"),
     ("edits", "prompt_template", "no gap", "exactly one {}"),
     ("edits", "relation_id", ..., "field 'relation_id' is missing"),
 ]
@@ -325,7 +549,7 @@ def test_the_form_is_that_of_the_first_record_that_has_one(tmp_path: Path) -> No
     file = written(tmp_path, {"what": 1}, COUNTERFACT, changed(OURS, "case_id", 8), ZSRE)
     unknown, first, second, other = read_cases(file)
     assert isinstance(unknown, Skipped)
-    assert "fields 'what' are of no form that is known: RaKE, CounterFact" in unknown.reason
+    assert "fields 'what' are of no form that is known: RaKE, MQuAKE, Count" in unknown.reason
     assert isinstance(first, EditCase) and isinstance(second, EditCase)
     assert second.relation is None  # RaKE read as CounterFact
     assert isinstance(other, Skipped)
@@ -335,8 +559,8 @@ def test_the_form_is_that_of_the_first_record_that_has_one(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "holds no records of a form that is known: RaKE, CounterFact, zsRE"),
-        (["x"], "line 1: broken JSON|line 1: an object"),
+        ([], "f.jsonl: it holds no records"),
+        (["x"], "f.jsonl: broken JSON, and no table either"),
         ([{}], "line 1: fields none are of no form that is known"),
     ],
 )
@@ -344,7 +568,7 @@ def test_a_file_of_no_known_form_is_refused(tmp_path: Path, lines: list, message
     file = written(tmp_path, *lines)
     with pytest.raises(RecordError, match=message):
         load_cases(file)
-    with pytest.raises(RecordError, match="holds no records of a form that is known"):
+    with pytest.raises(RecordError, match="holds no records|broken JSON, and no table either"):
         list(read_cases(file))
     with pytest.raises(RecordError, match=r"nothing.json: cannot be read"):
         load_cases(tmp_path / "nothing.json")
@@ -404,12 +628,12 @@ def mutated(draw: st.DrawFn, forms: tuple[str, ...] = tuple(GOOD)) -> dict[str, 
 def test_any_record_becomes_a_case_or_a_record_error_in_every_form(record: dict) -> None:
     for form in FORMS:
         try:
-            case = form.parse("f.jsonl, line 1", record)
+            made = [*form.cases("f.jsonl, line 1", record), *form.facts("f.jsonl, line 1", record)]
         except RecordError as error:
             assert str(error).startswith("f.jsonl, line 1: ")
         else:
-            assert isinstance(case, EditCase)
-            hash(case)  # nothing of another type came in
+            assert all(isinstance(one, EditCase | Fact | Skipped) for one in made)
+            hash(tuple(made))  # nothing of another type came in
 
 
 @given(st.one_of(st.binary(max_size=200), st.lists(mutated() | JSON, max_size=3)))

@@ -1,27 +1,13 @@
 """Our own facts: well-known ones over many relations, several templates each (facts.json)."""
 
 import json
-from collections.abc import Iterator
 from functools import cache
-from itertools import islice
 from pathlib import Path
 
-from kedit.data import relations
-from kedit.data.cases import edit_case, kept, wanted
-from kedit.facts import (
-    NO_RELATION,
-    EditCase,
-    EditRequest,
-    Fact,
-    Group,
-    Probe,
-    Relation,
-    seen_from_relation,
-)
+from kedit.data.cases import NEIGHBOURS, edit_case, kept, relation_probes, relation_side, wanted
+from kedit.facts import EditCase, EditRequest, Fact, Probe, Relation
 
 FILE = Path(__file__).with_name("facts.json")
-STATEMENT = relations.Wording("The relation between {s} and {o} is", "")
-NEIGHBOURS = 10  # at most, as CounterFact has
 
 
 @cache
@@ -82,10 +68,6 @@ def _case(
     known: list[Fact],
 ) -> EditCase:
     fact = entity.fact
-    stated = (STATEMENT.filled("{}", text) for text in (entity.target, fact.object))
-    relation = seen_from_relation(entity, *stated)
-    wordings = relations.generic()
-    chosen = [wordings[(number + step) % len(wordings)] for step in (0, 3, 6)]
     probes = [wanted(entity, "efficacy", fact.prompt)]
     probes += [wanted(entity, "paraphrase", other.prompt) for other in paraphrases]
     probes += [kept(entity, other.prompt) for other in neighbours[:NEIGHBOURS]]
@@ -94,33 +76,6 @@ def _case(
         for other in known
         if other.object != entity.target
     ]
-    probes += _relation_probes(entity, chosen, neighbours, known)
-    return edit_case(f"{fact.relation.id} {fact.subject}", entity, probes, relation, (fact.prompt,))
-
-
-def _relation_probes(
-    entity: EditRequest,
-    wordings: list[relations.Wording],
-    neighbours: list[Fact],
-    known: list[Fact],
-) -> Iterator[Probe]:
-    fact, label = entity.fact, entity.fact.relation.name
-    groups: tuple[tuple[Group, Group, list[relations.Wording]], ...] = (
-        ("efficacy", "removal", [STATEMENT]),
-        ("paraphrase", "removal paraphrase", wordings),
-    )
-    for adding, removing, texts in groups:
-        for text in texts:
-            new, old = (
-                text.filled(fact.subject, entity.target),
-                text.filled(fact.subject, fact.object),
-            )
-            yield Probe("relation", adding, new, label, NO_RELATION, label=label)
-            yield Probe("relation", removing, old, NO_RELATION, label, label=label)
-    for other in islice(neighbours, NEIGHBOURS):
-        prompt = STATEMENT.filled(other.subject, fact.object)
-        yield Probe("relation", "neighborhood", prompt, label, NO_RELATION, label=label)
-    for other in known:
-        if other.object not in (fact.object, entity.target):
-            prompt, name = STATEMENT.filled(fact.subject, other.object), other.relation.name
-            yield Probe("relation", "other relations", prompt, name, label, label=name)
+    probes += relation_probes(entity, number, neighbours, known)
+    id, relation = f"{fact.relation.id} {fact.subject}", relation_side(entity)
+    return edit_case(id, entity, probes, relation, (fact.prompt,))

@@ -1,8 +1,21 @@
-"""What the edit benchmarks share: probes from a request and a prompt, and what a record lacks."""
+"""What the forms of edit cases share: probes, both sides of a fact, and what a record lacks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
-from kedit.facts import EditCase, EditRequest, Group, Perspective, Probe, Relation
+from kedit.data import relations
+from kedit.data.relations import STATEMENT
+from kedit.facts import (
+    NO_RELATION,
+    EditCase,
+    EditRequest,
+    Fact,
+    Group,
+    Perspective,
+    Probe,
+    Relation,
+    seen_from_relation,
+)
 
 UNNAMED = Relation("", "")  # where a file does not say which relation a fact is of
 RELATION_SIDE = "relation side (experiments.build_rake makes it)"
@@ -18,6 +31,7 @@ LACKS: dict[tuple[Perspective, Group], str] = {
     ("relation", "other relations"): "other relations known to the data",
 }
 GENERATION = "generation prompts"
+NEIGHBOURS = 10  # at most, as CounterFact has
 
 
 def wanted(request: EditRequest, group: Group, prompt: str) -> Probe:
@@ -30,6 +44,47 @@ def kept(request: EditRequest, prompt: str) -> Probe:
     return Probe("entity", "neighborhood", prompt, answer=request.fact.object, rival=request.target)
 
 
+def relation_side(entity: EditRequest) -> EditRequest:
+    """The same change from the other side, in the words that fit any relation with a name."""
+    stated = (STATEMENT.filled("{}", text) for text in (entity.target, entity.fact.object))
+    return seen_from_relation(entity, *stated)
+
+
+def relation_probes(
+    entity: EditRequest, number: int, neighbours: Iterable[Fact] = (), known: Iterable[Fact] = ()
+) -> Iterator[Probe]:
+    """What a relation edit is tested with, made from the relation's name.
+
+    Args:
+        number: of the case: three of the wordings that fit any relation take turns by it.
+        neighbours: facts of the relation about other subjects, which are to keep it.
+        known: other facts of the subject.
+    """
+    fact, label = entity.fact, entity.fact.relation.name
+    wordings = relations.generic()
+    chosen = [wordings[(number + step) % len(wordings)] for step in (0, 3, 6)]
+    groups: tuple[tuple[Group, Group, Sequence[relations.Wording]], ...] = (
+        ("efficacy", "removal", [STATEMENT]),
+        ("paraphrase", "removal paraphrase", chosen),
+    )
+    for adding, removing, texts in groups:
+        for text in texts:
+            new, old = (
+                text.filled(fact.subject, entity.target),
+                text.filled(fact.subject, fact.object),
+            )
+            yield Probe("relation", adding, new, label, NO_RELATION, label=label)
+            yield Probe("relation", removing, old, NO_RELATION, label, label=label)
+    for other in islice(neighbours, NEIGHBOURS):
+        prompt = STATEMENT.filled(other.subject, other.object)
+        yield Probe("relation", "neighborhood", prompt, label, NO_RELATION, label=label)
+    for other in known:
+        if other.object not in (fact.object, entity.target):
+            prompt, name = STATEMENT.filled(fact.subject, other.object), other.relation.name
+            yield Probe("relation", "other relations", prompt, name, label, label=name)
+
+
+# seven parameters: a record's parts, most of which a form may lack
 def edit_case(
     id: str,
     entity: EditRequest,
@@ -37,6 +92,7 @@ def edit_case(
     relation: EditRequest | None = None,
     generation: tuple[str, ...] = (),
     stated: Iterable[str] = (),
+    others: tuple[EditRequest, ...] = (),
 ) -> EditCase:
     """The case, with what it lacks: what `stated` says, and each group that has no probe."""
     probes = tuple(probes)
@@ -48,5 +104,5 @@ def edit_case(
     if relation is None:
         lacks.append(RELATION_SIDE)
     return EditCase(
-        id, entity, relation, probes, generation, tuple(dict.fromkeys((*stated, *lacks)))
+        id, entity, relation, probes, generation, tuple(dict.fromkeys((*stated, *lacks))), others
     )

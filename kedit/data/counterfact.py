@@ -1,27 +1,26 @@
 """CounterFact in its original schema (Meng et al. 2022): its facts, and its edits."""
 
-from pathlib import Path
-
 from kedit.data import relations
 from kedit.data.cases import edit_case, kept, wanted
-from kedit.data.fields import Record, case_id, field, placed, texts
-from kedit.data.read import records
+from kedit.data.fields import Record, field, id_of, placed, texts
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact
 
-
-def load(path: str | Path) -> list[Fact]:
-    """Every record's requested_rewrite with its true object.
-
-    Raises:
-        RecordError: names file, record and field.
-    """
-    return [parse_fact(place, record) for place, record in records(path)]
+NEEDS = "requested_rewrite (with subject, prompt, relation_id, target_true.str, target_new.str)"
 
 
 def parse_fact(place: str, record: Record) -> Fact:
+    """The requested_rewrite with its true object.
+
+    Raises:
+        RecordError: names place and field.
+    """
     rewrite = field(place, record, "requested_rewrite", dict)
-    where = f"{place}: requested_rewrite"
+    return rewritten(f"{place}: requested_rewrite", rewrite)
+
+
+def rewritten(where: str, rewrite: Record) -> Fact:
+    """The fact that a requested_rewrite changes."""
     try:
         return Fact(
             field(where, rewrite, "subject"),
@@ -53,6 +52,6 @@ def parse(place: str, record: Record) -> EditCase:
             *(kept(request, prompt) for prompt in texts(place, record, "neighborhood_prompts")),
         ]
         generation = texts(place, record, "generation_prompts")
-        return edit_case(case_id(place, record), request, probes, generation=generation)
+        return edit_case(id_of(place, record), request, probes, generation=generation)
     except RecordError as error:
         raise placed(place, error) from None

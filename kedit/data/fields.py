@@ -12,6 +12,10 @@ Record = dict[str, Any]
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # JSON may hold one; no tokenizer and no file does
 
 
+class MissingField(RecordError):
+    """A record lacks a field that its form needs."""
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A record that cannot be used: where it stands, why, and its id if it has one."""
@@ -28,12 +32,13 @@ def field(place: str, record: Record, name: str, kind: type = str) -> Any:
     """record[name], of the wanted type; a dot in `name` leads into an object ("target_true.str").
 
     Raises:
-        RecordError: missing, empty text or of another type; names place and field.
+        MissingField: there is none.
+        RecordError: empty text or of another type; names place and field.
     """
     value: Any = record
     for key in name.split("."):
         if not isinstance(value, dict) or key not in value:
-            raise RecordError(f"{place}: field {name!r} is missing")
+            raise MissingField(f"{place}: field {name!r} is missing")
         value = value[key]
     return _checked(place, name, value, kind)
 
@@ -66,6 +71,26 @@ def objects(place: str, record: Record, name: str) -> Iterator[tuple[str, Record
         yield f"{place}: {name}.{n}", _checked(place, f"{name}.{n}", value, dict)
 
 
+def flattened(place: str, record: Record, name: str) -> tuple[str, ...]:
+    """A text, or the texts of a list, or of the lists in it; none if the field is missing or empty.
+
+    Raises:
+        RecordError: something in it is no text.
+    """
+    value = record.get(name)
+    if value is None or value in ("", []):
+        return ()
+    found: list[Any] = []
+    waiting: list[Any] = [value]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, list):
+            waiting[:0] = one
+        else:
+            found.append(one)
+    return tuple(_checked(place, name, one, str) for one in found)
+
+
 def case_id(place: str, record: Record) -> str:
     """The record's case_id as text; in the file it may be a whole number too.
 
@@ -76,9 +101,26 @@ def case_id(place: str, record: Record) -> str:
     return str(field(place, record, "case_id", kind))
 
 
+def id_of(place: str, record: Record) -> str:
+    """The record's case_id, or else its id if that is a text or a number, or else its place in the
+    file ("line 3").
+
+    Raises:
+        RecordError: a case_id that is no text and no whole number.
+    """
+    if record.get("case_id") is not None:
+        return case_id(place, record)
+    own = record.get("id")
+    if isinstance(own, int) and not isinstance(own, bool):
+        return str(own)
+    if isinstance(own, str) and own.strip() and not HALF_PAIR.search(own):
+        return own.strip()
+    return place.rpartition(", ")[2]
+
+
 def placed(place: str, error: RecordError) -> RecordError:
     """`error` with its place in front, if it does not name it already."""
-    return error if str(error).startswith(place) else RecordError(f"{place}: {error}")
+    return error if str(error).startswith(place) else type(error)(f"{place}: {error}")
 
 
 def skipped(place: str, error: RecordError, id: str = "") -> Skipped:

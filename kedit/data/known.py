@@ -1,24 +1,19 @@
 """ROME's known_1000.json: facts that GPT-2 XL completes, for causal tracing (Meng et al. 2022)."""
 
-from pathlib import Path
-
 from kedit.data.fields import Record, field, placed
-from kedit.data.read import records
 from kedit.errors import RecordError
 from kedit.facts import Fact, Relation
 from kedit.spacing import standing
 
+NEEDS = "subject, attribute, prompt, relation_id"
 
-def load(path: str | Path) -> list[Fact]:
-    """Every record as a fact; `prompt` counts, since `template` is cut short in some records.
+
+def parse_fact(place: str, record: Record) -> Fact:
+    """The fact; `prompt` counts, since `template` is cut short in some records.
 
     Raises:
-        RecordError: names file, record and field.
+        RecordError: names place and field.
     """
-    return [parse(place, record) for place, record in records(path)]
-
-
-def parse(place: str, record: Record) -> Fact:
     subject, prompt = field(place, record, "subject"), field(place, record, "prompt")
     relation = field(place, record, "relation_id")
     try:

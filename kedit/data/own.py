@@ -1,54 +1,173 @@
-"""Facts of one's own: JSON Lines with subject, relation, object and a template or a prompt."""
+"""Facts of one's own: a subject, a relation, an object and a prompt; to be edited, a target too."""
 
-from pathlib import Path
-from typing import get_args
+import difflib
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
 
-from kedit.data.fields import Record, field, optional, placed
+from kedit.data.cases import edit_case, relation_probes, relation_side, wanted
+from kedit.data.fields import Record, field, flattened, id_of, optional, placed
 from kedit.data.known import cut_out
-from kedit.data.read import records
 from kedit.errors import RecordError
-from kedit.facts import Fact, Kind, Relation
+from kedit.facts import EditCase, EditRequest, Fact, Kind, Probe, Relation
+from kedit.spacing import standing, without_end_blanks
 
+NEEDS = "subject, relation, object, template (with {}) or prompt; and target, to be edited"
+# lists; in a table " | " parts the texts of one cell, or columns are numbered: paraphrase_1
+LISTS = ("paraphrases", "neighbours", "relation_words")
 FIELDS = {
-    "subject", "relation", "object", "template", "prompt",
-    "relation_id", "relation_words", "kind", "domain",
+    "subject", "relation", "object", "target", "template", "prompt", "relation_id", "kind",
+    "domain", *LISTS,
 }  # fmt: skip
+SPELT = {
+    "target_new": "target", "paraphrase": "paraphrases", "neighbour": "neighbours",
+    "neighbor": "neighbours", "neighbors": "neighbours",
+}  # fmt: skip
+# what records have beside their facts, of which nothing is made
+NOTES = {
+    "id", "case_id", "known_id", "index", "source", "url", "note", "notes", "comment", "comments",
+    "aliases", "date", "",
+}  # fmt: skip
+KNOWN = frozenset(FIELDS | set(SPELT) | NOTES)
+ANSWERS = ("subject", "object", "target")
+PARTED = " | "
+ALIKE = 0.8  # of difflib's ratio: "objct" is object, "author" is not
 
 
-def load(path: str | Path) -> list[Fact]:
-    """Every record as a fact.
+def parse_fact(place: str, record: Record) -> Fact:
+    """The fact.
 
     Wanted: subject, relation (its name), object, and either template (with `{}`) or prompt (in
     which the subject is looked for). Optional: relation_id, relation_words (list), kind, domain.
+    What is null counts as missing.
 
     Raises:
-        RecordError: names file, record and field.
+        RecordError: names place and field.
     """
-    return [parse(place, record) for place, record in records(path)]
+    return _fact(place, _named(place, record))
 
 
-def parse(place: str, record: Record) -> Fact:
-    unknown = sorted(set(record) - FIELDS)
-    if unknown:
-        raise RecordError(
-            f"{place}: unknown field {unknown[0]!r}; known: {', '.join(sorted(FIELDS))}"
+def parse(place: str, record: Record) -> EditCase:
+    """An edit of the fact from both sides: its object is to become `target`.
+
+    Optional: paraphrases, prompts with the subject or with {} for it; neighbours, each a subject,
+    an object with `subject` and `object`, or one with `prompt` and `answer`. Where the answer is
+    left out, it is what the unedited model says.
+
+    Raises:
+        RecordError: names place and field.
+    """
+    told = _named(place, record)
+    fact = _fact(place, told)
+    try:
+        entity = EditRequest(fact, field(place, told, "target"))
+        alike = list(_facts_alike(place, told, fact))
+        probes = [wanted(entity, "efficacy", fact.prompt)]
+        probes += [
+            wanted(entity, "paraphrase", text.replace("{}", fact.subject))
+            for text in _texts(place, told, "paraphrases")
+        ]
+        probes += _staying(place, told, entity)
+        probes += relation_probes(entity, zlib.crc32(fact.prompt.encode()), alike)
+        return edit_case(
+            id_of(place, record), entity, probes, relation_side(entity), (fact.prompt,)
         )
+    except RecordError as error:
+        raise placed(place, error) from None
+
+
+def _named(place: str, record: Record) -> Record:
+    """The record's fields under the names of FIELDS, without what is null; those that are numbered,
+    as columns of a table may be, as one list.
+
+    Raises:
+        RecordError: a field that is misspelt.
+    """
+    told: dict[str, Any] = {}
+    for name, value in record.items():
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            continue
+        numbered = re.fullmatch(r"(.+?)[ _.-]?\d+", name)
+        column = SPELT.get(numbered[1], numbered[1]) if numbered else ""
+        if column in LISTS:
+            told[column] = [*told.get(column, ()), value]
+        else:
+            name = SPELT.get(name, name)
+            # a year is a number to JSON, and so is an object that pandas took for one
+            is_number = name in ANSWERS and type(value) in (int, float)
+            told[name] = f"{value:g}" if is_number else value
+    for name in told:
+        alike = [] if name in KNOWN else difflib.get_close_matches(name, FIELDS, 1, ALIKE)
+        if alike and alike[0] not in told:
+            raise RecordError(f"{place}: unknown field {name!r}: did you mean {alike[0]!r}?")
+    return told
+
+
+def _fact(place: str, told: Mapping[str, Any]) -> Fact:
+    record = dict(told)
     subject, name = field(place, record, "subject"), field(place, record, "relation")
     kind = record.get("kind", "")
     if kind not in get_args(Kind):
         raise RecordError(f"{place}: field 'kind': one of {get_args(Kind)} is wanted, got {kind!r}")
-    words = record.get("relation_words", [])
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise RecordError(
-            f"{place}: field 'relation_words': a list of texts is wanted, got {words!r}"
-        )
     try:
-        if "template" in record:
+        object_ = field(place, record, "object")
+        if "template" in record or "prompt" not in record:
             template = field(place, record, "template")
         else:
-            template = cut_out(field(place, record, "prompt"), subject)
+            template = field(place, record, "prompt")
+            template = template if "{}" in template else cut_out(template, subject)
         domain = optional(place, record, "domain")
         relation = Relation(str(record.get("relation_id", name)), name, kind, domain)
-        return Fact(subject, relation, field(place, record, "object"), template, tuple(words))
+        words = _texts(place, record, "relation_words")
+        return Fact(subject, relation, object_, template, words)
     except RecordError as error:
         raise placed(place, error) from None
+
+
+def _texts(place: str, told: Record, name: str) -> tuple[str, ...]:
+    """A list of texts; one that is parted by PARTED is several."""
+    found = flattened(place, told, name)
+    return tuple(
+        without_end_blanks(part) for text in found for part in text.split(PARTED) if part.strip()
+    )
+
+
+def _neighbours(place: str, told: Record) -> Iterator[tuple[str, Record]]:
+    """Each as an object, with its place."""
+    listed = told.get("neighbours", [])
+    listed = listed if isinstance(listed, list) else [listed]
+    for number, one in enumerate(listed):
+        where = f"{place}: neighbours.{number}"
+        if isinstance(one, str):
+            yield from ((where, {"subject": text}) for text in one.split(PARTED) if text.strip())
+        elif isinstance(one, dict) and ("subject" in one or "prompt" in one):
+            yield where, one
+        else:
+            raise RecordError(
+                f"{where}: a subject is wanted, or an object with subject and object, or with "
+                f"prompt and answer, got {one!r:.60}"
+            )
+
+
+def _staying(place: str, told: Record, entity: EditRequest) -> Iterator[Probe]:
+    """Prompts whose answers are to stay: about other subjects, or else of other relations."""
+    for where, one in _neighbours(place, told):
+        name = "answer" if "answer" in one else "object"
+        answer = optional(where, one, name).strip()
+        rival = "" if answer == entity.target else entity.target
+        if "prompt" in one:
+            prompt = field(where, one, "prompt")
+        else:
+            prompt = entity.fact.template.replace("{}", field(where, one, "subject").strip())
+        own = standing(entity.fact.subject, prompt)
+        yield Probe("entity", "other relations" if own else "neighborhood", prompt, answer, rival)
+
+
+def _facts_alike(place: str, told: Record, fact: Fact) -> Iterator[Fact]:
+    """The neighbours that are facts of the same relation."""
+    for where, one in _neighbours(place, told):
+        if "prompt" not in one and one.get("object"):
+            subject, answer = field(where, one, "subject"), field(where, one, "object")
+            yield Fact(subject, fact.relation, answer, fact.template)

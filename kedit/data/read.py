@@ -1,4 +1,7 @@
-"""Records of JSON and JSON Lines files, plain or compressed, with errors that name the place."""
+"""Records of JSON, JSON Lines and tables, plain or compressed, with errors that name the place.
+
+What a file is, its content tells, not its suffix.
+"""
 
 import errno
 import gzip
@@ -8,13 +11,24 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from kedit.data.fields import Record
+from kedit.data.table import is_table, rows
 from kedit.errors import RecordError
 
-OPENERS = {".xz": lzma.open, ".gz": gzip.open}
+OPENERS: dict[bytes, Callable[..., Any]] = {b"\xfd7zXZ\x00": lzma.open, b"\x1f\x8b": gzip.open}
+# what else a file may open with, and what to do about it
+UNREAD = {
+    b"PK\x03\x04": "is a zip archive (as .xlsx is): unpack it, or save the sheet as CSV",
+    b"PAR1": "is a Parquet file: save it as JSON Lines, in pandas by "
+    "to_json(FILE, orient='records', lines=True)",
+    b"BZh": "is compressed by bzip2: unpack it (.xz and .gz are read as they are)",
+    b"\x28\xb5\x2f\xfd": "is compressed by Zstandard: unpack it (.xz and .gz are read as they are)",
+}
+UTF_16 = re.compile(rb"\xff\xfe|\xfe\xff|[^\x00]\x00[^\x00]\x00|\x00[^\x00]\x00[^\x00]")
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError)
 CHUNK = 1 << 20  # characters of an array that are read at a time
 BLANKS = re.compile(r"[ \t\n\r]*")
@@ -25,7 +39,8 @@ DECODER = json.JSONDecoder()
 def records(path: str | Path) -> Iterator[tuple[str, Record]]:
     """Each record of a file, with its place ("facts.jsonl, line 3") for messages.
 
-    A `.jsonl` file (or `.jsonl.xz`, `.jsonl.gz`) holds an object a line, any other an array.
+    A file holds an array of objects, an object a line, a single object, an object of objects by
+    their ids, or a table (CSV or TSV) whose first line names its columns.
 
     Raises:
         RecordError: no such file, a truncated archive, broken JSON, or a record that is no object.
@@ -43,12 +58,96 @@ def records_and_errors(path: str | Path) -> Iterator[tuple[str, Record | RecordE
         RecordError: where nothing behind can be found: a truncated archive, a broken array.
     """
     path = Path(path)
-    for place, value in _lines(path) if ".jsonl" in path.suffixes else _elements(path):
+    for place, value in _values(path):
         if isinstance(value, dict | RecordError):
             yield place, value
         else:
             wrong = f"{place}: an object is wanted, got {type(value).__name__}"
             yield place, RecordError(wrong)
+
+
+def _values(path: Path) -> Iterator[tuple[str, Any]]:
+    opening = _opening(path)
+    if opening and opening[0].startswith("["):
+        yield from _elements(path)
+    elif any(line.startswith("{") for line in opening):
+        yield from _objects(path)
+    elif opening and is_table(opening[0]):
+        yield from _rows(path)
+    elif opening:
+        raise RecordError(
+            f"{path.name}: broken JSON, and no table either, whose first line would name its "
+            f"columns: it opens with {opening[0]!r:.60}"
+        )
+
+
+def _opening(path: Path) -> list[str]:
+    """The first two lines that are not blank, without the blanks before them, or their starts."""
+    found: list[str] = []
+    try:
+        with open_text(path) as text:
+            # an array may be one line, which is not to be held whole
+            while len(found) < 2 and (line := text.readline(CHUNK)):
+                if line.strip():
+                    found.append(line.strip())
+    except UNREADABLE as error:
+        if not found:
+            raise _refusal(path, "the start", error) from None
+    return found
+
+
+def _objects(path: Path) -> Iterator[tuple[str, Any]]:
+    """Objects, one a line; or the only one that the file holds, over one line or several."""
+    lines = _lines(path)
+    first = list(islice(lines, 2))
+    whole = first[0][1]
+    if len(first) > 1 and isinstance(whole, RecordError):
+        whole = _whole(path)
+    elif len(first) > 1:
+        whole = None
+    if not isinstance(whole, dict):
+        yield from chain(first, lines)
+    elif by_id := _by_id(path, whole):
+        yield from by_id
+    else:
+        place = first[0][0] if whole is first[0][1] else f"{path.name}, record 0"
+        yield place, whole
+
+
+def _by_id(path: Path, whole: Record) -> list[tuple[str, Any]]:
+    """The objects in an object that holds nothing else, under their ids; none if it does.
+
+    Raises:
+        RecordError: they are columns.
+    """
+    # CounterFact's records may have this one field alone, which holds an object
+    nested = all(isinstance(value, dict) for value in whole.values())
+    if not nested or "requested_rewrite" in whole:
+        return []
+    if "subject" in whole:
+        raise RecordError(
+            f"{path.name}: its records lie in columns, as pandas writes them by default: write "
+            "them by to_json(FILE, orient='records')"
+        )
+    return [(f"{path.name}, record {id!r:.60}", value) for id, value in whole.items()]
+
+
+def _whole(path: Path) -> Any:
+    """The file as one JSON value; None if it is none."""
+    try:
+        with open_text(path) as text:
+            return json.loads(text.read())
+    except (*UNREADABLE, ValueError, RecursionError):
+        return None
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Record | RecordError]]:
+    """The rows of a table."""
+    try:
+        with open_text(path, newline="") as text:
+            yield from rows(path.name, text)
+    except UNREADABLE as error:
+        raise _refusal(path, "the start", error) from None
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -70,8 +169,7 @@ def _elements(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with open_text(path) as file:
             text = _Window(file)
-            if text.next() != "[":
-                raise _no_array(path.name, text.rest())
+            text.next()
             text.at += 1
             number, mark = 0, text.next()
             while mark != "]":
@@ -122,11 +220,6 @@ class _Window:
             if not self._more():
                 raise RecordError(f"{place}: broken JSON: {broken}")
 
-    def rest(self) -> str:
-        while self._more():
-            pass
-        return self.held[self.at :]
-
     def _more(self) -> bool:
         # doubling: a record longer than the window is tried a few times, not once a chunk
         read = self.file.read(max(CHUNK, len(self.held) - self.at))
@@ -134,14 +227,26 @@ class _Window:
         return bool(read)
 
 
-def open_text(path: Path) -> TextIOWrapper:
+def open_text(path: Path, newline: str | None = None) -> TextIOWrapper:
     """The text of a file, plain or compressed.
+
+    Args:
+        newline: as `open` takes it.
 
     Raises:
         OSError: it cannot be opened.
+        RecordError: it is an archive of another kind, or in UTF-16.
     """
-    raw: Any = open_bytes(path, OPENERS.get(path.suffix, open))
-    return TextIOWrapper(raw, encoding="utf-8-sig")  # some editors put a byte order mark first
+    with open_bytes(path) as raw:
+        start = raw.read(8)
+    for magic, refusal in UNREAD.items():
+        if start.startswith(magic):
+            raise RecordError(f"{path.name} {refusal}")
+    if UTF_16.match(start):
+        raise RecordError(f"{path.name} is in UTF-16: save it as UTF-8")
+    opener = next((own for magic, own in OPENERS.items() if start.startswith(magic)), open)
+    # some editors put a byte order mark first
+    return TextIOWrapper(open_bytes(path, opener), encoding="utf-8-sig", newline=newline)
 
 
 def open_bytes(path: Path, opener: Callable[..., Any] = open) -> Any:
@@ -160,15 +265,10 @@ def _value_or_error(place: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # not only JSONDecodeError: 5,000 digits
-        return RecordError(f"{place}: broken JSON: {error}")
-
-
-def _no_array(name: str, text: str) -> RecordError:
-    whole = _value_or_error(name, text)
-    if isinstance(whole, RecordError):
-        return whole
-    kind = type(whole).__name__
-    return RecordError(f"{name}: an array of records is wanted, got {kind}")
+        # of a line's own text: its number is in the place
+        wrong = getattr(error, "msg", error)
+        at = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        return RecordError(f"{place}: broken JSON: {wrong}{at}")
 
 
 def _refusal(path: Path, reached: str, error: Exception) -> RecordError:

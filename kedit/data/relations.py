@@ -26,6 +26,10 @@ class Wording:
         return subject.join(pieces)
 
 
+# fits any relation whose name is known
+STATEMENT = Wording("The relation between {s} and {o} is", "")
+
+
 @dataclass(frozen=True)
 class Described:
     """A relation and the ways to speak of it.

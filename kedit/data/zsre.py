@@ -1,10 +1,12 @@
 """zsRE in the form of MEND (Mitchell et al. 2022), with EasyEdit's portability where it is."""
 
 from kedit.data.cases import UNNAMED, edit_case, wanted
-from kedit.data.fields import Record, field, optional, placed, texts
+from kedit.data.fields import Record, field, id_of, optional, placed, texts
 from kedit.data.known import cut_out
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact, Probe
+
+NEEDS = "subject, src (the question), answers or pred, alt"
 
 
 def parse(place: str, record: Record) -> EditCase:
@@ -16,10 +18,8 @@ def parse(place: str, record: Record) -> EditCase:
     Raises:
         RecordError: names place and field.
     """
-    subject, question = field(place, record, "subject"), field(place, record, "src")
-    answers = texts(place, record, "answers") or (field(place, record, "pred"),)
+    fact = parse_fact(place, record)
     try:
-        fact = Fact(subject, UNNAMED, answers[0], cut_out(question, subject, "src"))
         request = EditRequest(fact, field(place, record, "alt"))
         probes = [wanted(request, "efficacy", fact.prompt)]
         if rephrased := optional(place, record, "rephrase"):
@@ -32,6 +32,16 @@ def parse(place: str, record: Record) -> EditCase:
             probes.append(
                 Probe("entity", "portability", asked, field(place, further, "New Answer"))
             )
-        return edit_case(place.rpartition(", ")[2], request, probes)
+        return edit_case(id_of(place, record), request, probes)
+    except RecordError as error:
+        raise placed(place, error) from None
+
+
+def parse_fact(place: str, record: Record) -> Fact:
+    """The question src with its answer."""
+    subject, question = field(place, record, "subject"), field(place, record, "src")
+    answers = texts(place, record, "answers") or (field(place, record, "pred"),)
+    try:
+        return Fact(subject, UNNAMED, answers[0], cut_out(question, subject, "src"))
     except RecordError as error:
         raise placed(place, error) from None

@@ -1,0 +1,66 @@
+"""MQuAKE (Zhong et al. 2023): records of several edits, and questions that follow from all."""
+
+import zlib
+from collections.abc import Iterator
+
+from kedit.data import counterfact, relations
+from kedit.data.cases import edit_case, relation_probes, relation_side, wanted
+from kedit.data.fields import MissingField, Record, field, id_of, objects, optional, placed, texts
+from kedit.errors import RecordError
+from kedit.facts import EditCase, EditRequest, Fact, Probe
+
+NEEDS = (
+    "requested_rewrite (a list of edits, each with subject, prompt, relation_id, target_true.str "
+    "and target_new.str), questions, answer, new_answer"
+)
+
+
+def parse(place: str, record: Record) -> EditCase:
+    """The edits of a record, which are made together.
+
+    The question of each edit is a paraphrase. The multi-hop questions are portability: new_answer
+    against answer, with new_answer's aliases in generated text. There is a relation side if kedit
+    has a name for the relations of all edits.
+
+    Raises:
+        RecordError: names place and field.
+    """
+    entities, probes = [], []
+    try:
+        for where, rewrite in _rewrites(place, record):
+            fact = counterfact.rewritten(where, rewrite)
+            entity = EditRequest(fact, field(where, rewrite, "target_new.str"))
+            entities.append(entity)
+            probes.append(wanted(entity, "efficacy", fact.prompt))
+            if question := optional(where, rewrite, "question"):
+                probes.append(wanted(entity, "paraphrase", question))
+        new, old = field(place, record, "new_answer"), optional(place, record, "answer")
+        aliases = texts(place, record, "new_answer_alias")
+        probes += [
+            Probe("entity", "portability", question, new, "" if old == new else old, aliases)
+            for question in texts(place, record, "questions")
+        ]
+        sides = []
+        if all(entity.fact.relation.id in relations.table() for entity in entities):
+            sides = [relation_side(entity) for entity in entities]
+            for entity in entities:
+                number = zlib.crc32(entity.fact.prompt.encode())
+                probes += relation_probes(entity, number)
+        relation = sides[0] if sides else None
+        others = (*entities[1:], *sides[1:])
+        return edit_case(id_of(place, record), entities[0], probes, relation, others=others)
+    except RecordError as error:
+        raise placed(place, error) from None
+
+
+def parse_facts(place: str, record: Record) -> Iterator[Fact]:
+    """The facts that are edited."""
+    for where, rewrite in _rewrites(place, record):
+        yield counterfact.rewritten(where, rewrite)
+
+
+def _rewrites(place: str, record: Record) -> list[tuple[str, Record]]:
+    found = list(objects(place, record, "requested_rewrite"))
+    if not found:
+        raise MissingField(f"{place}: field 'requested_rewrite': at least one edit is wanted")
+    return found
