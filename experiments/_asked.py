@@ -102,7 +102,7 @@ def _neighbours(
 
     names = config.neighbours or [fact.subject for fact in drawn(config, entity)]
     prompts = {name: config.prompt.replace("{}", name) for name in names}
-    kept = _answered(model, prompts.values())
+    kept = answered(model, prompts.values())
     if config.neighbours:
         _require_answers(kept)
     else:
@@ -113,7 +113,7 @@ def _neighbours(
         }
     if config.perspective == "relation":
         pairs = [(name, kept[text]) for name, text in prompts.items() if text in kept]
-        kept = _answered(model, [STATEMENT.filled(*pair) for pair in pairs])
+        kept = answered(model, [STATEMENT.filled(*pair) for pair in pairs])
         if config.neighbours:
             _require_answers(kept)
     told = {prompt: text for prompt, text in kept.items() if text}
@@ -142,7 +142,7 @@ def _relation_questions(entity: "EditRequest") -> Iterator[Question]:
         yield Question("paraphrase", prompt, name, NO_RELATION)
 
 
-def _answered(model: "HookedTransformer", prompts: Iterable[str]) -> dict[str, str]:
+def answered(model: "HookedTransformer", prompts: Iterable[str]) -> dict[str, str]:
     """Prompts, each with the answer that the model gives by itself; "" where it gives none."""
     prompts = list(prompts)
     return dict(zip(prompts, answers(model, prompts, said(model, prompts)), strict=True))

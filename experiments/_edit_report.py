@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from transformer_lens import HookedTransformer
 
+    from experiments._edit_many import DoneMany
     from experiments.edit_fact import Config
-    from figures.edit import Likeliest, Prompt
+    from figures.edit import Prompt
 
 FILE, REPORT = "edit.safetensors", "report.json"
 HEADS = ("", "", "text", "likeliest next tokens", "new answer", "old answer")
@@ -39,32 +40,35 @@ def finish(
 
     path, rows = done.edit.save(folder.path / FILE), done.rows
     verdict, ending, costs = done.verdict, in_words(done), prices(done.verdict)
-    sizes = _sizes(model, done)
+    sizes = sizes_of(model, done)
     spent = _measured(done, held_out)
     folder.write_json(REPORT, _report(done, sizes, held_out, ending))
-    changed = _changed(config.editor, sizes, done.seconds)
+    numbers = changed(config.editor, sizes, done.seconds)
     titles = _titles(config, rows)
-    usage = _usage(config, str(path))
+    code = usage(config, str(path))
     parts = [
         f"# {config.model}, before and after an edit",
         ending,
         *(["\n".join(f"- {cost}" for cost in costs)] if costs else []),
         *(f"## {title}\n\n{_markdown(own)}" for title, own in titles.items()),
         EXPLAINED,
-        f"{changed} {spent}",
+        f"{numbers} {spent}",
         "![before and after](before-after.png)",
-        f"```python\n{usage}\n```",
+        f"```python\n{code}\n```",
     ]
     write_whole(folder.path / "report.md", "\n\n".join(parts) + "\n")
     study = f"{config.model}, {config.editor}; seed {config.seed}"
-    save(before_after(*_drawn(rows), study, short(verdict)), folder.path, "before-after")
+    (_, before, after), answers = rows[0], (rows[0].question.new, rows[0].question.old)
+    likeliest = (before.likeliest, after.likeliest)
+    figure = before_after(likeliest, answers, drawn(rows), study, short(verdict))
+    save(figure, folder.path, "before-after")
     screen = console()
     for title, own in titles.items():
         screen.print(_table(title, own))
-    for text in (EXPLAINED, changed, spent):
+    for text in (EXPLAINED, numbers, spent):
         screen.print(text, markup=False, highlight=False)
     # not wrapped: both are there to be copied
-    for text in (f"\n{usage}\n", f"Everything is in {folder.path}\n"):
+    for text in (f"\n{code}\n", f"Everything is in {folder.path}\n"):
         screen.print(text, markup=False, highlight=False, soft_wrap=True)
     for text in (ending, *(f"- {cost}" for cost in costs)):
         screen.print(text, markup=False, highlight=False, style=STYLES[verdict.outcome])
@@ -76,7 +80,9 @@ def exit_code(folder: Path) -> int:
     return int(report["outcome"] == "fails")
 
 
-def _sizes(model: "HookedTransformer", done: Done) -> Mapping[str, Mapping[str, Any]]:
+def sizes_of(
+    model: "HookedTransformer", done: "Done | DoneMany"
+) -> Mapping[str, Mapping[str, Any]]:
     """How far each parameter was moved."""
     moved, weights = done.edit.n_moved(model), done.edit.weights(model)
     return {
@@ -100,7 +106,7 @@ def _report(
         "settings": dict(made.settings),
         "seconds": done.seconds,
         "changed": sizes,
-        "rows": [_record(row) for row in done.rows],
+        "rows": [record_of(row) for row in done.rows],
         "held-out text": held_out,
         "perplexity": dict(zip(("before", "after"), done.perplexity, strict=True)),
         "outcome": done.verdict.outcome,
@@ -138,7 +144,7 @@ def _titles(config: "Config", rows: Sequence[Row]) -> Mapping[str, list[Row]]:
     return titled | ({f"Should stay ({whose})": stay} if stay else {})
 
 
-def _changed(name: str, sizes: Mapping[str, Mapping[str, Any]], seconds: float) -> str:
+def changed(name: str, sizes: Mapping[str, Mapping[str, Any]], seconds: float) -> str:
     each = [
         f"{parameter} by a norm of {own['norm']:.3g} ({_percent(own['of its own'])} of its "
         f"own; {own['numbers moved']:,} of {own['of']:,} numbers)"
@@ -151,7 +157,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share > 0.095 else f"{100 * share:.2g} %"
 
 
-def _usage(config: "Config", path: str) -> str:
+def usage(config: "Config", path: str) -> str:
     dtype = "" if config.dtype == "float32" else f", dtype={config.dtype!r}"
     return (
         "from kedit.edit import Edit\nfrom kedit.model import load\n\n"
@@ -168,13 +174,13 @@ def _lines(row: Row) -> list[tuple[str, str, str, str, str, str, str]]:
             role,
             when,
             prompt,
-            _one_line(reply.said),
+            one_line(reply.said),
             "  ".join(f"{_token(text)} {shown(p)}" for text, p in reply.likeliest),
             f"{asked.new} {shown(reply.new)}",
             f"{asked.old} {shown(reply.old)}",
         )
         for role, when, prompt, reply in (
-            (asked.role, "before", _one_line(asked.prompt), row.before),
+            (asked.role, "before", one_line(asked.prompt), row.before),
             ("", "after " + ("✓" if row.works else "✗"), "…", row.after),
         )
     ]
@@ -211,40 +217,33 @@ def _markdown(rows: Sequence[Row]) -> str:
     )
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     return text.replace("\n", "↵")
 
 
 def _token(text: str) -> str:
-    return _one_line(text).strip() or "␣"
+    return one_line(text).strip() or "␣"
 
 
-def _record(row: Row) -> dict[str, Any]:
+def record_of(row: Row) -> dict[str, Any]:
     asked = asdict(row.question)
     should = "change" if row.question.changes else "stay"
     replies = {"before": asdict(row.before), "after": asdict(row.after)}
     return {**asked, "should": should, "as wanted": row.works, **replies}
 
 
-def _drawn(
-    rows: Sequence[Row],
-) -> "tuple[tuple[Likeliest, Likeliest], tuple[str, str], list[Prompt]]":
-    """What figures.edit.before_after takes."""
+def drawn(rows: Sequence[Row]) -> "list[Prompt]":
+    """Rows as figures take them."""
     from figures.edit import Prompt, Shift
 
-    asked, before, after = rows[0]
-    return (
-        (before.likeliest, after.likeliest),
-        (asked.new, asked.old),
-        [
-            Prompt(
-                text=row.question.prompt,
-                changes=row.question.changes,
-                new=Shift(row.before.new, row.after.new),
-                old=Shift(row.before.old, row.after.old),
-                says=(row.before.answer, row.after.answer),
-                works=row.works,
-            )
-            for row in rows
-        ],
-    )
+    return [
+        Prompt(
+            text=row.question.prompt,
+            changes=row.question.changes,
+            new=Shift(row.before.new, row.after.new),
+            old=Shift(row.before.old, row.after.old),
+            says=(row.before.answer, row.after.answer),
+            works=row.works,
+        )
+        for row in rows
+    ]

@@ -38,42 +38,62 @@ class Done:
     @property
     def stay(self) -> list[Row]:
         """Of the neighbours."""
-        return [row for row in self.rows if not row.question.changes]
+        return staying(self.rows)
 
     @property
     def most_repetitive(self) -> Row:
-        """The prompt after which the variety of what the model says fell most.
-
-        A mean over prompts would hide text that repeats itself after the edited prompt alone.
-        """
-
-        def kept(row: Row) -> float:
-            return row.after.variety / row.before.variety if row.before.variety else 1.0
-
-        return min(self.rows, key=kept)
-
-    @property
-    def largest_norm(self) -> float:
-        """Of a delta over its weight's; of matrices only, since some biases are next to nothing."""
-        matrices = [
-            norm.relative
-            for name, norm in self.norms.items()
-            if not name.rpartition(".")[2].startswith("b_")
-        ]
-        return max(matrices or [norm.relative for norm in self.norms.values()])
+        return most_repetitive(self.rows)
 
     @cached_property
     def verdict(self) -> "Verdict":
-        from kedit.verdict import judged
+        return judged_rows(self.rows, self.perplexity, largest_norm(self.norms))
 
-        stay, worst = self.stay, self.most_repetitive
-        return judged(
-            self.rows[0].works,
-            perplexity=self.perplexity,
-            variety=(worst.before.variety, worst.after.variety),
-            norm=self.largest_norm,
-            kept=sum(row.works for row in stay) / len(stay) if stay else None,
-        )
+
+def staying(rows: Sequence[Row]) -> list[Row]:
+    """Of the neighbours."""
+    return [row for row in rows if not row.question.changes]
+
+
+def most_repetitive(rows: Sequence[Row]) -> Row:
+    """The prompt after which the variety of what the model says fell most.
+
+    A mean over prompts would hide text that repeats itself after the edited prompt alone.
+    """
+
+    def kept(row: Row) -> float:
+        return row.after.variety / row.before.variety if row.before.variety else 1.0
+
+    return min(rows, key=kept)
+
+
+def largest_norm(norms: "Mapping[str, Norm]") -> float:
+    """Of a delta over its weight's; of matrices only, since some biases are next to nothing."""
+    matrices = [
+        norm.relative
+        for name, norm in norms.items()
+        if not name.rpartition(".")[2].startswith("b_")
+    ]
+    return max(matrices or [norm.relative for norm in norms.values()])
+
+
+def judged_rows(
+    rows: Sequence[Row], perplexity: tuple[float, float] | None = None, norm: float | None = None
+) -> "Verdict":
+    """The verdict on one fact by its prompts, the edited one first.
+
+    Args:
+        perplexity, norm: of the whole edit; None where they are no price of this fact.
+    """
+    from kedit.verdict import judged
+
+    stay, worst = staying(rows), most_repetitive(rows)
+    return judged(
+        rows[0].works,
+        perplexity=perplexity,
+        variety=(worst.before.variety, worst.after.variety),
+        norm=norm,
+        kept=sum(row.works for row in stay) / len(stay) if stay else None,
+    )
 
 
 def in_words(done: Done) -> str:
@@ -135,6 +155,7 @@ SAID = {
     "fails": "The edit fails",
 }
 SENTENCES = {
+    "targets": "The model says {price.value:.0%} of the targets; all of them are wanted.",
     "perplexity": "Perplexity of held-out text is {price.value:.3g} times what it was; at most "
     "{price.limit:g} times is wanted.",
     "repetition": "What the model says repeats itself: it has {price.value:.0%} of the variety "
@@ -145,6 +166,7 @@ SENTENCES = {
     "{price.limit:.0%} is wanted.",
 }
 SHORT = {
+    "targets": "{price.value:.0%} of targets said",
     "perplexity": "perplexity of held-out text × {price.value:.3g}",
     "repetition": "text repeats itself (variety × {price.value:.2g})",
     "norm": "norm of delta / weight {price.value:.3g}",

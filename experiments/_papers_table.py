@@ -52,8 +52,8 @@ def papers_rows(found: "Mapping[tuple[str, str], Sequence[Measure]]") -> list[Ro
         by_key = {one.key: one for one in measured}
         own = [by_key.get(key) for key in keys]
         if not rows:
-            rows.append(("", "before", *(percent(one.before) if one else "" for one in own)))
-        rows.append((side, editor, *(percent(one.after) if one else "" for one in own)))
+            rows.append(("", "before", *(percent(one.before) if one else "-" for one in own)))
+        rows.append((side, editor, *(percent(one.after) if one else "-" for one in own)))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Edit one fact: see what a model says before and after, and save the edit.
+"""Edit one fact, or those of a file: see what a model says before and after, and save the edit.
 
 Without options it edits a worked example; a fact of one's own is a subject, a prompt and a target.
 The last lines say whether the edit works, works at a price, or fails; then the exit status is 1.
@@ -18,7 +18,9 @@ from experiments._moments import with_tokens
 from experiments._run import command, open_run
 
 if TYPE_CHECKING:
-    from kedit.edit import Editor
+    from transformer_lens import HookedTransformer
+
+    from kedit.edit import Editor, Edits
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Config:
     relation: str = ""
     """The relation's name, as in "location": asks from the other side too; --perspective relation
     needs it."""
+    facts: str = ""
+    """A file of facts with targets, in place of the options above: all are edited at once, into one
+    edit. JSON Lines, CSV and the other forms that compare_editors takes as --cases."""
     perspective: Literal["entity", "relation"] = "entity"
     """entity: the subject gets another object. relation: subject and target get the relation, the
     old object loses it."""
@@ -97,6 +102,11 @@ def run(config: Config) -> Path:
     """Asks, edits, asks again; saves, draws and prints."""
     from kedit.model import load
 
+    if config.facts:
+        from experiments._edit_many import edit_file
+
+        chosen = _editor(config)
+        return edit_file(config, chosen, lambda model: _ready(chosen, model, config))
     config = settled(config)
     chosen = _editor(config)
     model = load(config.model, config.device, config.dtype)
@@ -108,7 +118,7 @@ def run(config: Config) -> Path:
     with open_run("edit_fact", config) as folder:
         folder.require_weights(model)
         perplexity_before = perplexity(model, held_out)
-        edits = with_tokens(model, chosen, config.tokens_a_key).on(model)
+        edits = _ready(chosen, model, config)
         start = time.perf_counter()
         edit = edits([request])
         seconds = time.perf_counter() - start
@@ -204,6 +214,11 @@ def _editor(config: Config) -> "Editor":
         raise InputError(f"--text {config.text}: {config.editor} reads no text, leave it out")
     told = {name: value for name, value in told.items() if name in vars(chosen)}
     return replace(chosen, **told)  # pyright: ignore[reportArgumentType]
+
+
+def _ready(chosen: "Editor", model: "HookedTransformer", config: Config) -> "Edits":
+    """The editor on its model, with what it has to read."""
+    return with_tokens(model, chosen, config.tokens_a_key).on(model)
 
 
 if __name__ == "__main__":

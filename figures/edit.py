@@ -23,6 +23,11 @@ EXPLAINED = (
     "what it says, ✓: as it should"
 )
 
+MANY = (
+    "one edit of all facts, no interval; an answer of several tokens has the exponential of their "
+    "mean log-probability; on the right: what the model says, ✓: the target"
+)
+
 
 class Shift(NamedTuple):
     """A probability."""
@@ -97,6 +102,28 @@ def before_after(
         _rows(ax, own)
     panels[-1].set_xlabel("probability of the answer")
     _legend(lower)
+    return figure
+
+
+@styled
+def many_facts(prompts: Sequence[Prompt], n_facts: int, study: str, verdict: str) -> Figure:
+    """A row for each fact of an edit of many: both answers after its prompt.
+
+    Args:
+        prompts: one of each fact; of the first ones where there are many.
+        n_facts: that were edited.
+        study, verdict: as `before_after` has them.
+    """
+    title = wrap(readable(verdict), TITLE_WIDTH)
+    height = 0.75 + ROW * len(prompts)
+    fewer = f"the first {len(prompts)} of {n_facts} facts" if len(prompts) < n_facts else ""
+    told = "; ".join(filter(None, (readable(study), fewer, MANY)))
+    figure = new_figure(DOUBLE, 0.45 + LINE * len(title) + height, "\n".join(title), f"{told}.")
+    part = figure.add_subfigure(figure.add_gridspec(1, 1)[0])
+    ax = part.subplots()
+    _rows(ax, prompts)
+    ax.set_xlabel("probability of the answer")
+    _legend(part)
     return figure
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Outcome = Literal["works", "at a price", "fails"]
-PriceName = Literal["perplexity", "repetition", "norm", "neighbours"]
+PriceName = Literal["targets", "perplexity", "repetition", "norm", "neighbours"]
 
 # Chosen by hand, for one edit of one fact. An edit that should be local has no reason to move text
 # about other things by a tenth, or a weight by half of its norm.
@@ -17,6 +17,7 @@ MOST_PERPLEXITY = 1.1  # times what it was
 LEAST_VARIETY = 0.7  # of what it was; 20 tokens fall below it that repeat 7 or fewer all along
 MOST_NORM = 0.5  # of the weight's own norm
 LEAST_KEPT = 0.5  # of the neighbours
+ALL = 1.0  # of the targets
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,10 @@ class Price:
     Args:
         name: "perplexity" of text that has nothing to do with the edit, after over before;
             "repetition": variety of what the model says, after over before; "norm" of the delta
-            over that of its weight; "neighbours": the share that keeps its answer.
+            over that of its weight; "neighbours": the share that keeps its answer; "targets": of
+            an edit of several facts, the share that is said.
         value: what was measured; NaN counts as beyond every limit.
-        limit: the most that perplexity and norm may be, the least that the other two may be.
+        limit: the most that perplexity and norm may be, the least that the others may be.
     """
 
     name: PriceName
@@ -51,15 +53,18 @@ def judged(
     variety: tuple[float, float] | None = None,
     norm: float | None = None,
     kept: float | None = None,
+    said: float | None = None,
 ) -> Verdict:
     """The verdict on one edit; None stands for what was not measured, and cannot be a price.
 
     Args:
-        says_target: whether the edited model says the target after the prompt that was edited.
+        says_target: whether the edited model says the target after the prompt that was edited; of
+            several facts, enough of the targets not to have failed.
         perplexity: of held-out text, before and after the edit.
         variety: `kedit.generation.variety` of what the model says, before and after.
         norm: the largest ratio of a delta's norm to its weight's (`Edit.norms`).
         kept: the share of neighbours that keep their answer, from 0 to 1.
+        said: of several facts, the share of the targets that the model says.
     """
     prices: list[Price] = []
 
@@ -72,6 +77,7 @@ def judged(
         if value is not None and not value >= limit:
             prices.append(Price(name, value, limit))
 
+    at_least("targets", said, ALL)
     at_most("perplexity", _ratio(perplexity), MOST_PERPLEXITY)
     at_least("repetition", _ratio(variety), LEAST_VARIETY)
     at_most("norm", norm, MOST_NORM)

@@ -24,6 +24,7 @@ def test_an_edit_that_says_its_target_within_all_limits_works() -> None:
         ({"variety": (0.8, 0.4)}, Price("repetition", 0.5, 0.7)),
         ({"norm": 1.1}, Price("norm", 1.1, 0.5)),
         ({"kept": 2 / 6}, Price("neighbours", 2 / 6, 0.5)),
+        ({"said": 0.75}, Price("targets", 0.75, 1.0)),
     ],
 )
 def test_each_price_alone_is_one(measured: dict[str, Any], price: Price) -> None:
