@@ -39,9 +39,9 @@ from benchmarks._gpt2 import (
 from benchmarks._timing import matmul_peak, report, seconds
 from kedit import toy
 from kedit.errors import ModelUnavailable
+from kedit.grids import EffectGrid
 from kedit.hf import gemma_270m_folder, hooked
 from kedit.model import prepare, quiet
-from kedit.results import EffectGrid
 from kedit.runs import Run
 from probes.patch import Patch, Question, sweep
 from tests import twins

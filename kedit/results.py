@@ -4,69 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from kedit.grids import EffectGrid, grid_records, grid_tensors, grids_of
 from kedit.metrics import METRICS
 from kedit.stats import Interval, enough
-
-# tensors of a grid, and of its screen
-MEASURED, SCREENED = ("restored", "clean", "corrupted"), ("estimated", "kept", "sampled")
-
-
-@dataclass(frozen=True)
-class Screen:
-    """Which cells of a sweep were restored, and what was estimated of all of them before.
-
-    Args:
-        estimated: indirect effects by attribution (`probes.attribution`).
-        kept: cells with the largest estimates; restored.
-        sampled: cells drawn among the others, and restored too: what the screen missed.
-    """
-
-    estimated: Float[Tensor, "metric layer pos *head"]
-    kept: Bool[Tensor, "layer pos *head"]
-    sampled: Bool[Tensor, "layer pos *head"]
-
-
-@dataclass(frozen=True)
-class EffectGrid:
-    """A sweep: the score of every restored cell, and of the two runs it lies between.
-
-    Args:
-        site: "resid_post", "mlp_out", "attn_out" or "z".
-        window: layers restored together around each layer.
-        severed: "mlp_out" or "attn_out" if these were held at their corrupted values, else "".
-        positions: the prompt's positions that the grid's columns stand for.
-        restored: mean over samples, by metric (as METRICS has them), layer, position (and head).
-        clean, corrupted: by metric; corrupted is the mean over samples.
-        screen: if not every cell was restored; the others' scores are estimates.
-    """
-
-    site: str
-    window: int
-    severed: str
-    positions: tuple[int, ...]
-    restored: Float[Tensor, "metric layer pos *head"]
-    clean: Float[Tensor, " metric"]
-    corrupted: Float[Tensor, " metric"]
-    screen: Screen | None = None
-
-    @property
-    def name(self) -> str:
-        """What a file or a figure calls it: "mlp_out", "resid_post-severed-mlp_out"."""
-        return f"{self.site}-severed-{self.severed}" if self.severed else self.site
-
-    def indirect_effect(self, metric: str = "prob") -> Float[Tensor, "layer pos *head"]:
-        """restored - corrupted: what putting the cell's clean value back brings."""
-        index = METRICS.index(metric)
-        return self.restored[index] - self.corrupted[index]
-
-    def total_effect(self, metric: str = "prob") -> float:
-        """clean - corrupted: what the corruption costs."""
-        index = METRICS.index(metric)
-        return float(self.clean[index] - self.corrupted[index])
 
 
 @dataclass(frozen=True)
@@ -109,47 +53,19 @@ class FactTrace:
 
     def to_record(self) -> dict[str, Any]:
         """Everything but the tensors, for one line of JSON."""
-        record = {name: value for name, value in vars(self).items() if name != "grids"}
-        record["grids"] = {
-            name: {
-                field: value
-                for field, value in vars(grid).items()
-                if field in ("site", "window", "severed", "positions")
-            }
-            for name, grid in self.grids.items()
-        }
-        return record
+        return vars(self) | {"grids": grid_records(self.grids)}
 
     def tensors(self) -> dict[str, Tensor]:
         """The grids' numbers, for one safetensors file."""
-        return {
-            f"{name}.{field}": getattr(part, field).contiguous()
-            for name, grid in self.grids.items()
-            for part, fields in ((grid, MEASURED), (grid.screen, SCREENED))
-            if part is not None
-            for field in fields
-        }
+        return grid_tensors(self.grids)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "FactTrace":
         """The inverse of `to_record` and `tensors`."""
-        grids = {
-            name: EffectGrid(
-                site=labels["site"],
-                window=labels["window"],
-                severed=labels["severed"],
-                positions=tuple(labels["positions"]),
-                **{field: tensors[f"{name}.{field}"] for field in MEASURED},
-                screen=Screen(*(tensors[f"{name}.{field}"] for field in SCREENED))
-                if f"{name}.kept" in tensors
-                else None,
-            )
-            for name, labels in record["grids"].items()
-        }
         own = set(cls.__dataclass_fields__) - {"grids"}
         fields = {name: value for name, value in record.items() if name in own}
         fields |= {"labels": tuple(record["labels"]), "corrupted": tuple(record["corrupted"])}
-        return cls(**fields, grids=grids)
+        return cls(**fields, grids=grids_of(record["grids"], tensors))
 
 
 def fact_traces(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, FactTrace]:

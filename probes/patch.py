@@ -11,9 +11,9 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.forward import require_patchable, run_on
+from kedit.grids import EffectGrid
 from kedit.metrics import METRICS, answer_scores
 from kedit.paths import Column, Hold, Trunk
-from kedit.results import EffectGrid
 from kedit.runs import States
 from kedit.sites import head_written, is_parallel, mlp_out
 

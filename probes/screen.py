@@ -16,8 +16,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
+from kedit.grids import EffectGrid, Screen
 from kedit.metrics import METRICS
-from kedit.results import EffectGrid, FactTrace, Screen
+from kedit.results import FactTrace
 from kedit.runs import States
 from kedit.stats import Interval, bootstrap_ratio, rate_interval
 from probes.patch import Patch, Question, sweep

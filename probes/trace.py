@@ -13,9 +13,10 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.facts import Fact
+from kedit.grids import EffectGrid
 from kedit.metrics import METRICS, last_logits
 from kedit.prompts import Prompt, decoded, encode, giving
-from kedit.results import AverageEffect, EffectGrid, FactTrace
+from kedit.results import AverageEffect, FactTrace
 from kedit.runs import Run, States
 from kedit.stats import Interval, bootstrap_ratio, resamples
 from probes.attribution import attributed

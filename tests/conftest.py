@@ -31,10 +31,10 @@ from kedit import hf as hugging_face
 from kedit import toy as toy_module
 from kedit.editors import mend
 from kedit.facts import Fact
+from kedit.grids import EffectGrid
 from kedit.metrics import METRICS
 from kedit.model import load, prepare, quiet
 from kedit.prompts import encode
-from kedit.results import EffectGrid
 from kedit.runs import Run
 from probes.corrupt import Corruption
 from probes.patch import Patch, Question, sweep

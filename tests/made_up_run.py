@@ -11,7 +11,8 @@ from experiments._run import RunFolder, open_run
 from experiments._trace import Config
 from figures.style import new_figure
 from figures.style import save as save_figure
-from kedit.results import EffectGrid, FactTrace, Screen
+from kedit.grids import EffectGrid, Screen
+from kedit.results import FactTrace
 
 PARTS = ("relation", "subject")
 HOSTILE = "</script><img src=x>"

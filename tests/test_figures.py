@@ -22,8 +22,9 @@ from figures.style import PART_COLOURS, SITE_COLOURS, Study, estimate, norm, rea
 from figures.style import site_name as named
 from figures.trace import averages, heatmap
 from kedit.errors import InputError
+from kedit.grids import EffectGrid
 from kedit.metrics import METRICS
-from kedit.results import AverageEffect, EffectGrid, FactTrace
+from kedit.results import AverageEffect, FactTrace
 from kedit.stats import Interval
 
 BUCKETS = ("first corrupted", "last corrupted", "between", "further", "last token")

@@ -7,9 +7,10 @@ from transformer_lens import HookedTransformer
 
 from kedit import toy as toy_module
 from kedit.errors import InputError
+from kedit.grids import EffectGrid, Screen
 from kedit.metrics import METRICS
 from kedit.prompts import encode
-from kedit.results import EffectGrid, FactTrace, Screen
+from kedit.results import FactTrace
 from probes.corrupt import Corruption, add_noise, noise_rule
 from probes.patch import Patch
 from probes.screen import Screening, quality
