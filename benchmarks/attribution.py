@@ -87,7 +87,12 @@ def _runs(
         else:
             corruption = replaced(model, fact, "relation", pool, 0)
         states = (Run(prompt.tokens[None]).states(model), corruption.run.states(model))
-        yield fact, states, question_of(model, prompt, states[1]), corruption.positions[0]
+        yield (
+            fact,
+            states,
+            question_of(model, prompt.answer_ids[0], states[1]),
+            corruption.positions[0],
+        )
 
 
 def _compared(

@@ -13,7 +13,7 @@ def require_options_in_bounds(config: Any) -> None:
     bounds = {
         **dict.fromkeys(
             ("limit", "skip", "texts", "probes", "relations", "heatmaps", "decoded", "controls",
-             "neighbours", "heads", "tune", "validate", "test", "seen"),
+             "neighbours", "heads", "strongest", "tune", "validate", "test", "seen"),
             NOT_NEGATIVE,
         ),
         **dict.fromkeys(

@@ -139,7 +139,7 @@ def runs(
     prompt = encode(model, fact)
     corruption = replaced(model, fact, config.corrupt, pool, config.seed)
     states = (Run(prompt.tokens[None]).states(model), corruption.run.states(model))
-    question = question_of(model, prompt, states[1])
+    question = question_of(model, prompt.answer_ids[0], states[1])
     clean, corrupted = (
         answer_scores(model, one.last, question.answer, question.foil)[METRICS.index("prob")].mean()
         for one in states

@@ -115,7 +115,7 @@ def settled(config: Config) -> Config:
     return config
 
 
-def patches(config: Config) -> "list[Patch]":
+def patches(sites: Sequence[str], window: int) -> "list[Patch]":
     """The sweeps that the options ask for.
 
     Raises:
@@ -125,14 +125,14 @@ def patches(config: Config) -> "list[Patch]":
     from probes.patch import Patch
 
     chosen: list[Patch] = []
-    for site in config.sites:
+    for site in sites:
         if site == "severed":
             chosen += [
                 Patch("resid_post", severed="mlp_out"),
                 Patch("resid_post", severed="attn_out"),
             ]
         elif site in ("mlp_out", "attn_out"):
-            chosen.append(Patch(site, config.window))
+            chosen.append(Patch(site, window))
         elif site in SITES:
             chosen.append(Patch(site))  # pyright: ignore[reportArgumentType]
         else:
@@ -175,7 +175,7 @@ def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]
     from kedit.results import fact_traces
     from probes.corrupt import noise_rule
 
-    sweeps = Sweeps(patches(config), screen(config))
+    sweeps = Sweeps(patches(config.sites, config.window), screen(config))
     pool, skipped = usable_facts(config.facts)
     say_skipped(config.facts, skipped)
     folder.write_json("skipped.json", skipped)

@@ -38,6 +38,7 @@ METRIC_NAMES = {
     "logit_diff": "logit difference, answer − foil",
 }
 EFFECT_UNITS = {"prob": "probability", "logprob": "nats", "logit_diff": "logits"}
+METRIC_WIDTH = 24  # characters of the name of a user's own metric
 
 styled = rc_context(
     {
@@ -71,7 +72,7 @@ class Study:
     Args:
         n_facts: facts averaged over; of several groups where they have not equally many.
         corruption: what was corrupted and how, in words; empty of clean runs.
-        metric: one of kedit.metrics.METRICS.
+        metric: one of kedit.metrics.METRICS, or a user's own.
         seed: of the noise and of the bootstrap.
     """
 
@@ -89,12 +90,17 @@ class Study:
         if max(counts) == 1:
             spread = "no interval over a single fact"
         n = " and ".join([*map(str, others), plural(last, "fact")])
-        return f"n = {n}; {runs}; metric: {METRIC_NAMES[self.metric]}; seed {self.seed}; {spread}."
+        return f"n = {n}; {runs}; metric: {metric_name(self.metric)}; seed {self.seed}; {spread}."
 
 
 def effect_label(metric: str) -> str:
     """The label of an axis or a colour bar of effects."""
-    return f"indirect effect ({EFFECT_UNITS[metric]})"
+    return f"indirect effect ({EFFECT_UNITS.get(metric) or readable(metric, METRIC_WIDTH)})"
+
+
+def metric_name(metric: str) -> str:
+    """A metric in words; one of a user's own has only its name."""
+    return METRIC_NAMES.get(metric) or readable(metric, METRIC_WIDTH)
 
 
 def new_figure(width: float, height: float, title: str, caption: str) -> Figure:

@@ -14,7 +14,6 @@ from numpy import ndarray
 
 from figures.style import (
     DOUBLE,
-    METRIC_NAMES,
     SIGNED,
     SINGLE,
     SMALL,
@@ -23,6 +22,7 @@ from figures.style import (
     estimate,
     finite,
     layer_axis,
+    metric_name,
     new_figure,
     norm,
     number,
@@ -33,6 +33,7 @@ from figures.style import (
 )
 from kedit.errors import InputError
 from kedit.metrics import METRICS
+from kedit.prompt_trace import PromptTrace
 from kedit.results import AverageEffect, FactTrace
 from kedit.stats import Interval
 
@@ -41,8 +42,8 @@ LABEL_WIDTH = 20  # characters of a token
 
 
 @styled
-def heatmap(trace: FactTrace, name: str, metric: str = "prob") -> Figure:
-    """One fact's indirect effects, tokens from top to bottom, corrupted ones bold with an asterisk.
+def heatmap(trace: FactTrace | PromptTrace, name: str, metric: str = "prob") -> Figure:
+    """One fact's or prompt's effects, tokens from top to bottom, corrupted ones bold with asterisk.
 
     A grid by head shows the head with the largest effect, of either sign, at each layer and token.
     """
@@ -57,13 +58,14 @@ def heatmap(trace: FactTrace, name: str, metric: str = "prob") -> Figure:
             f"; largest L{layer}H{head}, {labels[column]}",
         )
         effect = _strongest(effect)
-    clean, corrupted = (float(run[METRICS.index(metric)]) for run in (grid.clean, grid.corrupted))
+    clean, corrupted = (float(run[grid.index(metric)]) for run in (grid.clean, grid.corrupted))
+    one = "fact" if isinstance(trace, FactTrace) else "prompt"
     figure = new_figure(
         SINGLE,
         1.35 + ROW * max(len(labels), 4),
-        f"{plain[0].upper()}{plain[1:]}: effect on “{readable(trace.answer, LABEL_WIDTH)}”",
-        f"n = 1 fact, so no interval; corrupted (*): {trace.part}, {readable(trace.corruption)}; "
-        f"metric: {METRIC_NAMES[metric]}, {number(clean)} clean, {number(corrupted)} corrupted"
+        f"{plain[0].upper()}{plain[1:]}: effect on {scored(trace, metric)}",
+        f"n = 1 {one}, so no interval; corrupted (*): {readable(trace.corrupted_how)}; "
+        f"metric: {metric_name(metric)}, {number(clean)} clean, {number(corrupted)} corrupted"
         f"{largest}.",
     )
     ax = figure.subplots()
@@ -75,6 +77,13 @@ def heatmap(trace: FactTrace, name: str, metric: str = "prob") -> Figure:
         tick.set_fontweight("bold" if star else "normal")
     colour_bar(figure, mesh, [ax], metric)
     return figure
+
+
+def scored(trace: FactTrace | PromptTrace, metric: str) -> str:
+    """The token that is scored, or the metric of a user's own."""
+    if trace.answer:
+        return f"“{readable(trace.answer, LABEL_WIDTH)}”"
+    return readable(metric, LABEL_WIDTH)
 
 
 @styled

@@ -1,12 +1,14 @@
 """The scores of a sweep, cell by cell, and how they are stored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kedit.errors import InputError
 from kedit.metrics import METRICS
 
 # tensors of a grid, and of its screen
@@ -37,9 +39,10 @@ class EffectGrid:
         window: layers restored together around each layer.
         severed: "mlp_out" or "attn_out" if these were held at their corrupted values, else "".
         positions: the prompt's positions that the grid's columns stand for.
-        restored: mean over samples, by metric (as METRICS has them), layer, position (and head).
+        restored: mean over samples, by metric, layer, position (and head).
         clean, corrupted: by metric; corrupted is the mean over samples.
         screen: if not every cell was restored; the others' scores are estimates.
+        metrics: their names: METRICS, or that of a metric of one's own.
     """
 
     site: str
@@ -50,6 +53,12 @@ class EffectGrid:
     clean: Float[Tensor, " metric"]
     corrupted: Float[Tensor, " metric"]
     screen: Screen | None = None
+    metrics: tuple[str, ...] = METRICS
+
+    def __repr__(self) -> str:
+        n_layers, n_pos, *heads = self.restored.shape[1:]
+        axes = [f"{n_layers} layers", f"{n_pos} positions", *(f"{n} heads" for n in heads)]
+        return f"EffectGrid({self.name}, {' x '.join(axes)}, {', '.join(self.metrics)})"
 
     @property
     def name(self) -> str:
@@ -58,13 +67,28 @@ class EffectGrid:
 
     def indirect_effect(self, metric: str = "prob") -> Float[Tensor, "layer pos *head"]:
         """restored - corrupted: what putting the cell's clean value back brings."""
-        index = METRICS.index(metric)
+        index = self.index(metric)
         return self.restored[index] - self.corrupted[index]
 
     def total_effect(self, metric: str = "prob") -> float:
         """clean - corrupted: what the corruption costs."""
-        index = METRICS.index(metric)
+        index = self.index(metric)
         return float(self.clean[index] - self.corrupted[index])
+
+    def index(self, metric: str) -> int:
+        """Where the scores of `metric` are.
+
+        Raises:
+            InputError: it was not measured.
+        """
+        if metric not in self.metrics:
+            raise InputError(f"metric {metric!r}: {' or '.join(self.metrics)} is wanted")
+        return self.metrics.index(metric)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all scores are numbers."""
+        return all(run.isfinite().all() for run in (self.restored, self.clean, self.corrupted))
 
 
 def grid_records(grids: Mapping[str, EffectGrid]) -> dict[str, Any]:
@@ -73,7 +97,7 @@ def grid_records(grids: Mapping[str, EffectGrid]) -> dict[str, Any]:
         name: {
             field: value
             for field, value in vars(grid).items()
-            if field in ("site", "window", "severed", "positions")
+            if field in ("site", "window", "severed", "positions", "metrics")
         }
         for name, grid in grids.items()
     }
@@ -102,6 +126,32 @@ def grids_of(records: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
             screen=Screen(*(tensors[f"{name}.{field}"] for field in SCREENED))
             if f"{name}.kept" in tensors
             else None,
+            metrics=tuple(labels.get("metrics", METRICS)),
         )
         for name, labels in records.items()
     }
+
+
+def effect_rows(
+    grids: Mapping[str, EffectGrid], labels: Sequence[str], metrics: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Every indirect effect with its place, a row each, as `pandas.DataFrame` takes them.
+
+    Args:
+        labels: the text under each of the prompt's tokens.
+        metrics: of which there are rows; all if empty.
+    """
+    return [
+        {
+            "site": name,
+            "layer": layer,
+            "position": grid.positions[column],
+            "token": labels[grid.positions[column]],
+            "head": head[0] if head else None,
+            "metric": metric,
+            "effect": effect,
+        }
+        for name, grid in grids.items()
+        for metric in metrics or grid.metrics
+        for (layer, column, *head), effect in np.ndenumerate(grid.indirect_effect(metric).numpy())
+    ]

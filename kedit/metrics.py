@@ -1,6 +1,8 @@
 """From the last residual to one number a prompt, never holding all prompts' logits at once."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +10,66 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.errors import InputError
 from kedit.sites import norm
 
 METRICS = ("prob", "logprob", "logit_diff")
 FEWEST = 16  # rows: fewer times a vocabulary take MKL (of torch 2.13) up to twice as long
 Divergence = Literal["now || before", "before || now"]  # KL(edited ‖ unedited), or the other way
+HELD = 2**24  # logits that a metric of one's own is given at once, 64 MiB in float32
 CHUNK = 2**22  # logits in memory at once, 16 MiB in float32: what the allocator keeps and reuses
+
+
+@dataclass(frozen=True)
+class OwnMetric:
+    """A score of one's own.
+
+    Args:
+        name: what grids and figures call it; none of METRICS.
+        of: from float32 logits of the last position [row, d_vocab] to one number a row [row]. The
+            rows of a sweep come in several calls, so that each has to be scored by itself.
+
+    Raises:
+        InputError: the name is one of METRICS.
+    """
+
+    name: str
+    of: Callable[[Float[Tensor, "row d_vocab"]], Any]
+
+    def __post_init__(self) -> None:
+        if self.name in METRICS:
+            raise InputError(f"a metric of your own cannot be called {self.name!r}, as kedit's is")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def scores(
+        self, model: HookedTransformer, resid: Float[Tensor, "row d_model"]
+    ) -> Float[Tensor, "metric row"]:
+        """Of each final residual.
+
+        Raises:
+            InputError: the callable does not give one finite number a row.
+        """
+        parts = resid.split(max(1, HELD // model.cfg.d_vocab))
+        scores = [
+            self._checked(self.of(logits := last_logits(model, part)), logits) for part in parts
+        ]
+        return torch.cat(scores)[None]
+
+    def _checked(self, given: Any, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
+        wanted = f"a tensor of shape ({len(logits)},), one number a row, is wanted"
+        if not isinstance(given, Tensor):
+            raise InputError(f"metric {self.name!r} gives {type(given).__name__}: {wanted}")
+        if given.shape != logits.shape[:1] or given.is_complex():
+            raise InputError(
+                f"metric {self.name!r} gives {tuple(given.shape)} of {given.dtype} for logits of "
+                f"shape {tuple(logits.shape)}: {wanted}"
+            )
+        if not given.isfinite().all():
+            raise InputError(f"metric {self.name!r} gives NaN or infinity: a number is wanted")
+        return given.float()
 
 
 def answer_scores(

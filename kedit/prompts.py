@@ -83,24 +83,32 @@ def encode(model: HookedTransformer, fact: Fact) -> Prompt:
         SpanError: subject or relation words cover no token (the tokenizer gives no offsets).
         InputError: the prompt is longer than the model's context.
     """
-    encoded = _encoded(model, fact.prompt, return_offsets_mapping=True)
+    answer, rival = answers_ids(model, fact.prompt, (fact.object, fact.rival or fact.object))
+    spans = (fact.subject_span, *fact.relation_spans)
+    tokens, labels, (subject, *relation) = _read(model, fact.prompt, spans)
+    plain = Prompt(tokens, labels, subject, tuple(relation), answer)
+    asked = giving(model, plain, telling(model, answer, rival if fact.rival else ()))
+    require_room(model, fact.prompt, len(asked.tokens))
+    return asked
+
+
+def encode_text(model: HookedTransformer, text: str, answer_ids: Sequence[int] = ()) -> Prompt:
+    """Tokens of a prompt that is of no fact, and so has neither subject nor relation."""
+    tokens, labels, _ = _read(model, text, ())
+    return Prompt(tokens, labels, (0, 0), (), tuple(answer_ids))
+
+
+def _read(
+    model: HookedTransformer, text: str, spans: Sequence[CharSpan]
+) -> tuple[Int[Tensor, " pos"], tuple[str, ...], list[TokenSpan]]:
+    """Tokens of `text` with BOS, the text under each, and the tokens of spans of characters."""
+    encoded = _encoded(model, text, return_offsets_mapping=True)
     offsets: list[CharSpan] = encoded["offset_mapping"]
     ids = _with_bos(model, encoded["input_ids"])
     first = len(ids) - len(offsets)
-    labels = (BOS_LABEL,) * first + tuple(fact.prompt[start:end] for start, end in offsets)
-    answer, rival = answers_ids(model, fact.prompt, (fact.object, fact.rival or fact.object))
-    plain = Prompt(
-        tokens=torch.tensor(ids, device=device(model)),
-        labels=labels,
-        subject=_token_span(offsets, fact.subject_span, fact.prompt, first),
-        relation=tuple(
-            _token_span(offsets, span, fact.prompt, first) for span in fact.relation_spans
-        ),
-        answer_ids=answer,
-    )
-    asked = giving(model, plain, _telling(model, answer, rival if fact.rival else ()))
-    require_room(model, fact.prompt, len(asked.tokens))
-    return asked
+    labels = (BOS_LABEL,) * first + tuple(text[start:end] for start, end in offsets)
+    found = [_token_span(offsets, span, text, first) for span in spans]
+    return torch.tensor(ids, device=device(model)), labels, found
 
 
 def giving(model: HookedTransformer, prompt: Prompt, n: int) -> Prompt:
@@ -112,7 +120,7 @@ def giving(model: HookedTransformer, prompt: Prompt, n: int) -> Prompt:
     return replace(prompt, tokens=tokens, labels=labels, answer_ids=asked, given=given)
 
 
-def _telling(model: HookedTransformer, answer: Sequence[int], rival: Sequence[int]) -> int:
+def telling(model: HookedTransformer, answer: Sequence[int], rival: Sequence[int] = ()) -> int:
     """Index of the first token of `answer` that tells it from `rival` and is no bare blank.
 
     The last one where no token does: where the rival begins with the whole answer.

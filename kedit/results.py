@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from kedit.grids import EffectGrid, grid_records, grid_tensors, grids_of
+from kedit.grids import EffectGrid, effect_rows, grid_records, grid_tensors, grids_of
 from kedit.metrics import METRICS
 from kedit.stats import Interval, enough
 
@@ -45,11 +45,24 @@ class FactTrace:
     rival: str = ""
     whole: bool = False
 
+    def __repr__(self) -> str:
+        told = f"{self.prompt!r} -> {self.answer!r}, {self.part} corrupted, {', '.join(self.grids)}"
+        return f"FactTrace({told})"
+
+    @property
+    def corrupted_how(self) -> str:
+        """What was corrupted, and how, in words."""
+        return f"{self.part}, {self.corruption}"
+
     @property
     def kept_share(self) -> float:
         """Of the answer's clean probability, what it keeps in the corrupted run."""
         grid, prob = next(iter(self.grids.values())), METRICS.index("prob")
         return float(grid.corrupted[prob] / grid.clean[prob])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every indirect effect with its place, for `pandas.DataFrame`."""
+        return effect_rows(self.grids, self.labels)
 
     def to_record(self) -> dict[str, Any]:
         """Everything but the tensors, for one line of JSON."""

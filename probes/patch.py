@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 from kedit.errors import InputError
 from kedit.forward import require_patchable, run_on
 from kedit.grids import EffectGrid
-from kedit.metrics import METRICS, answer_scores
+from kedit.metrics import METRICS, OwnMetric, answer_scores
 from kedit.paths import Column, Hold, Trunk
 from kedit.runs import States
 from kedit.sites import head_written, is_parallel, mlp_out
@@ -67,6 +67,16 @@ class Question:
     answer: int
     foil: int
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return METRICS
+
+    def scores(
+        self, model: HookedTransformer, resid: Float[Tensor, "row d_model"]
+    ) -> Float[Tensor, "metric row"]:
+        """Of each final residual, as `kedit.metrics.answer_scores`."""
+        return answer_scores(model, resid, self.answer, self.foil)
+
 
 @torch.no_grad()
 def sweep(
@@ -74,7 +84,7 @@ def sweep(
     clean: States,
     corrupted: States,
     patch: Patch,
-    question: Question,
+    question: Question | OwnMetric,
     positions: Sequence[int] | None = None,
     cells: Bool[Tensor, "layer pos *head"] | None = None,
 ) -> EffectGrid:
@@ -86,12 +96,14 @@ def sweep(
     Args:
         clean: states of the clean run: one row.
         corrupted: states of the corrupted run: one row a sample.
+        question: what the scores are of.
         positions: which columns to compute; all of the prompt's if None.
         cells: which of the prompt's cells to restore; all if None. The others keep the corrupted
             score.
 
     Raises:
-        InputError: runs of different lengths, cells of another shape, or a model with live hooks.
+        InputError: runs of different lengths, cells of another shape, a model with live hooks, or
+            scores of a metric of one's own that are not one finite number a row.
     """
     require_patchable(model)
     n_pos = clean.resid[0].shape[1]
@@ -102,7 +114,7 @@ def sweep(
     columns = tuple(range(n_pos)) if positions is None else tuple(positions)
 
     def score(resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "metric row"]:
-        return answer_scores(model, resid, question.answer, question.foil).cpu()
+        return question.scores(model, resid).cpu()
 
     clean_score = score(clean.last)[:, 0]
     corrupted_score = score(corrupted.last).mean(1)
@@ -141,15 +153,16 @@ def sweep(
     if patch.site == "resid_post" and not patch.severed and first == n_pos - 1 in columns:
         column = columns.index(first)
         asked = number[:, column] != LEFT_OUT
-        restored.view(len(METRICS), *shape)[:, asked, column] = clean_score[:, None]
+        restored.view(len(question.metrics), *shape)[:, asked, column] = clean_score[:, None]
     return EffectGrid(
         site=patch.site,
         window=patch.window,
         severed=patch.severed,
         positions=columns,
-        restored=restored.view(len(METRICS), *shape),
+        restored=restored.view(len(question.metrics), *shape),
         clean=clean_score,
         corrupted=corrupted_score,
+        metrics=question.metrics,
     )
 
 

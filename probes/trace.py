@@ -50,9 +50,8 @@ def paper_patches(window: int = PAPER_WINDOW) -> tuple[Patch, ...]:
 
 
 @torch.no_grad()
-def question_of(model: HookedTransformer, prompt: Prompt, corrupted: States) -> Question:
-    """The answer is the token asked for, the foil what the corrupted run says besides it."""
-    answer = prompt.answer_ids[0]
+def question_of(model: HookedTransformer, answer: int, corrupted: States) -> Question:
+    """How `answer` compares with what the corrupted run says besides it, the foil."""
     mean_prob = last_logits(model, corrupted.last).softmax(-1).mean(0)
     mean_prob[answer] = -1
     return Question(answer, int(mean_prob.argmax()))
@@ -137,7 +136,7 @@ def _swept(
     """What is asked after `prompt`, and every patch's grid."""
     clean = Run(prompt.tokens[None]).states(model)
     corrupted = corruption.run.states(model)
-    question = question_of(model, prompt, corrupted)
+    question = question_of(model, prompt.answer_ids[0], corrupted)
     guess: dict[str, Tensor] = {}
     draw = torch.Generator()
     if screening is not None:
@@ -208,7 +207,7 @@ def finite_grid(trace: FactTrace, name: str) -> EffectGrid:
         InputError: a restored, clean or corrupted score is NaN or infinite.
     """
     grid = trace.grids[name]
-    if not all(scores.isfinite().all() for scores in (grid.restored, grid.clean, grid.corrupted)):
+    if not grid.is_finite:
         raise InputError(
             f"{trace.prompt!r}, {trace.part} corrupted: scores of {name!r} are not finite, so this "
             "fact has no effect. Leave it out, or trace it anew with smaller noise or in float32"

@@ -24,7 +24,7 @@ FLOORS = [
     {"edit", "export"},
     {"blocks", "closed_form"},
     {"stacked"},
-    {"forward", "grids", "results", "head_results", "stats"},
+    {"forward", "grids", "results", "prompt_trace", "head_results", "stats"},
     {"reading", "measures"},
     {"likelihood", "generation", "value", "teaching", "neurons"},
     {"contexts", "keys", "factors", "goals"},

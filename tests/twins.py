@@ -8,6 +8,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache, HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
+from kedit.metrics import OwnMetric
 from kedit.runs import Run
 from probes.patch import Patch, Question
 
@@ -20,7 +21,7 @@ def sweep(
     clean: Run,
     corrupted: Run,
     patch: Patch,
-    question: Question,
+    question: Question | OwnMetric,
     cells: list[tuple[int, ...]] | None = None,
 ) -> Float[Tensor, "metric layer pos *head"]:
     """`probes.patch.sweep` cell by cell, all logits of whole prompts; NaN for cells left out."""
@@ -29,16 +30,22 @@ def sweep(
         _, corrupted_cache = model.run_with_cache(corrupted.tokens)
     n_pos = clean.tokens.shape[1]
     heads = (model.cfg.n_heads,) if patch.site == "z" else ()
-    scores = torch.full((3, model.cfg.n_layers, n_pos, *heads), torch.nan)
+    scores = torch.full((len(question.metrics), model.cfg.n_layers, n_pos, *heads), torch.nan)
     for cell in cells or every_cell(scores.shape[1:]):
         hooks = [*corrupted.hooks, *cell_hooks(model, patch, cell, clean_cache, corrupted_cache)]
         logits = model.run_with_hooks(corrupted.tokens, fwd_hooks=hooks)[:, -1].float()
-        answer, foil = logits[:, question.answer], logits[:, question.foil]
-        logprob = answer - logits.logsumexp(-1)
-        scores[(slice(None), *cell)] = torch.stack(
-            [logprob.exp().mean(), logprob.mean(), (answer - foil).mean()]
-        ).cpu()
+        scores[(slice(None), *cell)] = scored(logits, question).mean(1).cpu()
     return scores
+
+
+def scored(
+    logits: Float[Tensor, "row d_vocab"], question: Question | OwnMetric
+) -> Float[Tensor, "metric row"]:
+    if isinstance(question, OwnMetric):
+        return question.of(logits)[None]
+    answer, foil = logits[:, question.answer], logits[:, question.foil]
+    logprob = answer - logits.logsumexp(-1)
+    return torch.stack([logprob.exp(), logprob, answer - foil])
 
 
 def every_cell(shape: torch.Size) -> Iterator[tuple[int, ...]]:

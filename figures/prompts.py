@@ -1,0 +1,66 @@
+"""Which heads bring a prompt's answer back: a map of heads for each of the tokens that matter."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from figures.style import (
+    DOUBLE,
+    metric_name,
+    new_figure,
+    norm,
+    number,
+    readable,
+    styled,
+)
+from figures.trace import LABEL_WIDTH, colour_bar, draw_map, outline, scored
+from kedit.errors import InputError
+from kedit.prompt_trace import PromptTrace
+
+PANELS = 4  # at most, of the tokens at which heads have the largest effects
+LEAST = 0.05  # of the largest effect: a token where no head has so much is left out
+ROW = 0.09  # inches a head
+
+
+@styled
+def head_maps(trace: PromptTrace, metric: str = "", model: str = "") -> Figure:
+    """Layers and heads at the tokens with the largest effects, each with its strongest head.
+
+    Args:
+        metric: one of `trace.metrics`; "" for the first.
+        model: its name, for the title.
+
+    Raises:
+        InputError: the heads were not restored, or the metric was not measured.
+    """
+    if "z" not in trace.grids:
+        raise InputError("no heads were restored: Patch('z') is wanted among the patches")
+    grid, metric = trace.grids["z"], metric or trace.metrics[0]
+    effect = grid.indirect_effect(metric).numpy()
+    largest = np.abs(effect).max((0, 2))
+    strongest = np.argsort(-largest, kind="stable")[:PANELS]
+    columns = sorted(int(at) for at in strongest if largest[at] >= LEAST * largest.max())
+    figure = new_figure(
+        DOUBLE,
+        1.35 + max(0.9, ROW * effect.shape[2]),
+        f"Each head by itself: effect on {scored(trace, metric)}{model and f', {model}'}",
+        f"n = 1 prompt, so no interval; corrupted: {readable(trace.corrupted_how)}; metric: "
+        f"{metric_name(metric)}; of {len(grid.positions)} tokens those at which heads have the "
+        "largest effects, each with its position in the prompt and its strongest head.",
+    )
+    axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    scale = norm(effect)
+    meshes = [
+        draw_map(ax, effect[:, column].T, scale) for ax, column in zip(axes, columns, strict=True)
+    ]
+    for ax, column in zip(axes, columns, strict=True):
+        own, pos = effect[:, column], grid.positions[column]
+        layer, head = (int(at) for at in np.unravel_index(np.abs(own).argmax(), own.shape))
+        found = f"L{layer}H{head}: {number(own[layer, head])}" if own[layer, head] else "no effect"
+        if own[layer, head]:
+            outline(ax, head, layer)
+        ax.set_title(f"{readable(trace.labels[pos], LABEL_WIDTH)} ({pos})\n{found}")
+        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes[0].set_ylabel("head")
+    colour_bar(figure, meshes[0], axes, metric)
+    return figure
