@@ -181,7 +181,7 @@ def _toy_example() -> Config:
 
 def _template(text: str, subject: str, option: str) -> str:
     """`text` with one {}, for the subject."""
-    from kedit.data.known import cut_out
+    from kedit.data.known import with_gap
     from kedit.errors import InputError, RecordError
     from kedit.spacing import without_end_blanks
 
@@ -191,11 +191,10 @@ def _template(text: str, subject: str, option: str) -> str:
     if "{}" in text:
         return text
     try:
-        return cut_out(text, subject)
-    except RecordError:
+        return with_gap(text, subject)
+    except RecordError as error:
         raise InputError(
-            f"{option}: neither {{}} nor the subject {subject!r} is in {text!r}: put {{}} where "
-            "the subject stands, or tell another --subject"
+            f"{option}: {error}; put {{}} where the subject stands, or tell another --subject"
         ) from None
 
 

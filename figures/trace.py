@@ -83,7 +83,7 @@ def scored(trace: FactTrace | PromptTrace, metric: str) -> str:
     """The token that is scored, or the metric of a user's own."""
     if trace.answer:
         return f"“{readable(trace.answer, LABEL_WIDTH)}”"
-    return readable(metric, LABEL_WIDTH)
+    return metric_name(metric)
 
 
 @styled

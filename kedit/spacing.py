@@ -63,14 +63,23 @@ def goes_on(answer: str, following: str) -> bool:
     return following[0].isalnum() or unicodedata.category(following[0])[0] == "M"
 
 
-def standing(words: str, text: str) -> re.Match[str] | None:
-    """The first place where `words` stand in `text` and not inside a longer word.
+def standing(words: str, text: str) -> list[re.Match[str]]:
+    """The places where `words` stand in `text` and not inside a longer word.
 
     In scripts without blanks, and before a Korean particle, words touch: any place will do.
     """
     before = "" if is_unspaced(words[0]) else r"(?<!\w)"
-    after = "" if is_unspaced(words[-1]) or _HANGUL.match(words[-1]) else r"(?!\w)"
-    return re.search(f"{before}{re.escape(words)}{after}", text)
+    after = "" if _touches_next(words) else r"(?!\w)"
+    return list(re.finditer(f"{before}{re.escape(words)}{after}", text))
+
+
+def may_touch(words: str) -> bool:
+    """Whether another word may stand right beside `words`, without a blank."""
+    return is_unspaced(words[0]) or _touches_next(words)
+
+
+def _touches_next(words: str) -> bool:
+    return is_unspaced(words[-1]) or bool(_HANGUL.match(words[-1]))
 
 
 def _opens(text: str) -> bool:

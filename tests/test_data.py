@@ -166,6 +166,27 @@ def test_a_subject_inside_another_word_is_not_taken_for_the_subject() -> None:
         cut_out("Manhattan", "Man")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "subject", "told"),
+    [
+        ("巴黎所在的国家是", "巴黎", "{}所在的国家是"),
+        ("フランスの首都は", "フランス", "{}の首都は"),
+        ("프랑스의 수도는", "프랑스", "{}의 수도는"),
+        ("เมืองหลวงของประเทศไทยคือ", "ประเทศไทย", "เมืองหลวงของ{}คือ"),
+        ("파리는", "리", "the subject '리' is only inside a longer word of '파리는'"),
+        ("巴黎的首都是", "东京", "the subject '东京' is not in '巴黎的首都是'"),
+        ("东京和京都在", "京", "the subject '京' is in '东京和京都在' 2 times"),
+        ("한국어는 한국의", "한국", "2 times, and in a script where words touch nothing tells"),
+    ],
+)
+def test_a_subject_in_a_script_where_words_touch(prompt: str, subject: str, told: str) -> None:
+    if "{}" in told:
+        assert cut_out(prompt, subject) == told
+    else:
+        with pytest.raises(RecordError, match=told):
+            cut_out(prompt, subject)
+
+
 def test_what_a_file_is_its_content_tells(tmp_path: Path) -> None:
     two, wanted = [OWN, {**OWN, "subject": "Lyon"}], ["Arle", "Lyon"]
     texts = {

@@ -293,8 +293,9 @@ def test_a_prompt_may_spell_its_subject_out() -> None:
     ("options", "message"),
     [
         ({"prompt": "{} and {} are"}, r"--prompt: one {} is wanted, where the subject stands, got"),
-        ({"prompt": "Mozart was born in"}, r"neither {} nor the subject 'Ada Alder' is in 'Mozart"),
-        ({"more": ["It is"]}, r"--more: neither {} nor"),
+        ({"prompt": "Mozart was born in"}, r"the subject 'Ada Alder' is not in 'Mozart.*; put {}"),
+        ({"more": ["It is"]}, r"--more: the subject 'Ada Alder' is not in 'It is'; put {}"),
+        ({"more": ["Ada Alders is"]}, r"--more: .* is only inside a longer word of 'Ada Alders is"),
         ({"editor": "rom"}, r"there is no editor 'rom', only rome, memit"),
         ({"editor": "ft", "text": "x.txt"}, r"--text x.txt: ft reads no text"),
         (

@@ -71,4 +71,4 @@ def test_a_letter_or_a_digit_makes_another_answer(
 )
 def test_words_stand_by_themselves(words: str, text: str, start: int | None) -> None:
     found = standing(words, text)
-    assert (found.start() if found else None) == start
+    assert (found[0].start() if found else None) == start

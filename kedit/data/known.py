@@ -3,7 +3,7 @@
 from kedit.data.fields import Record, field, placed
 from kedit.errors import RecordError
 from kedit.facts import Fact, Relation
-from kedit.spacing import standing
+from kedit.spacing import may_touch, standing
 
 NEEDS = "subject, attribute, prompt, relation_id"
 
@@ -26,17 +26,35 @@ def parse_fact(place: str, record: Record) -> Fact:
 
 
 def cut_out(prompt: str, subject: str, name: str = "prompt") -> str:
-    """`prompt` with `{}` for its first `subject` that is not part of a longer word.
+    """`with_gap` of a record's field.
 
     Args:
         name: of the field that holds the prompt, for the message.
 
     Raises:
-        RecordError: the subject is not in the prompt as a word of its own.
+        RecordError: as `with_gap`.
+    """
+    try:
+        return with_gap(prompt, subject)
+    except RecordError as error:
+        raise RecordError(f"field {name!r}: {error}") from None
+
+
+def with_gap(prompt: str, subject: str) -> str:
+    """`prompt` with `{}` for its first `subject` that is not part of a longer word.
+
+    Raises:
+        RecordError: the subject is not in the prompt as a word of its own; or it stands there more
+            than once in a script where words touch, so that any of these may be part of another.
     """
     subject = subject.strip()
-    found = standing(subject, prompt) if subject else None
+    found = standing(subject, prompt) if subject else []
     if not found:
-        where = "only inside a longer word of" if subject in prompt else "not in"
-        raise RecordError(f"field {name!r}: the subject {subject!r} is {where} {prompt!r}")
-    return f"{prompt[: found.start()]}{{}}{prompt[found.end() :]}"
+        where = "only inside a longer word of" if subject and subject in prompt else "not in"
+        raise RecordError(f"the subject {subject!r} is {where} {prompt!r}")
+    if len(found) > 1 and may_touch(subject):
+        raise RecordError(
+            f"the subject {subject!r} is in {prompt!r} {len(found)} times, and in a script where "
+            "words touch nothing tells which of them is meant"
+        )
+    return f"{prompt[: found[0].start()]}{{}}{prompt[found[0].end() :]}"
