@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._before_after import shown
 from experiments._edit_report import (
-    EXPLAINED,
     FILE,
     REPORT,
     STYLES,
@@ -32,7 +31,9 @@ if TYPE_CHECKING:
 HEADS = ("fact", "before", "after", "other wordings", "neighbours", "verdict")
 NOTE = (
     "Before and after: what the model says after the edited prompt, and its probability of the "
-    "target. Other wordings: how many say the target. Neighbours: how many keep their answer."
+    "target (exp of its tokens' mean log-probability). Other wordings: how many say the target. "
+    "Neighbours: how many keep the answer that the model gave by itself. Verdict: by the fact's "
+    "own prompts; what the edit costs as a whole is said below."
 )
 DRAWN = 40  # facts in the figure
 
@@ -59,7 +60,7 @@ def finish(
         ending,
         *(["\n".join(f"- {cost}" for cost in costs)] if costs else []),
         _markdown(lines),
-        f"{NOTE} {EXPLAINED}",
+        NOTE,
         numbers,
         *(["\n".join(f"- skipped: {id}: {why}" for id, why in done.skipped.items())]
           if done.skipped else []),
@@ -73,7 +74,7 @@ def finish(
     save(figure, folder.path, "before-after")
     screen = console()
     screen.print(_table(config, lines))
-    for text in (NOTE, EXPLAINED, numbers):
+    for text in (NOTE, numbers):
         screen.print(text, highlight=False)
     # not wrapped: both are there to be copied
     for text in (f"\n{code}\n", f"Everything is in {folder.path}\n"):

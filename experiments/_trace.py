@@ -36,8 +36,8 @@ class Config:
     model: str = "gemma-3-270m"
     """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
     facts: str = "auto"
-    """builtin, toy, or a file: known_1000.json, CounterFact, or JSON Lines of your own (auto:
-    the toy's own for the toy, else builtin)."""
+    """builtin, toy, or a file: facts of your own (JSON Lines, CSV), known_1000.json, CounterFact, a
+    relation file of evandez/relations ... (auto: the toy's own for the toy, else builtin)."""
     limit: int = 32
     """How many facts to trace, over as many relations as there are; 0 for all. Facts that are left
     out do not count."""

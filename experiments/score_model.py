@@ -17,9 +17,10 @@ class Config:
     model: str = "gemma-3-270m"
     """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
     cases: str = "auto"
-    """builtin, toy, or a file: rake.jsonl as experiments.build_rake makes it, rel_counterfact.json,
-    CounterFact, EasyEdit's or zsRE (auto: the toy's own for the toy, else what build_rake made out
-    of CounterFact, else builtin)."""
+    """builtin, toy, or a file: facts of your own with a target (JSON Lines, CSV), rake.jsonl as
+    experiments.build_rake makes it, rel_counterfact.json, CounterFact, KnowEdit, EasyEdit's form,
+    MQuAKE, zsRE, a relation file of evandez/relations (auto: the toy's own for the toy, else what
+    build_rake made out of CounterFact, else builtin)."""
     limit: int = 0
     """How many cases, over as many relations as there are; 0 for all."""
     say: bool = True

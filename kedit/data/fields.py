@@ -72,13 +72,13 @@ def objects(place: str, record: Record, name: str) -> Iterator[tuple[str, Record
 
 
 def flattened(place: str, record: Record, name: str) -> tuple[str, ...]:
-    """A text, or the texts of a list, or of the lists in it; none if the field is missing or empty.
+    """A text, or the texts of a list, or of the lists in it, without empty ones; or none.
 
     Raises:
         RecordError: something in it is no text.
     """
     value = record.get(name)
-    if value is None or value in ("", []):
+    if value is None:
         return ()
     found: list[Any] = []
     waiting: list[Any] = [value]
@@ -86,7 +86,7 @@ def flattened(place: str, record: Record, name: str) -> tuple[str, ...]:
         one = waiting.pop(0)
         if isinstance(one, list):
             waiting[:0] = one
-        else:
+        elif one != "":
             found.append(one)
     return tuple(_checked(place, name, one, str) for one in found)
 
