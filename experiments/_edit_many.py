@@ -19,6 +19,7 @@ from experiments._edit_verdict import judged_rows, largest_norm, most_repetitive
 from experiments._facts import say_skipped
 from experiments._run import open_run
 from experiments._score import benchmark
+from experiments._text_length import require_bytes, require_tokens
 from kedit.progress import progress
 
 if TYPE_CHECKING:
@@ -176,7 +177,9 @@ def edit_file(
                 f"no record of {config.facts} names its relation: --perspective entity"
             )
     say_skipped(config.facts, skipped)
+    require_bytes(config)
     model = load(config.model, config.device, config.dtype)
+    require_tokens(config, model)
     held_out = held_out_text(model, config, chosen)
     with open_run("edit_fact", config) as folder:
         folder.require_weights(model)

@@ -178,7 +178,15 @@ class Practice:
         return Staying(tokens, len(tokens) - 2)
 
 
-def practice_of(config: "Config", model: "HookedTransformer") -> Practice:
+class Requests(NamedTuple):
+    """What is trained on, what is validated with, and why other records cannot be used."""
+
+    train: list[Material]
+    held_out: list[Material]
+    skipped: dict[str, str]
+
+
+def requests_for(config: "Config") -> Requests:
     """What the configuration names, without the subjects that are scored elsewhere.
 
     Raises:
@@ -186,7 +194,6 @@ def practice_of(config: "Config", model: "HookedTransformer") -> Practice:
     """
     from experiments._score import benchmark, chosen
     from kedit.errors import InputError
-    from kedit.text import SELF, corpus_of
 
     cases: list[EditCase] = []
     skipped: dict[str, str] = {}
@@ -205,10 +212,22 @@ def practice_of(config: "Config", model: "HookedTransformer") -> Practice:
             f"{config.cases}: {len(found)} edits with other wordings and neighbours, {len(train)} "
             f"to train on and {len(held_out)} held out: at least one of each is wanted"
         )
+    return Requests(train, held_out, skipped)
+
+
+def practice_of(config: "Config", model: "HookedTransformer", requests: Requests) -> Practice:
+    """The requests, and running text beside them.
+
+    Raises:
+        InputError: the text cannot be read.
+    """
+    from kedit.text import SELF, corpus_of
+
     corpus = corpus_of(config.model, config.text, config.seed)
     window = min(EXCERPT, model.cfg.n_ctx - 1)
     n_chunks = OWN_CHUNKS if corpus.source == SELF else CHUNKS
     text = list(itertools.islice(corpus.chunks(model, window), n_chunks))
+    train, held_out, skipped = requests
     return Practice(train, held_out, text, config.removal, config.seed, skipped)
 
 

@@ -1,6 +1,5 @@
 """NaN and infinity are no results, and JSON has neither: where they are refused, or left out."""
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,31 +29,6 @@ def require_finite(
             f"{name}: {place} is {told}, which is no result. Numbers overflow under very large "
             "noise or edits, and early in float16: smaller ones or --dtype float32 are wanted"
         )
-
-
-def require_finite_options(config: Any) -> None:
-    """Raises InputError if an option of a configuration is NaN or infinite."""
-    from kedit.errors import InputError
-
-    for place, value in _floats(dataclasses.asdict(config)):
-        if not math.isfinite(value):
-            raise InputError(f"--{place.replace('_', '-')} {value}: a finite number is wanted")
-
-
-def require_positive(config: Any, **largest: float) -> None:
-    """Raises InputError unless options are above 0 (whole ones: at least 1) and finite.
-
-    Args:
-        largest: that each option may be, by its name.
-    """
-    from kedit.errors import InputError
-
-    for name, most in largest.items():
-        value = getattr(config, name)
-        if not (0 < value <= most and math.isfinite(value)):
-            wanted = "a whole number of at least 1" if isinstance(value, int) else "above 0"
-            wanted += f" and at most {most:g}" if math.isfinite(most) else ""
-            raise InputError(f"--{name.replace('_', '-')} {value}: {wanted} is wanted")
 
 
 def without_nan(value: Any) -> Any:

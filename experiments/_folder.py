@@ -53,12 +53,16 @@ class RunFolder:
         """The model that a configuration names.
 
         Raises:
-            InputError: as kedit.model.load and `require_weights`.
+            InputError: as kedit.model.load and `require_weights`; or a text is too short for what
+                is to be read of it.
         """
+        from experiments._text_length import require_bytes, require_tokens
         from kedit.model import load
 
+        require_bytes(config)
         model = load(config.model, config.device, getattr(config, "dtype", None))
         self.require_weights(model)
+        require_tokens(config, model)
         return model
 
     def require_weights(self, model: "HookedTransformer") -> None:

@@ -5,14 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from experiments._facts import (
-    drawn_for,
-    fact_key,
-    of_relations,
-    say_skipped,
-    spread_out,
-    usable_facts,
-)
+from experiments._facts import drawn_for, fact_key
 from experiments._head_choice import choose_heads, guarded, known, runs
 from experiments._run import RunFolder, console
 from kedit.progress import progress
@@ -53,16 +46,21 @@ class Asked(NamedTuple):
     n_decoded: int
 
 
-def ask_heads(config: "Config", folder: RunFolder) -> Asked:
+def ask_heads(
+    config: "Config",
+    folder: RunFolder,
+    pool: "Sequence[Fact]",
+    order: "Sequence[Sequence[Fact]]",
+) -> Asked:
     """Chooses heads on some facts, asks them on others.
+
+    Args:
+        pool: all facts, whose words replace others.
+        order: those that are used, in this order, each in all its wordings.
 
     Raises:
         InputError: no fact could be used, or a head that the model does not have.
     """
-    pool, skipped = usable_facts(config.facts)
-    say_skipped(config.facts, skipped)
-    folder.write_json("skipped.json", skipped)
-    order = spread_out(of_relations(pool, config.relations), config.seed)
     model = folder.load(config)
     facts = known(model, order, pool)
     answers = []

@@ -36,21 +36,12 @@ def settled(config: "Config") -> "Config":
     """`config` with its automatic choices filled in.
 
     Raises:
-        InputError: halves that do not exist, too few facts to search some and test others, or a
-            share that is none.
+        InputError: too few facts to search some and test others.
     """
     from kedit.errors import InputError
 
-    unknown = [half for half in config.halves if half not in HALVES]
-    if unknown or not config.halves:
-        raise InputError(f"--halves {' '.join(unknown)}: any of {' '.join(HALVES)} is wanted")
     if 0 < config.limit < FEWEST:
         raise InputError(f"--limit {config.limit}: at least {FEWEST} facts a relation are wanted")
-    for name in ("threshold", "agree_wordings", "agree_facts"):
-        share = getattr(config, name)
-        if not 0 <= share < 1:
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} {share}: a share from 0 to below 1 is wanted")
     facts = "toy" if config.model == "toy" else "builtin"
     return replace(config, facts=facts if config.facts == "auto" else config.facts)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments._facts import of_relations, say_skipped, spread_out, usable_facts
 from experiments._run import RunFolder, console, file_name, open_run
 from experiments._screens import in_words, screened
 from experiments._tables import listed, plain_table, write_rows
@@ -22,6 +23,7 @@ from experiments._trace import (
 )
 
 if TYPE_CHECKING:
+    from kedit.facts import Fact
     from kedit.results import AverageEffect, FactTrace
     from kedit.stats import Interval
 
@@ -33,15 +35,24 @@ def traced(
     experiment: str,
     config: Config,
     more: "Callable[[Config, RunFolder, Mapping[str, Sequence[FactTrace]]], None] | None" = None,
+    enough: "Callable[[Sequence[Sequence[Fact]], int], None] | None" = None,
 ) -> Path:
     """A whole tracing experiment, from its configuration to its folder.
 
     Args:
         more: what else is made of the traces, by part.
+        enough: raises InputError where the facts, in their order, and so many of them are too few
+            for that.
     """
     config = settled(config)
+    pool, skipped = usable_facts(config.facts)
+    say_skipped(config.facts, skipped)
+    order = spread_out(of_relations(pool, config.relations), config.seed)
+    if enough is not None:
+        enough(order, config.limit)
     with open_run(experiment, config, DRAWING) as folder:
-        traces = trace_facts(config, folder)
+        folder.write_json("skipped.json", skipped)
+        traces = trace_facts(config, folder, pool, order)
         finish(config, folder, traces)
         if more is not None:
             more(config, folder, corrupting(config, traces))

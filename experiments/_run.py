@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import io
@@ -14,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from experiments._bounds import require_options_in_bounds
-from experiments._finite import require_finite_options
+import filelock
+
+from experiments._early import require_possible
 from experiments._folder import CONFIG, RunFolder, write_whole
 from experiments._inputs import inputs_of
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound=Any)
 RESULTS = Path("results")
+INTERRUPTED = 130  # the exit status of what Ctrl-C ends, as shells have it: 128 and SIGINT's 2
 LONGEST = 160  # bytes of a file's name, so that there is room for what is added to it
 PACKAGES = ("kedit", "torch", "transformer-lens", "transformers", "numpy")
 
@@ -56,7 +57,7 @@ def command(
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a code page may lack an arrow or a name's letter
     try:
-        require_options_in_bounds(config)
+        require_possible(config, Path(sys.argv[0]).stem)
         folder = run(config)
     except InputError as error:
         sys.exit(f"error: {error}")
@@ -65,7 +66,10 @@ def command(
             raise
         sys.exit(f"error: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
-        sys.exit("\nstopped: what was finished is kept, the same command goes on from there")
+        sys.stderr.write(
+            "\nstopped: what was finished is kept, the same command goes on from there\n"
+        )
+        sys.exit(INTERRUPTED)
     if code := exit_code(folder):
         sys.exit(code)
 
@@ -79,15 +83,13 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
         outside: fields that change how results are drawn, not what is measured.
 
     Raises:
-        InputError: an option is out of its bounds or no number, another process works in the
+        InputError: an option cannot be used (`require_possible`), another process works in the
             folder, it cannot be written, or it holds a run of another experiment or configuration,
             or of files whose contents were others.
     """
     from kedit.errors import InputError
 
-    # of a notebook, where no command has looked at them
-    require_finite_options(config)
-    require_options_in_bounds(config)
+    require_possible(config, experiment)  # in a notebook no command has done so
     fields = dataclasses.asdict(config)
     kept = {name: value for name, value in fields.items() if name not in ("out", *outside)}
     measured = json.loads(json.dumps(kept))  # as a folder gives it back: without tuples
@@ -98,11 +100,13 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
     path = Path(fields["out"]) if fields["out"] else RESULTS / experiment / name
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with (path / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(f"{path} is in use by another process") from None
+        # held by the system, which lets go of it when the process ends, however it does
+        lock = filelock.FileLock(path / "lock")
+        try:
+            held = lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise InputError(f"{path} is in use by another process") from None
+        with held:
             told = {"experiment": experiment, "measured": measured, "inputs": inputs}
             weights = _require_same(path, told)
             told |= {"weights": weights, "all": fields}

@@ -67,23 +67,6 @@ class Measured:
     outcomes: Mapping[Place, Sequence[Outcome]]
 
 
-def require_possible(config: "Config") -> None:
-    """Raises InputError for options that no model could run with."""
-    from kedit.errors import InputError
-
-    unknown = [where for where in config.positions if where not in POSITIONS]
-    for impossible, told in (
-        (
-            unknown or not config.positions,
-            f"--positions {' '.join(unknown)}: any of {' '.join(POSITIONS)} is wanted",
-        ),
-        (config.neighbours < 1, f"--neighbours {config.neighbours}: 1 or more are wanted"),
-        (config.best < 1, f"--best {config.best}: 1 or more are wanted"),
-    ):
-        if impossible:
-            raise InputError(told)
-
-
 def places(config: "Config", model: "HookedTransformer") -> list[Place]:
     """By key position and layer: W_out, W_O, and W_O's heads.
 

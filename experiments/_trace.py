@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from simple_parsing import field as option
 
-from experiments._facts import fact_key, of_relations, say_skipped, spread_out, usable_facts
+from experiments._facts import fact_key
 from experiments._run import RunFolder
+from kedit.bounds import RULES
 from kedit.progress import progress
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ KEPT_SHARE = 0.5  # of its clean probability: an answer that keeps more was hard
 # why a fact, or one part of it, is not in the averages
 WRONG, UNUSABLE, NO_REPLACEMENT = "answered otherwise", "not usable", "no replacement"
 WEAK = "keeps more than half of its answer's probability"
-SITES = ["resid_post", "mlp_out", "attn_out", "z", "severed"]
+SITES = [*RULES["sites"].words]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,7 @@ def settled(config: Config) -> Config:
 
 
 def patches(sites: Sequence[str], window: int) -> "list[Patch]":
-    """The sweeps that the options ask for.
-
-    Raises:
-        InputError: an unknown site.
-    """
-    from kedit.errors import InputError
+    """The sweeps that the options ask for."""
     from probes.patch import Patch
 
     chosen: list[Patch] = []
@@ -133,10 +129,8 @@ def patches(sites: Sequence[str], window: int) -> "list[Patch]":
             ]
         elif site in ("mlp_out", "attn_out"):
             chosen.append(Patch(site, window))
-        elif site in SITES:
-            chosen.append(Patch(site))  # pyright: ignore[reportArgumentType]
         else:
-            raise InputError(f"--sites {site}: any of {' '.join(SITES)} is wanted")
+            chosen.append(Patch(site))  # pyright: ignore[reportArgumentType]
     return chosen
 
 
@@ -164,22 +158,27 @@ def parts(config: Config) -> tuple[str, ...]:
     return ("relation", "subject") if config.corrupt == "both" else (config.corrupt,)
 
 
-def trace_facts(config: Config, folder: RunFolder) -> "dict[str, list[FactTrace]]":
+def trace_facts(
+    config: Config,
+    folder: RunFolder,
+    pool: "Sequence[Fact]",
+    order: "Sequence[Sequence[Fact]]",
+) -> "dict[str, list[FactTrace]]":
     """Traces facts that the model answers right until `limit` of them are done, for each part.
 
     What the folder already holds is not done again. A fact that the model answers wrong, or that
     cannot be used, is recorded with the reason and counts for nothing; so does one whose words all
     are replaced without harm to its answer, but it is among the traces (`corrupting` sorts it out).
+
+    Args:
+        pool: all facts, whose words replace others.
+        order: those that are traced, in this order, each in all its wordings.
     """
     from kedit.errors import InputError
     from kedit.results import fact_traces
     from probes.corrupt import noise_rule
 
     sweeps = Sweeps(patches(config.sites, config.window), screen(config))
-    pool, skipped = usable_facts(config.facts)
-    say_skipped(config.facts, skipped)
-    folder.write_json("skipped.json", skipped)
-    order = spread_out(of_relations(pool, config.relations), config.seed)
     limit = min(config.limit or len(order), len(order))
     folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
     traces: dict[str, list[FactTrace]] = {part: [] for part in parts(config)}

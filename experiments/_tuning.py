@@ -95,9 +95,10 @@ def tries(config: "Config", space: Mapping[str, Sequence[Any]]) -> dict[str, lis
     Raises:
         InputError: an unknown editor, or one with fewer ways to be told.
     """
-    from kedit.editors import editor, parted
+    from kedit.editors import editor
     from kedit.editors.variants import VARIANTS
     from kedit.errors import InputError
+    from kedit.told import parted
 
     found = {}
     for told in split(config.editors):

@@ -47,14 +47,21 @@ def run(config: Config) -> Path:
     """Chooses, asks, decodes, sums up, draws, prints; no fact is asked about again."""
     from dataclasses import replace
 
+    from experiments._enough import require_facts_to_ask
+    from experiments._facts import of_relations, say_skipped, spread_out, usable_facts
     from experiments._head_answers import finish
     from experiments._head_questions import ask_heads
 
     if config.facts == "auto":
         config = replace(config, facts="toy" if config.model == "toy" else "builtin")
+    pool, skipped = usable_facts(config.facts)
+    say_skipped(config.facts, skipped)
+    order = spread_out(of_relations(pool, config.relations), config.seed)
+    require_facts_to_ask(order, config.choose)
     with open_run("ask_heads", config, ("metric",)) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        finish(config, folder, ask_heads(config, folder))
+        folder.write_json("skipped.json", skipped)
+        finish(config, folder, ask_heads(config, folder, pool, order))
     return folder.path
 
 

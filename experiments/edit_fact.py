@@ -16,6 +16,7 @@ from experiments._edit_report import exit_code, finish
 from experiments._edit_verdict import Done
 from experiments._moments import with_tokens
 from experiments._run import command, open_run
+from experiments._text_length import require_bytes, require_tokens
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -100,16 +101,19 @@ EXAMPLE = Config(
 
 def run(config: Config) -> Path:
     """Asks, edits, asks again; saves, draws and prints."""
-    from kedit.model import load
-
     if config.facts:
         from experiments._edit_many import edit_file
 
         chosen = _editor(config)
         return edit_file(config, chosen, lambda model: _ready(chosen, model, config))
     config = settled(config)
+    # not before the options are settled: it takes seconds
+    from kedit.model import load
+
     chosen = _editor(config)
+    require_bytes(config)
     model = load(config.model, config.device, config.dtype)
+    require_tokens(config, model)
     entity = request_of(model, config)
     request = entity if config.perspective == "entity" else relation_side(model, entity)
     asked = questions(model, config, entity)

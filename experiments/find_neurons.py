@@ -48,13 +48,15 @@ class Config:
 
 def run(config: Config) -> Path:
     """Searches, tests, draws and prints; what is already in the run's folder is not done again."""
-    from experiments._facts import say_skipped, usable_facts
+    from experiments._enough import require_facts_of_a_relation
+    from experiments._facts import say_skipped, spread_out, usable_facts
     from experiments._neuron_report import finish
-    from experiments._neurons import scale_relations, search_relations, settled
+    from experiments._neurons import FEWEST, scale_relations, search_relations, settled
 
     config = settled(config)
     facts, skipped = usable_facts(config.facts)
     say_skipped(config.facts, skipped)
+    require_facts_of_a_relation(spread_out(facts, config.seed), FEWEST)
     with open_run("find_neurons", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         folder.write_json("skipped.json", skipped)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from experiments._enough import require_relations_to_compare
 from experiments._run import command
 from experiments._trace import Config
 
@@ -11,7 +12,7 @@ def run(config: Config) -> Path:
     from experiments._head_report import finish
     from experiments._report import traced
 
-    return traced("patch_heads", config, finish)
+    return traced("patch_heads", config, finish, require_relations_to_compare)
 
 
 if __name__ == "__main__":

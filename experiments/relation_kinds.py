@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments._enough import require_kinds_to_compare
 from experiments._run import RunFolder, command, console
 from experiments._tables import hundredths, listed, plain_table, write_rows
 from experiments._trace import Config, corruption_in_words
@@ -23,7 +24,7 @@ def run(config: Config) -> Path:
     """Traces MLP, attention and severed sweeps; shares by kind; what is there is not done again."""
     from experiments._report import traced
 
-    return traced("relation_kinds", config, finish)
+    return traced("relation_kinds", config, finish, require_kinds_to_compare)
 
 
 def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[FactTrace]]") -> None:

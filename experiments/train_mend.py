@@ -1,10 +1,10 @@
 """Trains a MEND for a model: a network that turns the gradient of one edit into the edit."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from experiments._early import require_possible
 from experiments._run import command, open_run
 
 
@@ -63,27 +63,23 @@ def run(config: Config) -> Path:
     """Trains, validates, saves the best; a run that was stopped goes on from its checkpoint.
 
     Raises:
-        InputError: an option out of range, or a loss that is NaN or infinite; what was kept stays.
+        InputError: a loss that is NaN or infinite; what was kept stays.
     """
     from dataclasses import replace
 
-    from experiments._exercises import practice_of
-    from experiments._finite import require_positive
+    from experiments._exercises import practice_of, requests_for
     from experiments._mend_report import finish
     from experiments._mend_training import train
     from experiments._score import chosen
 
+    require_possible(config, "train_mend")  # in a notebook nothing has done so yet
     cases = ",".join(chosen(source, config.model) for source in config.cases.split(","))
     config = replace(config, cases=cases)
-
-    whole = ("rank", "batch", "accumulate", "steps", "validate", "patience", "held_out")
-    require_positive(
-        config, rate=1, lr=1, lr_rate=1, edit_weight=1e6, **dict.fromkeys(whole, math.inf)
-    )
+    requests = requests_for(config)
     with open_run("train_mend", config) as folder:
         folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
         model = folder.load(config)
-        practice = practice_of(config, model)
+        practice = practice_of(config, model, requests)
         train(config, folder, model, practice)
         finish(config, folder, model, practice)
     return folder.path

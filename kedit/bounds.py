@@ -1,59 +1,140 @@
-"""What numbers settings and options may have."""
+"""What the options of commands and the settings of editors may be: one table, without torch."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from kedit.errors import InputError
 
 
 class Bound(NamedTuple):
-    """Numbers from `low` to `high`; `open`: without those two."""
+    """Numbers from `low` to `high`.
+
+    Args:
+        without: which of the two is no such number itself: "low", "high", "both", or "" for none.
+    """
 
     low: int | float
     high: int | float = math.inf
-    open: bool = False
+    without: str = ""
 
     def holds(self, value: int | float) -> bool:
         """Whether `value` is among them, and finite."""
-        within = self.low < value < self.high if self.open else self.low <= value <= self.high
-        return within and math.isfinite(value)
+        above = self.low < value if self.without in ("low", "both") else self.low <= value
+        below = value < self.high if self.without in ("high", "both") else value <= self.high
+        return above and below and math.isfinite(value)
 
     def __str__(self) -> str:
         if self.low == -math.inf:
             return "a finite number"
-        if self.high < math.inf:
-            return f"a number between {self.low} and {self.high}"
-        return f"a number {'above' if self.open else 'of at least'} {self.low}"
+        if self.high == math.inf:
+            return f"a number {'above' if self.without else 'of at least'} {self.low}"
+        if self.without == "low":
+            return f"a number above {self.low} and of at most {self.high:g}"
+        if self.without == "high":
+            return f"a number of at least {self.low} and below {self.high:g}"
+        return f"a number between {self.low} and {self.high}"
 
 
-NOT_NEGATIVE, POSITIVE, AT_LEAST_ONE = Bound(0), Bound(0, open=True), Bound(1)
-SHARE = Bound(0, 1)
-FINITE = Bound(-math.inf, open=True)
-# by field, of all editors and of their training; of others any value is right or looked at there
-EDITORS: Mapping[str, Bound] = {
-    "steps": AT_LEAST_ONE, "lr": POSITIVE, "weight_decay": NOT_NEGATIVE, "kl": NOT_NEGATIVE,
-    "clamp": POSITIVE, "stop": NOT_NEGATIVE, "words": NOT_NEGATIVE, "bound": NOT_NEGATIVE,
-    "threshold": SHARE, "agreement": SHARE, "erase": FINITE, "write": FINITE, "scale": FINITE,
-    "weight": POSITIVE, "keep": POSITIVE, "shrink": NOT_NEGATIVE, "null_space": SHARE,
-    "balance": SHARE, "batch": NOT_NEGATIVE, "wordings": NOT_NEGATIVE, "neighbours": NOT_NEGATIVE,
-    "family": NOT_NEGATIVE, "n_tokens": NOT_NEGATIVE, "seed": Bound(0, 2**63 - 1),
+class Choice(NamedTuple):
+    """Words that a text, or each of a list of texts, may be."""
+
+    words: tuple[str, ...]
+
+    def holds(self, value: str) -> bool:
+        return value in self.words
+
+    def __str__(self) -> str:
+        return f"one of {' '.join(self.words)}"
+
+
+NOT_NEGATIVE, POSITIVE, AT_LEAST_ONE = Bound(0), Bound(0, without="low"), Bound(1)
+SHARE, BELOW_ONE = Bound(0, 1), Bound(0, 1, without="high")
+RATE = Bound(0, 1, without="low")
+FINITE = Bound(-math.inf)
+TWO = Bound(2)  # tokens of a chunk: the first is predicted from nothing where there is no BOS
+
+# By the name of an option or a setting; "owner.name" where an experiment or an editor has a rule of
+# its own. Texts and truth values without a rule are looked at where they are used.
+RULES: Mapping[str, Bound | Choice] = {
+    **dict.fromkeys(
+        (
+            "batch", "bound", "controls", "decoded", "facts", "family", "heads", "heatmaps",
+            "kl", "layer", "layers", "lengths", "limit", "n_tokens", "neighbours", "probes",
+            "relations", "seen", "shrink", "skip", "stop", "strongest", "test", "texts", "tune",
+            "validate", "weight_decay", "words", "wordings",
+        ),
+        NOT_NEGATIVE,
+    ),
+    **dict.fromkeys(
+        (
+            "accumulate", "best", "choose", "chunks", "draws", "held_out", "n_heads", "patience",
+            "rank", "rounds", "samples", "screen_steps", "steps", "tokens_a_key", "tries", "window",
+        ),
+        AT_LEAST_ONE,
+    ),
+    **dict.fromkeys(("clamp", "keep", "lr", "weight"), POSITIVE),
+    **dict.fromkeys(("agreement", "balance", "null_space", "screen", "threshold"), SHARE),
+    **dict.fromkeys(("erase", "scale", "write"), FINITE),
+    "seed": Bound(0, 2**63 - 1),
+    "sites": Choice(("resid_post", "mlp_out", "attn_out", "z", "severed")),
+    "positions": Choice(("subject_last", "object_last", "last")),
+    "matrices": Choice(("W_in", "W_gate", "W_out", "W_V", "W_O")),
+    "dtype": Choice(("float32", "float64", "bfloat16", "float16")),
+    "find_neurons.halves": Choice(("mlp", "attn")),
+    **dict.fromkeys(
+        (f"find_neurons.{name}" for name in ("threshold", "agree_wordings", "agree_facts")),
+        BELOW_ONE,
+    ),
+    "find_neurons.wordings": AT_LEAST_ONE,
+    "say_text.held_out": SHARE,
+    "choose_sites.neighbours": AT_LEAST_ONE,
+    **dict.fromkeys(
+        (
+            f"{name}.window"
+            for name in ("ablate_attention", "choose_sites", "compare_editors", "tune_editors")
+        ),
+        TWO,
+    ),
+    **dict.fromkeys(("train_mend.rate", "train_mend.lr", "train_mend.lr_rate"), RATE),
+    "train_mend.edit_weight": Bound(0, 1e6, without="low"),
+    "train_mend.batch": AT_LEAST_ONE,
+    "train_mend.validate": AT_LEAST_ONE,
+    "ft.batch": AT_LEAST_ONE,
+    "ft.steps": NOT_NEGATIVE,
 }  # fmt: skip
 
 
-def require_in_bounds(
-    settings: Any, bounds: Mapping[str, Bound] = EDITORS, named: str = ""
-) -> None:
-    """Raises InputError for a number of `settings`, a dataclass, that is out of its bound.
+def rule_of(owner: str, name: str) -> Bound | Choice | None:
+    """What an option of an experiment, or a setting of an editor, may be; None: anything."""
+    return RULES.get(f"{owner}.{name}", RULES.get(name))
 
-    Args:
-        named: how the message names what came, with places for {field} and {value}; "" for the way
-            in which editors are told.
-    """
-    named = named or f"{type(settings).__name__.lower()}:{{field}}={{value}}"
+
+def broken(owner: str, name: str, value: Any) -> tuple[Any, Bound | Choice] | None:
+    """The part of `value` that breaks its rule, and that rule; None where all is well."""
+    rule = rule_of(owner, name)
+    for part in _parts(value):
+        is_number = isinstance(part, (int, float)) and not isinstance(part, bool)
+        if isinstance(rule, Bound) and is_number and not rule.holds(part):
+            return part, rule
+        if isinstance(rule, Choice) and isinstance(part, str) and not rule.holds(part):
+            return part, rule
+    return None
+
+
+def require_in_bounds(settings: Any) -> None:
+    """Raises InputError for a setting of `settings`, a dataclass, that breaks its rule."""
+    owner = type(settings).__name__.lower()
     for field in dataclasses.fields(settings):
-        value, bound = getattr(settings, field.name), bounds.get(field.name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if bound and is_number and not bound.holds(value):
-            raise InputError(f"{named.format(field=field.name, value=value)}: {bound} is wanted")
+        if found := broken(owner, field.name, getattr(settings, field.name)):
+            raise InputError(f"{owner}:{field.name}={found[0]}: {found[1]} is wanted")
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """`value`, or what is in it where it is a tuple or a list."""
+    if isinstance(value, (tuple, list)):
+        for one in value:
+            yield from _parts(one)
+    else:
+        yield value

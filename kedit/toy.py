@@ -10,6 +10,7 @@ other weights on another processor. After a change to the facts or to the traini
 import hashlib
 import itertools
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ from kedit.facts import (
     Relation,
     seen_from_relation,
 )
+from kedit.outline import TOY
 
 FILE = Path(__file__).parent / "data" / "toy.safetensors"  # weights, and the tokenizer as JSON
 DIGEST = "383bad137f6209d03e006daa4b6090cbc20cd506df7361b9e5c41e05c0a52718"  # SHA-256 of FILE
-SHAPE: dict[str, Any] = {
-    "n_layers": 4, "d_model": 64, "n_heads": 4, "d_head": 16, "d_mlp": 256, "n_ctx": 64,
-    "act_fn": "gelu_new", "normalization_type": "LN", "device": "cpu", "model_name": "toy",
+SHAPE: dict[str, Any] = asdict(TOY) | {
+    "act_fn": "gelu_new", "normalization_type": "LN", "device": "cpu",
+    "model_name": "toy",
 }  # fmt: skip
 SEED = 0
 STEPS = 150

@@ -116,7 +116,7 @@ def test_nan_is_null_in_json_empty_in_csv_and_nothing_in_a_record(tmp_path: Path
 def test_an_option_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
     config = replace(TOY, screen=value, out=str(tmp_path / "run"))
     with (
-        pytest.raises(InputError, match=f"--screen {value}: a finite number is wanted"),
+        pytest.raises(InputError, match=f"--screen {value}: a number between 0 and 1 is wanted"),
         open_run("x", config),
     ):
         pass
@@ -248,7 +248,7 @@ def test_options_for_drawing_do_not_make_another_run(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--model", "no-such-model"], "unknown model 'no-such-model'"),
-        (["--model", "toy", "--sites", "elbow"], "--sites elbow: any of resid_post"),
+        (["--model", "toy", "--sites", "elbow"], "--sites elbow: one of resid_post"),
         (["--model", "toy", "--by", "noise", "--noise", "loud"], "noise 'loud'"),
         (["--model", "toy", "--relations", "²"], "no facts of the relation '²'; there are"),
         (["--model", "toy", "--relations", "9" * 5000], "no facts of the relation '999"),

@@ -142,7 +142,7 @@ def test_a_second_run_asks_nothing_again(asked: Path, monkeypatch: pytest.Monkey
 
 def test_named_heads_must_be_there(tmp_path: Path):
     config = ask_heads.Config(model="toy", heads="L9H9", choose=1, limit=1, out=str(tmp_path / "a"))
-    with pytest.raises(InputError, match="no head L9H9"):
+    with pytest.raises(InputError, match="--heads L9H9: toy has 4 layers of 4 heads, L0H0 to L3H3"):
         ask_heads.run(config)
     with pytest.raises(InputError, match="a name as L11H2"):
         ask_heads.run(replace(config, heads="nine", out=str(tmp_path / "b")))

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from transformer_lens import HookedTransformer
 
+from experiments import trace_relation
 from experiments._edit_cases import requests_of
 from experiments._facts import LISTED, say_skipped, usable_facts
-from experiments._run import open_run
 from experiments._score import ToEdit, to_edit
 from experiments._trace import Config as Trace
-from experiments._trace import trace_facts
 from experiments.compare_editors import Config
 from kedit import toy as toy_module
 from kedit.data import builtin, load_cases
@@ -96,10 +95,9 @@ def test_a_bad_record_of_a_file_that_is_traced_costs_itself(
 ) -> None:
     monkeypatch.setattr("kedit.model.load", lambda *_: toy)
     config, file = folder_and_file
-    with open_run("trace_relation", config) as folder:
-        traces = trace_facts(config, folder)
-        assert len(traces["subject"]) == 1
-        skipped = json.loads((folder.path / "skipped.json").read_text(encoding="utf-8"))
+    folder = trace_relation.run(config)
+    assert len((folder / "records.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    skipped = json.loads((folder / "skipped.json").read_text(encoding="utf-8"))
     (reason,) = skipped.values()
     assert list(skipped) == ["f.jsonl, line 1"] and "exactly one {} is wanted" in reason
     assert f"skipped: f.jsonl, line 1: {reason}" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
 from experiments import _mend_training
-from experiments._exercises import Practice, materials, practice_of, split
+from experiments._exercises import Practice, materials, practice_of, requests_for, split
 from experiments._mend_training import CHECKPOINT
 from experiments._run import open_run
 from experiments.train_mend import Config, run
@@ -35,7 +35,7 @@ SHORT = Config(
 def trained(config: Config, toy: HookedTransformer, out: Path) -> Path:
     """The folder of a training, without table and figure."""
     with open_run("train_mend", replace(config, out=str(out))) as folder:
-        _mend_training.train(config, folder, toy, practice_of(config, toy))
+        _mend_training.train(config, folder, toy, practice_of(config, toy, requests_for(config)))
     return folder.path
 
 
@@ -77,12 +77,12 @@ def test_validation_falls_and_the_best_is_kept(toy_mend: Path) -> None:
     ("option", "value", "wanted"),
     [
         *(("lr", value, "at most 1 is wanted") for value in (math.nan, math.inf, 99.0, -1.0, 0.0)),
-        ("lr_rate", math.nan, "--lr-rate nan: above 0"),
-        ("lr_rate", 1e12, "--lr-rate 1000000000000.0: above 0"),
-        ("rate", 1e12, "--rate 1000000000000.0: above 0 and at most 1"),
-        ("edit_weight", -0.5, "--edit-weight -0.5: above 0"),
+        ("lr_rate", math.nan, "--lr-rate nan: a number above 0"),
+        ("lr_rate", 1e12, "--lr-rate 1000000000000.0: a number above 0"),
+        ("rate", 1e12, "--rate 1000000000000.0: a number above 0 and of at most 1"),
+        ("edit_weight", -0.5, "--edit-weight -0.5: a number above 0"),
         *(
-            (name, -1, f"--{name.replace('_', '-')} -1: a whole number of at least 1 is wanted")
+            (name, -1, f"--{name.replace('_', '-')} -1: a number of at least 1 is wanted")
             for name in ("rank", "batch", "accumulate", "steps", "validate", "patience", "held_out")
         ),
     ],
@@ -168,11 +168,11 @@ def test_probes_that_a_case_has_are_its_material() -> None:
 
 
 def test_exercises_hang_on_the_seed_and_the_key_alone(toy: HookedTransformer) -> None:
-    practice = practice_of(SHORT, toy)
+    practice = practice_of(SHORT, toy, requests_for(SHORT))
     assert practice.batch(toy, 3, "7") == practice.batch(toy, 3, "7") != practice.batch(toy, 3, "8")
-    assert practice.batch(toy, 3, "7") != practice_of(replace(SHORT, seed=1), toy).batch(
-        toy, 3, "7"
-    )
+    other = replace(SHORT, seed=1)
+    drawn = practice_of(other, toy, requests_for(other)).batch(toy, 3, "7")
+    assert practice.batch(toy, 3, "7") != drawn
     assert practice.validation(toy) == practice.validation(toy)
     for exercise in practice.batch(toy, 20, "7"):
         (edit,) = exercise.edits
@@ -316,9 +316,9 @@ def test_attention_can_be_edited_too(tmp_path: Path, toy: HookedTransformer) -> 
     assert set(edit.deltas) == {"blocks.2.attn.W_V", "blocks.2.attn.W_O"}
 
 
-def test_nothing_to_train_on_is_said(tmp_path: Path, toy: HookedTransformer) -> None:
+def test_nothing_to_train_on_is_said() -> None:
     with pytest.raises(InputError, match=r"auto: 128 edits .* 0 to train on"):
-        practice_of(replace(SHORT, but="toy"), toy)
+        requests_for(replace(SHORT, but="toy"))
 
 
 def test_a_recipe_names_files_without_their_folders(toy: HookedTransformer, tmp_path: Path) -> None:

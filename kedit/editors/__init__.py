@@ -1,15 +1,8 @@
 """Editors by name, with settings for models that they were published for or tuned on."""
 
-import ast
-import contextlib
 import dataclasses
-import re
-import sys
 from collections.abc import Mapping
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-from transformer_lens.loading_from_pretrained import get_official_model_name
+from typing import Any, get_type_hints
 
 from kedit.edit import Editor
 from kedit.editors.ft import FT
@@ -23,13 +16,25 @@ from kedit.editors.sides import Sides
 from kedit.editors.variants import VARIANTS, Variant
 from kedit.errors import InputError
 from kedit.facts import Perspective
+from kedit.told import (
+    SHOWN,
+    asked_of_presets,
+    by_side,
+    changes_of,
+    named,
+    parted,
+    require_known,
+    require_setting,
+    shortened,
+    unquoted,
+    without_preset,
+)
 
 # "ft" is not bounded, "ft+l" is; RaKE's FT is ft+l
 EDITORS: Mapping[str, type[Editor]] = {
     "rome": ROME, "memit": MEMIT, "ft": FT, "ft+l": FT, "kn": KN, "mend": MEND,
     "joint": Joint,
 }  # fmt: skip
-SHOWN = 200  # characters of what was told that a message repeats
 
 
 def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor:
@@ -52,69 +57,30 @@ def editor(told: str, model: str, perspective: Perspective = "entity") -> Editor
     Raises:
         InputError: an unknown editor, field or value; says what there is.
     """
-    shown = told if len(told) <= SHOWN else f"{told[:SHOWN]}..."
     if "&" in unquoted(told):
-        at = unquoted(told).index("&")
-        ones = dict(
-            zip(get_args(Perspective), (told[:at].strip(), told[at + 1 :].strip()), strict=True)
-        )
-        if not any(ones.values()):
-            raise InputError(f"{shown}: an editor is wanted at least for one side")
+        sides = by_side(told, perspective)
         return Sides(
-            **{side: editor(one, model, side) if one else None for side, one in ones.items()}
+            entity=editor(sides["entity"], model, "entity") if sides["entity"] else None,
+            relation=editor(sides["relation"], model, "relation") if sides["relation"] else None,
         )
-    name, changes = parted(told)
+    name, _ = parted(told)
+    require_known(name)
     kind, fixed = VARIANTS.get(name, Variant(name, {}))
-    if kind not in EDITORS:
-        there = ", ".join((*EDITORS, *VARIANTS))
-        raise InputError(f"there is no editor {name[:SHOWN]!r}, only {there}")
-    values: dict[str, Any] = {}
-    for change in changes:
-        field, equals, value = change.partition("=")
-        if not equals:
-            raise InputError(f"{shown}: {change[:SHOWN]!r} is not of the form field=value")
-        values[field] = _parsed(value)
-    of_model = PRESETS.get(_named(model), {})
-    asked = (f"{name} {perspective}", name, f"{kind} {perspective}", kind)
+    values = changes_of(told)
+    of_model = PRESETS.get(named(model), {})
+    asked = asked_of_presets(name, perspective)
     made = next((of_model[one] for one in asked if one in of_model), None)
     if made is None:
         layers = [one for one in ("layer", "layers") if one in get_type_hints(EDITORS[kind])]
         for layer in layers:
             if layer not in values:
-                raise InputError(
-                    f"{name} has no settings for {model}: tell its {layer}, as in {name}:{layer}="
-                    + ("(4,5,6)" if layer == "layers" else "5")
-                )
-            _require(EDITORS[kind], layer, values[layer], shown)
+                raise InputError(without_preset(name, model, layer))
+            require_setting(EDITORS[kind], layer, values[layer], told)
         made = EDITORS[kind](**{layer: values[layer] for layer in layers})
     made = dataclasses.replace(made, **fixed)  # pyright: ignore[reportArgumentType]
     for field, value in values.items():
-        made = _with(made, field.split("."), value, shown)
+        made = _with(made, field.split("."), value, told)
     return made
-
-
-def parted(told: str) -> tuple[str, list[str]]:
-    """The name of one editor, and its changes, each `field=value`."""
-    name, _, rest = told.partition(":")
-    if not rest:
-        return name, []
-    # a value may hold a colon outside of quotation marks too: hf:NAME
-    at = [found.start() for found in re.finditer(r":(?=[\w.]+=)", unquoted(rest))]
-    return name, [rest[a + 1 : b] for a, b in zip([-1, *at], [*at, len(rest)], strict=True)]
-
-
-def unquoted(told: str) -> str:
-    """`told` with a stroke for each character that stands in quotation marks, and for the marks.
-
-    Marks count where a value or one of its elements can begin: the apostrophe in text=Bob's.txt
-    opens nothing.
-    """
-    return re.sub(
-        r"""(?<=[=(,\s])('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""",
-        lambda quoted: "_" * len(quoted[0]),
-        told,
-        flags=re.DOTALL,
-    )
 
 
 def _with(settings: Any, path: list[str], value: Any, told: str) -> Any:
@@ -123,57 +89,9 @@ def _with(settings: Any, path: list[str], value: Any, told: str) -> Any:
     if inner:
         within = getattr(settings, field, None)
         if not dataclasses.is_dataclass(within):
-            raise InputError(f"{told}: there is nothing inside of {field[:SHOWN]!r}")
+            raise InputError(f"{shortened(told)}: there is nothing inside of {field[:SHOWN]!r}")
         value = _with(within, inner, value, told)
     else:
-        _require(type(settings), field, value, told)
+        require_setting(type(settings), field, value, told)
         value = float(value) if get_type_hints(type(settings))[field] is float else value
     return dataclasses.replace(settings, **{field: value})
-
-
-def _require(settings: type, field: str, value: Any, told: str) -> None:
-    """Raises InputError unless `settings` has such a field, which can have such a value."""
-    hints = get_type_hints(settings)
-    if field not in hints:
-        there = ", ".join(hints)
-        raise InputError(f"{told}: {settings.__name__} has no {field[:SHOWN]!r}, but {there}")
-    hint = hints[field]
-    if not _fits(value, hint):
-        wanted = " or ".join(get_args(hint)) if _is_choice(hint) else hint
-        wanted = "a finite number" if hint is float else getattr(wanted, "__name__", str(wanted))
-        raise InputError(f"{told}: {field} is {value!r:.{SHOWN}}, but {wanted} is wanted")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if _is_choice(hint):
-        return value in get_args(hint)
-    if get_origin(hint) is tuple:
-        if not isinstance(value, tuple):
-            return False
-        own = get_args(hint)[:1] * len(value) if get_args(hint)[-1] is ... else get_args(hint)
-        return len(own) == len(value) and all(map(_fits, value, own))
-    if hint is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # nor is NaN
-    if get_origin(hint) is UnionType:
-        return any(_fits(value, one) for one in get_args(hint))
-    return type(value) is hint
-
-
-def _is_choice(hint: Any) -> bool:
-    return get_origin(hint) is Literal
-
-
-def _named(model: str) -> str:
-    """The name that PRESETS knows a model by."""
-    with contextlib.suppress(ValueError):  # not one of TransformerLens'
-        model = get_official_model_name(model)
-    return model.rsplit("/")[-1].removesuffix(".gguf").lower()
-
-
-def _parsed(text: str) -> Any:
-    """A number, a truth value, a tuple, or the text itself."""
-    try:
-        return ast.literal_eval(text)
-    # the last two: thousands of signs or brackets
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return text

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformer_lens import HookedTransformer
 
-from kedit.bounds import AT_LEAST_ONE, EDITORS, NOT_NEGATIVE, require_in_bounds
+from kedit.bounds import require_in_bounds
 from kedit.edit import Delta, Edit, Edits
 from kedit.errors import InputError
 from kedit.facts import EditRequest
@@ -46,7 +46,7 @@ class FT:
 
     def __post_init__(self) -> None:
         """Raises InputError for a number that is out of its bounds."""
-        require_in_bounds(self, {**EDITORS, "batch": AT_LEAST_ONE, "steps": NOT_NEGATIVE})
+        require_in_bounds(self)
 
     @guarded
     def on(self, model: HookedTransformer) -> Edits:

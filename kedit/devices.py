@@ -1,0 +1,59 @@
+"""Which devices kedit computes on, and in which floating-point type: by their names."""
+
+import re
+
+from kedit.errors import ModelUnavailable
+
+
+def require_device(device: str, dtype: str = "float32") -> None:
+    """Looks whether kedit computes on `device` in `dtype`; torch is asked for CUDA alone.
+
+    Args:
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
+        dtype: "float32", "float64", and on CUDA also "bfloat16" or "float16".
+
+    Raises:
+        ModelUnavailable: another device, one that is not there, or a type that it lacks.
+    """
+    found = re.fullmatch(r"(auto|cpu|cuda(?::(\d+))?)", device)
+    if found is None:
+        kind = device.partition(":")[0]
+        if kind in (
+            "mps",
+            "xpu",
+            "meta",
+            "hpu",
+            "npu",
+            "xla",
+            "mtia",
+            "ipu",
+            "vulkan",
+            "privateuseone",
+        ):
+            # MPS: TransformerLens warns of wrong results there (its issue 1178); XPU: nobody tried
+            raise ModelUnavailable(
+                f"--device {device}: kedit computes on cpu and cuda only; its results were never "
+                f"verified on {kind}, where PyTorch can be wrong without an error: --device cpu"
+            )
+        raise ModelUnavailable(f"--device {device}: auto, cpu, cuda or cuda:1 is wanted")
+    half = dtype in ("bfloat16", "float16")
+    if device == "cpu" and half:
+        raise ModelUnavailable(f"--dtype {dtype}: on a CPU kedit computes in float32")
+    if device != "cpu" and (half or device != "auto"):
+        n = n_cuda()
+        if device == "auto" and not n:
+            raise ModelUnavailable(
+                f"--dtype {dtype}: on a CPU kedit computes in float32, and torch sees no CUDA "
+                "device here"
+            )
+        if device != "auto" and int(found[2] or 0) >= n:
+            raise ModelUnavailable(
+                f"--device {device}: torch sees {n or 'no'} CUDA device{'s' * (n > 1)} here"
+            )
+
+
+def n_cuda() -> int:
+    """How many CUDA devices torch sees."""
+    import torch  # not above: that takes seconds, and nobody who names the CPU need wait for it
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
