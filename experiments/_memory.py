@@ -24,7 +24,7 @@ def peak_since_now(place: "device") -> Callable[[], int | None]:
         ctypes.CDLL(None).malloc_trim(0)  # glibc only
         FORGET.write_text("5")  # Linux: the highest so far is what is taken now
         start = _kilobytes("VmRSS")
-    except (OSError, AttributeError, KeyError):
+    except (OSError, AttributeError, KeyError, TypeError):  # TypeError: CDLL(None) on Windows
         return lambda: None
     return lambda: 1024 * max(0, _kilobytes("VmHWM") - start)
 
