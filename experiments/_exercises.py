@@ -219,16 +219,45 @@ def practice_of(config: "Config", model: "HookedTransformer", requests: Requests
     """The requests, and running text beside them.
 
     Raises:
-        InputError: the text cannot be read.
+        InputError: the text cannot be read, or the model can read none of the requests.
     """
+    from kedit.errors import InputError
     from kedit.text import SELF, corpus_of
 
     corpus = corpus_of(config.model, config.text, config.seed)
     window = min(EXCERPT, model.cfg.n_ctx - 1)
     n_chunks = OWN_CHUNKS if corpus.source == SELF else CHUNKS
     text = list(itertools.islice(corpus.chunks(model, window), n_chunks))
-    train, held_out, skipped = requests
+    skipped = dict(requests.skipped)
+    train, held_out = (
+        _readable(model, some, skipped) for some in (requests.train, requests.held_out)
+    )
+    if not train or not held_out:
+        raise InputError(f"{config.cases}: no request that the model can read: {skipped}")
     return Practice(train, held_out, text, config.removal, config.seed, skipped)
+
+
+def _readable(
+    model: "HookedTransformer", some: Sequence[Material], skipped: dict[str, str]
+) -> list[Material]:
+    """What the model can read whole; `skipped` gets the others, with the reason."""
+    from kedit.errors import InputError
+    from kedit.prompts import answer_ids, prompt_ids, require_room
+    from kedit.teaching import demanded
+
+    found = []
+    for one in some:
+        try:
+            demanded(model, [one.request], removal=True)
+            for near in (*one.wordings, *one.neighbours):
+                prompt = prompt_ids(model, near.prompt)
+                answer = answer_ids(model, near.prompt, near.answer) if near.answer else ()
+                require_room(model, near.prompt, len(prompt) + len(answer) - 1)
+        except InputError as error:
+            skipped[one.id] = str(error)
+        else:
+            found.append(one)
+    return found
 
 
 def _said(case: "EditCase", side: "Perspective", groups: tuple[str, ...]) -> list[Said]:

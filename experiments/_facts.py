@@ -3,7 +3,7 @@
 import hashlib
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from experiments._folder import key_of
 from experiments._run import console
 
 if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
     from kedit.facts import Fact
 
 
@@ -98,6 +100,19 @@ def spread_out(facts: "Sequence[Fact]", seed: int) -> "list[list[Fact]]":
     for worded in (worded for group in groups for worded in group):
         worded.sort(key=lambda fact: fact.relation_spans[-1][1] == len(fact.prompt))
     return in_turn(groups, seed)
+
+
+def readable(model: "HookedTransformer", facts: "Iterable[Fact]") -> "Iterator[Fact]":
+    """Those that the model can read: within its context, of tokens that its embedding has."""
+    from kedit.errors import InputError
+    from kedit.prompts import encode
+
+    for fact in facts:
+        try:
+            encode(model, fact)
+        except InputError:
+            continue
+        yield fact
 
 
 def fact_key(fact: "Fact") -> str:

@@ -1,11 +1,12 @@
 """All that is asked of heads, fact by fact into a run folder."""
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from experiments._facts import drawn_for, fact_key
+from experiments._facts import drawn_for, fact_key, readable
 from experiments._head_choice import choose_heads, guarded, known, runs
 from experiments._run import RunFolder, console
 from kedit.progress import progress
@@ -78,7 +79,8 @@ def ask_heads(
                 bars.advance(bar)
             if len(answers) == config.limit:
                 break
-    every = [fact for worded in order for fact in worded][: config.decoded]
+    worded = itertools.chain.from_iterable(order)
+    every = list(itertools.islice(readable(model, worded), config.decoded))
     with console().status(f"decoding relations of {len(every)} facts"):
         decoded = _decoded(model, every, config.seed)
     return Asked(heads, answers, decoded, len(every))

@@ -199,6 +199,12 @@ def scores_before(
     usable = {case: scores[case.id] for case in cases if case.id in scores}
     if not usable:
         raise InputError(f"no case could be scored: {folder.path / 'records.jsonl'} says why")
+    if len(usable) < len(cases):
+        lost = next(case for case in cases if case not in usable)
+        console().print(
+            f"{len(cases) - len(usable)} of {len(cases)} cases cannot be scored and are left out "
+            f"(records.jsonl says why). The first: {folder.records[key_of(lost)]['skipped']}"
+        )
     return usable
 
 

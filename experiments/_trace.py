@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from simple_parsing import field as option
 
-from experiments._facts import fact_key
+from experiments._facts import fact_key, readable
 from experiments._run import RunFolder
 from kedit.bounds import RULES
 from kedit.progress import progress
@@ -188,7 +188,7 @@ def trace_facts(
         model = folder.load(config)
         noises = {}
         if config.by == "noise":
-            every = [worded[0] for worded in order]
+            every = list(readable(model, (worded[0] for worded in order)))
             noises = {part: noise_rule(model, config.noise, every, part) for part in parts(config)}
         for worded in order:
             if n_finished == limit:

@@ -65,6 +65,17 @@ class Line(NamedTuple):
     cells: list[str]
 
 
+def _named(config: "Config", arm: Arm) -> str:
+    """An editor as it was told, and whether its settings were chosen for the model by nobody."""
+    from kedit.told import by_side, has_preset, parted
+
+    sides = by_side(arm.told, "relation" if arm.side == "relation" else "entity")
+    is_tuned = config.editors.endswith(".json") or all(
+        has_preset(parted(one)[0], config.model, side) for side, one in sides.items() if one
+    )
+    return arm.told if is_tuned else f"{arm.told} (untuned)"
+
+
 def finish(
     config: "Config",
     folder: RunFolder,
@@ -97,7 +108,7 @@ def finish(
     for side, ones in verdicts.items():
         lines = list(_lines(ones, perplexity))
         title = f"{edited_from(side)}: {config.model}, {plural(len(before), 'case')}"
-        names = [one.arm.told for one in ones]
+        names = [_named(config, one.arm) for one in ones]
         screen.print(_shown(title, names, lines))
         markdown.append(_markdown(title, names, lines))
     screen.print(papers_table(papers))

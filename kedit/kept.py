@@ -72,7 +72,9 @@ def keep(file: Path, tensors: Tensors, told: Told) -> None:
             checksum = _checksum(tensors, [file.name])
             _save(file, Path(scratch, file.name), tensors, {**told, CHECKSUM: checksum})
     except (OSError, SafetensorError) as error:
-        log.warning("Nothing is kept in %s: %s", file.parent, error)
+        log.warning(
+            "Nothing is kept in %s (%s): KEDIT_CACHE can name another folder", file.parent, error
+        )
 
 
 def kept(file: Path) -> Tensors | None:
