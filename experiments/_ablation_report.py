@@ -82,9 +82,9 @@ def finish(
         screen.print(table)
     screen.print(
         "Percent, 95 % bootstrap intervals over cases; both − this: difference of the Scores, "
-        f"paired; seed {config.seed}. Everything is in {folder.path}",
-        markup=False,
+        f"paired; seed {config.seed}."
     )
+    screen.print(f"Everything is in {folder.path}", soft_wrap=True)
     drawn = {
         (line.budget, line.kind, line.arm): {
             name: interval.floats(100)

@@ -53,7 +53,7 @@ def finish(config: "Config", folder: RunFolder, asked: Asked) -> None:
         write_rows(folder.path / "decoding.csv", _decoded_rows(asked.decoded))
         _draw_decoding(config, folder, asked)
     console().print(_table(config, heads, panels, answers))
-    console().print(f"Everything is in {folder.path}")
+    console().print(f"Everything is in {folder.path}", soft_wrap=True)
 
 
 def _mean(rows: Sequence[Any], seed: int) -> "Interval":

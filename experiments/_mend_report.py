@@ -81,8 +81,8 @@ def finish(
     screen.print(table)
     file = _file(folder)
     told = f"{file.stat().st_size / 2**20:.1f} MiB. To compare it: --editors mend:file={file}"
-    screen.print(told, markup=False, highlight=False)
-    screen.print(f"Everything is in {folder.path}", markup=False, highlight=False)
+    screen.print(told, highlight=False, soft_wrap=True)  # a path that is there to be copied
+    screen.print(f"Everything is in {folder.path}", soft_wrap=True)
 
 
 _EXPLAINED = (

@@ -53,18 +53,25 @@ def traced(
     with open_run(experiment, config, DRAWING) as folder:
         folder.write_json("skipped.json", skipped)
         traces = trace_facts(config, folder, pool, order)
-        finish(config, folder, traces)
+        names = {worded[0].relation.id: worded[0].relation.name for worded in order}
+        finish(config, folder, traces, names)
         if more is not None:
             more(config, folder, corrupting(config, traces))
-        console().print(f"Everything is in {folder.path}")
+        console().print(f"Everything is in {folder.path}", soft_wrap=True)
     return folder.path
 
 
-def finish(config: Config, folder: RunFolder, every: "Mapping[str, Sequence[FactTrace]]") -> None:
+def finish(
+    config: Config,
+    folder: RunFolder,
+    every: "Mapping[str, Sequence[FactTrace]]",
+    names: Mapping[str, str] | None = None,
+) -> None:
     """Averages, figures and tables into the folder; the table to the screen.
 
     Args:
         every: traces by part, those too that are left out of the averages.
+        names: of relations, by their ids.
 
     Raises:
         InputError: there is nothing to average.
@@ -94,6 +101,7 @@ def finish(config: Config, folder: RunFolder, every: "Mapping[str, Sequence[Fact
             "facts": counted,
             "left out": _told(counted),
             "screens": screens,
+            "relations": dict(names or {}),
             "total effects": _listed(totals),
             "total effects of all": _listed(with_all),
             "averages": [

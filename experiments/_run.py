@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -113,6 +114,8 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
             write_whole(path / CONFIG, json.dumps(told, indent=1))
             versions = {package: importlib.metadata.version(package) for package in PACKAGES}
             versions |= {"python": platform.python_version(), "machine": platform.platform()}
+            if commit := _commit():
+                versions["commit"] = commit
             write_whole(path / "versions.json", json.dumps(versions, indent=1))
             yield RunFolder(path)
     except OSError as error:
@@ -120,6 +123,24 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
             raise  # of a network, or of a screen that nobody reads any more
         place = error.filename or path
         raise InputError(f"{place} cannot be read or written: {error.strerror}") from error
+
+
+def _commit() -> str:
+    """The commit that kedit's own checkout is at, with a + for changes; "" where there is none."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        head, changes = (
+            subprocess.run(
+                ["git", "-C", str(root), *asked], capture_output=True, text=True, check=True,
+                timeout=10,
+            ).stdout.strip()
+            for asked in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""  # no git, or not one that reads this checkout
+    return head + "+" * bool(changes)
 
 
 def _require_same(path: Path, told: Mapping[str, Any]) -> str:

@@ -32,9 +32,9 @@ def print_tables(config: "Config", findings: "Findings", n_skipped: int, path: P
     screen.print(_against_random(config, findings.controls))
     screen.print(
         f"{n_skipped} cases or traces that could not be used are left out (records.jsonl says "
-        f"why). That one number goes with another here says nothing of other cases or models.\n"
-        f"Everything is in {path}"
+        "why). That one number goes with another here says nothing of other cases or models."
     )
+    screen.print(f"Everything is in {path}", soft_wrap=True)
 
 
 def _best(config: "Config", findings: "Findings") -> "Table":

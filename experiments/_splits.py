@@ -118,4 +118,4 @@ def finish(
     table.add_row("all", *(str(len(own)) for own in parts.values()))
     screen = console()
     screen.print(table)
-    screen.print(f"Everything is in {folder.path}", markup=False, highlight=False)
+    screen.print(f"Everything is in {folder.path}", soft_wrap=True)

@@ -72,7 +72,7 @@ def scores_table(found: "Sequence[Measure]") -> "Table":
     for one in found:
         if one.key.statistic not in STATISTICS:
             value = (
-                hundredths(one.before) if "entropy" in one.key.statistic else percent(one.before)
+                two_digits(one.before) if "entropy" in one.key.statistic else percent(one.before)
             )
             name = f"{one.key.group}, {one.key.statistic}"
             table.add_row(one.key.perspective, name, value, str(one.n_cases))
@@ -138,9 +138,11 @@ def percent(interval: "Interval | None") -> str:
     return _bracketed(interval, lambda value: _short(100 * value))
 
 
-def hundredths(interval: "Interval | None") -> str:
-    """Bits, or perplexity: two digits behind the point."""
-    return _bracketed(interval, lambda value: f"{round(value, 2) + 0.0:.2f}")  # no -0.00
+def two_digits(interval: "Interval | None") -> str:
+    """A number that is no percentage, with its interval, to two significant digits."""
+    from figures.style import estimate
+
+    return "" if interval is None else estimate(*map(float, interval))
 
 
 def _bracketed(interval: "Interval | None", spelt: Callable[[float], str]) -> str:

@@ -188,9 +188,10 @@ def finish(
     screen.print(table)
     screen.print(
         "Percent, 95 % bootstrap intervals over cases; the best of several tries looks better than "
-        f"it is. compare_editors --editors {folder.path / FILE} takes them on to other cases.",
-        markup=False,
+        "it is. To take them on to other cases:"
     )
+    again = f"python -m experiments.compare_editors --editors {folder.path / FILE}"
+    screen.print(again, highlight=False, soft_wrap=True)
 
 
 def _has(made: Any, field: str) -> bool:

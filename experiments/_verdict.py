@@ -124,7 +124,7 @@ def finish(
     study = f"{config.model}, {plural(len(before), 'case')}; seed {config.seed}"
     save(frontier(places, study), folder.path, "frontier")
     screen.print(_explained(config, each), markup=False)
-    screen.print(f"Everything is in {folder.path}")
+    screen.print(f"Everything is in {folder.path}", soft_wrap=True)
 
 
 def _verdicts(

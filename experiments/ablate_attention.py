@@ -22,7 +22,9 @@ class Config:
     draws: int = 3
     """Of these heads."""
     cases: str = "auto"
-    """As score_model has it: others than those that were tuned on."""
+    """builtin, toy, or a file of edits: CounterFact, EasyEdit's, zsRE, or rake.jsonl as build_rake
+    makes it (auto: the toy's own for the toy, else what build_rake made, else builtin).
+    Take others than those that settings were tuned on."""
     limit: int = 20
     """How many cases, over as many relations as there are; 0 for all."""
     skip: int = 0

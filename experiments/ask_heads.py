@@ -14,9 +14,11 @@ class Config:
     model: str = "gemma-3-270m"
     """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
     facts: str = "auto"
-    """As trace_relation has it."""
+    """builtin, toy, or a file: known_1000.json, CounterFact, or JSON Lines of your own (auto:
+    the toy's own for the toy, else builtin)."""
     relations: str = "12"
-    """As trace_relation has it: ids or names, or how many."""
+    """Only facts of these: ids or names, separated by commas; or of so many, those that have the
+    most subjects."""
     heads: str = ""
     """Names as L11H2, separated by commas; none: those with the largest effects by attribution."""
     n_heads: int = 6

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from experiments._run import RESULTS, command, console, write_whole
+from experiments._bounds import require_options_in_bounds
+from experiments._run import INTERRUPTED, RESULTS, command, console, write_whole
 from kedit.progress import progress
 
 if TYPE_CHECKING:
@@ -122,7 +123,10 @@ def run(config: Config) -> Path:
                     first = tally.skipped[0] if tally.skipped else "it is empty"
                     raise InputError(f"{source}: no record can be used; {first}")
     except KeyboardInterrupt:
-        sys.exit("\nstopped: nothing is kept of what was built, the same command starts again")
+        sys.stderr.write(
+            "\nstopped: nothing is kept of what was built, the same command starts again\n"
+        )
+        sys.exit(INTERRUPTED)
     _finish(folder, source, tally, digest.hexdigest())
     return folder
 
@@ -135,10 +139,9 @@ def _source(config: Config) -> Path:
     """
     from kedit.errors import InputError
 
+    require_options_in_bounds(config)  # in a notebook no command has done so
     if config.source and config.edits:
         raise InputError("--source and --edits name the same thing: give one of them")
-    if config.limit < 0:
-        raise InputError(f"--limit {config.limit}: a number of records is wanted, or 0 for all")
     if config.source or config.edits:
         return Path(config.source or config.edits)
     from kedit.data.download import counterfact
@@ -180,7 +183,7 @@ def _finish(folder: Path, source: Path, tally: Tally, digest: str) -> None:
     save(figure, folder, "records-by-relation")
     screen = console()
     screen.print(_table(statistics))
-    screen.print(f"Everything is in {folder}")
+    screen.print(f"Everything is in {folder}", soft_wrap=True)
     sys.stdout.write(json.dumps(tally.totals()) + "\n")
     sys.stdout.flush()
 

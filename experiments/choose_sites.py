@@ -14,7 +14,9 @@ class Config:
     model: str = "gemma-3-270m"
     """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
     cases: str = "auto"
-    """As score_model has it. Take cases that nothing is tested on later."""
+    """builtin, toy, or a file of edits: CounterFact, EasyEdit's, zsRE, or rake.jsonl as build_rake
+    makes it (auto: the toy's own for the toy, else what build_rake made, else builtin).
+    Take cases that nothing is tested on later."""
     limit: int = 8
     """How many cases, over as many relations as there are; 0 for all."""
     skip: int = 0
@@ -28,7 +30,7 @@ class Config:
     probes: int = 2
     """Of each kind a case is tested with, at most so many (scoring takes time); 0 for all."""
     settings: str = ""
-    """More settings of the joint editor, as compare_editors has them: neighbours=8:weight=3."""
+    """More settings of the joint editor, each as field=value: neighbours=8:weight=3."""
     best: int = 5
     """So many sites are chosen, and held against as many random ones."""
     text: str = ""

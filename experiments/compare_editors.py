@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from simple_parsing import field as option
+
 from experiments._run import command, open_run
+from kedit.told import names
 
 
 @dataclass(frozen=True)
@@ -13,15 +16,19 @@ class Config:
 
     model: str = "gemma-3-270m"
     """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
-    editors: str = "rome,memit,ft"
-    """Names of kedit.editors, each with changes to its settings if wanted:
-    rome,rome:where=last:training.clamp=2,memit:layers=(4,5). GPT-2 and GPT-J have published
-    settings; the published ROME is rome:key=legacy:moments=('FILE.npz',), with the authors' C."""
+    editors: str = option(
+        default="rome,memit,ft",
+        help=f"Any of {', '.join(names())}; each with changes to its settings if wanted: "
+        "rome,rome:where=last:training.clamp=2,memit:layers=(4,5). GPT-2 and GPT-J have published "
+        "settings; the published ROME is rome:key=legacy:moments=('FILE.npz',), with the authors' "
+        "C. Or a tuned.json of tune_editors.",
+    )
     perspective: Literal["both", "entity", "relation", "together"] = "both"
     """Which side is edited; both: each by itself; together: both requests of a case in one edit,
     by one editor or by two: "memit&joint", of which either may be left out, as in "memit&"."""
     cases: str = "auto"
-    """As score_model has it."""
+    """builtin, toy, or a file of edits: CounterFact, EasyEdit's, zsRE, or rake.jsonl as build_rake
+    makes it (auto: the toy's own for the toy, else what build_rake made, else builtin)."""
     limit: int = 20
     """How many cases, over as many relations as there are; 0 for all."""
     skip: int = 0

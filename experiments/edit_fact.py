@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from simple_parsing import field as option
+
 from experiments._asked import questions, relation_side, request_of
 from experiments._before_after import Row, replies
 from experiments._edit_price import held_out_text, name_of, perplexity
@@ -17,6 +19,7 @@ from experiments._edit_verdict import Done
 from experiments._moments import with_tokens
 from experiments._run import command, open_run
 from experiments._text_length import require_bytes, require_tokens
+from kedit.told import names
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -54,10 +57,12 @@ class Config:
     perspective: Literal["entity", "relation"] = "entity"
     """entity: the subject gets another object. relation: subject and target get the relation, the
     old object loses it."""
-    editor: str = "rome"
-    """rome, memit, ft or ft+l, and changes to its settings, as in rome:where=last:layer=7. GPT-2
-    and GPT-J have published settings; the published ROME is rome:key=legacy:moments=('FILE.npz',),
-    with the authors' C."""
+    editor: str = option(
+        default="rome",
+        help=f"One of {', '.join(names())}; and changes to its settings, as in "
+        "rome:where=last:layer=7. GPT-2 and GPT-J have published settings; the published ROME is "
+        "rome:key=legacy:moments=('FILE.npz',), with the authors' C.",
+    )
     text: str = ""
     """Text whose statistics the edit is to spare: a file, hf:NAME, self for what the model itself
     says, or "" for what the editor has been told, else kedit's text (the toy: self)."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from experiments._enough import require_kinds_to_compare
 from experiments._run import RunFolder, command, console
-from experiments._tables import hundredths, listed, plain_table, write_rows
+from experiments._tables import listed, plain_table, two_digits, write_rows
 from experiments._trace import Config, corruption_in_words
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _table(found: "Sequence[AttentionShare]", tests: "Sequence[KindTest]") -> "T
     )
     for one in found:
         counts = (str(one.n_relations), str(one.n_facts))
-        table.add_row(one.part, one.measure, one.kind, *counts, hundredths(one.share))
+        table.add_row(one.part, one.measure, one.kind, *counts, two_digits(one.share))
     for test in tests:
         table.add_row(
             test.part, test.measure, "differ by", "", "", f"{test.spread:.2f}, p = {test.p:.3g}"

@@ -83,10 +83,10 @@ def _finish(
     import numpy as np
 
     from experiments._tables import (
-        hundredths,
         listed,
         measures_table,
         scores_table,
+        two_digits,
         write_csv,
     )
     from figures.score import by_relation as drawn_by_relation
@@ -124,10 +124,10 @@ def _finish(
     screen.print(scores_table(overall))
     text = corpus_of(config.model, config.text, config.seed, held_out=True).name
     screen.print(
-        f"Perplexity on {text}: {hundredths(perplexity)}, n = {plural(len(nll), 'chunk')}. "
-        f"{n_skipped} records could not be used (skipped.json says why).\n"
-        f"Everything is in {folder.path}"
+        f"Perplexity on {text}: {two_digits(perplexity)}, n = {plural(len(nll), 'chunk')}. "
+        f"{n_skipped} records could not be used (skipped.json says why)."
     )
+    screen.print(f"Everything is in {folder.path}", soft_wrap=True)
 
 
 _EXPLAINED = """\

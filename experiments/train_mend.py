@@ -15,7 +15,9 @@ class Config:
     model: str = "gemma-3-270m"
     """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
     cases: str = "auto"
-    """Files to practise on, with commas between; as score_model has them."""
+    """What is practised on, with commas between: builtin, toy, or files of edits (CounterFact,
+    EasyEdit's, zsRE, rake.jsonl); auto: the toy's own for the toy, else what build_rake made, else
+    builtin."""
     but: str = ""
     """Files whose subjects are left out, with commas between: what is scored later."""
     perspective: Literal["both", "entity", "relation"] = "both"

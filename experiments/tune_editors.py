@@ -22,7 +22,9 @@ class Config:
     space: str = ""
     """A JSON file with the values of every field, {"training.clamp": [0.5, 1]}; none: our own."""
     cases: str = "auto"
-    """As score_model has it: those to tune on, as split_cases wrote them."""
+    """builtin, toy, or a file of edits: CounterFact, EasyEdit's, zsRE, or rake.jsonl as build_rake
+    makes it (auto: the toy's own for the toy, else what build_rake made, else builtin).
+    Take those to tune on, as split_cases writes them: tune.jsonl."""
     limit: int = 16
     """How many cases, over as many relations as there are; 0 for all."""
     skip: int = 0

@@ -36,7 +36,10 @@ def page_data(files: RunFiles, n_facts: int) -> dict[str, Any]:
                 | {"enough": enough(effect["n_facts"])}
                 for effect in files.averages.get("averages", [])
             ],
-            "facts": [_fact(by_part) for by_part in files.traces(n_facts)] if files.traced else [],
+            "facts": [
+                _fact(by_part, files.averages.get("relations", {}))
+                for by_part in (files.traces(n_facts) if files.traced else ())
+            ],
         }
     )
 
@@ -56,15 +59,22 @@ def _title(name: str, window: int) -> str:
     return site_name(name, window) if name.partition("-")[0] in SITES else name
 
 
-def _fact(by_part: "Mapping[str, FactTrace]") -> dict[str, Any]:
+def _fact(by_part: "Mapping[str, FactTrace]", names: Mapping[str, str]) -> dict[str, Any]:
+    """One fact's maps.
+
+    Args:
+        names: of relations, by their ids.
+    """
     fields = ("part", "labels", "corrupted", "corruption", "answer", "foil")
     one = next(iter(by_part.values()))
-    return {name: getattr(one, name) for name in ("subject", "relation", "object", "prompt")} | {
+    told = {name: getattr(one, name) for name in ("subject", "object", "prompt")}
+    return told | {
+        "relation": names.get(one.relation, one.relation),
         "parts": [
             {name: getattr(trace, name) for name in fields}
             | {"grids": [_grid(grid, trace.corrupted[0]) for grid in trace.grids.values()]}
             for trace in by_part.values()
-        ]
+        ],
     }
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from kedit.results import FactTrace
 
-PAGE = "report.html"
+PAGE, CONFIG = "report.html", "config.json"
 READ = ("config.json", "versions.json", "averages.json", "records.jsonl")  # by name
 UNTOLD = ("lock", PAGE)
 TEXTS = (".md", ".txt", ".json")
@@ -27,6 +27,8 @@ class RunFiles:
     Args:
         config, versions: as their files have them.
         averages: averages.json of a traced run.
+        edited: report.json of the edit of one fact.
+        compared: comparison.json of editors, one for each of them and side.
         records: finished records, in order.
         pictures, tables, texts: *.png, *.csv, and short *.md, *.txt and *.json, in the folder.
         others: all further files, those of folders inside it too.
@@ -36,6 +38,8 @@ class RunFiles:
     config: dict[str, Any]
     versions: dict[str, Any]
     averages: dict[str, Any]
+    edited: dict[str, Any]
+    compared: tuple[dict[str, Any], ...]
     records: tuple[dict[str, Any], ...]
     pictures: tuple[Path, ...]
     tables: tuple[Path, ...]
@@ -103,6 +107,11 @@ def read_run(path: Path) -> RunFiles:
         inside = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
         told = f"no run, but folders: {', '.join(inside)}" if inside else "nothing"
         raise InputError(f"{path} holds {told}; the folder of one run is wanted")
+    if not (path / CONFIG).exists():
+        raise InputError(
+            f"{path} has no {CONFIG}, which every run's folder has: a page shows all that lies "
+            "in a folder, so that one of a run is wanted"
+        )
     texts = [file for file in own if file.suffix in TEXTS and file.name not in READ]
     shown = {
         "pictures": tuple(file for file in own if file.suffix == ".png"),
@@ -115,19 +124,24 @@ def read_run(path: Path) -> RunFiles:
         config=_json(path / "config.json"),
         versions=_json(path / "versions.json"),
         averages=_json(path / "averages.json"),
+        edited=_json(path / "report.json"),
+        compared=tuple(_json(path / "comparison.json", [])),
         records=tuple(read_lines(path / "records.jsonl").records.values()),
         others=tuple(file for file in files if file not in known),
         **shown,
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, empty: Any = None) -> Any:
+    """What a file holds: an object, or where `empty` is a list, a list of them."""
+    empty = {} if empty is None else empty
     if not path.exists():
-        return {}
+        return empty
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is damaged: an object is wanted, got {type(found).__name__}")
+    if not isinstance(found, type(empty)):
+        wanted = "an object" if empty == {} else "a list"
+        raise InputError(f"{path} is damaged: {wanted} is wanted, got {type(found).__name__}")
     return found

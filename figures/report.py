@@ -4,6 +4,7 @@ import base64
 import csv
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -47,10 +48,11 @@ def run(config: Config) -> Path:
         InputError: no run lies there, a file of it cannot be read, or `facts` is negative.
     """
     from figures._run_files import PAGE, read_run
+    from kedit.bounds import broken
     from kedit.errors import InputError
 
-    if config.facts < 0:
-        raise InputError(f"--facts {config.facts}: 0 or more is wanted")
+    if found := broken("report", "facts", config.facts):
+        raise InputError(f"--facts {found[0]}: {found[1]} is wanted")
     folder = Path(config.run)
     text = page(read_run(folder), config.facts)
     out = Path(config.out) if config.out else folder / PAGE
@@ -116,6 +118,7 @@ def _about(files: "RunFiles") -> Iterator[str]:
     from figures.style import plural
 
     told = files.settings
+    yield from _outcome(files)
     if "corrupt" in told and "by" in told:
         parts = ("relation", "subject") if told["corrupt"] == "both" else (told["corrupt"],)
         noise = f"under noise ({told['noise']}, {told['samples']} samples a fact)"
@@ -138,17 +141,35 @@ def _about(files: "RunFiles") -> Iterator[str]:
         yield f"Seed {told['seed']}."
 
 
+def _outcome(files: "RunFiles") -> Iterator[str]:
+    """What was edited, of what, and how it went."""
+    from figures.style import number, plural
+
+    if "verdict" in files.edited:
+        asked, told = files.edited["request"][0], files.edited
+        yield f"{asked['subject']}: {asked['object']} → {asked['target']}, by {told['editor']}."
+        yield told["verdict"]
+        yield f"{plural(len(told['rows']), 'prompt')}, each before and after the edit."
+    n_cases = sum("probes" in record for record in files.records)
+    for one in files.compared:
+        lost = one["costs"].get("failed")
+        scores = ", ".join(
+            f"{name} {number(one[name]['mean'])}"
+            for name in ("generalisation", "locality")
+            if one.get(name, {}).get("mean") is not None
+        )
+        yield (
+            f"{one['editor']}, edited from the {one['edited']} side: {scores or 'no scores'}; "
+            f"{plural(n_cases, 'case')}, {number(lost or 0)} failed."
+        )
+
+
 def _totals(averages: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
     """By part and run: the scores with their intervals, a metric a column."""
     for part, by_run in averages.get("total effects", {}).items():
         for name, total in by_run.items():
             bounds = zip(total["mean"], total["low"], total["high"], strict=True)
-            numbers = [[_number(bound) for bound in scores] for scores in bounds]
-            yield (
-                part,
-                name,
-                [f"{mean} [{low}, {high}]" if low != "-" else mean for mean, low, high in numbers],
-            )
+            yield part, name, [_estimate(*scores) for scores in bounds]
 
 
 def _embedded(picture: Path) -> str:
@@ -166,18 +187,22 @@ def _table(file: Path) -> Table:
 
 
 def _cell(text: str) -> tuple[str, bool]:
-    """A number to four significant digits, a whole one as it is; any other text as it is."""
+    """A number to two significant digits, a whole one as it is; any other text as it is."""
+    from figures.style import number
+
     try:
         value = float(text)
     except ValueError:
         return text, False
     whole = text.lstrip("-").isdigit()
-    return text.replace("-", "−") if whole else _number(value), True
+    return text.replace("-", "−") if whole else number(value), True
 
 
-def _number(value: float | None) -> str:
-    """Four significant digits; "-" for what there is not."""
-    return "-" if value is None else f"{value:#.4g}".replace("-", "−")
+def _estimate(mean: float | None, low: float | None, high: float | None) -> str:
+    """A number and its interval, of which there may be none."""
+    from figures.style import estimate
+
+    return estimate(*(math.nan if value is None else value for value in (mean, low, high)))
 
 
 def _settings(files: "RunFiles") -> Iterator[tuple[str, dict[str, str]]]:

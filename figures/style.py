@@ -156,8 +156,9 @@ def site_name(name: str, window: int) -> str:
 
 
 def number(value: float) -> str:
-    """Two significant digits."""
-    return f"{value:.2g}".replace("-", "−")
+    """Two significant digits; all of them in front of the point, for 1.2e+02 is hard to read."""
+    text = f"{value:,.0f}" if 99.5 <= abs(value) < 1e6 else f"{value:.2g}"
+    return text.replace("-", "−")
 
 
 def estimate(mean: float, low: float, high: float) -> str:

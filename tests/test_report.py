@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from experiments._run import RunFolder
 from figures import report
 from figures._run_files import read_run
-from figures.style import METRIC_NAMES
+from figures.style import METRIC_NAMES, estimate
 from kedit.errors import InputError
 from kedit.metrics import METRICS
 from kedit.results import FactTrace, fact_traces
@@ -138,8 +138,8 @@ def test_a_folders_record_gives_the_traces_back(folder: Path, traces: list) -> N
 def test_total_effects_are_at_the_top(page: str, folder: Path) -> None:
     totals = json.loads((folder / "averages.json").read_text())["total effects"]
     total = totals["subject"]["total effect"]
-    mean, low, high = (f"{total[name][1]:#.4g}" for name in ("mean", "low", "high"))
-    assert f"<td>{mean} [{low}, {high}]</td>" in page
+    shown = estimate(*(total[name][1] for name in ("mean", "low", "high")))
+    assert f"<td>{shown}</td>" in page
 
 
 def test_metrics_are_in_the_order_that_scores_are_stored_in() -> None:
@@ -178,6 +178,7 @@ def test_facts_beyond_the_limit_are_left_out_and_counted(folder: Path, tmp_path:
 
 def test_a_run_that_was_stopped_gives_a_page_of_what_it_has(tmp_path: Path, traces: list) -> None:
     folder = RunFolder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
     save(folder, traces[0], "a")
     save(folder, traces[1], "b")
     folder.add("c", {"prompt": "Who?", "skipped": "it says 'me'", "why": "answered otherwise"})
@@ -208,7 +209,24 @@ def test_a_run_of_another_experiment_gives_a_page(folder: Path, tmp_path: Path) 
     ids = {attributes.get("id") for _, attributes in read.elements}
     assert {"figures", "tables", "texts", "settings"} <= ids
     assert {"totals", "maps", "facts", "bar"}.isdisjoint(ids)
-    for shown in ("&lt;b&gt;rome", "0.0001235", ">12<", "# Edited &lt;em", "m&lt;1&gt;", ">true<"):
+    for shown in ("&lt;b&gt;rome", ">0.00012<", ">12<", "# Edited &lt;em", "m&lt;1&gt;", ">true<"):
+        assert shown in text
+
+
+def test_a_page_of_edits_opens_with_what_was_edited_and_how_it_went(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"all": {"model": "toy", "seed": 0}}')
+    request = {"subject": "Ada", "object": "Corum", "target": "Delft"}
+    edit = {"request": [request], "editor": "rome", "rows": [{}, {}], "verdict": "The edit works"}
+    (tmp_path / "report.json").write_text(json.dumps(edit))
+    (tmp_path / "records.jsonl").write_text('{"key": "a", "probes": []}\n')
+    one = {"edited": "entity", "editor": "ft", "costs": {"failed": 1.0}}
+    one |= {"generalisation": {"mean": 0.98765}, "locality": {"mean": None}}
+    (tmp_path / "comparison.json").write_text(json.dumps([one]))
+    text = report.run(report.Config(run=str(tmp_path))).read_text().partition('id="texts"')[0]
+    for shown in (
+        "Ada: Corum → Delft, by rome.", "The edit works", "2 prompts, each before and after",
+        "ft, edited from the entity side: generalisation 0.99; 1 case, 1 failed.",
+    ):  # fmt: skip
         assert shown in text
 
 
@@ -233,12 +251,16 @@ def test_what_cannot_be_shown_is_told(tmp_path: Path) -> None:
     told("no run, but folders: toy-1")
     (tmp_path / "config.json").write_text("{")
     told("config.json is not JSON")
-    told("--facts -1: 0 or more", facts=-1)
+    told("--facts -1: a number of at least 0 is wanted", facts=-1)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    told("has no config.json, which every run")
 
 
 def test_the_command_answers_at_once_and_tells_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     code = "import sys; from figures.report import main; main(); assert 'torch' not in sys.modules"
     (tmp_path / "table.csv").write_text("a\n1\n")
+    (tmp_path / "config.json").write_text("{}")
 
     def done(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-c", code, *arguments]

@@ -398,3 +398,23 @@ def test_a_files_name_is_bounded_and_clean(tmp_path: Path) -> None:
         (tmp_path / f"{name}.png").touch()
         assert (tmp_path / f"{name}.png").resolve().parent == tmp_path.resolve()
     assert file_name("x" * 3000 + "a") != file_name("x" * 3000 + "b")
+
+
+def test_what_ctrl_c_ends_has_the_shells_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(config: Config) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["experiments/trace_relation.py", "--model", "toy"])
+    with pytest.raises(SystemExit) as end:
+        command(Config, interrupted)
+    assert end.value.code == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+def test_a_run_notes_the_commit_where_there_is_one(tmp_path: Path) -> None:
+    opened(Options(out=str(tmp_path)))
+    told = json.loads((tmp_path / "versions.json").read_text("utf-8"))
+    assert ("commit" in told) == (ROOT / ".git").exists()
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", told.get("commit", "0" * 40))
