@@ -117,6 +117,7 @@ def prepared(
     Raises:
         InputError: an editor that is not known, or told wrongly.
     """
+    from experiments._toy_mend import trained_for_toy
     from kedit.editors import editor
     from kedit.errors import InputError
 
@@ -128,7 +129,7 @@ def prepared(
     for side in sides:
         for told in split(editors):
             one = editor(told, config.model, "relation" if side == "relation" else "entity")
-            one = _with_text(one, config.text, config.seed)
+            one = trained_for_toy(_with_text(one, config.text, config.seed), model, config.model)
             made.append((told, side, with_tokens(model, one, config.tokens_a_key)))
     read_moments(model, [one for _, _, one in made])
     with progress("editors") as bars:

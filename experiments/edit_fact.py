@@ -19,6 +19,7 @@ from experiments._edit_verdict import Done
 from experiments._moments import with_tokens
 from experiments._run import command, open_run
 from experiments._text_length import require_bytes, require_tokens
+from experiments._toy_mend import trained_for_toy
 from kedit.told import names
 
 if TYPE_CHECKING:
@@ -226,6 +227,7 @@ def _editor(config: Config) -> "Editor":
 
 def _ready(chosen: "Editor", model: "HookedTransformer", config: Config) -> "Edits":
     """The editor on its model, with what it has to read."""
+    chosen = trained_for_toy(chosen, model, config.model)
     return with_tokens(model, chosen, config.tokens_a_key).on(model)
 
 

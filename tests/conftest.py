@@ -26,7 +26,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from experiments import train_mend
+from experiments import _toy_mend, train_mend
 from kedit import hf as hugging_face
 from kedit import toy as toy_module
 from kedit.editors import mend
@@ -53,11 +53,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("kedit")
 
-# few steps, and therefore large ones
-TOY_MEND = train_mend.Config(
-    model="toy", rank=16, rate=3e-3, lr=1e-2, lr_rate=1e-4, edit_weight=0.3, steps=60, validate=30,
-    held_out=32,
-)  # fmt: skip
+TOY_MEND = _toy_mend.RECIPE
 VOCAB = 1000  # more than either tokenizer's
 WINDOW = 4  # tokens a local layer sees: fewer than a prompt has
 LOCAL_GLOBAL = ["sliding_attention", "full_attention"] * 2

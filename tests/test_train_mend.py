@@ -13,14 +13,16 @@ import torch
 from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
-from experiments import _mend_training
+from experiments import _mend_training, _toy_mend
 from experiments._exercises import Practice, materials, practice_of, requests_for, split
 from experiments._mend_training import CHECKPOINT
 from experiments._run import open_run
 from experiments.train_mend import Config, run
 from kedit import metalearning
 from kedit import toy as toy_module
+from kedit.editors.ft import FT
 from kedit.editors.mend import MEND, NAME
+from kedit.editors.sides import Sides
 from kedit.errors import InputError
 from kedit.hypernetwork import read_hypernetwork
 from tests.conftest import TOY_MEND
@@ -325,3 +327,18 @@ def test_a_recipe_names_files_without_their_folders(toy: HookedTransformer, tmp_
     file = trained(replace(SHORT, steps=1), toy, tmp_path) / NAME
     assert read_hypernetwork(file)[1].recipe["text"] == "README.md"
     assert str(ROOT).encode() not in file.read_bytes()
+
+
+def test_the_toys_is_trained_when_it_is_asked_for_and_then_kept(
+    toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEDIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(_toy_mend, "RECIPE", replace(_toy_mend.RECIPE, steps=2, validate=2))
+    assert _toy_mend.trained_for_toy(FT(1), toy, "toy") == FT(1)
+    assert _toy_mend.trained_for_toy(MEND("mine"), toy, "toy") == MEND("mine")
+    assert _toy_mend.trained_for_toy(MEND(), toy, "gpt2") == MEND()
+    both = _toy_mend.trained_for_toy(Sides(MEND(), None), toy, "toy")
+    assert isinstance(both, Sides) and isinstance(both.entity, MEND)
+    assert both.entity(toy, [CASES[0].entity]).deltas
+    monkeypatch.setattr(_mend_training, "train", None)  # not called
+    assert _toy_mend.trained_for_toy(MEND(), toy, "toy") == both.entity
