@@ -37,6 +37,7 @@ def finish(
     """
     from figures.edit import before_after
     from figures.style import save
+    from kedit.markdown import escaped
 
     path, rows = done.edit.save(folder.path / FILE), done.rows
     verdict, ending, costs = done.verdict, in_words(done), prices(done.verdict)
@@ -48,9 +49,9 @@ def finish(
     code = usage(config, str(path))
     parts = [
         f"# {config.model}, before and after an edit",
-        ending,
+        escaped(ending),
         *(["\n".join(f"- {cost}" for cost in costs)] if costs else []),
-        *(f"## {title}\n\n{_markdown(own)}" for title, own in titles.items()),
+        *(f"## {escaped(title)}\n\n{_markdown(own)}" for title, own in titles.items()),
         EXPLAINED,
         f"{numbers} {spent}",
         "![before and after](before-after.png)",
@@ -208,13 +209,14 @@ def _table(title: str, rows: Sequence[Row]) -> "Table":
 
 
 def _markdown(rows: Sequence[Row]) -> str:
-    lines = [HEADS, ("---",) * len(HEADS)]
+    from kedit.markdown import escaped, table
+
+    lines = []
     for row in rows:
-        for role, when, prompt, goes_on, *cells in _lines(row):
+        for role, when, *told in _lines(row):
+            prompt, goes_on, *cells = map(escaped, told)
             lines.append((role, when, f"{prompt} **{goes_on}**" if goes_on else prompt, *cells))
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
-    )
+    return table(HEADS, lines)
 
 
 def one_line(text: str) -> str:

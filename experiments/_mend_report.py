@@ -43,6 +43,7 @@ def finish(
     """Edits every held-out request with the best network; table, figure and where they are."""
     from figures.style import plural, save
     from figures.training import Loss, losses
+    from kedit import markdown
 
     lines = _lines(_edited(folder, model, practice))
     steps = sorted(int(key) for key in folder.records)
@@ -72,8 +73,10 @@ def finish(
         for line in lines
     ]
     title = f"MEND for {config.model} after {best} of {steps[-1]} steps, on requests it never saw"
-    markdown = "\n".join(f"| {' | '.join(row)} |" for row in (HEADS, ("---",) * len(HEADS), *rows))
-    write_whole(folder.path / "validation.md", f"# {title}\n\n{markdown}\n\n{_EXPLAINED}\n")
+    write_whole(
+        folder.path / "validation.md",
+        f"# {title}\n\n{markdown.table(HEADS, rows)}\n\n{_EXPLAINED}\n",
+    )
     table = plain_table(title, _EXPLAINED, HEADS)
     for row in rows:
         table.add_row(*row)

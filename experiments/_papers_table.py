@@ -30,9 +30,11 @@ def papers_table(rows: Sequence[Row]) -> "Table":
 
 
 def papers_markdown(rows: Sequence[Row]) -> str:
+    from kedit.markdown import escaped, table
+
     heads = ("edited", "editor", *COLUMNS)
-    lines = (heads, ("---",) * len(heads), *rows)
-    return f"### {TITLE}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [(side, escaped(editor), *cells) for side, editor, *cells in rows]
+    return f"### {TITLE}\n\n{table(heads, lines)}"
 
 
 def papers_rows(found: "Mapping[tuple[str, str], Sequence[Measure]]") -> list[Row]:

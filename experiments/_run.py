@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-import io
 import json
 import logging
 import platform
@@ -43,6 +42,9 @@ def command(
     """
     import simple_parsing
 
+    from kedit.screen import print_anything
+
+    print_anything()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("kedit").setLevel(logging.INFO)
     config = simple_parsing.parse(
@@ -55,8 +57,6 @@ def command(
     )
     from kedit.errors import InputError
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a code page may lack an arrow or a name's letter
     try:
         require_possible(config, Path(sys.argv[0]).stem)
         folder = run(config)

@@ -236,10 +236,11 @@ def _shown(title: str, names: Sequence[str], lines: Sequence[Line]):
 
 
 def _markdown(title: str, names: Sequence[str], lines: Sequence[Line]) -> str:
-    heads = ["", "", "before", *names]
+    from kedit.markdown import escaped, table
+
+    heads = ["", "", "before", *map(escaped, names)]
     body = ([line.part, line.name, line.before, *line.cells] for line in lines)
-    rows = [heads, ["---"] * len(heads), *body]
-    return f"### {title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"### {escaped(title)}\n\n{table(heads, body)}"
 
 
 def _explained(config: "Config", verdicts: Sequence[Verdict]) -> str:

@@ -234,6 +234,9 @@ def _plain(value: Any) -> str:
 
 def main() -> None:
     """The command; what a user can mend is told in one line."""
+    from kedit.screen import print_anything
+
+    print_anything()
     config = parse(
         Config,
         prog="python -m figures.report",

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from kedit.grids import EffectGrid, effect_rows, grid_records, grid_tensors, grids_of
+from kedit.markdown import escaped, table
 from kedit.stats import largest
 
 COLUMNS = ("site", "layer", "position", "token", "head", "effect")
@@ -82,10 +83,8 @@ class PromptTrace:
 
     def table(self, n: int = 5, metric: str = "") -> str:
         """`strongest` as a table in Markdown, effects with two significant digits."""
-        lines = [COLUMNS, ("---",) * len(COLUMNS)]
-        lines += [shown(row) for row in self.strongest(n, metric)]
-        escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-        return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+        rows = (map(escaped, shown(row)) for row in self.strongest(n, metric))
+        return table(COLUMNS, map(tuple, rows))
 
     def rows(self) -> list[dict[str, Any]]:
         """Every indirect effect with its place, for `pandas.DataFrame`."""

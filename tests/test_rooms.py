@@ -14,7 +14,17 @@ MAY_IMPORT = {
 }
 # inside kedit: what is lower must not import what is higher
 FLOORS = [
-    {"errors", "kept", "digests", "lines", "progress", "spacing", "verdict"},
+    {
+        "errors",
+        "kept",
+        "digests",
+        "lines",
+        "markdown",
+        "progress",
+        "screen",
+        "spacing",
+        "verdict",
+    },
     {"facts", "heads", "bounds", "devices", "outline"},
     {"told"},
     {"toy", "hf"},

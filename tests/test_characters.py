@@ -1,0 +1,103 @@
+"""Characters that mean something to a terminal, a table or a page, and those that these lack."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import edit_fact, trace_relation
+from experiments._papers_table import papers_markdown
+from kedit.markdown import escaped, table
+from kedit.screen import print_anything
+
+MARKED = "[/old] $x$ <b>巴黎</b> | é"
+# as a subprocess of another encoding: each writes to the folder that it is given
+PRINTED = {
+    "trace_relation": (
+        "experiments.trace_relation", "--model", "toy", "--limit", "1", "--sites", "z",
+        "--corrupt", "subject",
+    ),
+    "edit_fact": (
+        "experiments.edit_fact", "--model", "toy", "--editor", "ft+l", "--neighbours", MARKED,
+    ),
+    "patch_prompts": ("experiments.patch_prompts", "--model", "toy", "--sites", "mlp_out"),
+}  # fmt: skip
+
+
+def run(encoding: str, *told: str) -> subprocess.CompletedProcess[bytes]:
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    return subprocess.run([sys.executable, "-m", *told], env=env, capture_output=True, check=False)
+
+
+def test_markdown_shows_texts_as_they_are():
+    assert escaped(MARKED) == "\\[/old] \\$x\\$ \\<b>巴黎\\</b> \\| é"
+    assert escaped("a*b*`c`\n") == "a\\*b\\*\\`c\\`↵"
+    assert table(("a", "b"), [("1", escaped("|"))]) == "| a | b |\n| --- | --- |\n| 1 | \\| |"
+    assert "| rome:x=(\\|) |" in papers_markdown([("entity", "rome:x=(|)", "5 [1, 9]")])
+
+
+def test_standard_output_takes_what_its_encoding_lacks(monkeypatch: pytest.MonkeyPatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    print_anything()
+    sys.stdout.write("é → 巴")
+    sys.stdout.flush()
+    assert written.getvalue() == b"? ? ?"
+
+
+def test_a_relation_with_markup_is_traced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    facts = tmp_path / "facts.jsonl"
+    fact = {
+        "subject": "Ada Alder", "relation": MARKED, "object": "Corum",
+        "template": "The birthplace of {} is",
+    }  # fmt: skip
+    facts.write_text(json.dumps(fact), encoding="utf-8")
+    config = trace_relation.Config(
+        model="toy", facts=str(facts), by="noise", samples=2, corrupt="subject", heatmaps=1,
+        sites=["z"], out=str(tmp_path / MARKED.replace("/", "")),
+    )  # fmt: skip
+    folder = trace_relation.run(config)
+    printed = capsys.readouterr().out
+    assert f"Everything is in {folder}" in printed.replace("\n", "")
+    assert f"Ada Alder: {MARKED[:18]}" in printed  # the bar
+    assert len(list((folder / "facts").glob("*.png"))) == 1
+
+
+@pytest.mark.slow
+def test_a_neighbour_with_markup_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = edit_fact.Config(
+        model="toy", editor="ft+l", neighbours=[MARKED], out=str(tmp_path / "run")
+    )
+    folder = edit_fact.run(config)
+    assert "[/old] $x$" in capsys.readouterr().out
+    assert escaped(MARKED) in (folder / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_terminal_without_the_characters_ends_no_command(
+    tmp_path: Path, name: str, encoding: str
+):
+    out = tmp_path / "run 巴→é"
+    done = run(encoding, *PRINTED[name], "--out", str(out))
+    assert done.returncode in (0, 1) and b"Traceback" not in done.stderr
+    assert b"Everything is in" in done.stdout
+    json.loads((out / "config.json").read_text(encoding="utf-8"))
+    page = run(encoding, "figures.report", str(out))
+    assert page.returncode == 0 and b"The page is in" in page.stdout
+    assert "run 巴→é" in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_what_a_user_can_mend_is_told_in_any_encoding():
+    for told in (
+        ("figures.report", "no/folder 巴→é"),
+        ("experiments.trace_relation", "--model", "toy", "--facts", "no/file 巴→é"),
+    ):
+        done = run("ascii", *told)
+        assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(b"error: no/f")
