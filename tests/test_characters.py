@@ -49,6 +49,7 @@ def test_standard_output_takes_what_its_encoding_lacks(monkeypatch: pytest.Monke
     assert written.getvalue() == b"? ? ?"
 
 
+@pytest.mark.slow
 def test_a_relation_with_markup_is_traced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     facts = tmp_path / "facts.jsonl"
     fact = {
