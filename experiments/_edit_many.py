@@ -5,15 +5,15 @@ done.edit.save("facts.safetensors")
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments._asked import NEIGHBOURS, SPARE, answered
-from experiments._before_after import Question, Reply, Row, replies
+from experiments._asked_many import Asked, asked_of, chunks, flat, replies_of
+from experiments._before_after import Reply, Row
 from experiments._edit_price import held_out_text, name_of, perplexity
 from experiments._edit_verdict import judged_rows, largest_norm, most_repetitive, staying
 from experiments._facts import say_skipped
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from kedit.facts import EditCase, EditRequest, Perspective
     from kedit.verdict import Verdict
 
-PARAPHRASES = 3  # of each request that are asked, at most
 LEAST_SAID = 0.5  # of the targets: an edit that brings fewer of them fails
 OF_ONE = ("subject", "prompt", "target", "true", "more", "neighbours", "relation")
 
@@ -127,7 +126,7 @@ def edit_facts(
     """
     from kedit.errors import InputError
 
-    asked, before, skipped = _asked(model, cases, perspective, seed)
+    asked, before, skipped = asked_of(model, cases, perspective, seed)
     start = time.perf_counter()
     edit, refused = _edit_of(model, asked, edits)
     seconds = time.perf_counter() - start
@@ -137,14 +136,18 @@ def edit_facts(
         id, reason = next(iter(skipped.items()), ("", "there are no records"))
         raise InputError(f"no fact is left to edit; record {id}: {reason}")
     then = perplexity(model, held_out) if held_out is not None else None
-    found = []
+    questions = {case: flat(own) for case, own in kept.items()}
+    after: dict[EditCase, list[Reply]] = {}
     with edit.applied(model), progress("facts") as bars:
-        for case, own in bars.track(kept.items(), len(kept), description="asking again"):
-            for (request, questions), replied in zip(own.items(), before[case], strict=True):
-                rows = list(map(Row, questions, replied, replies(model, questions)))
-                found.append(Edited(case.id, request, rows))
+        for some in bars.track(chunks(questions), description="asking again"):
+            after |= replies_of(model, {case: questions[case] for case in some})
         now = perplexity(model, held_out) if held_out is not None else None
     both = None if then is None or now is None else (then, now)
+    found = []
+    for case, own in kept.items():
+        rows = iter(map(Row, questions[case], before[case], after[case]))
+        for request, ones in own.items():
+            found.append(Edited(case.id, request, list(islice(rows, len(ones)))))
     return DoneMany(edit, found, skipped, edit.norms(model), both, seconds)
 
 
@@ -190,39 +193,6 @@ def edit_file(
     return folder.path
 
 
-Asked = dict["EditCase", dict["EditRequest", list[Question]]]
-
-
-def _asked(
-    model: "HookedTransformer", cases: "Sequence[EditCase]", perspective: "Perspective", seed: int
-) -> tuple[Asked, "dict[EditCase, list[list[Reply]]]", dict[str, str]]:
-    """What is asked of each request of each case, and the unedited model's replies; and why other
-    cases are left out.
-    """
-    from kedit.errors import InputError
-    from kedit.generation import says
-
-    asked: Asked = {}
-    before: dict[EditCase, list[list[Reply]]] = {}
-    skipped: dict[str, str] = {}
-    with progress("facts") as bars:
-        for case in bars.track(cases, description="asking"):
-            try:
-                requests = case.requests(perspective)
-                own = {one: list(_questions(model, case, one, seed)) for one in requests}
-                replied = [replies(model, questions) for questions in own.values()]
-            except InputError as error:
-                skipped[case.id] = str(error)
-                continue
-            if all(
-                says(ones[0].said, [one.target]) for one, ones in zip(own, replied, strict=True)
-            ):
-                skipped[case.id] = f"the model says {requests[0].target!r} already"
-            else:
-                asked[case], before[case] = own, replied
-    return asked, before, skipped
-
-
 def _edit_of(
     model: "HookedTransformer", asked: Asked, edits: "Edits"
 ) -> "tuple[Edit | None, dict[EditCase, str]]":
@@ -250,45 +220,3 @@ def _edit_of(
         except InputError as error:
             refused[case] = str(error)
     return (edits(requests) if requests else None), refused
-
-
-def _questions(
-    model: "HookedTransformer", case: "EditCase", request: "EditRequest", seed: int
-) -> Iterator[Question]:
-    """The edited prompt, the old pair's, other wordings, and neighbours."""
-    from kedit.facts import NO_RELATION
-    from kedit.generation import says
-
-    fact, side = request.fact, request.perspective
-    yield Question("edited", fact.prompt, request.target, fact.object)
-    if request.removal:
-        yield Question("removed", request.removal.prompt, NO_RELATION, request.target)
-    probes = [probe for probe in case.probes if probe.perspective == side]
-    paraphrases = [
-        Question("paraphrase", probe.prompt, probe.answer, probe.rival)
-        for probe in probes
-        if probe.group == "paraphrase"
-        # of a record of several edits, each has its own
-        and (not case.others or (probe.answer, probe.rival) == (request.target, fact.object))
-    ]
-    yield from paraphrases[:PARAPHRASES]
-    prompts = [probe.prompt for probe in probes if probe.group == "neighborhood"]
-    if not prompts and side == "entity" and model.cfg.model_name != "toy":
-        prompts = _drawn(request, seed)
-    found = 0
-    for prompt, old in answered(model, prompts[: NEIGHBOURS + SPARE]).items():
-        # where a neighbour says the target already, a leak would not be seen
-        unseen = not old or (side == "entity" and says(old, [request.target]))
-        if not unseen and found < NEIGHBOURS:
-            found += 1
-            new = NO_RELATION if old == request.target else request.target
-            yield Question("neighbour", prompt, new, old)
-
-
-def _drawn(request: "EditRequest", seed: int) -> list[str]:
-    """The prompt about other subjects, drawn from kedit's own facts of the relation."""
-    from kedit.neighbours import alike
-
-    template = request.fact.template
-    others = islice(alike(request, seed), NEIGHBOURS + SPARE)
-    return [template.replace("{}", other.subject) for other in others]

@@ -60,7 +60,7 @@ def done(toy: HookedTransformer, cases: list[EditCase]) -> DoneMany:
 
 def test_what_cannot_be_edited_is_skipped_and_the_rest_is_one_edit(done: DoneMany) -> None:
     assert [fact.id for fact in done.facts] == ["line 1", "line 2"]
-    assert list(done.skipped) == ["line 4", "line 5", "line 3"]
+    assert sorted(done.skipped) == ["line 3", "line 4", "line 5"]
     assert done.skipped["line 4"] == "the model says 'Corum' already"
     assert "tokens, the model reads 64" in done.skipped["line 5"]
     assert "two requests contradict each other" in done.skipped["line 3"]
