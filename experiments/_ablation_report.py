@@ -53,7 +53,7 @@ def finish(
     from rich.text import Text
 
     from figures.ablation import ablation
-    from figures.style import save
+    from figures.style import Source, save
 
     lines = list(_lines(config, before, told, outcomes))
     folder.write_json(
@@ -94,8 +94,8 @@ def finish(
         for line in lines
     }
     counts = {line.kind: line.n_cases for line in lines}
-    study = f"{config.model}, {config.perspective} edits; seed {config.seed}"
-    save(ablation(drawn, counts, study), folder.path, "ablation")
+    source = Source(config.model, f"{config.perspective} edits; seed {config.seed}")
+    save(ablation(drawn, counts, source), folder.path, "ablation")
 
 
 def _lines(

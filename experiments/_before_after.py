@@ -157,10 +157,8 @@ def _openings(text: str) -> list[str]:
 
 
 def shown(probability: float) -> str:
-    """Two decimals, or one digit of what is smaller."""
-    if probability >= 0.0095:
-        return f"{probability:.2f}"
-    return f"{probability:.0e}".replace("e-0", "e-").replace("0e+00", "0")
+    """Two significant digits, as the figure has them."""
+    return f"{probability:.2g}".replace("e-0", "e-")
 
 
 def _variety(model: "HookedTransformer", text: str) -> float:

@@ -47,7 +47,8 @@ def finish(
         held_out: what the text is called that perplexity was measured on.
     """
     from figures.edit import many_facts
-    from figures.style import save
+    from figures.style import Source, save
+    from kedit.markdown import escaped, table
 
     path = done.edit.save(folder.path / FILE)
     sizes, ending = sizes_of(model, done), in_words(done)
@@ -57,20 +58,20 @@ def finish(
     numbers, code = changed(config.editor, sizes, done.seconds), usage(config, str(path))
     parts = [
         f"# {config.model}, before and after an edit of {len(done.facts)} facts",
-        ending,
+        escaped(ending),
         *(["\n".join(f"- {cost}" for cost in costs)] if costs else []),
-        _markdown(lines),
+        table(HEADS, [tuple(map(escaped, line)) for line in lines]),
         NOTE,
         numbers,
-        *(["\n".join(f"- skipped: {id}: {why}" for id, why in done.skipped.items())]
+        *(["\n".join(f"- skipped: {id}: {escaped(why)}" for id, why in done.skipped.items())]
           if done.skipped else []),
         "![before and after](before-after.png)",
         f"```python\n{code}\n```",
     ]  # fmt: skip
     write_whole(folder.path / "report.md", "\n\n".join(parts) + "\n")
-    study = f"{config.model}, {config.editor}; seed {config.seed}"
-    figure = many_facts(drawn([fact.rows[0] for fact in done.facts[:DRAWN]]), len(done.facts),
-                        study, short(done.verdict))  # fmt: skip
+    source = Source(config.model, f"{config.editor}; seed {config.seed}")
+    shown_facts = drawn([fact.rows[0] for fact in done.facts[:DRAWN]])
+    figure = many_facts(shown_facts, len(done.facts), source, short(done.verdict))
     save(figure, folder.path, "before-after")
     screen = console()
     screen.print(_table(config, lines))
@@ -127,11 +128,6 @@ def _table(config: "Config", lines: Sequence[tuple[str, ...]]) -> "Table":
     for line in lines:
         table.add_row(*line)
     return table
-
-
-def _markdown(lines: Sequence[tuple[str, ...]]) -> str:
-    rows = (HEADS, ("---",) * len(HEADS), *lines)
-    return "\n".join(f"| {' | '.join(cell.replace('|', '¦') for cell in row)} |" for row in rows)
 
 
 def _report(

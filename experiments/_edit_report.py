@@ -36,7 +36,7 @@ def finish(
         held_out: what the text is called that perplexity was measured on.
     """
     from figures.edit import before_after
-    from figures.style import save
+    from figures.style import Source, save
     from kedit.markdown import escaped
 
     path, rows = done.edit.save(folder.path / FILE), done.rows
@@ -58,10 +58,10 @@ def finish(
         f"```python\n{code}\n```",
     ]
     write_whole(folder.path / "report.md", "\n\n".join(parts) + "\n")
-    study = f"{config.model}, {config.editor}; seed {config.seed}"
+    source = Source(config.model, f"{config.editor}; seed {config.seed}")
     (_, before, after), answers = rows[0], (rows[0].question.new, rows[0].question.old)
     likeliest = (before.likeliest, after.likeliest)
-    figure = before_after(likeliest, answers, drawn(rows), study, short(verdict))
+    figure = before_after(likeliest, answers, drawn(rows), source, short(verdict))
     save(figure, folder.path, "before-after")
     screen = console()
     for title, own in titles.items():

@@ -31,7 +31,7 @@ def finish(config: "Config", folder: RunFolder, asked: Asked) -> None:
     if not answers:
         raise InputError(f"no fact could be asked about: see {folder.path}/records.jsonl")
     study = Study(len(answers), f"the {config.corrupt}’s words replaced by others", config.metric,
-                  config.seed)  # fmt: skip
+                  config.seed, config.model)  # fmt: skip
     panels = _panels(config, heads, answers)
     write_rows(folder.path / "heads.csv", _head_rows(panels, answers))
     write_rows(folder.path / "ov.csv", list(_ov_rows(answers)))
@@ -176,7 +176,7 @@ def _draw_decoding(config: "Config", folder: RunFolder, asked: Asked) -> None:
     import numpy as np
 
     from figures.questions import decoding
-    from figures.style import SITES, plural, save
+    from figures.style import SITES, Source, plural, save
     from kedit.stats import Interval
 
     drawn: dict[str, dict[str, tuple[Interval, Interval]]] = {}
@@ -191,12 +191,8 @@ def _draw_decoding(config: "Config", folder: RunFolder, asked: Asked) -> None:
                 )
                 drawn[split][site] = accuracy, control
     chance = next(iter(asked.decoded.values()))[0].chance
-    caption = (
-        f"n = {plural(asked.n_decoded, 'fact')}; seed {config.seed}; bands: Wilson’s 95\u00a0% "
-        "interval over what is held out; dotted: the control task, each wording’s relation drawn "
-        "at random; grey line: always the commonest relation."
-    )
-    save(decoding(drawn, chance, caption), folder.path, "decoding")
+    source = Source(config.model, f"n = {plural(asked.n_decoded, 'fact')}; seed {config.seed}")
+    save(decoding(drawn, chance, source), folder.path, "decoding")
 
 
 def _table(

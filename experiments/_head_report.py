@@ -42,7 +42,7 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
             console().print(f"{part} corrupted: heads are not compared by relation: {error}")
             continue
         study = Study(shared.n_facts, f"the {part}'s {corruption_in_words(config)}", config.metric,
-                      config.seed)  # fmt: skip
+                      config.seed, config.model)  # fmt: skip
         save(clusters(heads, shared, study), folder.path, f"{part}-relations")
         told.append(shared)
         rows += _rows(heads)
@@ -53,7 +53,7 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     folder.write_json("sharing.json", [listed(vars(one)) for one in told])
     looked = looks_of(config, _best(seen), _facts(facts, traces))
     write_rows(folder.path / "looks.csv", list(_look_rows(looked)))
-    study = Study(looked[0].n_facts, "", config.metric, config.seed)
+    study = Study(looked[0].n_facts, "", config.metric, config.seed, config.model)
     save(looks(looked, study), folder.path, "looks")
     console().print(_table(told))
 

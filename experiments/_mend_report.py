@@ -41,7 +41,7 @@ def finish(
     config: "Config", folder: RunFolder, model: "HookedTransformer", practice: Practice
 ) -> None:
     """Edits every held-out request with the best network; table, figure and where they are."""
-    from figures.style import plural, save
+    from figures.style import Source, plural, save
     from figures.training import Loss, losses
     from kedit import markdown
 
@@ -57,8 +57,11 @@ def finish(
             for side in sides
         },
         best,
-        f"{config.model}; n = {plural(len(practice.held_out), 'edit')} to validate with, "
-        f"{len(practice.train):,} to train on; seed {config.seed}",
+        Source(
+            config.model,
+            f"n = {plural(len(practice.held_out), 'edit')} to validate with, "
+            f"{len(practice.train):,} to train on; seed {config.seed}",
+        ),
     )
     save(drawn, folder.path, "training")
     record = [

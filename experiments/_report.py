@@ -186,7 +186,8 @@ def _draw(
 
     how = corruption_in_words(config)
     for part, grids in averages.items():
-        study = Study(len(traces[part]), f"the {part}'s {how}", config.metric, config.seed)
+        study = Study(len(traces[part]), f"the {part}'s {how}", config.metric, config.seed,
+                      config.model)  # fmt: skip
         mapped = [grids[name] for name in grids if name in MAPPED]
         if mapped:
             save(maps(mapped, study, totals[part]["total effect"]), folder.path, f"{part}-maps")
@@ -194,19 +195,22 @@ def _draw(
             save(heads(grids["z"], study), folder.path, f"{part}-heads")
         cut = [grids[name] for name in SEVERED if name in grids]
         if cut and ORDINARY in grids:
-            save(severed(grids[ORDINARY], cut, study), folder.path, f"{part}-severed")
+            figure = severed(grids[ORDINARY], cut, study, totals[part]["total effect"])
+            save(figure, folder.path, f"{part}-severed")
         for trace in traces[part][: config.heatmaps]:
             for name in trace.grids:
                 if "severed" not in name:
                     title = file_name(f"{part}-{trace.relation}-{trace.subject}-{name}")
-                    save(heatmap(trace, name, config.metric), folder.path / "facts", title)
+                    figure = heatmap(trace, name, config.metric, config.model)
+                    save(figure, folder.path / "facts", title)
     both = [
         [averages[part][name] for name in averages[part] if name in MAPPED] for part in averages
     ]
     if len(both) == 2 and both[0]:
-        study = Study(tuple(map(len, traces.values())), how, config.metric, config.seed)
-        relation, subject = both
-        save(sides(relation, subject, study), folder.path, "relation-against-subject")
+        counts = tuple(map(len, traces.values()))
+        study = Study(counts, how, config.metric, config.seed, config.model)
+        whole = {part: total["total effect"] for part, total in totals.items()}
+        save(sides(*both, study, whole), folder.path, "relation-against-subject")
 
 
 def _rows(

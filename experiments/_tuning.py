@@ -135,7 +135,7 @@ def finish(
     import numpy as np
 
     from figures.frontier import frontier
-    from figures.style import plural, save
+    from figures.style import Source, plural, save
     from figures.tuning import tuning
 
     came_to = {
@@ -178,12 +178,10 @@ def finish(
         name: [(float(one.score.mean), float(one.mean.mean)) for one in ones]
         for name, ones in ranked.items()
     }
-    caption = f"{config.model}, {edits}; seed"
-    save(tuning(drawn, f"{caption} {config.seed}"), folder.path, "tuning")
+    source = Source(config.model, f"{edits}; seed {config.seed}")
+    save(tuning(drawn, source), folder.path, "tuning")
     places = {name: [one.place for one in ones] for name, ones in ranked.items()}
-    save(
-        frontier({config.perspective: places}, f"{caption} {config.seed}"), folder.path, "frontier"
-    )
+    save(frontier({config.perspective: places}, source), folder.path, "frontier")
     screen = console(180)
     screen.print(table)
     screen.print(

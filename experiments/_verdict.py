@@ -90,7 +90,7 @@ def finish(
     """
     from figures.compare import compared
     from figures.frontier import frontier
-    from figures.style import edited_from, plural, save
+    from figures.style import Source, edited_from, plural, save
 
     by_side: dict[str, list[Arm]] = {}
     for arm in outcomes:
@@ -116,13 +116,13 @@ def finish(
     write_whole(folder.path / "comparison.md", "\n\n".join(markdown) + "\n")
     figure = compared(
         {side: {one.arm.told: one.found for one in ones} for side, ones in verdicts.items()},
-        f"{config.model}; seed {config.seed}",
+        Source(config.model, f"seed {config.seed}"),
         {(one.arm.side, one.arm.told): int(one.costs["failed"] or 0) for one in each},
     )
     save(figure, folder.path, "comparison")
     places = {side: {one.arm.told: [one.place] for one in ones} for side, ones in verdicts.items()}
-    study = f"{config.model}, {plural(len(before), 'case')}; seed {config.seed}"
-    save(frontier(places, study), folder.path, "frontier")
+    source = Source(config.model, f"n = {plural(len(before), 'case')}; seed {config.seed}")
+    save(frontier(places, source), folder.path, "frontier")
     screen.print(_explained(config, each), markup=False)
     screen.print(f"Everything is in {folder.path}", soft_wrap=True)
 

@@ -150,9 +150,9 @@ def finish(config: Config, folder: RunFolder, trace: "PromptTrace") -> None:
     strongest = trace.table(config.strongest, metric)
     write_whole(folder.path / "table.md", f"{told}\n\n{strongest}\n")
     for name in trace.grids:
-        save(heatmap(trace, name, metric), folder.path, f"map-{name}")
+        save(heatmap(trace, name, metric, config.model), folder.path, f"map-{name}")
     if "z" in trace.grids:
-        save(head_maps(trace, metric, Path(config.model).stem), folder.path, "heads")
+        save(head_maps(trace, metric, config.model), folder.path, "heads")
     screen = console()
     table = plain_table(f"The strongest cells of each site ({metric})", told, COLUMNS)
     for row in trace.strongest(config.strongest, metric):

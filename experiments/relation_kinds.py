@@ -47,7 +47,7 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
     folder.write_json("kinds.json", {"shares": rows, "tests": tested})
     write_rows(folder.path / "kinds.csv", rows)
     n_facts = len({trace.prompt for done in traces.values() for trace in done})
-    study = Study(n_facts, corruption_in_words(config), config.metric, config.seed)
+    study = Study(n_facts, corruption_in_words(config), config.metric, config.seed, config.model)
     save(attention_shares(found, tests, study), folder.path, "kinds")
     console().print(_table(found, tests))
 

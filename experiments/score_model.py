@@ -91,7 +91,7 @@ def _finish(
     )
     from figures.score import by_relation as drawn_by_relation
     from figures.score import start
-    from figures.style import plural, save
+    from figures.style import Source, plural, save
     from kedit.measures import by_relation, measures
     from kedit.stats import Interval, bootstrap_ratio
     from kedit.text import corpus_of
@@ -115,9 +115,9 @@ def _finish(
     )
     write_csv(folder.path / "measures.csv", {"all": overall, **each})
     kinds = {score.relation: score.kind for score in scores}
-    study = f"{config.model}, before any edit; seed {config.seed}"
-    save(start(overall, study), folder.path, "start")
-    save(drawn_by_relation(each, kinds, study), folder.path, "by-relation")
+    source = Source(config.model, f"seed {config.seed}")
+    save(start(overall, source), folder.path, "start")
+    save(drawn_by_relation(each, kinds, source), folder.path, "by-relation")
     screen = console()
     title = f"{config.model} before any edit, {plural(len(scores), 'case')}"
     screen.print(measures_table(overall, title))

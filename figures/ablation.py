@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.score import Dots
-from figures.style import DOUBLE, new_figure, plural, readable, styled
+from figures.style import DOUBLE, Source, legend_above, new_figure, plural, readable, styled, titled
 
 LOOKS = (
     Dots("W_out", "#009E73", "s"),
@@ -24,7 +24,7 @@ Estimate = tuple[float, ...]  # mean, low, high
 def ablation(
     found: Mapping[tuple[str, str, str], Mapping[str, Estimate]],
     n_cases: Mapping[str, int],
-    study: str,
+    source: Source,
 ) -> Figure:
     """A column for each norm; the Score, its parts, and the Score by kind of relation below.
 
@@ -35,12 +35,13 @@ def ablation(
     parts = list(next(iter(found.values())))
     rows = [(ALL, name) for name in parts] + [(kind, SCORE) for kind in n_cases if kind != ALL]
     caption = (
-        f"n = {plural(n_cases[ALL], 'case')}; {readable(study)}; lines: 95\u00a0% bootstrap "
+        f"n = {plural(n_cases[ALL], 'case')}; {readable(source.told)}; lines: 95\u00a0% bootstrap "
         "intervals over cases. Score: harmonic mean of the rows below it, each the share that was "
         "gained of what there was to gain, or kept. Size: Frobenius norm over all matrices of the "
         "edit."
     )
-    figure = new_figure(DOUBLE, 1.4 + 0.36 * len(rows), "What attention adds to an edit", caption)
+    title = titled("What attention adds to an edit", source.model)
+    figure = new_figure(DOUBLE, 0.75 + 0.36 * len(rows), title, caption)
     axes = figure.subplots(1, 2, sharey=True, sharex=True)
     for ax, budget in zip(axes, TITLES, strict=True):
         for place, look in enumerate(LOOKS):
@@ -58,7 +59,7 @@ def ablation(
     ]
     axes[0].set_yticks(range(len(rows)), names)
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    legend_above(figure, *axes[0].get_legend_handles_labels())
     return figure
 
 

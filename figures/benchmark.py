@@ -36,7 +36,7 @@ def by_relation(shares: Sequence[Share], title: str, n_subjects: int) -> Figure:
         f"n = {n_records:,} records of {n_subjects:,} subjects, {len(ordered)} relations; "
         "a full count, so no interval. The kinds are kedit's own: RaKE has none."
     )
-    figure = new_figure(SINGLE, 1.2 + ROW * len(ordered), readable(title, 50), caption)
+    figure = new_figure(SINGLE, 0.75 + ROW * max(len(ordered), 3), readable(title, 50), caption)
     ax = figure.subplots()
     rows = np.arange(len(ordered))
     colours = [KIND_COLOURS[share.kind] for share in ordered]

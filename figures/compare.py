@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle, groupby
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,19 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
-from figures.score import CONTRASTS, GROUPS, SIDES, Dots
-from figures.style import DOUBLE, SMALL, finite, new_figure, plural, readable, styled
+from figures.score import CONTRASTS, GROUPS, SHOWN, SIDES, Dots
+from figures.style import (
+    DOUBLE,
+    SMALL,
+    Source,
+    finite,
+    legend_above,
+    new_figure,
+    plural,
+    readable,
+    styled,
+    titled,
+)
 from kedit.measures import Key, Measure
 from kedit.stats import Interval
 
@@ -25,22 +35,22 @@ SHAPES = ("o", "D", "s", "^", "v", "p", "X")
 STAYS = ("neighborhood", "other objects", "other relations")
 BAND, TICK, SHADE = "0.80", "0.35", "0.94"
 STATISTICS = ("success", "magnitude")
-SLOT, ROW, LINE = 0.075, 0.27, 0.135  # inches: an editor in a row; a row, at least; of the legend
+SLOT, ROW = 0.075, 0.3  # inches: an editor in a row; a row, at least
 NAME_WIDTH = 54  # characters of an editor's name
 TITLE = "What edits from one side do on that side and on the other"
 EXPLAINED = (
     "dots: means over cases after the edits, lines: 95\u00a0% intervals over cases (of success "
-    "Wilson’s, of magnitude by the bootstrap; hollow: a single case, no interval), grey: the same "
-    "cases before any edit; success: the answer is likelier than its rival (both named under each "
-    "group); magnitude: probability of the answer − of its rival, in percentage points; transfer: "
-    "to the side that was not edited"
+    "Wilson’s, of magnitude by the bootstrap; hollow: a single case, no interval; no line: it is "
+    "narrower than the dot), grey: the same cases before any edit; success: the answer is "
+    "likelier than its rival (both named under each group); magnitude: probability of the answer − "
+    "of its rival, in percentage points; transfer: to the side that was not edited"
 )
 
 
 @styled
 def compared(
     arms: Mapping[str, Mapping[str, Sequence[Measure]]],
-    study: str,
+    source: Source,
     n_failed: Mapping[tuple[str, str], int],
 ) -> Figure:
     """Two columns for each side that was edited, a block of rows for each side that was probed.
@@ -49,7 +59,6 @@ def compared(
         arms: measures before and after the edits, by edited side ("entity", "relation", or
             "together"), then by editor; the editors' order gives them their colours and their
             places in a row.
-        study: which model, which cases, which seed, in words.
         n_failed: edits that could not be made, by edited side and editor.
     """
     found = {edited: {name: _drawn(each[name]) for name in each} for edited, each in arms.items()}
@@ -57,14 +66,13 @@ def compared(
     names = dict.fromkeys(name for editors in found.values() for name in editors)
     looks = [Dots(*each) for each in zip(names, cycle(COLOURS), cycle(SHAPES), strict=False)]
     labels = [_label(name, list(found), n_failed) for name in names]
-    n_across = max(1, int(DOUBLE / (0.42 + 0.053 * max(map(len, labels), default=0))))
     blocks = _blocks(list(found), shown)
     n_rows = [max(len(groups), 1) for groups in blocks.values()]
-    row, above = max(ROW, SLOT * (len(looks) + 1.3)), LINE * (1 + ceil(len(labels) / n_across))
-    height = 1.15 + 0.33 * len(n_rows) + above + row * sum(n_rows)
-    caption = f"n = {plural(_cases(shown), 'case')}; {readable(study)}; {EXPLAINED}."
-    figure = new_figure(DOUBLE, height, TITLE, caption)
-    successes, magnitudes = _panels(figure, n_rows, len(found), 1 - above / height)
+    row = max(ROW, SLOT * (len(looks) + 1.3))
+    height = 0.8 + 0.33 * len(n_rows) + row * sum(n_rows)
+    caption = f"n = {plural(_cases(shown), 'case')}; {readable(source.told)}; {EXPLAINED}."
+    figure = new_figure(DOUBLE, height, titled(TITLE, source.model), caption)
+    successes, magnitudes = _panels(figure, n_rows, len(found))
     for lefts, rights, (side, groups) in zip(successes, magnitudes, blocks.items(), strict=True):
         _rows([*lefts, *rights], side, groups)
         for statistic, panels in zip(STATISTICS, (lefts, rights), strict=True):
@@ -78,7 +86,7 @@ def compared(
             _note(rights[-1], there, (1, place), (5, 0), va="center", ha="left")
     _note(magnitudes[0, -1], "cases", (1, -0.5), (5, 7), va="center", ha="left")
     _scales(successes, magnitudes, shown)
-    _legends(figure, looks, labels, n_across)
+    _legends(figure, looks, labels)
     return figure
 
 
@@ -121,17 +129,15 @@ def _label(name: str, sides: Sequence[str], n_failed: Mapping[tuple[str, str], i
     return f"{shown}, {sum(failed.values())} failed" if failed else shown
 
 
-def _panels(
-    figure: Figure, n_rows: Sequence[int], n_edited: int, top: float
-) -> tuple[ndarray, ndarray]:
-    """Axes of successes and of magnitudes [side probed, side edited], in the page up to `top`."""
+def _panels(figure: Figure, n_rows: Sequence[int], n_edited: int) -> tuple[ndarray, ndarray]:
+    """Axes of successes and of magnitudes [side probed, side edited]."""
     panels = figure.subplots(
         len(n_rows), 3 * n_edited, sharex="col", sharey="row", squeeze=False,
         height_ratios=n_rows, width_ratios=[1.15, 1, 0.1] * n_edited,
     )  # fmt: skip
     for spacer in panels[:, 2::3].flat:  # sets the pairs apart
         spacer.remove()
-    figure.set_layout_engine("constrained", h_pad=0.06, hspace=0.03, rect=(0, 0, 1, top))
+    figure.get_layout_engine().set(hspace=0.03)  # pyright: ignore[reportOptionalMemberAccess]
     return panels[:, ::3], panels[:, 1::3]
 
 
@@ -157,10 +163,10 @@ def _draw(
         places = np.array([place for place, _ in there])
         bounds = np.array([_percent(one.after) for _, one in there]).reshape(-1, 3)
         several = (np.array([one.n_cases for _, one in there]) > 1) & np.isfinite(bounds).all(1)
-        ax.hlines(places[several], *bounds[several, 1:].T, color=colour, linewidth=0.8)
+        ax.hlines(places[several], *bounds[several, 1:].T, color=colour, linewidth=1.1, zorder=3.5)
         faces = [colour if more else "white" for more in several]
         how = {"marker": shape, "facecolors": faces, "edgecolors": colour, "linewidths": 0.6}
-        ax.scatter(bounds[:, 0], places, 3.2**2, label=name, zorder=3, **how)
+        ax.scatter(bounds[:, 0], places, 2.7**2, label=name, zorder=3, **how)
     if not any(one for column in columns for one in column):
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
         where = {"transform": ax.transAxes, "ha": "center", "va": "center"}
@@ -188,11 +194,11 @@ def _rows(axes: Sequence[Axes], side: str, groups: Sequence[str]) -> None:
         for row, group in enumerate(groups):
             shade = SHADE if group in STAYS else "white"
             ax.axhspan(row - 0.5, row + 0.5, fc=shade, ec="0.85", linewidth=0.4, zorder=0)
-    axes[0].set_yticks(range(len(groups)), groups)
+    axes[0].set_yticks(range(len(groups)), [SHOWN.get(group, group) for group in groups])
     axes[0].set_ylim(max(len(groups), 1) - 0.5, -0.5)
     for row, (group, label) in enumerate(zip(groups, axes[0].get_yticklabels(), strict=True)):
         label.set_verticalalignment("bottom")
-        _note(axes[0], CONTRASTS[side, group], (0, row), (-3.5, -1), va="top", fontsize=5.5)
+        _note(axes[0], CONTRASTS[side, group], (0, row), (-3.5, -1), va="top")
 
 
 def _head(ax: Axes, side: str, edited: str, over: bool) -> None:
@@ -234,8 +240,8 @@ def _note(
     ax.annotate(text, at, offset, xycoords=across, textcoords="offset points", **how)
 
 
-def _legends(figure: Figure, looks: Sequence[Dots], labels: Sequence[str], n_across: int) -> None:
-    """Beside the title what the greys are, below it the editors."""
+def _legends(figure: Figure, looks: Sequence[Dots], labels: Sequence[str]) -> None:
+    """Below the title what the greys are, and the editors."""
     tick = Line2D([], [], color=TICK, marker="|", markersize=6, linewidth=0)
     line = {"edgecolor": "0.7", "linewidth": 0.4}
     greys = {
@@ -243,11 +249,9 @@ def _legends(figure: Figure, looks: Sequence[Dots], labels: Sequence[str], n_acr
         "should change": Patch(facecolor="white", **line),
         "should stay": Patch(facecolor=SHADE, **line),
     }
-    how = {"handlelength": 1.6, "columnspacing": 1.2, "ncols": len(greys)}
-    figure.legend(list(greys.values()), list(greys), loc="upper right", **how)
+    legend_above(figure, list(greys.values()), list(greys))
     handles = [
         Line2D([], [], color=colour, marker=shape, markersize=3.6, linewidth=0.8)
         for _, colour, shape in looks
     ]
-    below = (0, 1 - 0.2 / figure.get_figheight())
-    figure.legend(handles, labels, loc="upper left", bbox_to_anchor=below, ncols=n_across)
+    legend_above(figure, handles, labels)

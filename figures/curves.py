@@ -1,6 +1,6 @@
 """Indirect effects as curves over layers: with modules severed; subject against relation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,24 +10,29 @@ from matplotlib.figure import Figure
 from figures.style import (
     DOUBLE,
     PART_COLOURS,
-    SINGLE,
     SITE_COLOURS,
     SITES,
     Study,
     effect_label,
     finite,
     layer_axis,
+    legend_above,
     new_figure,
     plural,
     site_name,
     styled,
+    titled,
 )
+from figures.trace import layer_label, windows_told
 from kedit.errors import InputError
 from kedit.metrics import METRICS
 from kedit.results import AverageEffect
+from kedit.stats import Interval
 
 DASHES = {"": "-", "mlp_out": "--", "attn_out": "-.", "subject": "-", "relation": "--"}
 LAST = "last corrupted"  # the bucket of the severed curves, as in Meng et al.'s figure 3
+WHOLE = "0.35"  # grey of the runs in which nothing is held
+TOTALS = " Dotted: the total effect, which the corruption takes and restoring can bring back."
 
 
 class Curve(NamedTuple):
@@ -40,34 +45,57 @@ class Curve(NamedTuple):
 
 
 @styled
-def severed(ordinary: AverageEffect, cut: Sequence[AverageEffect], study: Study) -> Figure:
-    """Effects at the last corrupted token: all in place, and with MLP or attention outputs held.
+def severed(
+    ordinary: AverageEffect,
+    cut: Sequence[AverageEffect],
+    study: Study,
+    total: Interval | None = None,
+) -> Figure:
+    """Effects at the last corrupted token: a panel for each site whose outputs are held.
+
+    Every panel has the effects with all in place too, in grey, so that no more than two bands
+    overlap.
 
     Args:
         ordinary: of single residuals.
         cut: the same, each with one site severed.
+        total: clean - corrupted by metric: a dotted line.
     """
     n_tokens = ordinary.n_tokens[ordinary.buckets.index(LAST)]
-    title = f"Single residual, last corrupted token (n = {n_tokens})"
-    figure = new_figure(SINGLE, 2.6, title, study.caption("bands"))
-    ax = figure.subplots()
-    ax.set_ylabel(effect_label(study.metric))
-    curves = []
-    for effect in (ordinary, *cut):
-        _, _, held = effect.name.partition("-severed-")
-        label = f"{SITES[held]} severed" if held else "ordinary"
-        curves.append(Curve(effect, SITE_COLOURS[held or effect.name], DASHES[held], label))
-    _draw(ax, curves, LAST, study.metric)
-    ax.set_xlabel("layer")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    title = titled(f"Severed modules, {ordinary.part} corrupted", study.model)
+    caption = (
+        f"{study.caption('bands')} Restored: a single residual at the last corrupted token "
+        f"({plural(n_tokens, 'token')}); severed: outputs that stay as they were corrupted."
+        f"{'' if total is None else TOTALS}"
+    )
+    figure = new_figure(DOUBLE, 2.3, title, caption)
+    axes = figure.subplots(1, len(cut), sharey=True, squeeze=False)[0]
+    for ax, effect in zip(axes, cut, strict=True):
+        held = effect.name.partition("-severed-")[2]
+        if total is not None:
+            _total(ax, total, study.metric, WHOLE)
+        curves = [
+            Curve(ordinary, WHOLE, DASHES[""], "nothing severed"),
+            Curve(effect, SITE_COLOURS[held], DASHES[held], f"{SITES[held]} severed"),
+        ]
+        _draw(ax, curves, LAST, study.metric)
+        ax.set_xlabel("layer")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    axes[0].set_ylabel(effect_label(study.metric))
     return figure
 
 
 @styled
 def sides(
-    relation: Sequence[AverageEffect], subject: Sequence[AverageEffect], study: Study
+    relation: Sequence[AverageEffect],
+    subject: Sequence[AverageEffect],
+    study: Study,
+    totals: Mapping[str, Interval] | None = None,
 ) -> Figure:
     """Relation against subject: a column for each site; last corrupted token above, last below.
+
+    Args:
+        totals: clean - corrupted by metric, of each part: dotted lines.
 
     Raises:
         InputError: the two parts were not traced at the same sites.
@@ -77,12 +105,18 @@ def sides(
         raise InputError(
             f"relation at {sites[0]}, subject at {sites[1]}: wanted the same sites in both"
         )
-    title = "Subject against relation corrupted"
-    figure = new_figure(DOUBLE, 3.6, title, study.caption("bands"))
+    title = titled("Subject against relation corrupted", study.model)
+    caption = study.caption("bands") + windows_told(relation)
+    if totals:
+        caption += TOTALS
+    figure = new_figure(DOUBLE, 3.6, title, caption)
     axes = figure.subplots(2, len(relation), sharex=True, sharey=True, squeeze=False)
     for row, bucket in zip(axes, (LAST, "last token"), strict=True):
-        row[0].set_ylabel(f"{bucket}\n{effect_label(study.metric)}")
+        name = bucket if bucket == "last token" else f"{bucket} token"
+        row[0].set_ylabel(f"{name}\n{effect_label(study.metric)}")
         for ax, *pair in zip(row, subject, relation, strict=True):
+            for part, total in (totals or {}).items():
+                _total(ax, total, study.metric, PART_COLOURS[part])
             curves = [
                 Curve(effect, PART_COLOURS[effect.part], DASHES[effect.part], _part_label(effect))
                 for effect in pair
@@ -90,10 +124,15 @@ def sides(
             _draw(ax, curves, bucket, study.metric)
     for ax, effect in zip(axes[0], relation, strict=True):
         ax.set_title(site_name(effect.name, effect.window))
-    for ax in axes[-1]:
-        ax.set_xlabel("layer")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", ncols=2)
+    for ax, effect in zip(axes[-1], relation, strict=True):
+        ax.set_xlabel(layer_label(effect.window))
+    legend_above(figure, *axes[0, 0].get_legend_handles_labels())
     return figure
+
+
+def _total(ax: Axes, total: Interval, metric: str, colour: str) -> None:
+    height = float(total.mean[METRICS.index(metric)])
+    ax.axhline(height, color=colour, linestyle=":", linewidth=1, zorder=1.5)
 
 
 def _part_label(effect: AverageEffect) -> str:
@@ -110,7 +149,9 @@ def _draw(ax: Axes, curves: Iterable[Curve], bucket: str, metric: str) -> None:
         row = effect.buckets.index(bucket)
         mean, low, high = (values[index, row] for values in (effect.mean, effect.low, effect.high))
         layers = np.arange(len(mean))
-        ax.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
+        ax.fill_between(layers, low, high, color=colour, alpha=0.18, linewidth=0)
+        for edge in (low, high):  # a band is seen under another one
+            ax.plot(layers, edge, color=colour, linewidth=0.4, alpha=0.7)
         ax.plot(layers, mean, color=colour, linestyle=dashes, label=label)
         layer_axis(ax, len(mean))
         seen += finite(mean).size

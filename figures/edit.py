@@ -1,26 +1,38 @@
 """One edited fact: the likeliest tokens after its prompt, and two answers after every prompt."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from textwrap import wrap
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from figures.score import Dots
-from figures.style import DOUBLE, SMALL, new_figure, number, readable, styled
+from figures.style import (
+    DOUBLE,
+    Source,
+    legend_above,
+    new_figure,
+    number,
+    readable,
+    styled,
+    text_width,
+    titled,
+    wrapped,
+)
 
 NEW, OLD = Dots("new answer", "#0072B2", "o"), Dots("old answer", "#D55E00", "D")
 OTHERS = "0.72"  # grey of the tokens that are neither
 WHEN = ("before the edit", "after the edit")
-BAR, ROW, LINE = 0.16, 0.3, 0.15  # inches: a token; a prompt; a line of the title
-PROMPT_WIDTH, TITLE_WIDTH = 48, 110  # characters in a line
-TOKEN_WIDTH, SAYS_WIDTH = 16, 13  # characters of a token, and of what is said
+BAR, ROW = 0.16, 0.32  # inches: a token; a prompt
+PROMPT_WIDTH, SAYS_WIDTH = 2.1, 1.35  # inches: a line of a prompt, or of what is said
+TOKEN_WIDTH = 16  # characters of a token
 EXPLAINED = (
     "n = 1 edit, no interval; an answer of several tokens has the exponential of their mean "
     "log-probability; a neighbour’s old answer is what the model says by itself; on the right: "
-    "what it says, ✓: as it should"
+    "what it says, ✓: as it should; ␣: a blank that a token opens with"
 )
 
 MANY = (
@@ -61,7 +73,7 @@ def before_after(
     likeliest: tuple[Likeliest, Likeliest],
     answers: tuple[str, str],
     prompts: Sequence[Prompt],
-    study: str,
+    source: Source,
     verdict: str = "",
 ) -> Figure:
     """Bars for the first prompt, which was edited; below, a row for each prompt.
@@ -69,22 +81,21 @@ def before_after(
     Args:
         likeliest: tokens after the first prompt, before and after the edit.
         answers: the first prompt's new and old one: bars of tokens that open them are coloured.
-        study: which model, editor and seed, in words.
         verdict: on the edit, in words: stands below the title.
     """
-    title = wrap(
-        f"Edited: “{readable(prompts[0].text)}”", TITLE_WIDTH, max_lines=3, placeholder=" …"
-    ) + wrap(readable(verdict) if verdict else "", TITLE_WIDTH)
+    asked = shorten(readable(prompts[0].text), 240, placeholder=" …")
+    title = titled(f"Edited: “{asked}”", source.model)
+    if verdict:
+        title += f"\n{readable(verdict)}"
     blocks = {
         name: own
         for name, changes in (("should change", True), ("should stay", False))
         if (own := [one for one in prompts if one.changes == changes])
     }
-    above = 0.55 + BAR * max(map(len, likeliest))
-    below = 0.75 + 0.22 * len(blocks) + ROW * len(prompts)
-    head = 0.45 + LINE * len(title)
-    caption = f"{readable(study)}; {EXPLAINED}."
-    figure = new_figure(DOUBLE, head + above + below, "\n".join(title), caption)
+    above = 0.6 + BAR * max(map(len, likeliest))
+    below = 0.75 + 0.24 * len(blocks) + ROW * len(prompts)
+    caption = f"{readable(source.told)}; {EXPLAINED}."
+    figure = new_figure(DOUBLE, above + below, title, caption)
     grid = figure.add_gridspec(2, 1, height_ratios=(above, below))
     upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     for ax, when, tokens in zip(upper.subplots(1, 2), WHEN, likeliest, strict=True):
@@ -101,29 +112,27 @@ def before_after(
         ax.set_title(name, fontweight="bold")
         _rows(ax, own)
     panels[-1].set_xlabel("probability of the answer")
-    _legend(lower)
+    _legend(figure)
     return figure
 
 
 @styled
-def many_facts(prompts: Sequence[Prompt], n_facts: int, study: str, verdict: str) -> Figure:
+def many_facts(prompts: Sequence[Prompt], n_facts: int, source: Source, verdict: str) -> Figure:
     """A row for each fact of an edit of many: both answers after its prompt.
 
     Args:
         prompts: one of each fact; of the first ones where there are many.
         n_facts: that were edited.
-        study, verdict: as `before_after` has them.
+        verdict: on the edit, in words.
     """
-    title = wrap(readable(verdict), TITLE_WIDTH)
-    height = 0.75 + ROW * len(prompts)
     fewer = f"the first {len(prompts)} of {n_facts} facts" if len(prompts) < n_facts else ""
-    told = "; ".join(filter(None, (readable(study), fewer, MANY)))
-    figure = new_figure(DOUBLE, 0.45 + LINE * len(title) + height, "\n".join(title), f"{told}.")
-    part = figure.add_subfigure(figure.add_gridspec(1, 1)[0])
-    ax = part.subplots()
+    told = "; ".join(filter(None, (readable(source.told), fewer, MANY)))
+    title = titled(readable(verdict), source.model)
+    figure = new_figure(DOUBLE, 0.75 + ROW * len(prompts), title, f"{told}.")
+    ax = figure.subplots()
     _rows(ax, prompts)
     ax.set_xlabel("probability of the answer")
-    _legend(part)
+    _legend(figure)
     return figure
 
 
@@ -132,14 +141,20 @@ def _bars(ax: Axes, tokens: Likeliest, answers: tuple[str, str]) -> None:
     colours = [_colour(text, answers) for text, _ in tokens]
     values = [value for _, value in tokens]
     bars = ax.barh(range(len(tokens)), values, height=0.72, color=colours)
-    ax.bar_label(bars, [number(value) for value in values], padding=2, fontsize=SMALL)
-    ax.set_yticks(range(len(tokens)), [readable(text, TOKEN_WIDTH) for text, _ in tokens])
+    ax.bar_label(bars, [number(value) for value in values], padding=2)
+    ax.set_yticks(range(len(tokens)), [_token(text) for text, _ in tokens])
     ax.set_ylim(len(tokens) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_xlim(0, 1.15)  # room for the number behind a bar that reaches 1
+    ax.set_xlim(0, 1)
     ax.set_xticks((0, 0.25, 0.5, 0.75, 1))
     ax.set_xlabel("probability of the next token")
+
+
+def _token(text: str) -> str:
+    """The blank that it opens with is seen: " Rome" and "Rome" are two tokens."""
+    blank = "␣" if text.startswith(" ") and text.strip(" ") else ""
+    return blank + readable(text, TOKEN_WIDTH)
 
 
 def _colour(token: str, answers: tuple[str, str]) -> str:
@@ -193,24 +208,39 @@ def _rows(ax: Axes, prompts: Sequence[Prompt]) -> None:
 def _wrapped(text: str) -> str:
     """In two lines; of a longer prompt its start and its end."""
     shown = readable(text)
-    if len(wrap(shown, PROMPT_WIDTH)) <= 2:
-        return "\n".join(wrap(shown, PROMPT_WIDTH))
-    return f"{shown[: PROMPT_WIDTH - 2]} …\n… {shown[2 - PROMPT_WIDTH :]}"
+    lines = wrapped(shown, PROMPT_WIDTH)
+    if len(lines) <= 2:
+        return "\n".join(lines)
+    return f"{_cut(shown, PROMPT_WIDTH)}\n{_cut(shown, PROMPT_WIDTH, end=True)}"
+
+
+def _cut(text: str, width: float, end: bool = False) -> str:
+    """As much of its start, or of its end, as `width` inches hold."""
+    if text_width(text) <= 72 * width:
+        return text
+    pieces = [f"… {text[n:]}" if end else f"{text[:-n]} …" for n in range(1, len(text) + 1)]
+    return pieces[bisect_left(pieces, -72 * width, key=lambda piece: -text_width(piece))]
 
 
 def _told(one: Prompt) -> str:
     """A mark, and what is said: "✓ Paris → Rome", or "✓ Berlin" where it stays."""
-    then, now = (readable(text, SAYS_WIDTH) for text in one.says)
-    return f"{'✓' if one.works else '✗'} {now if then == now else f'{then} → {now}'}"
+    mark = "✓" if one.works else "✗"
+    then, now = (readable(text) for text in one.says)
+    if then == now:
+        return f"{mark} {_cut(now, SAYS_WIDTH)}"
+    line = f"{then} → {now}"
+    if text_width(line) <= 72 * SAYS_WIDTH:
+        return f"{mark} {line}"
+    return f"{mark} {_cut(then, SAYS_WIDTH)}\n→ {_cut(now, SAYS_WIDTH)}"
 
 
 def _note(ax: Axes, row: int, text: str) -> None:
-    how: dict[str, Any] = {"fontsize": SMALL, "va": "center", "annotation_clip": False}
+    how: dict[str, Any] = {"va": "center", "annotation_clip": False}
     across = ax.get_yaxis_transform()
     ax.annotate(text, (1, row), (9, 0), xycoords=across, textcoords="offset points", **how)
 
 
-def _legend(part: SubFigure) -> None:
+def _legend(figure: Figure) -> None:
     handles = [
         Line2D(
             [], [], color=dots.colour, marker=dots.shape, markersize=3.4, linewidth=0,
@@ -220,4 +250,4 @@ def _legend(part: SubFigure) -> None:
         for dots in (NEW, OLD)
         for when in WHEN
     ]  # fmt: skip
-    part.legend(handles=handles, loc="outside upper right", ncols=4, columnspacing=1.2)
+    legend_above(figure, handles, [str(one.get_label()) for one in handles])

@@ -1,6 +1,6 @@
 """Generalisation against locality: what each editor brings, and what that costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -10,13 +10,29 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from figures.compare import COLOURS, SHAPES
-from figures.style import DOUBLE, SMALL, edited_from, new_figure, readable, short_names, styled
+from figures.style import (
+    DOUBLE,
+    Source,
+    edited_from,
+    finite,
+    legend_above,
+    new_figure,
+    readable,
+    short_names,
+    styled,
+    titled,
+)
 from kedit.stats import Interval
 
-LEVELS = (0.2, 0.4, 0.6, 0.8)  # harmonic means that are drawn as curves
+STEPS = (1, 2, 5, 10, 20)  # percent, between the harmonic means that are drawn as curves
+CURVES = 5  # at most so many
 TITLE = "Generalisation against locality"
-AXES = ("locality: kept of what was there (%)", "generalisation: gained of what there was (%)")
-LINE = 0.14  # inches: an editor in the legend
+AXES = (
+    "locality: share kept\nof what was there to keep (%)",
+    "generalisation: share gained\nof what there was to gain (%)",
+)
+CURVE = {"color": "0.8", "linewidth": 0.7, "zorder": 0.5}
+NARROWEST = 10.0  # percent: an axis
 
 
 class Place(NamedTuple):
@@ -27,21 +43,21 @@ class Place(NamedTuple):
 
 
 @styled
-def frontier(arms: Mapping[str, Mapping[str, Sequence[Place]]], study: str) -> Figure:
+def frontier(arms: Mapping[str, Mapping[str, Sequence[Place]]], source: Source) -> Figure:
     """A panel for each edited side, a mark with its two intervals for each editor.
 
-    A mark is hollow where there is no interval: over a single case.
+    The axes are as wide as the marks and their intervals, the same for all panels. A mark is hollow
+    where there is no interval: over a single case; smaller where it lies on another.
 
     Args:
         arms: by side, then by editor: its place; behind it those of other settings, if any, which
             are drawn small and joined where none of them is better in both.
-        study: which model, which cases, which seed, in words.
     """
     several = any(len(ones) > 1 for editors in arms.values() for ones in editors.values())
     caption = (
-        f"{readable(study)}. Means of the shares, none counted as less than −100\u00a0%; lines: "
-        "95\u00a0% bootstrap intervals over cases (hollow: a single case, no interval); grey: "
-        "where both have one harmonic mean."
+        f"{readable(source.told)}. Means of the shares, none counted as less than −100\u00a0%; "
+        "lines: 95\u00a0% bootstrap intervals over cases (hollow: a single case, no interval); "
+        "grey curves: places of one harmonic mean of both, whose number stands at the curve."
         + (
             " Small: other settings; the line joins those that none beats in both."
             if several
@@ -51,65 +67,97 @@ def frontier(arms: Mapping[str, Mapping[str, Sequence[Place]]], study: str) -> F
     told = list(dict.fromkeys(name for editors in arms.values() for name in editors))
     looks = dict(zip(told, zip(cycle(COLOURS), cycle(SHAPES), strict=False), strict=False))
     labels = short_names(told)
-    height = max(2.9, 0.9 + LINE * len(told))
-    figure = new_figure(DOUBLE if len(arms) > 1 else 0.75 * DOUBLE, height, TITLE, caption)
+    width = DOUBLE if len(arms) > 1 else 0.75 * DOUBLE
+    figure = new_figure(width, 2.8, titled(TITLE, source.model), caption)
     panels = figure.subplots(1, len(arms), sharex=True, sharey=True, squeeze=False)[0]
-    lowest = min(
-        (float(bound) for each in arms.values() for ones in each.values() for one in ones[:1]
-         for bound in one.generalisation if np.isfinite(bound)),
-        default=0.0,
-    )  # fmt: skip
+    ones = [one for editors in arms.values() for each in editors.values() for one in each]
+    across = _limits(one.locality for one in ones)
+    up = _limits(one.generalisation for one in ones)
+    near = 0.02 * np.array([np.ptp(across), np.ptp(up)])
     for ax, (side, editors) in zip(panels, arms.items(), strict=True):
-        _curves(ax)
-        for name, ones in editors.items():
-            _draw(ax, ones, *looks[name])
+        _curves(ax, across, up)
+        taken: list[np.ndarray] = []
+        for name, each in editors.items():
+            at = _at(each[0])
+            n_below = sum(bool((np.abs(at - other) < near).all()) for other in taken)
+            _draw(ax, each, *looks[name], size=max(2.0, 4.5 - 1.3 * n_below))
+            taken.append(at)
         if not ax.collections:
             where = {"transform": ax.transAxes, "ha": "center", "va": "center", "color": "0.35"}
             ax.text(0.5, 0.5, "no prompts that should change,\nor none that should stay", **where)
         ax.set_title(edited_from(side))
         ax.set_xlabel(AXES[0])
-        ax.set_xlim(-3, 103)
-        ax.set_ylim(min(-3.0, 100 * lowest - 3), 103)
+        ax.set_xlim(*across)
+        ax.set_ylim(*up)
         ax.grid(color="0.92", linewidth=0.5, zorder=0)
-        if lowest < 0:
+        if up[0] < 0:
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=1)
     panels[0].set_ylabel(AXES[1])
     handles = [
         Line2D([], [], color=colour, marker=shape, markersize=3.6, linewidth=0.8)
         for colour, shape in looks.values()
     ]
-    figure.legend(handles, [labels[name] for name in looks], loc="outside right center")
+    handles.append(Line2D([], [], **CURVE))
+    names = [*(labels[name] for name in looks), "one harmonic mean"]
+    legend_above(figure, handles, names)
     return figure
 
 
-def _curves(ax: Axes) -> None:
-    """Where locality and generalisation have the same harmonic mean."""
-    for level in LEVELS:
-        x = np.linspace(level / (2 - level), 1, 100)
+def _limits(intervals: Iterable[Interval]) -> tuple[float, float]:
+    """In percent: as wide as the estimates and their intervals, a tenth to spare on both sides."""
+    there = finite(100 * np.array([[float(bound) for bound in one] for one in intervals]))
+    if not there.size:
+        return 0.0, 100.0
+    spare = max(NARROWEST, np.ptp(there)) / 10
+    low, high = there.min() - spare, there.max() + spare
+    wider = max(0.0, NARROWEST - (high - low)) / 2
+    return float(low - wider), float(high + wider)
+
+
+def _at(one: Place) -> np.ndarray:
+    return 100 * np.array([float(one.locality.mean), float(one.generalisation.mean)])
+
+
+def _curves(ax: Axes, across: tuple[float, float], up: tuple[float, float]) -> None:
+    """Where locality and generalisation have the same harmonic mean, with its number at the end."""
+    (left, right), (bottom, top) = across, up
+    lowest, highest = (
+        2 * x * y / (x + y) if min(x, y) > 0 else 0.0
+        for x, y in ((max(left, 0), max(bottom, 0)), (min(right, 100), min(top, 100)))
+    )
+    step = next((one for one in STEPS if (highest - lowest) / one <= CURVES), STEPS[-1])
+    for level in np.arange(step, 100, step, dtype=float):
+        # y = level x / (2 x - level), from the top of the panel, or 100 %, to its right
+        ends = (level * y / (2 * y - level) if 2 * y > level else np.inf
+                for y in (min(top, 100), max(bottom, 1e-9)))  # fmt: skip
+        start, end = next(ends), min(right, 100, next(ends))
+        if max(start, left) >= end:
+            continue
+        x = np.linspace(max(start, left), end, 100)
         y = level * x / (2 * x - level)
-        ax.plot(100 * x, 100 * y, color="0.85", linewidth=0.7, zorder=0.5)
+        ax.plot(x, y, **CURVE)
         ax.annotate(
-            f"{100 * level:.0f}", (100, 100 * level / (2 - level)), (-1, 0.5), fontsize=SMALL - 1,
-            textcoords="offset points", color="0.6", ha="right", va="bottom",
+            f"{level:.0f}", (x[-1], y[-1]), (-1, 1), textcoords="offset points", color="0.55",
+            ha="right", va="bottom", annotation_clip=False,
         )  # fmt: skip
 
 
-def _draw(ax: Axes, ones: Sequence[Place], colour: str, shape: str) -> None:
+def _draw(ax: Axes, ones: Sequence[Place], colour: str, shape: str, size: float) -> None:
     """The chosen settings large, with intervals; the others small, the best of all joined."""
-    at = 100 * np.array([(one.locality.mean, one.generalisation.mean) for one in ones], dtype=float)
+    at = np.array([_at(one) for one in ones])
     if len(ones) > 1:
         ax.plot(*at[1:].T, shape, color=colour, markersize=2, alpha=0.45, zorder=2)
         best = _unbeaten(at)
         ax.plot(*best.T, color=colour, linewidth=0.7, alpha=0.6, zorder=2)
     (x, y), (across, up) = at[0], ones[0]
     if np.isfinite(x + y):
-        ends = {"color": colour, "linewidth": 0.8, "zorder": 2.5}
-        ax.hlines(y, 100 * float(across.low), 100 * float(across.high), **ends)
-        ax.vlines(x, 100 * float(up.low), 100 * float(up.high), **ends)
+        ends = {"color": colour, "linewidth": 1.0, "zorder": 2.5}
+        ax.hlines(y, *across.floats(100)[1:], **ends)
+        ax.vlines(x, *up.floats(100)[1:], **ends)
         look: dict[str, Any] = {"mec": "white", "mew": 0.4}
         if not np.isfinite(across.low + up.low):
             look = {"mfc": "white", "mec": colour, "mew": 0.8}
-        ax.plot([x], [y], shape, color=colour, markersize=4.5, zorder=3, **look)
+        ax.plot([x], [y], shape, color=colour, markersize=size, zorder=3, **look)
 
 
 def _unbeaten(at: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from figures.style import (
     DOUBLE,
@@ -18,17 +19,22 @@ from figures.style import (
     finite,
     new_figure,
     norm,
+    number,
+    plural,
     styled,
+    text_width,
+    titled,
 )
-from figures.trace import bucket_labels, colour_bar, draw_map, outline, too_few
+from figures.trace import colour_bar, draw_map, outline, too_few
 from kedit.errors import InputError
 from kedit.metrics import METRICS
 from kedit.results import AverageEffect
 from kedit.stats import largest
 
 COLUMNS = 4
-RANKING = 1.3  # inches, of the strongest heads
+ROW, RANKING = 0.09, 1.35  # inches: a head in a map; the strongest heads
 TOP = 5
+LEADER = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}  # to a small cell
 
 
 class Head(NamedTuple):
@@ -57,12 +63,12 @@ def heads(effect: AverageEffect, study: Study) -> Figure:
         raise InputError(f"{effect.name!r} has no heads: wanted the effects of 'z'")
     buckets = [row for row in range(len(mean)) if finite(mean[row]).size] or [0]
     n_rows = 1 if len(buckets) <= COLUMNS else 2
-    height = 1.45 * n_rows
-    title = "Average indirect effect of each head"
+    height = n_rows * (0.65 + max(0.9, ROW * mean.shape[-1]))
+    title = titled(f"Average indirect effect of each head, {effect.part} corrupted", study.model)
     caption = study.caption("bars") + too_few(effect)
-    figure = new_figure(DOUBLE, height + RANKING + 0.6, title, caption)
+    figure = new_figure(DOUBLE, height + RANKING, title, caption)
     maps, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, RANKING))[:, 0]
-    top, labels = _strongest(effect, index), bucket_labels(effect)
+    top = _strongest(effect, index)
     scale = norm(mean[list(effect.enough)])
     axes = maps.subplots(n_rows, -(-len(buckets) // n_rows), sharey=True, squeeze=False).flatten()
     for ax in axes[len(buckets) :]:
@@ -71,12 +77,25 @@ def heads(effect: AverageEffect, study: Study) -> Figure:
     meshes = [draw_map(ax, mean[row].T, scale) for ax, row in zip(axes, buckets, strict=True)]
     for ax, bucket in zip(axes, buckets, strict=True):
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        ax.set_title(labels[bucket])
-        _number(ax, bucket, top)
-    maps.supylabel("head", fontsize=7)
+        ax.set_title(_panel_title(effect, bucket, index))
+    for ax in axes[:: -(-len(buckets) // n_rows)]:
+        ax.set_ylabel("head")
     colour_bar(maps, meshes[0], axes, study.metric)
     _rank(below.subplots(), effect, index, top)
+    figure.draw_without_rendering()  # numbers are placed by how large the cells have become
+    for ax, bucket in zip(axes, buckets, strict=True):
+        _number(ax, bucket, top)
     return figure
+
+
+def _panel_title(effect: AverageEffect, bucket: int, index: int) -> str:
+    """The bucket, its tokens, and how far its colours go: some are white throughout."""
+    there = finite(effect.mean[index, bucket])
+    if not there.size:
+        return f"{effect.buckets[bucket]}\nno tokens"
+    furthest = number(there[np.abs(there).argmax()])
+    tokens = plural(effect.n_tokens[bucket], "token")
+    return f"{effect.buckets[bucket]}\n{tokens}, up to {furthest}"
 
 
 def _strongest(effect: AverageEffect, index: int) -> list[Head]:
@@ -87,13 +106,41 @@ def _strongest(effect: AverageEffect, index: int) -> list[Head]:
 
 
 def _number(ax: Axes, bucket: int, places: Sequence[Head]) -> None:
-    """Outlines the heads of one bucket and puts their ranks into them."""
-    halo = [withStroke(linewidth=1.4, foreground="white")]
+    """Outlines the heads of one bucket, with their ranks in them or, if they are small, beside."""
+    points = 72 / ax.get_figure(root=True).dpi  # pyright: ignore[reportOptionalMemberAccess]
+    page = Bbox(points * ax.get_window_extent().get_points())
+    width, height = page.width / (np.ptp(ax.get_xlim())), page.height / (np.ptp(ax.get_ylim()))
+    taken: list[Bbox] = []
+    halo = [withStroke(linewidth=1.6, foreground="white")]
     for rank, place in enumerate(places, 1):
-        if place.bucket == bucket:
-            outline(ax, place.head, place.layer)
-            ax.text(place.layer, place.head, str(rank), ha="center", va="center",
-                    fontsize=SMALL - 1, path_effects=halo)  # fmt: skip
+        if place.bucket != bucket:
+            continue
+        outline(ax, place.head, place.layer)
+        at = points * ax.transData.transform((place.layer, place.head))
+        size = np.array([text_width(str(rank)) + 1, SMALL])
+        inside = width >= size[0] + 1 and height >= size[1] + 1
+        steps = [np.zeros(2)] if inside else _around(size / 2 + (width / 2, height / 2))
+        boxes = [Bbox([at + step - size / 2, at + step + size / 2]) for step in steps]
+        fits = [
+            not any(box.overlaps(other) for other in taken) and _within(box, page) for box in boxes
+        ]
+        chosen = fits.index(True) if True in fits else 0
+        taken.append(boxes[chosen])
+        ax.annotate(
+            str(rank), (place.layer, place.head), steps[chosen], textcoords="offset points",
+            ha="center", va="center_baseline", path_effects=halo, zorder=4,
+            arrowprops=None if inside else LEADER,
+        )  # fmt: skip
+
+
+def _around(step: np.ndarray) -> list[np.ndarray]:
+    """Eight places around a cell, and eight in each of the rings further out."""
+    sides = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
+    return [far * step * side for far in (1, 2, 3, 4) for side in sides]
+
+
+def _within(box: Bbox, page: Bbox) -> bool:
+    return bool(box.x0 >= page.x0 and box.x1 <= page.x1 and box.y0 >= page.y0 and box.y1 <= page.y1)
 
 
 def _rank(ax: Axes, effect: AverageEffect, index: int, places: Sequence[Head]) -> None:
@@ -102,7 +149,7 @@ def _rank(ax: Axes, effect: AverageEffect, index: int, places: Sequence[Head]) -
     ax.set_xlabel(effect_label(METRICS[index]))
     ax.set_ylim(TOP - 0.5, -0.5)
     names = [f"{place}, {effect.buckets[place.bucket]}" for place in places]
-    ax.set_yticks(range(len(places)), [f"{rank}   {name}" for rank, name in enumerate(names, 1)])
+    ax.set_yticks(range(len(places)), [f"{name}   {rank}" for rank, name in enumerate(names, 1)])
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.spines[["top", "right"]].set_visible(False)
     if not places:

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from figures.style import DOUBLE, PART_COLOURS, Study, new_figure, plural, styled
+from figures.style import (
+    DOUBLE,
+    PART_COLOURS,
+    Study,
+    legend_above,
+    new_figure,
+    plural,
+    styled,
+    titled,
+)
 from kedit.errors import InputError
 from kedit.head_results import AttentionShare, KindTest
 
@@ -29,13 +38,13 @@ def attention_shares(
     corrupted = list(dict.fromkeys(one.part for one in shares))
     if not shares:
         raise InputError("no shares to draw")
-    title = "Attention’s share of what is recalled, by kind of relation"
+    title = titled("Attention’s share of what is recalled, by kind of relation", study.model)
     chance = "; ".join(f"{one.measure}, {one.part}: p = {one.p:.2g}" for one in tests)
     caption = (
         f"{study.caption('lines', over='relations')} Do the kinds differ "
         f"(permutations of kinds among relations)? {chance}."
     )
-    figure = new_figure(DOUBLE, 2.7, title, caption)
+    figure = new_figure(DOUBLE, 2.3, title, caption)
     axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     for ax, measure in zip(axes, measures, strict=True):
         for one in (one for one in shares if one.measure == measure):
@@ -51,7 +60,7 @@ def attention_shares(
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylim(0, 1)
     axes[0].set_ylabel("share")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper right", ncols=2)
+    legend_above(figure, *axes[0].get_legend_handles_labels())
     return figure
 
 

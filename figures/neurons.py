@@ -23,6 +23,7 @@ from figures.style import (
     plural,
     readable,
     styled,
+    titled,
 )
 from figures.trace import draw_map, outline
 from kedit.stats import Interval
@@ -54,7 +55,7 @@ class Sample:
         """One line, which ends with where the figure shows its intervals."""
         return (
             f"n = {plural(self.n_relations, 'relation')}, {plural(self.n_facts, 'fact')}; "
-            f"{readable(self.model)}; seed {self.seed}; {explained}."
+            f"seed {self.seed}; {explained}."
         )
 
     @property
@@ -86,14 +87,16 @@ def layers(halves: Mapping[Half, ByLayer], sample: Sample) -> Figure:
     """A column for each half: above its neurons, below its attributions, layer by layer."""
     caption = sample.caption(
         "neurons: those that a relation’s facts agree on; attribution: integrated gradients of the "
-        "answer’s probability along one site’s key alone, so that sites need not add up; lines and "
+        "answer’s probability along one site’s key alone, positive ones summed over the layer, so "
+        "that they need not add up to a probability; lines and "
         f"brackets: {sample.spread}"
     )
-    figure = new_figure(DOUBLE, 3.5, "Neurons of a relation by layer", caption)
+    title = titled("Neurons of a relation by layer", sample.model)
+    figure = new_figure(DOUBLE, 2.8, title, caption)
     axes = figure.subplots(2, len(halves), sharex=True, sharey="row", squeeze=False)
     for column, (half, found) in zip(axes.T, halves.items(), strict=True):
         name, colour = HALVES[half]
-        title = f"{name}: {estimate(*found.total.floats())} neurons a relation"
+        title = f"{name}: {estimate(*found.total.floats())} neurons per relation"
         column[0].set_title(title)
         if found.share:
             share = estimate(*found.share.floats(100))
@@ -101,8 +104,8 @@ def layers(halves: Mapping[Half, ByLayer], sample: Sample) -> Figure:
         for ax, values in zip(column, (found.neurons, found.mass), strict=True):
             _bars(ax, values, colour)
         column[1].set_xlabel("layer")
-    axes[0, 0].set_ylabel("neurons of a relation")
-    axes[1, 0].set_ylabel("positive attribution\nof a fact (probability)")
+    axes[0, 0].set_ylabel("neurons\nper relation")
+    axes[1, 0].set_ylabel("positive attribution per\nfact (may exceed 1)")
     return figure
 
 
@@ -110,10 +113,10 @@ def layers(halves: Mapping[Half, ByLayer], sample: Sample) -> Figure:
 def heads(counts: Int[ndarray, "relation layer head"], sample: Sample) -> Figure:
     """How many relations have neurons in each head; the heads with those of most are outlined."""
     shared = (counts > 0).sum(0)
-    title = "Relations with neurons in a head’s z"
+    title = titled("Relations with neurons in a head’s z", sample.model)
     caption = sample.caption("outlined: the heads of most relations; counts, so no interval")
     n_heads = shared.shape[1]
-    figure = new_figure(SINGLE, 1.55 + ROW * max(n_heads, 5), title, caption)
+    figure = new_figure(SINGLE, 0.8 + ROW * max(n_heads, 5), title, caption)
     ax = figure.subplots()
     scale = Normalize(0, max(int(shared.max(initial=0)), 1))
     mesh = draw_map(ax, shared.T, scale, _tint(HEAD))
@@ -147,8 +150,8 @@ def relations(
         "the positive attributions of all sites, on average over relations; each relation’s own "
         "numbers, so no interval"
     )
-    height = 1.75 + ROW * max(len(names), 5)
-    figure = new_figure(DOUBLE, height, "Neurons and heads, relation by relation", caption)
+    title = titled("Neurons and heads, relation by relation", sample.model)
+    figure = new_figure(DOUBLE, 0.9 + ROW * max(len(names), 5), title, caption)
     top = [] if shares is None else strongest(shares.mean(0))[:STRONGEST]
     widths = [1.0] * len(counts) + [0.8] * bool(top)
     axes = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]

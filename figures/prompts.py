@@ -12,6 +12,7 @@ from figures.style import (
     number,
     readable,
     styled,
+    titled,
 )
 from figures.trace import LABEL_WIDTH, colour_bar, draw_map, outline, scored
 from kedit.errors import InputError
@@ -42,8 +43,8 @@ def head_maps(trace: PromptTrace, metric: str = "", model: str = "") -> Figure:
     columns = sorted(int(at) for at in strongest if largest[at] >= LEAST * largest.max())
     figure = new_figure(
         DOUBLE,
-        1.35 + max(0.9, ROW * effect.shape[2]),
-        f"Each head by itself: effect on {scored(trace, metric)}{model and f', {model}'}",
+        0.6 + max(0.9, ROW * effect.shape[2]),
+        titled(f"Each head by itself: effect on {scored(trace, metric)}", model),
         f"n = 1 prompt, so no interval; corrupted: {readable(trace.corrupted_how)}; metric: "
         f"{metric_name(metric)}; of {len(grid.positions)} tokens those at which heads have the "
         "largest effects, each with its position in the prompt and its strongest head.",

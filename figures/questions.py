@@ -8,31 +8,34 @@ from matplotlib.ticker import MaxNLocator
 
 from figures.style import (
     DOUBLE,
-    SINGLE,
     SITE_COLOURS,
     SITES,
+    Source,
     Study,
     effect_label,
     layer_axis,
     new_figure,
     styled,
+    titled,
 )
-from figures.trace import draw_table
+from figures.trace import WINDOWS, draw_table, layer_label
 from kedit.stats import Interval
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499")  # Okabe and Ito's
-DASHES = ("-", "--", "-.", ":")
 
 
 @styled
 def answers(panels: Mapping[str, Mapping[str, Interval]], study: Study) -> Figure:
-    """A panel a question, a row a head (the first at the top), its mean with an interval."""
+    """A panel a question, a row a head (the first at the top), its mean with an interval.
+
+    Args:
+        panels: by question, its unit in brackets; then by head.
+    """
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
-    figure = new_figure(
-        DOUBLE, 1.2 + 0.19 * len(names), "What the heads do", study.caption("lines")
-    )
+    title = titled("What the heads do", study.model)
+    figure = new_figure(DOUBLE, 0.6 + 0.19 * len(names), title, study.caption("lines"))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for ax, (title, panel), colour in zip(
+    for ax, (question, panel), colour in zip(
         axes, panels.items(), COLOURS * len(panels), strict=False
     ):
         for row, name in enumerate(names):
@@ -41,7 +44,9 @@ def answers(panels: Mapping[str, Mapping[str, Interval]], study: Study) -> Figur
                 ax.plot([low, high], [row, row], color=colour)
                 ax.plot(mean, row, "o", color=colour, markersize=3.5)
         ax.axvline(0, color="0.6", linewidth=0.6)
-        ax.set_title(title)
+        asked, _, unit = question.removesuffix(")").partition(" (")
+        ax.set_title(asked)
+        ax.set_xlabel(f"change of the answer\n({unit})")
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
@@ -51,20 +56,26 @@ def answers(panels: Mapping[str, Mapping[str, Interval]], study: Study) -> Figur
 
 @styled
 def knockouts(curves: Mapping[str, Interval], window: int, study: Study) -> Figure:
-    """The answer's relative change by the cut windows' layer, a curve a cut."""
-    title = f"Attention edges cut in {window} layers"
-    figure = new_figure(SINGLE, 2.7, title, study.caption("bands"))
-    ax = figure.subplots()
-    ax.axhline(0, color="0.6", linewidth=0.6)
-    for (name, curve), colour, dashes in zip(curves.items(), COLOURS, DASHES, strict=False):
+    """The answer's relative change by the cut windows' layer, a panel a cut.
+
+    Args:
+        curves: by cut, as in "last to subject": the last token no longer reads the subject.
+    """
+    title = titled(f"Attention knockout: edges cut in {window} layers", study.model)
+    caption = study.caption("bands") + (WINDOWS if window > 1 else "")
+    figure = new_figure(DOUBLE, 2.1, title, caption)
+    axes = figure.subplots(1, max(1, len(curves)), sharey=True, squeeze=False)[0]
+    for ax, (name, curve), colour in zip(axes, curves.items(), COLOURS * len(curves), strict=False):
         layers = np.arange(len(curve.mean))
+        ax.axhline(0, color="0.6", linewidth=0.6)
         ax.fill_between(layers, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.2, lw=0)
-        ax.plot(layers, 100 * curve.mean, color=colour, linestyle=dashes, label=name)
+        ax.plot(layers, 100 * curve.mean, color=colour)
         layer_axis(ax, len(layers))
-    ax.set_xlabel("middle layer of the window")
-    ax.set_ylabel("change of the answer’s probability (%)")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+        reader, _, read = name.partition(" to ")
+        ax.set_title(f"{read} hidden from\nthe {reader}{' token' if reader == 'last' else ''}")
+        ax.set_xlabel(layer_label(window))
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("change of the answer’s\nprobability (%)")
     return figure
 
 
@@ -73,21 +84,26 @@ def paths(effects: Mapping[str, Mapping[str, float]], study: Study) -> Figure:
     """What goes from each head (row) straight to each receiver (column), averaged over facts."""
     receivers = sorted({name for own in effects.values() for name in own}, key=_place)
     table = np.array([[own.get(name, np.nan) for name in receivers] for own in effects.values()])
-    title = "Paths: effect of a head through one receiver alone"
+    title = titled("Paths: effect of a head through one receiver alone", study.model)
     caption = f"{study.caption('in paths.csv')} Hatched: the receiver comes before."
-    figure = new_figure(DOUBLE, 1.6 + 0.19 * len(effects), title, caption)
-    label = effect_label(study.metric)
+    figure = new_figure(DOUBLE, 0.75 + 0.19 * max(len(effects), 4), title, caption)
+    label = effect_label(study.metric, lines=2)
     draw_table(figure, figure.subplots(), table, list(effects), receivers, label)
     return figure
 
 
 @styled
 def decoding(
-    found: Mapping[str, Mapping[str, tuple[Interval, Interval]]], chance: float, caption: str
+    found: Mapping[str, Mapping[str, tuple[Interval, Interval]]], chance: float, source: Source
 ) -> Figure:
     """Accuracy by layer, a panel for what was held out, a curve a site; dotted: control task."""
-    title = "Where a linear probe decodes the relation, at the last token"
-    figure = new_figure(DOUBLE, 2.6, title, caption)
+    title = titled("Where a linear probe decodes the relation, at the last token", source.model)
+    caption = (
+        f"{source.told}; bands: Wilson’s 95\u00a0% interval over what is held out; dotted: the "
+        "control task, each wording’s relation drawn at random; grey line: always the commonest "
+        "relation."
+    )
+    figure = new_figure(DOUBLE, 2.2, title, caption)
     axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for ax, (split, sites) in zip(axes, found.items(), strict=True):
         for site, (accuracy, control) in sites.items():
@@ -102,7 +118,7 @@ def decoding(
         ax.set_ylim(0, 1.02)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("accuracy")
-    axes[-1].legend(loc="center right")
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 

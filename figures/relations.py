@@ -7,11 +7,13 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 from scipy.cluster.hierarchy import dendrogram
 
 from figures.style import (
     DOUBLE,
+    EFFECT_UNITS,
     SINGLE,
     SMALL,
     Study,
@@ -20,6 +22,7 @@ from figures.style import (
     plural,
     readable,
     styled,
+    titled,
 )
 from figures.trace import draw_table
 from kedit.head_results import Looks, RelationHeads, Sharing
@@ -49,41 +52,67 @@ def clusters(heads: RelationHeads, shared: Sharing, study: Study) -> Figure:
     """Relations (alike ones side by side) against the heads that are strongest in any of them.
 
     A relation's effects are divided by its largest: which heads it has is compared, as by r, and
-    not how much probability corrupting it takes.
+    not how much probability corrupting it takes, which stands on the right. A relation whose
+    largest effect may be chance, its interval holding zero, is hatched, and chooses no column.
     """
-    peak = np.abs(heads.mean).max((1, 2, 3))
-    scaled = heads.mean / np.where(peak > 0, peak, 1)[:, None, None, None]
-    columns = _columns(scaled)
+    peaks = [_peak(heads, row) for row in range(len(heads.relations))]
+    sure = np.array([low * high > 0 for _, low, high in peaks])
+    size = np.array([abs(mean) or 1.0 for mean, _, _ in peaks])
+    scaled = np.where(sure, 1 / size, np.nan)[:, None, None, None] * heads.mean
+    columns = _columns(np.nan_to_num(scaled))
     effect = np.stack([scaled[:, bucket, head.layer, head.head] for bucket, head in columns], 1)
     effect = effect[heads.order]
     n_rows = len(effect)
-    title = f"Which heads carry which relation: {heads.part} corrupted"
+    title = titled(f"Which heads carry which relation, {heads.part} corrupted", study.model)
     caption = (
-        f"{study.caption('in heads.csv')} Rows: a relation's mean effects, divided by the largest "
-        f"of them, which stands behind its number of facts. Columns: the {len(columns)} largest of "
-        "any relation, by head and token (c.: corrupted). Relations joined by 1 − r of "
-        f"their whole maps. One relation's facts: r = {estimate(*shared.within.floats())}; "
-        f"different relations': {estimate(*shared.between.floats())}; shared "
-        f"{estimate(*shared.shared.floats())}; p = {shared.p:.2g} (permutations)."
+        f"{study.caption('on the right')} Rows: a relation's mean effects, divided by the largest "
+        "of them (of either sign), which is on the right; hatched where its interval holds zero, "
+        f"or there is none. Columns: the {len(columns)} largest of the others, by head and token "
+        "(c.: corrupted). Relations joined by 1 − r of their whole maps. One relation's facts: r = "
+        f"{estimate(*shared.within.floats())}; different relations': "
+        f"{estimate(*shared.between.floats())}; shared {estimate(*shared.shared.floats())}; "
+        f"p = {shared.p:.2g} (permutations)."
     )
-    figure = new_figure(DOUBLE, 1.9 + ROW * n_rows, title, caption)
-    tree, ax = figure.subplots(1, 2, width_ratios=(1, 7))
+    figure = new_figure(DOUBLE, 1.25 + ROW * n_rows, title, caption)
+    tree, ax, right = figure.subplots(1, 3, width_ratios=(1, 7, 1.8))
     _tree(tree, heads, n_rows)
     names = [
-        f"{readable(heads.relations[row], 26)} ({heads.n_facts[row]}; {peak[row]:.2g})"
+        f"{readable(heads.relations[row], 26)} ({plural(heads.n_facts[row], 'fact')})"
         for row in heads.order
     ]
     labels = [
         f"{head}, {SHORT.get(heads.buckets[row], heads.buckets[row])}" for row, head in columns
     ]
-    draw_table(figure, ax, effect, names, labels, "effect / largest of the row")
+    draw_table(figure, ax, effect, names, labels, "effect / largest\nof the row")
+    _largest(right, [peaks[row] for row in heads.order], study.metric)
     return figure
+
+
+def _peak(heads: RelationHeads, row: int) -> tuple[float, float, float]:
+    """A relation's largest effect, of either sign, with its interval."""
+    at = np.unravel_index(np.abs(heads.mean[row]).argmax(), heads.mean[row].shape)
+    mean, low, high = (float(values[row][at]) for values in (heads.mean, heads.low, heads.high))
+    return mean, low, high
+
+
+def _largest(ax: Axes, peaks: Sequence[tuple[float, float, float]], metric: str) -> None:
+    """A dot for each row of the map, with its interval."""
+    ax.axvline(0, color="0.6", linewidth=0.6)
+    for row, (mean, low, high) in enumerate(peaks):
+        colour = "black" if low * high > 0 else "0.6"
+        ax.plot([low, high], [row + 0.5] * 2, color=colour, linewidth=0.9)
+        ax.plot(mean, row + 0.5, "o", color=colour, markersize=3)
+    ax.set_ylim(len(peaks), 0)
+    ax.set_yticks([])
+    ax.set_xlabel(f"largest effect\n({EFFECT_UNITS[metric]})")
+    ax.xaxis.set_major_locator(MaxNLocator(2))
+    ax.spines[["top", "left", "right"]].set_visible(False)
 
 
 @styled
 def looks(found: Sequence[Looks], study: Study) -> Figure:
     """Where each head looks from the last token, by the prompt's parts; below, what it moves."""
-    title = "Where the strongest heads look, from the last token"
+    title = titled("Where the strongest heads look, from the last token", study.model)
     n_facts = found[0].n_facts
     spread = (
         "95 % bootstrap interval over facts" if n_facts > 1 else "no interval over a single fact"
@@ -93,7 +122,7 @@ def looks(found: Sequence[Looks], study: Study) -> Figure:
         "lower: weighted by the size of what is moved; numbers: attention to the subject, "
         f"{spread}."
     )
-    figure = new_figure(SINGLE, 1.3 + 0.3 * len(found), title, caption)
+    figure = new_figure(SINGLE, 0.75 + 0.3 * len(found), title, caption)
     ax = figure.subplots()
     for row, one in enumerate(found):
         for offset, interval, alpha in ((-0.19, one.share, 1.0), (0.19, one.moved, 0.6)):
@@ -105,17 +134,18 @@ def looks(found: Sequence[Looks], study: Study) -> Figure:
         subject = one.roles.index("subject")
         text = estimate(*(float(values[subject]) for values in one.share))
         ax.text(1.02, row, text, va="center", fontsize=SMALL)
-    ax.set_xlim(0, 1.45)
+    ax.set_xlim(0, 1.6)
     ax.set_xticks(np.linspace(0, 1, 5))
     ax.set_xlabel("share of attention", loc="left")
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.set_yticks(range(len(found)), [str(one.head) for one in found])
     ax.spines[["top", "right"]].set_visible(False)
+    ax.spines["bottom"].set_bounds(0, 1)
     handles = [
         ax.barh(0, 0, color=to_hex(ROLE_COLOURS[role]), label=role) for role in found[0].roles
     ]
     ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(handles),
-              handlelength=1, columnspacing=1)  # fmt: skip
+              handlelength=0.8, handletextpad=0.4, columnspacing=0.8)  # fmt: skip
     return figure
 
 

@@ -12,7 +12,17 @@ from numpy import ndarray
 
 from figures.neurons import HALVES, Sample
 from figures.score import Dots
-from figures.style import DOUBLE, SINGLE, SMALL, estimate, new_figure, number, styled
+from figures.style import (
+    DOUBLE,
+    SINGLE,
+    SMALL,
+    estimate,
+    legend_above,
+    new_figure,
+    number,
+    styled,
+    titled,
+)
 from kedit.results import Change
 from kedit.stats import Interval
 
@@ -42,7 +52,8 @@ def sharing(halves: Mapping[str, Mapping[str, Interval]], sample: Sample) -> Fig
     """
     rows = list(next(iter(halves.values())))
     caption = sample.caption(f"means over facts and over pairs of facts; lines: {sample.spread}")
-    figure = new_figure(SINGLE, 1.3 + 0.34 * len(rows), "Neurons that facts share", caption)
+    title = titled("Neurons that facts share", sample.model)
+    figure = new_figure(SINGLE, 0.75 + 0.34 * len(rows), title, caption)
     ax = figure.subplots()
     for place, (half, found) in enumerate(halves.items()):
         name, colour = HALVES[half]
@@ -55,7 +66,7 @@ def sharing(halves: Mapping[str, Mapping[str, Interval]], sample: Sample) -> Fig
     _rows(ax, rows)
     ax.set_xlim(left=0)
     ax.set_xlabel("neurons")
-    figure.legend(*ax.get_legend_handles_labels(), loc="upper right", ncols=len(halves))
+    legend_above(figure, *ax.get_legend_handles_labels())
     return figure
 
 
@@ -77,8 +88,9 @@ def scaled(found: Sequence[Change], sample: Sample) -> Figure:
         "many neurons, under how many facts"
     )
     heights = [len(own) for own in rows.values()] or [1]
-    height = 1.35 + 0.3 * len(heights) + 0.19 * sum(heights)
-    figure = new_figure(DOUBLE, height, "What scaling neurons does to the answer", caption)
+    height = 0.65 + 0.3 * len(heights) + 0.19 * sum(heights)
+    title = titled("What scaling neurons does to the answer", sample.model)
+    figure = new_figure(DOUBLE, height, title, caption)
     panels = figure.subplots(
         len(heights), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights
     )
@@ -97,7 +109,7 @@ def scaled(found: Sequence[Change], sample: Sample) -> Figure:
             _note(axes[-1], place, counts[name], "0.35")
     for ax, label in zip(panels[-1], UNITS, strict=True):
         ax.set_xlabel(label)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="upper right", ncols=2)
+    legend_above(figure, *panels[0, 0].get_legend_handles_labels())
     return figure
 
 

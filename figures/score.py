@@ -5,11 +5,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import DOUBLE, SMALL, finite, new_figure, plural, readable, styled
+from figures.style import (
+    DOUBLE,
+    FONT,
+    SMALL,
+    Source,
+    finite,
+    legend_above,
+    new_figure,
+    plural,
+    readable,
+    styled,
+    text_width,
+    titled,
+)
 from kedit.measures import E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE, Key, Measure
 
 
@@ -101,36 +117,38 @@ KINDS = {  # a mark and a colour; Tol's
     "hierarchical": ("⊂", "#882255"),
     "symmetric": ("↔", "#332288"),
 }
-ROW, RELATION_ROW = 0.34, 0.135  # inches
+FEW, FAINT = 10, 0.4  # fewer cases than these are drawn faintly: so much of the colour
+SHOWN = {"neighborhood": "neighbours"}  # groups that go by another name in text
+ROW, RELATION_ROW = 0.34, 0.14  # inches
 NAME_WIDTH = 30  # characters of a relation's name
 
 
 @styled
-def start(measures: Sequence[Measure], study: str) -> Figure:
+def start(measures: Sequence[Measure], source: Source) -> Figure:
     """A row for each group of probes, the entity side above the relation side.
 
     Args:
         measures: of all cases; what they were before an edit is drawn.
-        study: which model and which seed, in words.
     """
     sides = {side: _groups(measures, side) for side in SIDES}
     heights = [max(len(groups), 1) for groups in sides.values()]
-    caption = _caption(max((one.n_cases for one in measures), default=0), study, EXPLAINED)
-    title = "Where the model stands before any edit"
-    figure = new_figure(DOUBLE, 1.6 + ROW * sum(heights), title, caption)
+    caption = _caption(max((one.n_cases for one in measures), default=0), source, EXPLAINED)
+    title = titled("Where the model stands before any edit", source.model)
+    figure = new_figure(DOUBLE, 1.2 + ROW * sum(heights), title, caption)
     axes = figure.subplots(
         2, 2, sharex="col", sharey="row", height_ratios=heights, width_ratios=(3, 1)
     )
-    figure.set_layout_engine("constrained", h_pad=0.06, hspace=0.07)  # sets the sides apart
+    # sets the sides apart
+    figure.get_layout_engine().set(hspace=0.07)  # pyright: ignore[reportOptionalMemberAccess]
     for (percents, points), (side, groups) in zip(axes, sides.items(), strict=True):
         percents.set_title(SIDES[side], fontweight="bold")
-        _rows((percents, points), list(groups))
+        _rows((percents, points), [SHOWN.get(group, group) for group in groups])
         _draw(percents, list(groups.values()), STATISTICS, 0.19, 3.2)
         _draw(points, list(groups.values()), [MAGNITUDE], 0, 3.2)
         for row, (group, label) in enumerate(zip(groups, percents.get_yticklabels(), strict=True)):
             label.set_verticalalignment("bottom")
             text = CONTRASTS.get((side, group), "")
-            _note(percents, text, (0, row), (-3.5, -1), va="top", fontsize=5.5)
+            _note(percents, text, (0, row), (-3.5, -1), va="top")
             most = max(groups[group].values(), key=lambda one: one.n_prompts)
             _columns(points, row, most.n_cases, most.n_prompts)
     _columns(axes[0, 1], -0.5, "cases", "prompts", up=7)
@@ -142,24 +160,24 @@ def start(measures: Sequence[Measure], study: str) -> Figure:
 
 @styled
 def by_relation(
-    each: Mapping[str, Sequence[Measure]], kinds: Mapping[str, str], study: str
+    each: Mapping[str, Sequence[Measure]], kinds: Mapping[str, str], source: Source
 ) -> Figure:
     """A row for each relation, from the one whose name ranks best to the one whose ranks worst.
 
     Args:
         each: measures of each relation's cases; what they were before an edit is drawn.
         kinds: how each relation behaves, as kedit.facts.Kind has it.
-        study: which model and which seed, in words.
     """
     found = {name: _by_key(measures) for name, measures in each.items()}
     names = sorted(found, key=lambda name: (-_rank(found[name]), name))
     n_cases = {name: max((one.n_cases for one in each[name]), default=0) for name in names}
-    caption = _caption(sum(n_cases.values()), study, PROMPTS_EXPLAINED)
-    title = "Where the model stands before any edit, by relation"
-    figure = new_figure(DOUBLE, 1.45 + RELATION_ROW * max(len(names), 6), title, caption)
+    caption = _caption(sum(n_cases.values()), source, PROMPTS_EXPLAINED)
+    title = titled("Where the model stands before any edit, by relation", source.model)
+    figure = new_figure(DOUBLE, 1.3 + RELATION_ROW * max(len(names), 6), title, caption)
     axes = figure.subplots(1, len(PANELS), sharey=True, width_ratios=(1, 1.35, 1))
     _rows(axes, [readable(name, NAME_WIDTH) for name in names])
-    _mark_kinds(axes[0], [kinds.get(name, "") for name in names])
+    own = [kinds.get(name, "") for name in names]
+    _mark_kinds(axes[0], own)
     for ax, (title, unit, series) in zip(axes, PANELS, strict=True):
         ax.set_title(title)
         rows = [
@@ -171,7 +189,7 @@ def by_relation(
     for row, name in enumerate(names):
         _columns(axes[-1], row, n_cases[name])
     _columns(axes[-1], -0.5, "cases", up=7)
-    _legend(figure, PROMPTS)
+    _legend(figure, PROMPTS, [kind for kind in KINDS if kind in own])
     return figure
 
 
@@ -213,6 +231,8 @@ def _draw(
 ) -> None:
     """Means as dots with intervals as lines; a single case has none, and a hollow dot.
 
+    What rests on fewer than FEW cases is faint.
+
     Args:
         step: of a row: how far its dots are below one another.
         size: of a dot, in points.
@@ -227,14 +247,15 @@ def _draw(
         heights = np.array(list(places))
         bounds = np.array([_bounds(one) for one in places.values()]).reshape(-1, 3)
         several = np.array([one.n_cases > 1 for one in places.values()], dtype=bool)
-        ax.hlines(heights[several], *bounds[several, 1:].T, color=dots.colour, linewidth=0.7)
+        colours = np.array([_colour(dots, one) for one in places.values()]).reshape(-1, 3)
+        ax.hlines(heights[several], *bounds[several, 1:].T, colors=colours[several], linewidth=0.8)
         ax.scatter(
             bounds[:, 0],
             heights,
             s=size**2,
             marker=dots.shape,
-            facecolors=[dots.colour if more else "white" for more in several],
-            edgecolors=dots.colour,
+            facecolors=np.where(several[:, None], colours, 1.0),
+            edgecolors=colours,
             linewidths=0.6,
             label=dots.name,
             zorder=3,
@@ -243,6 +264,12 @@ def _draw(
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
         where = {"transform": ax.transAxes, "ha": "center", "va": "center"}
         ax.text(0.5, 0.5, "empty", **where, color="0.35", bbox=box)
+
+
+def _colour(dots: Dots, measure: Measure) -> tuple[float, ...]:
+    """The series' colour, paler where it rests on few cases."""
+    kept = 1.0 if measure.n_cases >= FEW else FAINT
+    return tuple(1 - kept * (1 - part) for part in to_rgb(dots.colour))
 
 
 def _rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
@@ -277,16 +304,12 @@ def _signed_axes(axes: Sequence[Axes], measures: Sequence[Measure]) -> None:
 
 
 def _mark_kinds(ax: Axes, kinds: Sequence[str]) -> None:
-    """Marks and colours for the rows' names, and below them what they mean."""
+    """Marks and colours for the rows' names."""
     ax.tick_params(axis="y", pad=12)  # points: room for the marks
     for row, (label, kind) in enumerate(zip(ax.get_yticklabels(), kinds, strict=True)):
         mark, colour = KINDS.get(kind, ("", "black"))
         label.set_color(colour)
         _note(ax, mark, (0, row), (-3.5, 0), va="center", color=colour)
-    for line, kind in enumerate(kind for kind in KINDS if kind in kinds):
-        mark, colour = KINDS[kind]
-        below = (-3.5, -6 - 8.5 * line)
-        _note(ax, f"{kind} {mark}", (0, len(kinds) - 0.5), below, va="top", color=colour)
 
 
 def _columns(ax: Axes, row: float, *texts: object, up: float = 0) -> None:
@@ -304,18 +327,35 @@ def _note(
     ax.annotate(text, at, offset, xycoords=across, textcoords="offset points", **how)
 
 
-def _legend(figure: Figure, series: Sequence[Dots]) -> None:
-    """Beside the title."""
+def _legend(figure: Figure, series: Sequence[Dots], kinds: Sequence[str] = ()) -> None:
+    """Below the title: the series, then what the relations' marks mean."""
     handles = [
-        Line2D([], [], color=colour, marker=shape, markersize=3.2, linewidth=0.7, label=name)
-        for name, colour, shape in series
+        Line2D([], [], color=colour, marker=shape, markersize=3.2, linewidth=0.7)
+        for _, colour, shape in series
     ]
-    figure.legend(handles=handles, loc="upper right", ncols=len(handles))
+    legend_above(figure, handles, [one.name for one in series])
+    if kinds:
+        marks = [
+            Line2D(
+                [], [], color=KINDS[kind][1], marker=_as_marker(KINDS[kind][0]), markersize=6,
+                linewidth=0, markeredgewidth=0,
+            )
+            for kind in kinds
+        ]  # fmt: skip
+        legend_above(figure, marks, [f"{kind} relation" for kind in kinds])
 
 
-def _caption(n_cases: int, study: str, explained: str) -> str:
+def _as_marker(text: str) -> TextPath:
+    """A character as the mark of a legend, in its middle."""
+    size = 10
+    shift = (-text_width(text, size) / 2, -size * 0.36)  # half of its width; of a capital's height
+    return TextPath(shift, text, size=size, prop=FontProperties(family=FONT))
+
+
+def _caption(n_cases: int, source: Source, explained: str) -> str:
     return (
-        f"n = {plural(n_cases, 'case')}; {readable(study)}; means over cases, lines: 95\u00a0% "
-        "intervals over cases (Wilson’s of rates, of magnitude and rank by the bootstrap), hollow: "
-        f"a single case, no interval; {explained}."
+        f"n = {plural(n_cases, 'case')}; {readable(source.told)}; means over cases, lines: "
+        "95\u00a0% intervals over cases (Wilson’s of rates, of magnitude and rank by the "
+        f"bootstrap), pale: fewer than {FEW} cases, hollow: a single case, no interval; "
+        f"{explained}."
     )

@@ -6,11 +6,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from figures.neurons import HALVES
-from figures.style import DOUBLE, estimate, new_figure, plural, readable, styled
+from figures.style import (
+    DOUBLE,
+    SIGNED,
+    estimate,
+    layer_axis,
+    new_figure,
+    norm,
+    plural,
+    styled,
+    titled,
+)
+from figures.trace import hatch_cell
 from kedit.prompts import KeyPosition
 from kedit.writes import Half
 
@@ -19,19 +31,19 @@ POSITIONS = {
     "object_last": "Object’s last token",
     "last": "Last token",
 }
-ROWS = {  # quantity: how its axis is labelled, from top to bottom
-    "effect of relation": "effect (nats),\nrelation corrupted",
-    "effect of subject": "effect (nats),\nsubject corrupted",
-    "separation": "separation from\nneighbours",
-    "mean share": "editing:\nmean share",
-    "Score": "editing:\nScore",
+MAPS = {  # quantity: its panel's title, and the unit of its colours
+    "effect of relation": ("Effect of restoring, relation corrupted", "nats"),
+    "effect of subject": ("Effect of restoring, subject corrupted", "nats"),
+    "separation": ("Separation of the key from neighbours’", "1: nothing in common"),
+    "Score": ("Score of a joint edit of the site alone", "share"),
 }
-AGAINST = {  # criterion: the label of its axis in a scatter panel
-    "effect of relation": "effect (nats), relation corrupted",
-    "effect of subject": "effect (nats), subject corrupted",
-    "separation": "separation from neighbours",
+AGAINST = {  # criterion: the title of its panel and the label of its axis
+    "effect of relation": ("Relation’s effect", "effect (nats)"),
+    "effect of subject": ("Subject’s effect", "effect (nats)"),
+    "separation": ("Separation", "separation"),
 }
 EDITED = "mean share"
+UNKNOWN = 0.5  # a Score whose interval is wider says nothing
 SHAPES = {"subject_last": "v", "object_last": "s", "last": "o"}
 
 
@@ -97,72 +109,96 @@ class Sample:
 def sites(
     found: Sequence[SiteNumbers], correlations: Mapping[str, Estimate], sample: Sample
 ) -> Figure:
-    """A row for each quantity, a column for each key position; below, what editing goes with.
+    """A map for each quantity, by module, key position and layer; below, what editing goes with.
 
     Args:
         found: heads are not drawn.
         correlations: by criterion, Spearman's ρ with the mean share over all sites.
     """
     found = [one for one in found if one.head is None]
-    columns = [where for where in POSITIONS if any(one.where == where for one in found)]
-    traced = [one.found[name].n for one in found for name in list(ROWS)[:2]]
+    rows = [
+        (half, where)
+        for where in POSITIONS
+        for half in HALVES
+        if any((one.half, one.where) == (half, where) for one in found)
+    ]
+    traced = [one.found[name].n for one in found for name in list(MAPS)[:2]]
     caption = (
-        f"n = {plural(sample.n_cases, 'case')} ({_span(traced)} traced); {readable(sample.model)}; "
-        f"seed {sample.seed}. Effect: of restoring one layer on the answer’s log-probability. "
-        "Separation: 1 where the key has nothing in common with neighbours’ keys. Editing: a "
-        "joint edit of this site alone; shares of what was there to gain or to keep. Bands and "
-        "brackets: 95\u00a0% bootstrap interval over cases."
+        f"n = {plural(sample.n_cases, 'case')} ({_span(traced)} traced); seed {sample.seed}. "
+        "Effect: of restoring one layer on the answer’s log-probability. Separation: 1 where the "
+        "key has nothing in common with neighbours’ keys. Score and mean share: of what there was "
+        "to gain or to keep. Hatched: nothing to measure, or a Score whose 95\u00a0% bootstrap "
+        f"interval over cases is wider than {UNKNOWN:g}; blank: a layer that was left out. "
+        "ρ: Spearman’s, over all sites, with its interval."
     )
-    figure = new_figure(DOUBLE, 8.6, "Where to write a relation edit", caption)
-    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(len(ROWS), 2))[:, 0]
-    panels = above.subplots(len(ROWS), len(columns), sharex=True, sharey="row", squeeze=False)
-    for row, (name, label) in zip(panels, ROWS.items(), strict=True):
-        for ax, where in zip(row, columns, strict=True):
-            _by_layer(ax, name, [one for one in found if one.where == where])
-        row[0].set_ylabel(label)
-    # never below 0, and at some sites just that
-    panels[-1, 0].set_ylim(-0.01, max(0.1, panels[-1, 0].get_ylim()[1]))
-    for ax, where in zip(panels[0], columns, strict=True):
-        ax.set_title(POSITIONS[where], fontweight="bold")
+    title = titled("Where to write a relation edit", sample.model)
+    height = 2 * (0.75 + 0.15 * max(3, len(rows)))
+    figure = new_figure(DOUBLE, height + 1.9, title, caption)
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 1.9))[:, 0]
+    panels = above.subplots(2, 2, sharex=True, sharey=True)
+    for ax, (name, (quantity, unit)) in zip(panels.flat, MAPS.items(), strict=True):
+        ax.set_title(quantity)
+        _map(above, ax, name, found, rows, unit)
     for ax in panels[-1]:
         ax.set_xlabel("layer")
-    above.align_ylabels(panels[:, 0])
-    handles = [ax.get_legend_handles_labels() for ax in panels.flat]
-    above.legend(*max(handles, key=lambda both: len(both[1])), loc="outside upper right", ncols=2)
+    names = [f"{HALVES[half][0]}, {POSITIONS[where].lower()}" for half, where in rows]
+    for ax in panels[:, 0]:
+        ax.set_yticks(range(len(rows)), names)
     scatters = below.subplots(1, len(AGAINST), sharey=True, squeeze=False)[0]
-    for ax, (name, label) in zip(scatters, AGAINST.items(), strict=True):
+    for ax, (name, (criterion, label)) in zip(scatters, AGAINST.items(), strict=True):
         _scatter(ax, name, found)
         ax.set_xlabel(label)
         rho = correlations.get(name)
         shown = "undefined" if rho is None or np.isnan(rho.mean) else estimate(*rho[:3])
-        ax.set_title(f"ρ = {shown}")
-    scatters[0].set_ylabel(ROWS[EDITED])
+        ax.set_title(f"{criterion}\nρ = {shown}")
+    scatters[0].set_ylabel("mean share\nof an edit there")
     below.legend(*scatters[-1].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
-def _by_layer(ax: Axes, name: str, found: Sequence[SiteNumbers]) -> None:
-    """A line for each half, its interval as a band; gaps where layers were left out."""
-    if name.startswith("effect"):
-        ax.axhline(0, color="0.6", linewidth=0.6, zorder=1)
-    own = {half: sorted((o for o in found if o.half == half), key=_layer) for half in HALVES}
-    for half, (label, colour) in HALVES.items():
-        bounds = np.array([one.found[name][:3] for one in own[half]], dtype=float)
-        layers = np.array([one.layer for one in own[half]], dtype=float)
-        if np.isfinite(bounds).any():
-            alone = ~np.isin(layers - 1, layers) & ~np.isin(layers + 1, layers)
-            ax.vlines(layers[alone], *bounds[alone, 1:].T, color=colour, alpha=0.4)
-            gaps = np.flatnonzero(np.diff(layers) > 1) + 1
-            layers = np.insert(layers, gaps, np.nan)
-            mean, low, high = np.insert(bounds, gaps, np.nan, axis=0).T
-            ax.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
-            ax.plot(layers, mean, color=colour, marker=".", markersize=3, label=label)
-    if not ax.collections:
-        centre: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "va": "center"}
-        ax.text(0.5, 0.5, "nothing to measure", color="0.5", **centre)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.yaxis.set_major_locator(MaxNLocator(4))
+def _map(
+    figure: SubFigure,
+    ax: Axes,
+    name: str,
+    found: Sequence[SiteNumbers],
+    rows: Sequence[tuple[Half, KeyPosition]],
+    unit: str,
+) -> None:
+    """One quantity, a row for each module at a key position; what is not known is hatched."""
+    n_layers = 1 + max((one.layer for one in found), default=0)
+    values = np.full((len(rows), n_layers), np.nan)
+    hatched = []
+    for one in found:
+        row = rows.index((one.half, one.where))
+        estimated = one.found[name]
+        unsure = name == "Score" and estimated.high - estimated.low > UNKNOWN
+        if np.isfinite(estimated.mean) and not unsure:
+            values[row, one.layer] = estimated.mean
+        else:
+            hatched.append((row, one.layer))
+    signed = name.startswith("effect")
+    scale = norm(values) if signed else Normalize(0, 1)
+    mesh = ax.pcolormesh(
+        np.arange(n_layers + 1) - 0.5, np.arange(len(rows) + 1) - 0.5,
+        np.ma.masked_invalid(values), cmap=SIGNED if signed else "Greens", norm=scale,
+        edgecolors="face", linewidth=0.1,
+    )  # fmt: skip
+    for row, layer in hatched:
+        hatch_cell(ax, layer - 0.5, row - 0.5)
+    if len(rows) and not np.isfinite(values).any():
+        told = {"ha": "center", "va": "center", "color": "0.35"}
+        told["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+        known = any(np.isfinite(one.found[name].mean) for one in found)
+        why = "intervals too wide" if known else "nothing to measure"
+        ax.text((n_layers - 1) / 2, (len(rows) - 1) / 2, why, **told)
+    for half_row in range(len(HALVES), len(rows), len(HALVES)):
+        ax.axhline(half_row - 0.5, color="white", linewidth=1.5)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    layer_axis(ax, n_layers)
+    ax.tick_params(axis="y", length=0)
+    bar = figure.colorbar(mesh, ax=ax, label=unit, aspect=12, pad=0.02)
+    bar.locator = MaxNLocator(4, symmetric=signed)
+    bar.outline.set_linewidth(0.6)
 
 
 def _scatter(ax: Axes, name: str, found: Sequence[SiteNumbers]) -> None:
@@ -176,10 +212,6 @@ def _scatter(ax: Axes, name: str, found: Sequence[SiteNumbers]) -> None:
                 ax.scatter(across, up, 9, color=colour, marker=shape, alpha=0.75, label=label)
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(4))
-
-
-def _layer(one: SiteNumbers) -> int:
-    return one.layer
 
 
 def _span(counts: Sequence[int]) -> str:

@@ -1,11 +1,13 @@
 """One look for every figure: sizes, fonts, colours, scales, the caption line, and the saving."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from pathlib import Path
+from math import ceil
+from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,12 +15,20 @@ from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
 SINGLE, DOUBLE = 3.4, 7.0  # inches: one column of a page, and two
 FONT = "DejaVu Sans"  # comes with matplotlib, so that a figure is the same on every machine
-SMALL = 6  # points
+SMALL, TITLE = 7, 8.5  # points: of all text but the figure's title; of that, which is bold
+LINE = 1.25  # a line's height, in sizes of its text
+LEGEND_LINE, BESIDE = 0.15, 0.45  # inches: a line of a legend; its mark and gap beside a name
+MARGIN = 0.05  # inches, left and right of a title or a caption
+PAD = 0.07  # inches, around axes with their labels: those of a PDF are a little wider
+HINTED = 1.02  # text of a PNG is up to so much wider than that of a PDF
 DPI = 200  # of a PNG; the layout is made for it, since hinted text is wider than at other sizes
 
 # Okabe and Ito's and Tol's palettes, told apart by the colour-blind
@@ -43,9 +53,9 @@ METRIC_WIDTH = 24  # characters of the name of a user's own metric
 styled = rc_context(
     {
         "font.family": [FONT],
-        "font.size": 7,
-        "axes.titlesize": 7,
-        "axes.labelsize": 7,
+        "font.size": SMALL,
+        "axes.titlesize": SMALL,
+        "axes.labelsize": SMALL,
         "axes.linewidth": 0.6,
         "axes.titlelocation": "left",
         "axes.unicode_minus": True,
@@ -67,35 +77,55 @@ styled = rc_context(
 
 @dataclass(frozen=True)
 class Study:
-    """What the line under a figure says of its numbers.
+    """What a figure of effects says of its numbers: in its title the model, below it the rest.
 
     Args:
         n_facts: facts averaged over; of several groups where they have not equally many.
         corruption: what was corrupted and how, in words; empty of clean runs.
         metric: one of kedit.metrics.METRICS, or a user's own.
         seed: of the noise and of the bootstrap.
+        model: its name, or where it was read from.
     """
 
     n_facts: int | tuple[int, ...]
     corruption: str
     metric: str = "prob"
     seed: int = 0
+    model: str = ""
 
     def caption(self, interval: str, over: str = "facts") -> str:
         """One line; where the figure shows its intervals ("bands", "brackets"), and over what."""
         runs = f"corruption: {readable(self.corruption)}" if self.corruption else "clean runs"
         spread = f"{interval}: 95\u00a0% bootstrap interval over {over}"
-        counts = (self.n_facts,) if isinstance(self.n_facts, int) else self.n_facts
-        *others, last = dict.fromkeys(counts)
-        if max(counts) == 1:
+        if max(self.counts) == 1:
             spread = "no interval over a single fact"
+        *others, last = dict.fromkeys(self.counts)
         n = " and ".join([*map(str, others), plural(last, "fact")])
         return f"n = {n}; {runs}; metric: {metric_name(self.metric)}; seed {self.seed}; {spread}."
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Facts of each group."""
+        return (self.n_facts,) if isinstance(self.n_facts, int) else self.n_facts
 
-def effect_label(metric: str) -> str:
-    """The label of an axis or a colour bar of effects."""
-    return f"indirect effect ({EFFECT_UNITS.get(metric) or readable(metric, METRIC_WIDTH)})"
+
+@dataclass(frozen=True)
+class Source:
+    """Where other numbers come from.
+
+    Args:
+        model: its name, or where it was read from.
+        told: which cases or editor and which seed, in words.
+    """
+
+    model: str
+    told: str
+
+
+def effect_label(metric: str, lines: int = 1) -> str:
+    """The label of an axis or, in two lines, of a colour bar of effects."""
+    unit = EFFECT_UNITS.get(metric) or readable(metric, METRIC_WIDTH)
+    return f"indirect effect{' ' if lines == 1 else chr(10)}({unit})"
 
 
 def metric_name(metric: str) -> str:
@@ -103,14 +133,91 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric) or readable(metric, METRIC_WIDTH)
 
 
+def titled(title: str, model: str) -> str:
+    """A figure's title, with the model's name; of a file or folder without where it lies."""
+    name = PurePath(model).name or model
+    return f"{title}, {readable(name, 40)}" if name else title
+
+
 def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
-    """An empty figure of so many inches, its title above and its small caption line below."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    left = 0.05 / width
-    if title:
-        figure.suptitle(title, x=left, ha="left", fontsize=8, fontweight="bold", wrap=True)
-    figure.supxlabel(caption, x=left, ha="left", fontsize=SMALL, color="0.3", wrap=True)
+    """An empty figure, its title above and its caption, in small print, below it.
+
+    Args:
+        width, height: in inches; `height` is of what is between title and caption.
+    """
+    above = wrapped(title, width - 2 * MARGIN, TITLE, bold=True)
+    below = wrapped(caption, width - 2 * MARGIN)
+    height += LINE * (TITLE * len(above) + SMALL * len(below)) / 72
+    layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    how = {"x": MARGIN / width, "ha": "left"}
+    if above:
+        figure.suptitle("\n".join(above), fontsize=TITLE, fontweight="bold", **how)
+    if below:
+        figure.supxlabel("\n".join(below), fontsize=SMALL, color="0.3", **how)
     return figure
+
+
+def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Legend:
+    """A legend below the title, line by line, for which the figure is made higher.
+
+    As many stand in a line as have room; of the next one, called again, those stand below.
+    """
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    width, height = figure.get_size_inches()
+    widest = max(map(text_width, labels), default=0) / 72 + BESIDE
+    most = max(1, int((width - 2 * MARGIN) / widest))
+    n_lines = max(1, ceil(len(labels) / most))
+    n_across = max(1, ceil(len(labels) / n_lines))  # no line has only one if another has three
+    # matplotlib fills column by column
+    order = [place for first in range(n_across) for place in range(first, len(labels), n_across)]
+    added = LEGEND_LINE * n_lines
+    used = (1 - engine.get()["rect"][3]) * height
+    figure.set_size_inches(width, height + added)
+    engine.set(rect=(0, 0, 1, 1 - (used + added) / (height + added)))
+    title = LINE * TITLE * len(figure.get_suptitle().splitlines()) / 72 + PAD
+    legend = figure.legend(
+        [handles[place] for place in order], [labels[place] for place in order],
+        loc="upper left", bbox_to_anchor=(MARGIN / width, 1 - (title + used) / (height + added)),
+        ncols=n_across, borderaxespad=0, borderpad=0, handlelength=1.6, columnspacing=1.2,
+    )  # fmt: skip
+    legend.set_in_layout(False)
+    return legend
+
+
+def wrapped(text: str, width: float, size: float = SMALL, bold: bool = False) -> list[str]:
+    """Lines of at most `width` inches; a word that is longer is broken. Line ends are kept.
+
+    matplotlib's own wrapping reaches to the figure's edge at the resolution that it is asked for,
+    and over it at another one.
+    """
+    return [
+        line
+        for paragraph in text.splitlines()
+        for line in _wrapped(paragraph.split(" "), 72 * width / HINTED, size, bold)
+    ]
+
+
+def _wrapped(words: Iterable[str], width: float, size: float, bold: bool) -> list[str]:
+    lines = [""]
+    for word in words:
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if text_width(longer, size, bold) <= width:
+            lines[-1] = longer
+            continue
+        lines += [""] if lines[-1] else []
+        for char in word:
+            if text_width(lines[-1] + char, size, bold) > width:
+                lines.append("")
+            lines[-1] += char
+    return lines
+
+
+def text_width(text: str, size: float = SMALL, bold: bool = False) -> float:
+    """Of a line, in points, without hints: as a PDF has it."""
+    font = FontProperties(family=FONT, weight="bold" if bold else "normal", size=size)
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
 
 
 @styled
@@ -158,7 +265,7 @@ def site_name(name: str, window: int) -> str:
 def number(value: float) -> str:
     """Two significant digits; all of them in front of the point, for 1.2e+02 is hard to read."""
     text = f"{value:,.0f}" if 99.5 <= abs(value) < 1e6 else f"{value:.2g}"
-    return text.replace("-", "−")
+    return text.replace("e-0", "e-").replace("-", "−")
 
 
 def estimate(mean: float, low: float, high: float) -> str:

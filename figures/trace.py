@@ -9,6 +9,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
@@ -30,6 +31,7 @@ from figures.style import (
     readable,
     site_name,
     styled,
+    titled,
 )
 from kedit.errors import InputError
 from kedit.metrics import METRICS
@@ -39,13 +41,19 @@ from kedit.stats import Interval
 
 ROW = 0.16  # inches a row of a map
 LABEL_WIDTH = 20  # characters of a token
+WINDOWS = (
+    " A window is drawn at its middle layer; at the first and the last layers it is cut short."
+)
 
 
 @styled
-def heatmap(trace: FactTrace | PromptTrace, name: str, metric: str = "prob") -> Figure:
+def heatmap(
+    trace: FactTrace | PromptTrace, name: str, metric: str = "prob", model: str = ""
+) -> Figure:
     """One fact's or prompt's effects, tokens from top to bottom, corrupted ones bold with asterisk.
 
     A grid by head shows the head with the largest effect, of either sign, at each layer and token.
+    `model` is named in the title: a trace does not know whose it is.
     """
     grid = trace.grids[name]
     effect = grid.indirect_effect(metric).numpy()
@@ -62,16 +70,17 @@ def heatmap(trace: FactTrace | PromptTrace, name: str, metric: str = "prob") -> 
     one = "fact" if isinstance(trace, FactTrace) else "prompt"
     figure = new_figure(
         SINGLE,
-        1.35 + ROW * max(len(labels), 4),
-        f"{plain[0].upper()}{plain[1:]}: effect on {scored(trace, metric)}",
+        0.6 + ROW * max(len(labels), 4),
+        titled(f"{plain[0].upper()}{plain[1:]}: effect on {scored(trace, metric)}", model),
         f"n = 1 {one}, so no interval; corrupted (*): {readable(trace.corrupted_how)}; "
         f"metric: {metric_name(metric)}, {number(clean)} clean, {number(corrupted)} corrupted"
-        f"{largest}.",
+        f"{largest}.{WINDOWS if grid.window > 1 else ''}",
     )
     ax = figure.subplots()
     mesh = draw_map(ax, effect.T, norm(effect))
     starred = [pos in trace.corrupted for pos in grid.positions]
     rows = [f"{text}*" if star else text for text, star in zip(labels, starred, strict=True)]
+    ax.set_xlabel(layer_label(grid.window))
     ax.set_yticks(range(len(rows)), rows)
     for tick, star in zip(ax.get_yticklabels(), starred, strict=True):
         tick.set_fontweight("bold" if star else "normal")
@@ -106,16 +115,17 @@ def averages(
     means = [effect.mean[index] for effect in effects]
     if any(mean.ndim != 2 for mean in means):
         raise InputError("effects by head are drawn by figures.heads.heads")
-    title = "Average indirect effect"
+    title = titled(f"Average indirect effect, {effects[0].part} corrupted", study.model)
     if total is not None:
         title += f"; total effect {estimate(*(float(values[index]) for values in total))}"
     n_buckets = len(effects[0].buckets)
-    caption = study.caption("brackets") + too_few(effects[0])
-    figure = new_figure(DOUBLE, 1.4 + 1.2 * ROW * n_buckets, title, caption)
+    caption = study.caption("brackets") + windows_told(effects) + too_few(effects[0])
+    figure = new_figure(DOUBLE, 0.95 + 1.2 * ROW * n_buckets, title, caption)
     axes = figure.subplots(1, len(effects), sharey=True, squeeze=False)[0]
     scale = norm(*(mean[list(effects[0].enough)] for mean in means))
     meshes = [draw_map(ax, mean, scale) for ax, mean in zip(axes, means, strict=True)]
     for ax, effect in zip(axes, effects, strict=True):
+        ax.set_xlabel(layer_label(effect.window))
         ax.set_title(f"{site_name(effect.name, effect.window)}\n{_mark_peak(ax, effect, index)}")
     axes[0].set_yticks(range(n_buckets), bucket_labels(effects[0]))
     colour_bar(figure, meshes[0], axes, study.metric)
@@ -164,16 +174,13 @@ def draw_table(
         linewidth=0.1,
     )
     for row, column in np.argwhere(np.isnan(effect)):
-        ax.fill_between(
-            [column, column + 1], row, row + 1, facecolor="0.93", edgecolor="0.75", hatch="////",
-            linewidth=0,
-        )  # fmt: skip
+        hatch_cell(ax, float(column), float(row))
     ax.set_xlim(0, len(columns))
     ax.set_ylim(len(rows), 0)
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=60, ha="right")
-    ax.tick_params(axis="x", rotation_mode="anchor")
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
     bar = figure.colorbar(mesh, ax=ax, label=label, fraction=0.04, pad=0.01)
+    bar.locator = MaxNLocator(4, symmetric=True)
     bar.outline.set_linewidth(0.6)
 
 
@@ -182,7 +189,7 @@ def colour_bar(figure: Figure, mesh: QuadMesh, axes: Iterable[Axes], metric: str
     bar = figure.colorbar(
         mesh,
         ax=list(axes),
-        label=effect_label(metric).replace(" (", "\n("),
+        label=effect_label(metric, lines=2),
         aspect=25,
         fraction=0.08,
         pad=0.02,
@@ -192,8 +199,21 @@ def colour_bar(figure: Figure, mesh: QuadMesh, axes: Iterable[Axes], metric: str
 
 
 def bucket_labels(effect: AverageEffect) -> list[str]:
-    """Each bucket with its number of tokens: "last corrupted (n = 60)"."""
-    return [f"{name} (n = {n})" for name, n in zip(effect.buckets, effect.n_tokens, strict=True)]
+    """Each bucket with its number of tokens: "last corrupted (60 tokens)"."""
+    return [
+        f"{name} ({plural(n, 'token')})"
+        for name, n in zip(effect.buckets, effect.n_tokens, strict=True)
+    ]
+
+
+def layer_label(window: int) -> str:
+    """What an axis of layers is called."""
+    return "layer" if window == 1 else "middle layer"
+
+
+def windows_told(effects: Iterable[AverageEffect]) -> str:
+    """What a caption says of windows of layers; nothing where there are none."""
+    return WINDOWS if any(effect.window > 1 for effect in effects) else ""
 
 
 def too_few(effect: AverageEffect) -> str:
@@ -209,10 +229,17 @@ def too_few(effect: AverageEffect) -> str:
 
 
 def outline(ax: Axes, row: float, column: float) -> None:
-    """A frame around one cell of a map."""
-    ax.add_patch(
-        Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=0.9)
-    )
+    """A frame around one cell of a map, seen on every colour."""
+    frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=0.8)
+    frame.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
+    frame.set_zorder(2)
+    ax.add_patch(frame)
+
+
+def hatch_cell(ax: Axes, left: float, top: float) -> None:
+    """A cell of a map without a number."""
+    how = {"facecolor": "0.93", "edgecolor": "0.75", "hatch": "////", "lw": 0}
+    ax.add_patch(Rectangle((left, top), 1, 1, **how))
 
 
 def _hatch(ax: Axes, row: float, n_layers: int) -> None:

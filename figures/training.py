@@ -7,7 +7,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from figures.style import DOUBLE, PART_COLOURS, SMALL, new_figure, readable, styled
+from figures.style import (
+    DOUBLE,
+    PART_COLOURS,
+    Source,
+    legend_above,
+    new_figure,
+    readable,
+    styled,
+    titled,
+)
 
 COLOURS = {"training": "0.6", "entity": PART_COLOURS["subject"], "relation": "#D55E00"}
 
@@ -29,7 +38,7 @@ class Loss(NamedTuple):
 
 @styled
 def losses(
-    training: Sequence[Loss], validation: Mapping[str, Sequence[Loss]], best: int, study: str
+    training: Sequence[Loss], validation: Mapping[str, Sequence[Loss]], best: int, source: Source
 ) -> Figure:
     """What the edits want on the left, with the unedited model as dashes; what should stay right.
 
@@ -38,10 +47,11 @@ def losses(
         best: the step whose network was kept.
     """
     caption = (
-        f"{readable(study)}. Means over exercises: dots, of those that are validated with; grey, "
-        "of those practised since the last dot. Dashes: the unedited model."
+        f"{readable(source.told)}. Means over exercises: dots, of those that are validated with; "
+        "grey, of those practised since the last dot, so that it starts later. Right: KL(unedited "
+        "‖ edited) of the next token. “kept”: the step whose network is used."
     )
-    figure = new_figure(DOUBLE, 2.4, "Training MEND", caption)
+    figure = new_figure(DOUBLE, 2.2, titled("Training MEND", source.model), caption)
     edit, kl = figure.subplots(1, 2)
     series = {"training": training, **validation}
     for name, ones in series.items():
@@ -54,22 +64,26 @@ def losses(
         edit.plot(steps, [one.edit for one in ones], **look)
         kl.plot(steps, [one.kl for one in ones], **look)
         if name != "training":
-            edit.axhline(ones[-1].before, color=COLOURS[name], linestyle="--", linewidth=0.8)
-    _labelled(edit, "What the edit wants", "nll of the target (nats)", best)
-    _labelled(kl, "What should stay: KL(unedited ‖ edited)", "KL a token (nats)", best)
+            edit.axhline(
+                ones[-1].before, color=COLOURS[name], linestyle="--", linewidth=0.8,
+                label=f"before the edit, {name} edits",
+            )  # fmt: skip
+    _labelled(edit, "What the edit wants", "negative log-likelihood\nof the target (nats)", best)
+    _labelled(kl, "What should stay", "change of the next token’s\ndistribution (KL, nats)", best)
     kl.set_yscale("log")
     for formatter in (kl.yaxis.set_major_formatter, kl.yaxis.set_minor_formatter):
         formatter("{x:g}")  # not as powers: mathematical text is switched off
     kl.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
-    edit.legend()
+    handles, labels = edit.get_legend_handles_labels()
+    legend_above(figure, handles, labels)
     return figure
 
 
 def _labelled(ax: Axes, title: str, unit: str, best: int) -> None:
     ax.set_title(title)
     ax.set_ylabel(unit)
-    ax.set_xlabel("steps")
+    ax.set_xlabel("training step")
     ax.axvline(best, color="0.8", linewidth=0.8, zorder=0)
-    look = {"color": "0.5", "fontsize": SMALL, "textcoords": "offset points"}
-    ax.annotate("kept", (best, 0.4), (-2, 0), ("data", "axes fraction"), ha="right", **look)
+    look = {"color": "0.5", "textcoords": "offset points", "annotation_clip": False}
+    ax.annotate("kept", (best, 1), (0, 1), ("data", "axes fraction"), ha="right", **look)
     ax.spines[["top", "right"]].set_visible(False)

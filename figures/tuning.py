@@ -5,25 +5,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.style import DOUBLE, new_figure, number, readable, styled
+from figures.style import DOUBLE, Source, new_figure, number, readable, styled, titled
 
 PANELS = ("Score: harmonic mean of the shares", "Mean of the shares")
 BEST, OTHERS = "#D55E00", "0.55"
 
 
 @styled
-def tuning(tried: Mapping[str, Sequence[tuple[float, float]]], study: str) -> Figure:
+def tuning(tried: Mapping[str, Sequence[tuple[float, float]]], source: Source) -> Figure:
     """A dot for each try, a row for each editor, the one that was chosen in colour.
 
     Args:
         tried: by editor Score and mean share of each try, the best one first.
     """
     caption = (
-        f"{readable(study)}. Shares: what was gained of what there was to gain, and what was kept "
-        "of neighbours. Colour: the settings that were chosen, by Score, then by mean."
+        f"{readable(source.told)}. Shares: what was gained of what there was to gain, and what was "
+        "kept of neighbours. Colour: the settings that were chosen, by Score, then by mean."
     )
-    height = 1.1 + 0.28 * len(tried)
-    figure = new_figure(DOUBLE, height, "As many settings of each editor", caption)
+    title = titled("As many settings of each editor", source.model)
+    figure = new_figure(DOUBLE, 0.6 + 0.28 * len(tried), title, caption)
     axes = figure.subplots(1, 2, sharey=True)
     heights = np.arange(len(tried))[::-1]
     for panel, (ax, title) in enumerate(zip(axes, PANELS, strict=True)):
@@ -34,12 +34,12 @@ def tuning(tried: Mapping[str, Sequence[tuple[float, float]]], study: str) -> Fi
             text = number(values[0]) if values[0] else "0"
             ax.annotate(
                 text, (values[0], height), (0, 4), textcoords="offset points", ha="center",
-                fontsize=5, color=BEST,
+                color=BEST,
             )  # fmt: skip
         ax.set_title(title)
         ax.set_xlabel("percent")
+        ax.set_xlim(-3, 103)
         ax.set_ylim(-0.6, len(tried) - 0.4)
         ax.grid(axis="x", color="0.9", linewidth=0.5)
-    axes[0].set_xlim(-3, 103)
     axes[0].set_yticks(heights, [readable(name, 34) for name in tried])
     return figure

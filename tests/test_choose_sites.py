@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.patches import Rectangle
 from transformer_lens import HookedTransformer
 
 from experiments import _score, _site_report, choose_sites
@@ -21,7 +22,7 @@ from experiments._sites import HALVES as SITE_HALVES
 from experiments.choose_sites import Config
 from figures import sites as figure_module
 from figures.neurons import HALVES
-from figures.sites import AGAINST, ROWS, Estimate, Sample, SiteNumbers
+from figures.sites import AGAINST, MAPS, UNKNOWN, Estimate, Sample, SiteNumbers
 from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.facts import EditCase, Fact
@@ -31,7 +32,7 @@ from kedit.results import EditScore, ProbeScore
 from probes.corrupt import replaced
 from probes.patch import Patch
 from probes.trace import trace
-from tests.test_figures import assert_fits
+from tests.figure_checks import assert_fits, caption_of
 
 pytestmark = pytest.mark.slow
 
@@ -371,28 +372,25 @@ def drawn(folder: Path) -> Figure:
     return figure_module.sites(sites, told, Sample("toy", saved["cases"], seed=7))
 
 
+def maps(figure: Figure) -> dict[str, Axes]:
+    return dict(zip(MAPS, figure.axes[: len(MAPS)], strict=True))
+
+
 def test_the_figure_shows_what_was_saved(run: Path) -> None:
     figure, every = drawn(run), found(run)
-    panels = np.array(figure.axes[: len(ROWS) * 3]).reshape(len(ROWS), 3)
-    for name, row in zip(ROWS, panels, strict=True):
-        for where, ax in zip(POSITIONS, row, strict=True):
-            lines = {line.get_label(): line for line in ax.lines}
-            for half in SITE_HALVES:
-                label, colour = HALVES[half]
-                wanted = [every[Place(layer, half, None, where)].found[name] for layer in LAYERS]
-                if not wanted[0].n:
-                    assert label not in lines and "nothing to measure" in ax.texts[0].get_text()
-                    continue
-                assert lines[label].get_color() == colour
-                np.testing.assert_allclose(lines[label].get_ydata(), [one.mean for one in wanted])
-                bounds = [part.get_datalim(ax.transData) for part in ax.collections]
-                assert any(
-                    box.y0 == pytest.approx(min(one.low for one in wanted)) for box in bounds
-                )
-    assert panels[-1, 0].get_ylim()[1] >= max(
-        one.found["Score"].high for one in every.values() if one.editor
-    )
-    for name, ax in zip(AGAINST, figure.axes[len(ROWS) * 3 :], strict=True):
+    order = [(half, where) for where in figure_module.POSITIONS for half in HALVES]
+    for name, ax in maps(figure).items():
+        values = np.ma.filled(np.ma.asarray(ax.collections[0].get_array()), np.nan)
+        values = values.reshape(len(order), -1)
+        hatched = {(round(one.get_y() + 0.5), round(one.get_x() + 0.5)) for one in cells(ax)}
+        for row, (half, where) in enumerate(order):
+            for layer in LAYERS:
+                one = every[Place(layer, half, None, where)].found[name]
+                known = bool(one.n) and not (name == "Score" and one.high - one.low > UNKNOWN)
+                assert ((row, layer) in hatched) != known
+                np.testing.assert_allclose(values[row, layer], one.mean if known else np.nan)
+    scatters = [ax for ax in figure.axes if "ρ = " in ax.get_title("left")]
+    for name, ax in zip(AGAINST, scatters, strict=True):
         dots = [tuple(dot) for part in ax.collections for dot in np.asarray(part.get_offsets())]
         wanted = [
             (one.found[name].mean, one.found["mean share"].mean)
@@ -404,29 +402,38 @@ def test_the_figure_shows_what_was_saved(run: Path) -> None:
             for each in (dots, wanted)
         )
         np.testing.assert_allclose(drawn_dots, there)
-        assert ax.get_title("left").startswith("ρ = ")
+
+
+def cells(ax: Axes) -> list[Rectangle]:
+    """The hatched ones."""
+    return [one for one in ax.patches if isinstance(one, Rectangle) and one.get_hatch()]
 
 
 def test_the_figure_fits_its_page_and_says_what_it_rests_on(run: Path) -> None:
     figure = drawn(run)
     assert_fits(figure)
-    caption = figure.get_supxlabel()
-    assert "n = 3 cases" in caption and "toy; seed 7" in caption and "bootstrap" in caption
-    words = [text.get_text() for text in figure.findobj(Text)]
-    assert "Last token" in words and "layer" in words
+    caption = caption_of(figure)
+    assert "n = 3 cases" in caption and "seed 7" in caption and "bootstrap" in caption
+    assert figure.get_suptitle().endswith(", toy")
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert "MLP, last token" in rows and "Attention, object’s last token" in rows
 
 
-def test_layers_that_were_left_out_are_not_drawn_through() -> None:
-    here = Estimate(0.5, 0.25, 0.75, 4)
+def test_layers_that_were_left_out_are_blank_and_wide_scores_hatched() -> None:
+    here, wide = Estimate(0.5, 0.25, 0.75, 4), Estimate(0.5, 0.0, 0.9, 4)
     made = [
-        SiteNumbers(layer, half, None, "last", "joint", dict.fromkeys(ROWS, here))
+        SiteNumbers(
+            layer, half, None, "last", "joint",
+            {**dict.fromkeys([*MAPS, "mean share"], here), "Score": wide if layer else here},
+        )
         for layer in (0, 1, 9)
         for half in SITE_HALVES
-    ]
+    ]  # fmt: skip
     figure = figure_module.sites(made, {}, Sample("gemma-3-270m", 4))
-    ax = figure.axes[2]
-    (mlp, _) = ax.lines
-    np.testing.assert_array_equal(np.asarray(mlp.get_xdata()), [0, 1, np.nan, 9])
-    (alone,) = ax.collections[0].get_segments()  # pyright: ignore
-    assert alone.tolist() == [[9, 0.25], [9, 0.75]]
-    assert all("undefined" in ax.get_title("left") for ax in figure.axes[-3:])
+    for name, ax in maps(figure).items():
+        values = np.ma.asarray(ax.collections[0].get_array()).reshape(2, -1)
+        known = np.flatnonzero(~np.ma.getmaskarray(values)[0])
+        assert known.tolist() == ([0] if name == "Score" else [0, 1, 9])
+        assert len(cells(ax)) == (4 if name == "Score" else 0)
+    scatters = [ax for ax in figure.axes if "undefined" in ax.get_title("left")]
+    assert len(scatters) == len(AGAINST)

@@ -22,7 +22,8 @@ from experiments._edit_price import held_out_text
 from experiments._edit_verdict import Done, in_words, prices, short
 from experiments._run import command
 from experiments.edit_fact import EXAMPLE, Config, exit_code, settled
-from figures.edit import NEW, OLD, OTHERS, Prompt, Shift, before_after
+from figures.edit import NEW, OLD, OTHERS, PROMPT_WIDTH, Prompt, Shift, before_after
+from figures.style import Source, text_width
 from kedit import hf as hugging_face
 from kedit import moments as moments_module
 from kedit import toy as toy_module
@@ -34,7 +35,7 @@ from kedit.facts import NO_RELATION, Fact, Relation
 from kedit.prompts import plain_ids
 from kedit.provenance import Provenance
 from kedit.text import Corpus
-from tests.test_figures import assert_fits
+from tests.figure_checks import caption_of
 
 CASE = toy_module.cases()[0]
 TOY = Config(model="toy")
@@ -332,10 +333,10 @@ def test_an_answer_is_the_part_of_a_name_of_which_the_model_is_surest(
     assert answers(toy, [prompt], [own]) == ["Corum"]
 
 
-def test_small_probabilities_keep_a_digit() -> None:
+def test_probabilities_have_two_significant_digits() -> None:
     values = (1.0, 0.934, 0.01, 0.0095, 0.0094, 3.2e-5, 0.0)
     assert [shown(value) for value in values] == [
-        "1.00", "0.93", "0.01", "0.01", "9e-3", "3e-5", "0",
+        "1", "0.93", "0.01", "0.0095", "0.0094", "3.2e-5", "0",
     ]  # fmt: skip
 
 
@@ -364,15 +365,15 @@ def test_the_verdict_says_what_happened_and_not_more() -> None:
     stays, goes = row(NEIGHBOUR, 0.1, 0.2, "Paris"), row(NEIGHBOUR, 0.1, 0.8, "Rome")
     whole = done([row(EDITED, 0.001, 0.93, "Rome"), row(other, 0, 0.3, "Paris"), stays, goes])
     assert in_words(whole) == (
-        "The edit works: after its prompt the model now says Rome (probability 1e-3 → 0.93). "
+        "The edit works: after its prompt the model now says Rome (probability 0.001 → 0.93). "
         "0 of 1 other wordings say so too. "
-        "1 of 2 neighbours keep their answer (its mean probability 0.90 → 0.50)."
+        "1 of 2 neighbours keep their answer (its mean probability 0.9 → 0.5)."
     )
     assert prices(whole.verdict) == [] and short(whole.verdict) == "The edit works"
     fails = done([row(EDITED, 0.001, 0.2, "Paris")])
     assert in_words(fails) == (
         "The edit fails: after its prompt the model still says Paris, not Rome (probability "
-        "1e-3 → 0.20). It is saved all the same. No neighbours were asked: --neighbours names "
+        "0.001 → 0.2). It is saved all the same. No neighbours were asked: --neighbours names "
         "none, and kedit has no facts of this relation that the model answers."
     )
     assert short(fails.verdict) == "The edit fails"
@@ -412,6 +413,7 @@ LIKELIEST = (
     [(" Paris", 0.76), (" Lyon", 0.06), ("\n", 0.01), (" ", 0.01), ("<start_of_image>", 0.004)],
     [(" Rome", 0.991), (" $x_1$", 0.004), ("東京", 0.003), (" Paris", 0.001), (" R", 0.0005)],
 )
+SOURCE = Source("gemma-3-270m", "rome; seed 0")
 PROMPTS = [
     Prompt("E is in", True, Shift(0.001, 0.99), Shift(0.76, 0.001), ("Paris", "Rome"), True),
     Prompt(2 * LONG, True, Shift(0.2, 0.3), Shift(1, 0), (LONG, ""), False),
@@ -426,26 +428,20 @@ def marks(ax: Axes, name: str) -> list[tuple[float, float]]:
     return [(x, round(y)) for x, y in np.asarray(dots.get_offsets())]
 
 
-@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1], 5 * PROMPTS[::-1]])
-def test_the_figure_fits_its_page_whatever_the_prompts(prompts: list[Prompt]) -> None:
+def test_the_figure_tells_model_verdict_editor_and_seed() -> None:
     verdict = "The model says it, but at a price: " + ", ".join(4 * ["norm of delta / weight 1.1"])
-    study = "gemma-3-270m, rome; seed 0"
-    figure = before_after(LIKELIEST, ("Rome", "Paris"), prompts, study, verdict)
-    assert_fits(figure)
-    assert verdict in figure.get_suptitle().replace("\n", " ")
-    for ax in figure.axes[2:]:
-        names = [label.get_window_extent() for label in ax.get_yticklabels()]
-        assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[:i])
-        assert all(
-            len(line) <= 48 for x in ax.get_yticklabels() for line in x.get_text().split("\n")
-        )
-    assert figure.get_size_inches()[0] == 7
-    for part in ("n = 1 edit, no interval", "gemma-3-270m, rome; seed 0"):
-        assert part in figure.get_supxlabel()
+    figure = before_after(LIKELIEST, ("Rome", "Paris"), 5 * PROMPTS[::-1], SOURCE, verdict)
+    title = figure.get_suptitle().replace("\n", " ")
+    assert verdict in title and "gemma-3-270m" in title
+    assert "rome; seed 0; n = 1 edit, no interval" in caption_of(figure)
+    labels = [x.get_text() for ax in figure.axes[2:] for x in ax.get_yticklabels()]
+    lines = [line for label in labels for line in label.split("\n")]
+    assert all(text_width(line) <= 72 * PROMPT_WIDTH for line in lines)
+    assert all(label.count("\n") <= 1 for label in labels)
 
 
 def test_bars_hold_the_likeliest_tokens_and_colour_both_answers() -> None:
-    figure = before_after(LIKELIEST, ("Rome", "Paris"), PROMPTS, "")
+    figure = before_after(LIKELIEST, ("Rome", "Paris"), PROMPTS, SOURCE)
     for ax, tokens, colours in zip(
         figure.axes[:2],
         LIKELIEST,
@@ -459,13 +455,13 @@ def test_bars_hold_the_likeliest_tokens_and_colour_both_answers() -> None:
         assert [bar.get_width() for bar in bars] == [value for _, value in tokens]
         drawn = [to_hex(bar.get_facecolor()) for bar in bars]
         assert drawn == [to_hex(colour) for colour in colours]
-        assert ax.yaxis_inverted() and ax.get_xlim()[0] == 0
+        assert ax.yaxis_inverted() and ax.get_xlim() == (0, 1)
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert names == ["Paris", "Lyon", "↵", "␣", "<start_of_image>"]
+    assert names == ["␣Paris", "␣Lyon", "↵", "␣", "<start_of_image>"]
 
 
 def test_rows_go_from_hollow_to_full_marks_and_say_what_is_said() -> None:
-    figure = before_after(LIKELIEST, ("Rome", "Paris"), PROMPTS, "")
+    figure = before_after(LIKELIEST, ("Rome", "Paris"), PROMPTS, SOURCE)
     blocks = {ax.get_title("left"): ax for ax in figure.axes[2:]}
     assert list(blocks) == ["should change", "should stay"]
     for ax, own in ((blocks["should change"], PROMPTS[:2]), (blocks["should stay"], PROMPTS[2:])):
@@ -483,4 +479,4 @@ def test_rows_go_from_hollow_to_full_marks_and_say_what_is_said() -> None:
         ]
         assert ends == [list(x.new) for x in own] + [list(x.old) for x in own]
     notes = [x.get_text() for ax in blocks.values() for x in ax.texts if isinstance(x, Annotation)]
-    assert notes == ["✓ Paris → Rome", "✗ In the third… → ␣", "✓ New York"]
+    assert notes == ["✓ Paris → Rome", "✗ In the third volume of th …\n→ ␣", "✓ New York"]

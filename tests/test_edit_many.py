@@ -15,6 +15,7 @@ from experiments._edit_many import DoneMany, edit_facts
 from experiments._edit_many_report import in_words
 from experiments.edit_fact import Config, exit_code
 from figures.edit import Prompt, Shift, many_facts
+from figures.style import Source
 from kedit import toy as toy_module
 from kedit.data import load_cases
 from kedit.edit import Edit, Edits
@@ -172,7 +173,7 @@ def test_a_file_of_facts_is_edited_saved_and_told(
 def test_the_figure_has_a_row_for_each_fact_and_says_how_many_are_left_out() -> None:
     row = Prompt("E is in", True, Shift(0.001, 0.99), Shift(0.76, 0.001), ("Paris", "Rome"), True)
     for n in (1, 12):
-        figure = many_facts([row] * n, 50, "toy, ft; seed 0", "The edit works")
+        figure = many_facts([row] * n, 50, Source("toy", "ft; seed 0"), "The edit works")
         assert_fits(figure)
         assert len(figure.axes[0].get_yticklabels()) == n
         assert f"the first {n} of 50 facts" in figure.get_supxlabel()

@@ -15,11 +15,12 @@ from experiments._trace import Config
 from figures.kinds import attention_shares
 from figures.questions import decoding, knockouts, paths
 from figures.relations import clusters
-from figures.style import Study
+from figures.style import Source, Study
 from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.head_results import AttentionShare, KindTest
 from kedit.stats import Interval
+from tests.figure_checks import caption_of
 
 STUDY = Study(5, "the relation's words replaced by others")
 TOY = Config(model="toy", limit=8, sites=["z"], corrupt="relation")
@@ -167,21 +168,22 @@ def test_shares_are_drawn_as_they_are():
         assert heights == [0.25, 0.25, 0.5, 0.5]
         labels = [label.get_text() for label in ax.get_xticklabels()]
         assert labels == [f"{kind}\n3 relations\n9 facts" for kind in ("all", "symmetric")]
-    assert "p = 0.03" in figure.get_supxlabel()
+    assert "p = 0.03" in caption_of(figure)
     with pytest.raises(InputError, match="no shares"):
         attention_shares([], [], STUDY)
 
 
 def test_knockouts_paths_and_decoding_are_drawn_as_they_are():
     curves = {"last to subject": interval([-0.1, -0.5]), "last to relation": interval([0, -0.2])}
-    (ax,) = knockouts(curves, 5, STUDY).axes
-    drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
-    np.testing.assert_allclose(np.asarray(drawn["last to subject"]), [-10, -50])
+    first, second = knockouts(curves, 5, STUDY).axes
+    assert first.get_title("left") == "subject hidden from\nthe last token"
+    for ax, wanted in ((first, [-10, -50]), (second, [0, -20])):
+        np.testing.assert_allclose(np.asarray(ax.lines[-1].get_ydata()), wanted)
     figure = paths({"L0H1": {"L2.mlp": 0.3, "logits": -0.1}, "L3H0": {"logits": 0.2}}, STUDY)
     table = np.ma.asarray(figure.axes[0].collections[0].get_array()).reshape(2, 2)
     np.testing.assert_allclose(table.filled(np.nan), [[0.3, -0.1], [np.nan, 0.2]])
     found = {"subject": {"z": (interval([0.5, 0.9]), interval([0.2, 0.1]))}}
-    (ax,) = decoding(found, 0.1, "n = 5 facts").axes
+    (ax,) = decoding(found, 0.1, Source("toy", "n = 5 facts")).axes
     np.testing.assert_allclose(np.asarray(ax.lines[0].get_ydata()), [0.5, 0.9])
 
 
@@ -195,12 +197,30 @@ def test_clusters_show_the_means_in_the_trees_order():
     ax = figure.axes[1]
     names = [label.get_text() for label in ax.get_yticklabels()]
     largest = np.abs(heads.mean).max((1, 2, 3))
-    assert names == [f"{heads.relations[row]} (6; {largest[row]:.2g})" for row in heads.order]
+    assert names == [f"{heads.relations[row]} (6 facts)" for row in heads.order]
+    dots = [line.get_xdata()[0] for line in figure.axes[2].lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(np.abs(dots), largest[heads.order])
     columns = [label.get_text() for label in ax.get_xticklabels()]
     column = columns.index("L2H3, last")
     shown = np.asarray(ax.collections[0].get_array()).reshape(len(names), len(columns))
     row = int(np.argmax(shown[:, column]))
-    assert names[row].startswith("second (6;")
+    assert names[row].startswith("second (6 ")
     np.testing.assert_allclose(np.abs(shown).max(1), 1)  # every relation by its own largest
     last = heads.buckets.index("last token")
     assert shown[row, column] == pytest.approx(heads.mean[1, last, 2, 3] / largest[1])
+
+
+def test_a_relation_whose_largest_effect_may_be_chance_is_hatched():
+    from probes.sharing import by_relation, sharing
+    from tests.test_sharing import NAMES, Head, facts
+
+    traces = facts({"P1": Head(0, 0), "P2": Head(2, 3), "P3": Head(0, 0)})
+    heads, shared = by_relation(traces, NAMES, "prob"), sharing(traces, "prob")
+    heads.low[1] = -1.0  # what is chance in one, and unknown in another
+    heads.low[2], heads.high[2] = np.nan, np.nan
+    ax = clusters(heads, shared, STUDY).axes[1]
+    mask = np.ma.getmaskarray(ax.collections[0].get_array()).reshape(3, -1)
+    rows = {row: bool(mask[place].all()) for place, row in enumerate(heads.order)}
+    assert rows == {0: False, 1: True, 2: True}
+    hatched = [one for one in ax.patches if one.get_hatch()]
+    assert len(hatched) == 2 * mask.shape[1]

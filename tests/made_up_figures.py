@@ -1,0 +1,383 @@
+"""Every figure of `figures`, of made-up results: long names, many heads, one fact, two facts."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import leaves_list, linkage
+
+from figures import (
+    ablation,
+    benchmark,
+    compare,
+    curves,
+    edit,
+    frontier,
+    heads,
+    kinds,
+    neurons,
+    questions,
+    relations,
+    scaling,
+    score,
+    sites,
+    trace,
+    training,
+    tuning,
+)
+from figures.style import Source, Study
+from kedit.head_results import AttentionShare, KindTest, Looks, RelationHeads, Sharing
+from kedit.heads import Head
+from kedit.prompts import ROLES
+from kedit.results import AverageEffect
+from kedit.stats import Interval
+from tests import test_figures as effects
+from tests import test_figures_compare as compared
+from tests import test_figures_frontier as places
+from tests import test_figures_neurons as found_neurons
+from tests import test_figures_score as scores
+
+MODEL = "/somewhere/else/EleutherAI/a-model-with-a-name-of-many-words-1.4b-deduped.gguf"
+LONG = "In the third volume of the letters, of whose author nothing is known, somebody says that {}"
+RELATION = "the administrative unit of which this one is a part"
+ANY = "東京都庁舎 $x_1$ \n"
+STUDY = Study(60, "the relation’s words replaced by others of as many tokens", model=MODEL)
+FEW = {n: replace(STUDY, n_facts=n) for n in (1, 2)}
+SOURCE = Source(MODEL, f"1,100 cases of {'a_file_of_cases/' * 6}rake.jsonl; seed 0")
+TOTAL = Interval(*np.array([[0.34, 3, 5], [0.27, 2, 4], [0.43, 4, 6]]))
+NOTHING = Interval(*[np.array(np.nan)] * 3)
+HEADS = (30, 9)  # SmolLM2's: layers, heads
+
+
+def interval(mean: float, width: float = 0.1) -> Interval:
+    return Interval(*map(np.array, (mean, mean - width, mean + width)))
+
+
+def of(n_facts: int, made: AverageEffect) -> AverageEffect:
+    """The same of so many facts: one has no interval."""
+    counts = tuple(n_facts if n else 0 for n in made.n_facts)
+    bounds = {"low": made.low, "high": made.high}
+    if n_facts == 1:
+        bounds = {name: np.full_like(values, np.nan) for name, values in bounds.items()}
+    return replace(made, n_facts=counts, n_tokens=counts, **bounds)
+
+
+def few(n_facts: int, made: list[AverageEffect]) -> list[AverageEffect]:
+    return [of(n_facts, one) for one in made]
+
+
+def traced(n_facts: int) -> dict[str, Callable[[], Figure]]:
+    """The figures of traces of so many facts."""
+    study = FEW[n_facts]
+    z = of(n_facts, effects.effect("z", (18, 4)))
+    ordinary, cut = of(n_facts, effects.effect()), few(n_facts, effects.cut())
+    relation = few(n_facts, effects.sites(part="relation"))
+    subject = few(n_facts, effects.sites())
+    return {
+        "trace.averages": lambda: trace.averages(subject, study, TOTAL),
+        "heads.heads": lambda: heads.heads(z, study),
+        "curves.severed": lambda: curves.severed(ordinary, cut, study, TOTAL),
+        "curves.sides": lambda: curves.sides(relation, subject, study, {"subject": TOTAL}),
+        "relations.clusters": lambda: relations.clusters(by_relation(3, 1), SHARED, study),
+        "relations.looks": lambda: relations.looks([look("L3H1", n_facts)], study),
+        "kinds.attention_shares": lambda: kinds.attention_shares(shares(n_facts), TESTS, study),
+        "questions.knockouts": lambda: questions.knockouts(knocked(5), 1, study),
+    }
+
+
+SHARED = Sharing("relation", interval(0.6), interval(0.36), interval(0.59), 5e-4, 11, 59)
+TESTS = [KindTest("subject", "restored", 0.2, 0.03), KindTest("relation", "severed", 0.1, 0.4)]
+
+
+def by_relation(n_relations: int, scale: float = 0.1, size=HEADS) -> RelationHeads:
+    """Relations of ever smaller effects: the intervals of the last ones hold zero."""
+    draw = np.random.default_rng(0)
+    shrink = scale ** np.arange(n_relations).reshape(-1, 1, 1, 1)
+    mean = shrink * draw.normal(size=(n_relations, len(effects.BUCKETS), *size)) / 10
+    merges = linkage(mean.reshape(n_relations, -1), "average", "correlation")
+    names = [f"{RELATION} {n}" for n in range(n_relations)]
+    return RelationHeads(
+        "relation", tuple(names), (7,) * n_relations, effects.BUCKETS, mean, mean - 0.01,
+        mean + 0.01, np.eye(n_relations), leaves_list(merges), merges,
+    )  # fmt: skip
+
+
+def look(name: str, n_facts: int) -> Looks:
+    share = np.full(len(ROLES), 1 / len(ROLES))
+    bounds = share - 0.0123, share + 0.0123
+    if n_facts == 1:
+        bounds = (share * np.nan,) * 2
+    return Looks(
+        Head(*map(int, name[1:].split("H"))), ROLES, *[Interval(share, *bounds)] * 2, n_facts
+    )
+
+
+def shares(n_facts: int) -> list[AttentionShare]:
+    return [
+        AttentionShare(part, measure, kind, interval(0.4), n_facts + (part == "subject"), 3)
+        for part in ("subject", "relation")
+        for measure in ("restored", "severed")
+        for kind in ("all", "symmetric", "asymmetric", "hierarchical")
+    ]
+
+
+def answered(alone: bool) -> dict[str, dict[str, Interval]]:
+    names = [f"L{layer}H{layer % 9}" for layer in range(24)]
+    one = Interval(np.array(-0.00022), *[np.array(np.nan)] * 2) if alone else interval(-2e-4, 1e-4)
+    direct = {"direct effect (logits)": dict.fromkeys(names, one)}
+    more = dict.fromkeys([*names, "all of them together", "as many random ones"], one)
+    return direct | {f"ablated, {by} (probability)": more for by in ("mean", "resample")}
+
+
+def knocked(n_layers: int) -> dict[str, Interval]:
+    curve = np.linspace(0, -0.9, n_layers)
+    cuts = ("last to subject", "last to relation", "last to the rest", "relation to subject")
+    return dict.fromkeys(cuts, Interval(curve, curve - 0.1, curve + 0.1))
+
+
+def paths(n_heads: int) -> dict[str, dict[str, float]]:
+    names = [f"L{layer}H{layer % 9}" for layer in range(n_heads)]
+    receivers = [f"L{layer}.mlp" for layer in range(30)] + ["logits"]
+    return {name: {to: (-1) ** n / (n + 1) for n, to in enumerate(receivers)} for name in names}
+
+
+def decoded() -> dict[str, dict[str, tuple[Interval, Interval]]]:
+    curve = np.linspace(0.2, 0.9, 30)
+    both = Interval(curve, curve - 0.1, curve + 0.1), Interval(curve / 9, curve / 9, curve / 9)
+    return {
+        split: dict.fromkeys(("resid_post", "mlp_out", "z"), both)
+        for split in ("subject", "wording")
+    }
+
+
+PROMPT = edit.Prompt(
+    LONG.format("E"), True, edit.Shift(2e-5, 1), edit.Shift(1, 7.1e-4), (LONG, RELATION), True
+)
+LIKELIEST = ([(" Rome", 1.0), ("Rome", 7.1e-4), (" ", 1e-5), (LONG, 1e-9)], [(ANY, 0.5)])
+
+
+def edited(prompts: list[edit.Prompt], verdict: str = "") -> Figure:
+    return edit.before_after(LIKELIEST, ("Rome", "Paris"), prompts, SOURCE, verdict)
+
+
+def ablated(kinds: Mapping[str, int]) -> Figure:
+    parts = (
+        "Score",
+        "(S, O*): magnitude",
+        "its paraphrases, success",
+        "other objects of the subject",
+    )
+    arms = dict.fromkeys(
+        (look.name for look in ablation.LOOKS), dict.fromkeys(parts, (80.0, 20.0, 100.0))
+    )
+    found = {
+        (budget, kind, arm): each
+        for budget in ablation.TITLES
+        for kind in kinds
+        for arm, each in arms.items()
+    }
+    return ablation.ablation(found, kinds, SOURCE)
+
+
+def placed(*ones: tuple[float, float], alone: bool = False) -> list[frontier.Place]:
+    made = [places.place(*one) for one in ones]
+    if not alone:
+        return made
+    bare = [[Interval(side.mean, *NOTHING[1:]) for side in one] for one in made]
+    return [frontier.Place(*one) for one in bare]
+
+
+def written(n_layers: int, score: sites.Estimate) -> Figure:
+    made = [
+        sites.SiteNumbers(layer, half, None, where, "joint", dict.fromkeys(
+            (*sites.MAPS, sites.EDITED), score))
+        for layer in range(0, n_layers, 2)
+        for half in neurons.HALVES
+        for where in sites.POSITIONS
+    ]  # fmt: skip
+    rho = sites.Estimate(-0.29, -0.42, -0.02, 8)
+    return sites.sites(made, dict.fromkeys(sites.AGAINST, rho), sites.Sample(MODEL, score.n))
+
+
+def trained(n: int) -> Figure:
+    ones = [training.Loss(100 * step, 5 / (step + 1), 6.0, 1e-4 * (step + 1)) for step in range(n)]
+    return training.losses(ones[1:], {"entity": ones, "relation": ones}, 100 * (n - 1), SOURCE)
+
+
+EDITORS = [*compared.MANY, "joint:layers=(10, 11):weight=1000:training.steps=20"]
+SAMPLE = neurons.Sample(MODEL, 10, 80)
+ALONE = replace(SAMPLE, n_relations=1)
+COUNTS = found_neurons.counts(12, *HEADS)
+BY_HALF = {"mlp": 2 * COUNTS.sum(2), "attn": COUNTS.sum(2)}
+LONG_NAMES = {f"{RELATION} {n}": scores.made_up(n, n_cases=n + 1) for n in range(34)}
+
+# by function, then by what is special about it
+FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
+    "ablation.ablation": {
+        "kinds": lambda: ablated({"all": 16, "asymmetric": 14, "hierarchical": 1}),
+        "n = 1": lambda: ablated({"all": 1}),
+    },
+    "benchmark.by_relation": {
+        "many": lambda: benchmark.by_relation(
+            [benchmark.Share(f"{RELATION} {n}", "symmetric", 10**n % 99991) for n in range(34)],
+            f"RaKE of {MODEL}", 20391,
+        ),
+        "one": lambda: benchmark.by_relation([benchmark.Share(ANY, "", 1)], "RaKE", 1),
+    },
+    "compare.compared": {
+        "many": lambda: compare.compared(compared.made_up_arms(EDITORS), SOURCE, compared.FAILED),
+        "five": lambda: compare.compared(compared.made_up_arms(list("abcde")), SOURCE, {}),
+        "n = 1": lambda: compare.compared(compared.made_up_arms(n_cases=1), SOURCE, {}),
+        "one side": lambda: compare.compared(compared.ONE_SIDED, SOURCE, {}),
+        "nothing": lambda: compare.compared(
+            {"entity": {"rome": []}}, SOURCE, {("entity", "rome"): 100}
+        ),
+    },
+    "curves.severed": {
+        "48 layers": lambda: curves.severed(
+            effects.effect(shape=(48,)), effects.cut(shape=(48,)), STUDY, TOTAL
+        ),
+        "nothing": lambda: curves.severed(
+            effects.effect(empty=effects.BUCKETS), effects.cut(empty=effects.BUCKETS), STUDY
+        ),
+    },
+    "curves.sides": {
+        "48 layers": lambda: curves.sides(
+            effects.sites(part="relation", shape=(48,)), effects.sites(shape=(48,)),
+            replace(STUDY, n_facts=(30, 31)), {"relation": TOTAL, "subject": TOTAL},
+        ),
+        "nothing": lambda: curves.sides(
+            effects.sites(part="relation", empty=effects.BUCKETS),
+            effects.sites(empty=effects.BUCKETS), STUDY,
+        ),
+    },
+    "edit.before_after": {
+        "long": lambda: edited(9 * [PROMPT, replace_changes(PROMPT)], f"Works. {LONG}. {LONG}"),
+        "n = 1": lambda: edited([PROMPT]),
+        "short": lambda: edited([PROMPT._replace(text="E is", says=("", ANY), works=False)]),
+    },
+    "frontier.frontier": {
+        "many": lambda: frontier.frontier(
+            {side: {one: placed((0.9 - n / 30, 0.7 + n / 40)) for n, one in enumerate(EDITORS)}
+             for side in ("entity", "relation")}, SOURCE,
+        ),
+        "one place": lambda: frontier.frontier(
+            {"relation": dict.fromkeys(("rome", "joint", "w_out"), placed((1.0, 1.0)))}, SOURCE
+        ),
+        "n = 1": lambda: frontier.frontier(
+            {"relation": {"rome": placed((0.9, -0.5), alone=True)}, "entity": {}}, SOURCE
+        ),
+        "settings": lambda: frontier.frontier(
+            {"entity": {"joint": placed((0.74, 0.92), (0.3, 0.2), (0.86, 0.75))}}, SOURCE
+        ),
+    },
+    "heads.heads": {
+        "many": lambda: heads.heads(effects.effect("z", HEADS, empty=()), STUDY),
+        "side by side": lambda: heads.heads(side_by_side(), STUDY),
+        "48 layers": lambda: heads.heads(effects.effect("z", (48, 25)), STUDY),
+        "no effect": lambda: heads.heads(effects.effect("z", (4, 4), scale=0.0), STUDY),
+        "nothing": lambda: heads.heads(effects.effect("z", (4, 4), empty=effects.BUCKETS), STUDY),
+    },
+    "kinds.attention_shares": {"many": lambda: kinds.attention_shares(shares(99), TESTS, STUDY)},
+    "neurons.heads": {
+        "many": lambda: neurons.heads(COUNTS, SAMPLE),
+        "n = 1": lambda: neurons.heads(COUNTS[:1, :4, :4], ALONE),
+        "48 layers": lambda: neurons.heads(found_neurons.counts(9, 48, 25), SAMPLE),
+    },
+    "neurons.layers": {
+        "many": lambda: neurons.layers(found_neurons.both(48), SAMPLE),
+        "n = 1": lambda: neurons.layers({"mlp": found_neurons.by_layer(0, 4)}, ALONE),
+    },
+    "neurons.relations": {
+        "many": lambda: neurons.relations([RELATION] * 12, BY_HALF, COUNTS / COUNTS.sum(), SAMPLE),
+        "n = 1": lambda: neurons.relations([ANY], {"mlp": COUNTS[:1].sum(2)}, None, ALONE),
+    },
+    "questions.answers": {
+        "many": lambda: questions.answers(answered(False), STUDY),
+        "n = 1": lambda: questions.answers(answered(True), FEW[1]),
+    },
+    "questions.decoding": {"many": lambda: questions.decoding(decoded(), 0.2, SOURCE)},
+    "questions.knockouts": {
+        "many": lambda: questions.knockouts(knocked(48), 9, STUDY),
+        "none": lambda: questions.knockouts({}, 9, STUDY),
+    },
+    "questions.paths": {
+        "many": lambda: questions.paths(paths(24), STUDY),
+        "n = 1": lambda: questions.paths({"L0H1": {"logits": 0.0}}, FEW[1]),
+    },
+    "relations.clusters": {
+        "many": lambda: relations.clusters(by_relation(12, 0.7), SHARED, STUDY),
+        "all may be chance": lambda: relations.clusters(by_relation(4, 1e-9), SHARED, STUDY),
+    },
+    "relations.looks": {
+        "many": lambda: relations.looks([look(f"L{n}H{n % 9}", 60) for n in range(12)], STUDY)
+    },
+    "scaling.scaled": {
+        "many": lambda: scaling.scaled(found_neurons.changes(), SAMPLE),
+        "n = 1": lambda: scaling.scaled(found_neurons.changes()[:2], ALONE),
+        "nothing": lambda: scaling.scaled([], SAMPLE),
+    },
+    "scaling.sharing": {
+        "many": lambda: scaling.sharing(found_neurons.shared(1000.0), SAMPLE),
+        "n = 1": lambda: scaling.sharing(found_neurons.shared(0.001), ALONE),
+    },
+    "score.by_relation": {
+        "34": lambda: score.by_relation(
+            LONG_NAMES, dict.fromkeys(LONG_NAMES, "symmetric"), SOURCE
+        ),
+        "real names": lambda: score.by_relation(scores.of_each(), scores.KIND_OF, SOURCE),
+        "any": lambda: score.by_relation({ANY: scores.SINGLE, "": []}, {}, SOURCE),
+        "nothing": lambda: score.by_relation({}, {}, SOURCE),
+    },
+    "score.start": {
+        "whole file": lambda: score.start(scores.WHOLE_FILE, SOURCE),
+        "n = 1": lambda: score.start(scores.SINGLE, SOURCE),
+        "one side": lambda: score.start(scores.entity_only(scores.made_up(0)), SOURCE),
+        "nothing": lambda: score.start([], SOURCE),
+    },
+    "sites.sites": {
+        "many": lambda: written(48, sites.Estimate(0.6, 0.5, 0.9, 8)),
+        "n = 1": lambda: written(3, sites.Estimate(0.6, np.nan, np.nan, 1)),
+        "unknown": lambda: written(18, sites.Estimate(0.0, 0.0, 0.9, 2)),
+    },
+    "trace.averages": {
+        "48 layers": lambda: trace.averages(effects.sites(shape=(48,), empty=()), STUDY, TOTAL),
+        "long bucket": lambda: trace.averages(long_bucket(), STUDY),
+        "nothing": lambda: trace.averages(effects.sites(empty=effects.BUCKETS), STUDY),
+    },
+    "trace.heatmap": {
+        "any tokens": lambda: trace.heatmap(
+            effects.fact((*effects.WORDS, ANY, LONG, "\x00")), "resid_post", model=MODEL
+        ),
+        "heads": lambda: trace.heatmap(effects.fact(site="z"), "z", "logit_diff", MODEL),
+        "one token": lambda: trace.heatmap(effects.fact(positions=(2,)), "resid_post", model=MODEL),
+    },
+    "training.losses": {"long": lambda: trained(12), "one": lambda: trained(1)},
+    "tuning.tuning": {
+        "many": lambda: tuning.tuning(
+            dict.fromkeys(EDITORS, [(0.86, 0.9), (0.0, 0.1), (0.85, 0.89)]), SOURCE
+        ),
+        "one": lambda: tuning.tuning({"rome": [(1.0, 1.0)]}, SOURCE),
+    },
+}  # fmt: skip
+for n_facts in FEW:
+    for function, drawn in traced(n_facts).items():
+        FIGURES[function][f"n = {n_facts}"] = drawn
+
+
+def replace_changes(prompt: edit.Prompt) -> edit.Prompt:
+    return prompt._replace(changes=False, works=False, says=("London", "London"))
+
+
+def side_by_side() -> AverageEffect:
+    """The five strongest heads touch each other, in a corner."""
+    made = effects.effect("z", HEADS, scale=0.01)
+    for rank, place in enumerate(((0, 0), (0, 1), (1, 0), (1, 1), (0, 2))):
+        made.mean[0, 0][place] = 1 - rank / 10
+    return made
+
+
+def long_bucket() -> list[AverageEffect]:
+    buckets = tuple(f"{name}, and none of the others" for name in effects.BUCKETS)
+    return [replace(one, buckets=buckets) for one in effects.sites()]
