@@ -31,9 +31,11 @@ def asked_of(
     before: dict[EditCase, list[Reply]] = {}
     skipped: dict[str, str] = {}
     with progress("facts") as bars:
-        for some in bars.track(chunks(cases), description="asking"):
+        bar = bars.add_task("asking", total=len(cases))
+        for some in chunks(cases):
             found, refused = _asked_together(model, some, perspective, seed)
             skipped |= refused
+            bars.update(bar, advance=len(some))
             for case, (own, replied) in found.items():
                 firsts = [replied[flat(own).index(ones[0])] for ones in own.values()]
                 said = zip(own, firsts, strict=True)

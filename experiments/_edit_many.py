@@ -139,8 +139,10 @@ def edit_facts(
     questions = {case: flat(own) for case, own in kept.items()}
     after: dict[EditCase, list[Reply]] = {}
     with edit.applied(model), progress("facts") as bars:
-        for some in bars.track(chunks(questions), description="asking again"):
+        bar = bars.add_task("asking again", total=len(questions))
+        for some in chunks(questions):
             after |= replies_of(model, {case: questions[case] for case in some})
+            bars.update(bar, advance=len(some))
         now = perplexity(model, held_out) if held_out is not None else None
     both = None if then is None or now is None else (then, now)
     found = []

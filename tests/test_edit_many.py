@@ -86,11 +86,10 @@ def test_the_saved_edit_says_what_the_report_has_and_is_undone_to_the_bit(
     before = {name: value.clone() for name, value in toy.state_dict().items()}
     loaded = Edit.load(done.edit.save(tmp_path / "edit.safetensors"))
     with loaded.applied(toy):
-        for fact in done.facts:
-            again = replies(toy, [row.question for row in fact.rows])
-            for row, reply in zip(fact.rows, again, strict=True):
-                assert (reply.said, reply.answer) == (row.after.said, row.after.answer)
-                assert (reply.new, reply.old) == pytest.approx((row.after.new, row.after.old))
+        again = replies(toy, [row.question for row in done.rows])
+        for row, reply in zip(done.rows, again, strict=True):
+            assert (reply.said, reply.answer) == (row.after.said, row.after.answer)
+            assert (reply.new, reply.old) == pytest.approx((row.after.new, row.after.old))
         assert any(not torch.equal(value, before[name]) for name, value in toy.state_dict().items())
     assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
 
