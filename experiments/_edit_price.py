@@ -33,8 +33,10 @@ def held_out_text(model: "HookedTransformer", config: "Config", chosen: "Editor"
 
     seed = _seed(config, chosen)
     text = corpus_of(config.model, config.held_out, seed, held_out=True)
-    reads = isinstance(chosen, Sparing) and not chosen.moments
-    if reads and corpus_of(config.model, chosen.text, chosen.seed).digest() == text.digest():
+    spared = None
+    if isinstance(chosen, Sparing) and not chosen.moments:
+        spared = corpus_of(config.model, chosen.text, chosen.seed).digest()
+    if spared == text.digest():
         raise InputError(
             f"--held-out {config.held_out}: the edit's statistics are of this very text, which "
             "cannot show what the edit costs other text: give another one, or leave it out"

@@ -154,14 +154,14 @@ def _draw(config: "Config", folder: RunFolder, findings: Findings) -> None:
     by_layer: dict[Half, np.ndarray] = {half: each.sum(2) for half, each in counts.items()}
     names = [one.name for one in relations]
     save(neurons.relations(names, by_layer, shares, sample), folder.path, "relations")
-    rows = {
+    rows: dict[Half, dict[str, Interval]] = {
         half: {
             "neurons of a fact": found.own,
             "shared by two facts\nof one relation": found.within,
             "shared by two facts\nof two relations": found.between,
         }
-        for half, found in findings.sharing.items()
-        if half != "both"
+        for half in findings.halves
+        for found in [findings.sharing[half]]
     }
     save(scaling.sharing(rows, sample), folder.path, "sharing")
     save(scaling.scaled(findings.changes, sample), folder.path, "scaling")

@@ -210,7 +210,8 @@ def _draw(
         counts = tuple(map(len, traces.values()))
         study = Study(counts, how, config.metric, config.seed, config.model)
         whole = {part: total["total effect"] for part, total in totals.items()}
-        save(sides(*both, study, whole), folder.path, "relation-against-subject")
+        relation, subject = both
+        save(sides(relation, subject, study, whole), folder.path, "relation-against-subject")
 
 
 def _rows(

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from figures.style import SINGLE, SMALL, new_figure, readable, styled
+from figures.style import SINGLE, legend_above, new_figure, readable, styled
 
 # Okabe and Ito's palette, as in style.py
 KIND_COLOURS = {
@@ -41,7 +41,7 @@ def by_relation(shares: Sequence[Share], title: str, n_subjects: int) -> Figure:
     rows = np.arange(len(ordered))
     colours = [KIND_COLOURS[share.kind] for share in ordered]
     bars = ax.barh(rows, [share.n_records for share in ordered], 0.75, color=colours)
-    ax.bar_label(bars, [f"{share.n_records:,}" for share in ordered], padding=2, fontsize=SMALL)
+    ax.bar_label(bars, [f"{share.n_records:,}" for share in ordered], padding=2)
     ax.set_yticks(rows, [readable(share.relation, 40) for share in ordered])
     ax.set_ylim(len(ordered) - 0.5, -0.5)
     ax.set_xlabel("records")
@@ -49,10 +49,6 @@ def by_relation(shares: Sequence[Share], title: str, n_subjects: int) -> Figure:
     ax.tick_params(left=False)
     ax.spines[["top", "right"]].set_visible(False)
     kinds = [kind for kind in KIND_COLOURS if any(share.kind == kind for share in ordered)]
-    handles = [Patch(color=KIND_COLOURS[kind], label=kind or "kind not known") for kind in kinds]
-    # above the bars, whatever their lengths, and from the right: the labels have room on the left
-    ax.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles),
-        handlelength=1, columnspacing=1,
-    )  # fmt: skip
+    handles = [Patch(color=KIND_COLOURS[kind]) for kind in kinds]
+    legend_above(figure, handles, [kind or "kind not known" for kind in kinds])
     return figure

@@ -18,6 +18,7 @@ from figures.style import (
     SMALL,
     Source,
     finite,
+    layout_of,
     legend_above,
     new_figure,
     plural,
@@ -137,7 +138,7 @@ def _panels(figure: Figure, n_rows: Sequence[int], n_edited: int) -> tuple[ndarr
     )  # fmt: skip
     for spacer in panels[:, 2::3].flat:  # sets the pairs apart
         spacer.remove()
-    figure.get_layout_engine().set(hspace=0.03)  # pyright: ignore[reportOptionalMemberAccess]
+    layout_of(figure).set(hspace=0.03)
     return panels[:, ::3], panels[:, 1::3]
 
 

@@ -126,8 +126,9 @@ def _number(ax: Axes, bucket: int, places: Sequence[Head]) -> None:
         ]
         chosen = fits.index(True) if True in fits else 0
         taken.append(boxes[chosen])
+        right, up = steps[chosen]
         ax.annotate(
-            str(rank), (place.layer, place.head), steps[chosen], textcoords="offset points",
+            str(rank), (place.layer, place.head), (right, up), textcoords="offset points",
             ha="center", va="center_baseline", path_effects=halo, zorder=4,
             arrowprops=None if inside else LEADER,
         )  # fmt: skip

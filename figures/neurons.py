@@ -29,7 +29,10 @@ from figures.trace import draw_map, outline
 from kedit.stats import Interval
 from kedit.writes import Half
 
-HALVES = {"mlp": ("MLP", SITE_COLOURS["mlp_out"]), "attn": ("Attention", SITE_COLOURS["attn_out"])}
+HALVES: dict[Half, tuple[str, str]] = {
+    "mlp": ("MLP", SITE_COLOURS["mlp_out"]),
+    "attn": ("Attention", SITE_COLOURS["attn_out"]),
+}
 COUNT, HEAD = "#0072B2", SITE_COLOURS["z"]  # of maps: neurons, heads
 ROW = 0.15  # inches: a relation, or a head
 NAME_WIDTH = 22  # characters of a relation's name

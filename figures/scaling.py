@@ -25,6 +25,7 @@ from figures.style import (
 )
 from kedit.results import Change
 from kedit.stats import Interval
+from kedit.writes import Half
 
 BLOCKS = {
     "both": "Neurons of both halves",
@@ -44,7 +45,7 @@ SHAPES = "os"  # a half each
 
 
 @styled
-def sharing(halves: Mapping[str, Mapping[str, Interval]], sample: Sample) -> Figure:
+def sharing(halves: Mapping[Half, Mapping[str, Interval]], sample: Sample) -> Figure:
     """How many neurons a fact has, and how many of them another fact has too.
 
     Args:

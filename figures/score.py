@@ -18,6 +18,7 @@ from figures.style import (
     SMALL,
     Source,
     finite,
+    layout_of,
     legend_above,
     new_figure,
     plural,
@@ -138,8 +139,7 @@ def start(measures: Sequence[Measure], source: Source) -> Figure:
     axes = figure.subplots(
         2, 2, sharex="col", sharey="row", height_ratios=heights, width_ratios=(3, 1)
     )
-    # sets the sides apart
-    figure.get_layout_engine().set(hspace=0.07)  # pyright: ignore[reportOptionalMemberAccess]
+    layout_of(figure).set(hspace=0.07)  # sets the sides apart
     for (percents, points), (side, groups) in zip(axes, sides.items(), strict=True):
         percents.set_title(SIDES[side], fontweight="bold")
         _rows((percents, points), [SHOWN.get(group, group) for group in groups])
@@ -247,14 +247,15 @@ def _draw(
         heights = np.array(list(places))
         bounds = np.array([_bounds(one) for one in places.values()]).reshape(-1, 3)
         several = np.array([one.n_cases > 1 for one in places.values()], dtype=bool)
-        colours = np.array([_colour(dots, one) for one in places.values()]).reshape(-1, 3)
-        ax.hlines(heights[several], *bounds[several, 1:].T, colors=colours[several], linewidth=0.8)
+        colours = [_colour(dots, one) for one in places.values()]
+        sure = [colour for colour, more in zip(colours, several, strict=True) if more]
+        ax.hlines(heights[several], *bounds[several, 1:].T, colors=sure, linewidth=0.8)
         ax.scatter(
             bounds[:, 0],
             heights,
             s=size**2,
             marker=dots.shape,
-            facecolors=np.where(several[:, None], colours, 1.0),
+            facecolors=[c if more else "white" for c, more in zip(colours, several, strict=True)],
             edgecolors=colours,
             linewidths=0.6,
             label=dots.name,
@@ -266,10 +267,11 @@ def _draw(
         ax.text(0.5, 0.5, "empty", **where, color="0.35", bbox=box)
 
 
-def _colour(dots: Dots, measure: Measure) -> tuple[float, ...]:
+def _colour(dots: Dots, measure: Measure) -> tuple[float, float, float]:
     """The series' colour, paler where it rests on few cases."""
     kept = 1.0 if measure.n_cases >= FEW else FAINT
-    return tuple(1 - kept * (1 - part) for part in to_rgb(dots.colour))
+    red, green, blue = (1 - kept * (1 - part) for part in to_rgb(dots.colour))
+    return red, green, blue
 
 
 def _rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
@@ -315,7 +317,7 @@ def _mark_kinds(ax: Axes, kinds: Sequence[str]) -> None:
 def _columns(ax: Axes, row: float, *texts: object, up: float = 0) -> None:
     """Right of the row, or `up` points above it."""
     for column, text in enumerate(texts):
-        _note(ax, str(text), (1, row), (24 + 30 * column, up), va="center")
+        _note(ax, str(text), (1, row), (25 + 34 * column, up), va="center")
 
 
 def _note(

@@ -26,7 +26,7 @@ from figures.trace import hatch_cell
 from kedit.prompts import KeyPosition
 from kedit.writes import Half
 
-POSITIONS = {
+POSITIONS: dict[KeyPosition, str] = {
     "subject_last": "Subject’s last token",
     "object_last": "Object’s last token",
     "last": "Last token",
@@ -44,7 +44,7 @@ AGAINST = {  # criterion: the title of its panel and the label of its axis
 }
 EDITED = "mean share"
 UNKNOWN = 0.5  # a Score whose interval is wider says nothing
-SHAPES = {"subject_last": "v", "object_last": "s", "last": "o"}
+SHAPES: dict[KeyPosition, str] = {"subject_last": "v", "object_last": "s", "last": "o"}
 
 
 class Estimate(NamedTuple):
@@ -116,7 +116,7 @@ def sites(
         correlations: by criterion, Spearman's ρ with the mean share over all sites.
     """
     found = [one for one in found if one.head is None]
-    rows = [
+    rows: list[tuple[Half, KeyPosition]] = [
         (half, where)
         for where in POSITIONS
         for half in HALVES
@@ -186,7 +186,7 @@ def _map(
     for row, layer in hatched:
         hatch_cell(ax, layer - 0.5, row - 0.5)
     if len(rows) and not np.isfinite(values).any():
-        told = {"ha": "center", "va": "center", "color": "0.35"}
+        told: dict[str, Any] = {"ha": "center", "va": "center", "color": "0.35"}
         told["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
         known = any(np.isfinite(one.found[name].mean) for one in found)
         why = "intervals too wide" if known else "nothing to measure"

@@ -158,13 +158,19 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
     return figure
 
 
+def layout_of(figure: Figure) -> ConstrainedLayoutEngine:
+    """How `new_figure` lays a figure out: its spaces may be set."""
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    return engine
+
+
 def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Legend:
     """A legend below the title, line by line, for which the figure is made higher.
 
     As many stand in a line as have room; of the next one, called again, those stand below.
     """
-    engine = figure.get_layout_engine()
-    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine = layout_of(figure)
     width, height = figure.get_size_inches()
     widest = max(map(text_width, labels), default=0) / 72 + BESIDE
     most = max(1, int((width - 2 * MARGIN) / widest))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from matplotlib.backends.backend_pdf import PdfFile, RendererPdf
@@ -60,7 +60,7 @@ def on_pdf(figure: Figure) -> list[Word]:
     figure.set_layout_engine("none")
     figure.dpi = 72
     width, height = figure.get_size_inches()
-    renderer = RendererPdf(PdfFile(BytesIO()), 72, height, width)
+    renderer: Any = RendererPdf(PdfFile(BytesIO()), 72, height, width)
     with _recorded(figure) as words, renderer._draw_disabled():
         figure.draw(renderer)
     figure.dpi = dpi
@@ -77,7 +77,7 @@ def _recorded(figure: Figure) -> Iterator[list[Word]]:
         if text.get_visible() and text.get_text().strip():
             box = Text.get_window_extent(text, renderer)  # pyright: ignore[reportArgumentType]
             scaled = Bbox(box.get_points() * 72 / figure.dpi)
-            words.append(Word(text.get_text(), scaled, text.get_fontsize()))
+            words.append(Word(text.get_text(), scaled, float(text.get_fontsize())))
 
     with patch.object(Text, "draw", draw):
         yield words

@@ -17,6 +17,7 @@ from figures import (
     heads,
     kinds,
     neurons,
+    prompts,
     questions,
     relations,
     scaling,
@@ -29,9 +30,11 @@ from figures import (
 from figures.style import Source, Study
 from kedit.head_results import AttentionShare, KindTest, Looks, RelationHeads, Sharing
 from kedit.heads import Head
+from kedit.prompt_trace import PromptTrace
 from kedit.prompts import ROLES
 from kedit.results import AverageEffect
 from kedit.stats import Interval
+from kedit.writes import Half
 from tests import test_figures as effects
 from tests import test_figures_compare as compared
 from tests import test_figures_frontier as places
@@ -108,9 +111,8 @@ def look(name: str, n_facts: int) -> Looks:
     bounds = share - 0.0123, share + 0.0123
     if n_facts == 1:
         bounds = (share * np.nan,) * 2
-    return Looks(
-        Head(*map(int, name[1:].split("H"))), ROLES, *[Interval(share, *bounds)] * 2, n_facts
-    )
+    seen = Interval(share, *bounds)
+    return Looks(Head(*map(int, name[1:].split("H"))), ROLES, seen, seen, n_facts)
 
 
 def shares(n_facts: int) -> list[AttentionShare]:
@@ -161,6 +163,16 @@ def edited(prompts: list[edit.Prompt], verdict: str = "") -> Figure:
     return edit.before_after(LIKELIEST, ("Rome", "Paris"), prompts, SOURCE, verdict)
 
 
+def patched(words: list[str], size: float = 1.0) -> PromptTrace:
+    """Two texts of one's own, with an effect at every head."""
+    grid = effects.fact(words, *HEADS, site="z").grids["z"]
+    restored = grid.corrupted.view(-1, 1, 1, 1) + size * (grid.restored - 0.5)
+    texts = LONG.format("E"), (LONG.format("F"),)
+    return PromptTrace(
+        *texts, tuple(words), (0,), {"z": replace(grid, restored=restored)}, ANY, RELATION
+    )
+
+
 def ablated(kinds: Mapping[str, int]) -> Figure:
     parts = (
         "Score",
@@ -168,14 +180,12 @@ def ablated(kinds: Mapping[str, int]) -> Figure:
         "its paraphrases, success",
         "other objects of the subject",
     )
-    arms = dict.fromkeys(
-        (look.name for look in ablation.LOOKS), dict.fromkeys(parts, (80.0, 20.0, 100.0))
-    )
+    each: dict[str, tuple[float, ...]] = dict.fromkeys(parts, (80.0, 20.0, 100.0))
     found = {
-        (budget, kind, arm): each
+        (budget, kind, arm.name): each
         for budget in ablation.TITLES
         for kind in kinds
-        for arm, each in arms.items()
+        for arm in ablation.LOOKS
     }
     return ablation.ablation(found, kinds, SOURCE)
 
@@ -200,6 +210,11 @@ def written(n_layers: int, score: sites.Estimate) -> Figure:
     return sites.sites(made, dict.fromkeys(sites.AGAINST, rho), sites.Sample(MODEL, score.n))
 
 
+def records(n: int) -> list[benchmark.Share]:
+    kinds = list(benchmark.KIND_COLOURS)
+    return [benchmark.Share(f"{RELATION} {i}", kinds[i % 4], 10**i % 99991) for i in range(n)]
+
+
 def trained(n: int) -> Figure:
     ones = [training.Loss(100 * step, 5 / (step + 1), 6.0, 1e-4 * (step + 1)) for step in range(n)]
     return training.losses(ones[1:], {"entity": ones, "relation": ones}, 100 * (n - 1), SOURCE)
@@ -209,7 +224,7 @@ EDITORS = [*compared.MANY, "joint:layers=(10, 11):weight=1000:training.steps=20"
 SAMPLE = neurons.Sample(MODEL, 10, 80)
 ALONE = replace(SAMPLE, n_relations=1)
 COUNTS = found_neurons.counts(12, *HEADS)
-BY_HALF = {"mlp": 2 * COUNTS.sum(2), "attn": COUNTS.sum(2)}
+BY_HALF: dict[Half, np.ndarray] = {"mlp": 2 * COUNTS.sum(2), "attn": COUNTS.sum(2)}
 LONG_NAMES = {f"{RELATION} {n}": scores.made_up(n, n_cases=n + 1) for n in range(34)}
 
 # by function, then by what is special about it
@@ -219,10 +234,7 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         "n = 1": lambda: ablated({"all": 1}),
     },
     "benchmark.by_relation": {
-        "many": lambda: benchmark.by_relation(
-            [benchmark.Share(f"{RELATION} {n}", "symmetric", 10**n % 99991) for n in range(34)],
-            f"RaKE of {MODEL}", 20391,
-        ),
+        "many": lambda: benchmark.by_relation(records(34), f"RaKE of {MODEL}", 20391),
         "one": lambda: benchmark.by_relation([benchmark.Share(ANY, "", 1)], "RaKE", 1),
     },
     "compare.compared": {
@@ -256,6 +268,10 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         "long": lambda: edited(9 * [PROMPT, replace_changes(PROMPT)], f"Works. {LONG}. {LONG}"),
         "n = 1": lambda: edited([PROMPT]),
         "short": lambda: edited([PROMPT._replace(text="E is", says=("", ANY), works=False)]),
+    },
+    "edit.many_facts": {
+        "long": lambda: edit.many_facts(12 * [PROMPT], 50, SOURCE, f"Works. {LONG}. {LONG}"),
+        "n = 1": lambda: edit.many_facts([PROMPT], 1, SOURCE, "The edit fails"),
     },
     "frontier.frontier": {
         "many": lambda: frontier.frontier(
@@ -296,6 +312,11 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
     "questions.answers": {
         "many": lambda: questions.answers(answered(False), STUDY),
         "n = 1": lambda: questions.answers(answered(True), FEW[1]),
+    },
+    "prompts.head_maps": {
+        "many heads": lambda: prompts.head_maps(patched([LONG, "a", ANY, " is", "b"]), "", MODEL),
+        "one token": lambda: prompts.head_maps(patched(["a"]), "logit_diff", MODEL),
+        "nothing": lambda: prompts.head_maps(patched(["a", "b"], 0.0), "", MODEL),
     },
     "questions.decoding": {"many": lambda: questions.decoding(decoded(), 0.2, SOURCE)},
     "questions.knockouts": {

@@ -99,9 +99,9 @@ def test_a_stopped_run_goes_on_with_what_is_missing(run: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"heads": 4}, "--heads 4: from 1 to 3 of a layer's 4"),
-        ({"tuned": "nothing.json"}, r"nothing.json: no file of tune_editors --editors w_"),
-        ({"skip": 10**6}, "--skip 1000000 leaves no case"),
+        ({"heads": 4}, "--heads 4: fewer than a layer's 4 are wanted"),
+        ({"tuned": "nothing.json"}, "--tuned nothing.json: there is no such file"),
+        ({"skip": 10**6}, "--skip 1000000 leaves none of the"),
     ],
 )
 def test_what_cannot_be_run_is_refused(changed: dict, message: str, tmp_path: Path) -> None:

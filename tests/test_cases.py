@@ -560,7 +560,7 @@ def test_the_form_is_that_of_the_first_record_that_has_one(tmp_path: Path) -> No
     ("lines", "message"),
     [
         ([], "f.jsonl: it holds no records"),
-        (["x"], "f.jsonl: broken JSON, and no table either"),
+        (["x"], "f.jsonl, line 1: an object is wanted, got str"),
         ([{}], "line 1: fields none are of no form that is known"),
     ],
 )

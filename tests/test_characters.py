@@ -64,7 +64,6 @@ def test_a_relation_with_markup_is_traced(tmp_path: Path, capsys: pytest.Capture
     folder = trace_relation.run(config)
     printed = capsys.readouterr().out
     assert f"Everything is in {folder}" in printed.replace("\n", "")
-    assert f"Ada Alder: {MARKED[:18]}" in printed  # the bar
     assert len(list((folder / "facts").glob("*.png"))) == 1
 
 
@@ -101,4 +100,5 @@ def test_what_a_user_can_mend_is_told_in_any_encoding():
         ("experiments.trace_relation", "--model", "toy", "--facts", "no/file 巴→é"),
     ):
         done = run("ascii", *told)
-        assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(b"error: no/f")
+        last = done.stderr.splitlines()[-1]
+        assert done.returncode == 1 and last.startswith(b"error: ") and b"no/f" in last

@@ -27,8 +27,9 @@ from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.facts import EditCase, Fact
 from kedit.measures import Key, changes
-from kedit.prompts import located
+from kedit.prompts import KeyPosition, located
 from kedit.results import EditScore, ProbeScore
+from kedit.writes import Half
 from probes.corrupt import replaced
 from probes.patch import Patch
 from probes.trace import trace
@@ -221,8 +222,8 @@ def test_a_bad_record_costs_only_itself(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"positions": ["first"]}, "--positions first: any of subject_last"),
-        ({"layers": [1, 4]}, "--layers 4: the model has 0 to 3"),
+        ({"positions": ["first"]}, "--positions first: one of subject_last"),
+        ({"layers": [1, 4]}, "--layers 1 4: toy has layers 0 to 3"),
         ({"neighbours": 0}, "--neighbours 0"),
         ({"settings": "nonsense=1"}, "Joint has no 'nonsense'"),
         ({"skip": 10_000}, "--skip 10000"),
@@ -378,7 +379,9 @@ def maps(figure: Figure) -> dict[str, Axes]:
 
 def test_the_figure_shows_what_was_saved(run: Path) -> None:
     figure, every = drawn(run), found(run)
-    order = [(half, where) for where in figure_module.POSITIONS for half in HALVES]
+    order: list[tuple[Half, KeyPosition]] = [
+        (half, where) for where in figure_module.POSITIONS for half in HALVES
+    ]
     for name, ax in maps(figure).items():
         values = np.ma.filled(np.ma.asarray(ax.collections[0].get_array()), np.nan)
         values = values.reshape(len(order), -1)

@@ -302,7 +302,9 @@ def test_severed_curves_are_the_means_with_their_bands():
             heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
             assert heights.min() == drawn.low[0, 1].min()
             assert heights.max() == drawn.high[0, 1].max()
-        assert any(set(line.get_ydata()) == {0.41} for line in ax.lines)  # the total effect
+        assert any(
+            set(np.asarray(line.get_ydata())) == {0.41} for line in ax.lines
+        )  # the total effect
 
 
 def test_sides_put_both_parts_on_one_axis_in_their_colours():

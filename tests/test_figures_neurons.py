@@ -50,7 +50,7 @@ def by_relation(n_relations: int = 4, n_layers: int = 18, n_heads: int = 4) -> F
     return relations(names, halves, found / max(found.sum(), 1), SAMPLE)
 
 
-def shared(scale: float = 1.0) -> dict[str, dict[str, Interval]]:
+def shared(scale: float = 1.0) -> dict[Half, dict[str, Interval]]:
     rows = ("neurons of a fact", "shared by two facts\nof one relation", "shared\nelsewhere")
     return {
         half: {row: interval(scale * (30 / (place + 1) + n)) for place, row in enumerate(rows)}

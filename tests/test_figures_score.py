@@ -98,7 +98,9 @@ def lines(ax: Axes, name: str) -> dict[int, tuple[float, float]]:
     assert isinstance(drawn, LineCollection)
     ends = [np.asarray(segment) for segment in drawn.get_segments()]
     if ends:
-        assert {*map(tuple, drawn.get_colors())} <= {*map(tuple, np.asarray(dots.get_edgecolor()))}
+        assert {*map(tuple, np.asarray(drawn.get_colors()))} <= {
+            *map(tuple, np.asarray(dots.get_edgecolor()))
+        }
     heights = set(offsets(ax, name)[:, 1])
     assert {height for segment in ends for height in segment[:, 1]} <= heights
     return {round(left[1]): (left[0], right[0]) for left, right in ends}

@@ -218,8 +218,8 @@ def test_halves_are_searched_under_one_threshold(searched: dict[str, list[Search
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (Config(halves=["elbow"]), "--halves elbow: any of mlp attn"),
-        (Config(halves=[]), "any of mlp attn is wanted"),
+        (Config(halves=["elbow"]), "--halves elbow: one of mlp attn is wanted"),
+        (Config(halves=[]), "--halves: at least one is wanted"),
         (Config(limit=3), "--limit 3: at least 4 facts"),
     ],
 )

@@ -51,7 +51,7 @@ def test_patch_heads_compares_relations(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 def test_a_screened_run_tells_what_it_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    config = replace(TOY, limit=4, screen=0.3, out=str(tmp_path / "run"))
+    config = replace(TOY, relations="2", limit=4, screen=0.3, out=str(tmp_path / "run"))
     out = patch_heads.run(config)
     (screen,) = json.loads((out / "averages.json").read_text())["screens"]
     assert screen["grid"] == "z" and 0.5 < screen["recall"][0] <= 1
@@ -198,7 +198,11 @@ def test_clusters_show_the_means_in_the_trees_order():
     names = [label.get_text() for label in ax.get_yticklabels()]
     largest = np.abs(heads.mean).max((1, 2, 3))
     assert names == [f"{heads.relations[row]} (6 facts)" for row in heads.order]
-    dots = [line.get_xdata()[0] for line in figure.axes[2].lines if line.get_marker() == "o"]
+    dots = [
+        float(np.asarray(line.get_xdata())[0])
+        for line in figure.axes[2].lines
+        if line.get_marker() == "o"
+    ]
     np.testing.assert_allclose(np.abs(dots), largest[heads.order])
     columns = [label.get_text() for label in ax.get_xticklabels()]
     column = columns.index("L2H3, last")
@@ -219,7 +223,7 @@ def test_a_relation_whose_largest_effect_may_be_chance_is_hatched():
     heads.low[1] = -1.0  # what is chance in one, and unknown in another
     heads.low[2], heads.high[2] = np.nan, np.nan
     ax = clusters(heads, shared, STUDY).axes[1]
-    mask = np.ma.getmaskarray(ax.collections[0].get_array()).reshape(3, -1)
+    mask = np.ma.getmaskarray(np.ma.asarray(ax.collections[0].get_array())).reshape(3, -1)
     rows = {row: bool(mask[place].all()) for place, row in enumerate(heads.order)}
     assert rows == {0: False, 1: True, 2: True}
     hatched = [one for one in ax.patches if one.get_hatch()]

@@ -236,7 +236,7 @@ def test_heads_are_drawn_where_they_have_effects(trace: PromptTrace, toy: Hooked
     effect = trace.grids["z"].indirect_effect("logprob")
     maps = [ax for ax in figure.axes if ax.get_xlabel() == "layer"]
     assert [ax.get_title(loc="left").splitlines()[0] for ax in maps] == ["Ada (4)", "is (6)"]
-    drawn = maps[1].collections[0].get_array()
+    drawn = np.asarray(maps[1].collections[0].get_array())
     np.testing.assert_allclose(drawn, effect[:, 6].T.numpy())
     assert drawn.shape == (toy.cfg.n_heads, toy.cfg.n_layers)
 

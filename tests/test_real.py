@@ -114,7 +114,7 @@ def test_attribution_puts_first_what_exact_patching_finds() -> None:
     corruption = replaced(model, fact, "subject", builtin.load(), seed=0)
     clean = Run(encode(model, fact).tokens[None]).states(model)
     corrupted = corruption.run.states(model)
-    question = question_of(model, encode(model, fact), corrupted)
+    question = question_of(model, encode(model, fact).answer_ids[0], corrupted)
     first = corruption.positions[0]
     exact = sweep(model, clean, corrupted, Patch("z"), question).indirect_effect("logprob")
     said = attributed(model, clean, corrupted, [Patch("z")], question, ["logprob"])["z"][0]

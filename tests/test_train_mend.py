@@ -284,7 +284,8 @@ def test_a_training_that_was_killed_before_its_checkpoint_writes_no_record_twice
 def test_training_ends_where_validation_does_not_get_better(
     toy: HookedTransformer, tmp_path: Path
 ) -> None:
-    config = replace(SHORT, lr=0.0, lr_rate=0.0, steps=20, patience=4)
+    # too small to change a number
+    config = replace(SHORT, lr=1e-30, lr_rate=1e-30, steps=20, patience=4)
     folder = trained(config, toy, tmp_path)
     text = (folder / "records.jsonl").read_text()
     keys = [json.loads(line)["key"] for line in text.splitlines()]

@@ -68,17 +68,25 @@ def records_and_errors(path: str | Path) -> Iterator[tuple[str, Record | RecordE
 
 def _values(path: Path) -> Iterator[tuple[str, Any]]:
     opening = _opening(path)
-    if opening and opening[0].startswith("["):
+    # a line that is an array, with another one behind it, is a record that is none
+    is_array = bool(opening) and opening[0].startswith("[")
+    if is_array and (len(opening) == 1 or not _is_json(opening[0])):
         yield from _elements(path)
-    elif any(line.startswith("{") for line in opening):
+    elif is_array or any(line.startswith("{") for line in opening):
         yield from _objects(path)
     elif opening and is_table(opening[0]):
         yield from _rows(path)
+    elif opening and ".jsonl" in path.suffixes:
+        yield from _objects(path)  # its first records are none
     elif opening:
         raise RecordError(
             f"{path.name}: broken JSON, and no table either, whose first line would name its "
             f"columns: it opens with {opening[0]!r:.60}"
         )
+
+
+def _is_json(text: str) -> bool:
+    return not isinstance(_value_or_error("", text), RecordError)
 
 
 def _opening(path: Path) -> list[str]:
