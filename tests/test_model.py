@@ -409,3 +409,18 @@ def test_a_prepared_folder_that_is_damaged_is_made_anew(
     folder = hugging_face._dequantised(made.append, "tiny")
     assert len(made) == 2 and f"{folder} is damaged and is made anew" in caplog.text
     assert weights.read_bytes() == whole and list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("before", "found"),
+    [("", "PASSIVE"), ("os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'", "ACTIVE"), ("import torch", "")],
+)
+def test_threads_wait_without_spinning_unless_a_user_wants_it_otherwise(
+    before: str, found: str
+) -> None:
+    code = f"import os; {before}\nimport kedit; print(os.environ.get('OMP_WAIT_POLICY', ''))"
+    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=plain
+    )
+    assert done.stdout.strip() == found
