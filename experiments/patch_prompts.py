@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from experiments._run import RunFolder, command, console, open_run, write_whole
 from experiments._tables import plain_table, write_rows
 from experiments._trace import patches
-from kedit.progress import progress
 
 if TYPE_CHECKING:
     from kedit.prompt_trace import PromptTrace
@@ -79,14 +78,10 @@ def run(config: Config) -> Path:
     restored, own = patches(config.sites, config.window), _function(config.own_metric)
     with open_run("patch_prompts", config, DRAWING) as folder:
         if KEY not in folder.records:
-            with progress("texts") as bars:
-                bar = bars.add_task(f"loading {config.model}", total=None)
-                model = folder.load(config)
-                bars.update(bar, description="restoring every cell")
-                found = patch_prompts(
-                    model, config.clean, config.corrupted, config.answer, config.foil, own, restored
-                )
-                bars.update(bar, total=1, completed=1)
+            model = folder.load(config)
+            found = patch_prompts(
+                model, config.clean, config.corrupted, config.answer, config.foil, own, restored
+            )
             folder.add(KEY, found.to_record(), found.tensors())
         trace = PromptTrace.from_record(folder.records[KEY], folder.tensors(KEY))
         finish(config, folder, trace)

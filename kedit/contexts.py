@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from transformer_lens import HookedTransformer
 
 from kedit.generation import sampled
+from kedit.progress import working
 from kedit.prompts import bos_ids, decoded, end_ids, plain_ids
 
 TOP_K = 5
 ROME_LENGTHS = ((5, 10), (10, 10))  # tokens, the opening one counted, and how many (Meng et al.)
 MEMIT_WORDS = ("The", "Therefore", "Because", "I", "You")
 MEMIT_LENGTH = 10
+TOLD = "writing texts to put before prompts"  # what goes on, if it takes its time
 
 
 def rome_contexts(
@@ -24,7 +26,8 @@ def rome_contexts(
     opening = tuple(bos_ids(model)) or end_ids(model)
     texts = [""]
     for length, how_many in lengths:
-        drawn = sampled(model, [opening] * how_many, length, TOP_K, seed)
+        with working(TOLD):
+            drawn = sampled(model, [opening] * how_many, length, TOP_K, seed)
         texts += [_opened(decoded(model, *tokens)) for tokens in drawn]
     return tuple(texts)
 
@@ -32,7 +35,8 @@ def rome_contexts(
 def memit_contexts(model: HookedTransformer, seed: int = 0) -> tuple[str, ...]:
     """Nothing, then one opening from each of MEMIT_WORDS."""
     openings = [(*bos_ids(model), *plain_ids(model, word)) for word in MEMIT_WORDS]
-    drawn = sampled(model, openings, MEMIT_LENGTH, TOP_K, seed)
+    with working(TOLD):
+        drawn = sampled(model, openings, MEMIT_LENGTH, TOP_K, seed)
     told = zip(MEMIT_WORDS, drawn, strict=True)
     return ("", *(_opened(word + decoded(model, *tokens)) for word, tokens in told))
 

@@ -149,7 +149,7 @@ def effect_rows(
             "token": labels[grid.positions[column]],
             "head": head[0] if head else None,
             "metric": metric,
-            "effect": effect,
+            "effect": float(effect),
         }
         for name, grid in grids.items()
         for metric in metrics or grid.metrics

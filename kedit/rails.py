@@ -16,6 +16,7 @@ from kedit.edit import Edit, Edits
 from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest
 from kedit.packed import require_plain
+from kedit.progress import working
 from kedit.prompts import prompt_ids
 from kedit.reading import Tokens, read
 
@@ -37,7 +38,9 @@ def guarded(on: On) -> On:
         def edits(requests: Sequence[EditRequest]) -> Edit:
             require_plain(model)
             require_consistent(model, requests, removal=getattr(editor, "removal", True))
-            return make(requests)
+            number = f"{len(requests)} requests" if len(requests) > 1 else "a request"
+            with working(f"editing {number} by {type(editor).__name__}"):
+                return make(requests)
 
         return edits
 

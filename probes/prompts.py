@@ -10,6 +10,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.metrics import OwnMetric
+from kedit.progress import progress
 from kedit.prompt_trace import PromptTrace
 from kedit.prompts import (
     Prompt,
@@ -80,7 +81,9 @@ def patch_prompts(
     else:
         question = question_of(model, prompt.answer_ids[0], states[1])
     columns = _columns(positions, len(prompt.tokens))
-    found = [sweep(model, *states, patch, question, columns) for patch in patches]
+    with progress("sweeps") as bars:
+        swept = bars.track(patches, description="restoring every cell")
+        found = [sweep(model, *states, patch, question, columns) for patch in swept]
     if not all(grid.is_finite for grid in found):
         raise InputError(f"{clean!r}: scores are not finite: try float32")
     tokens = (question.answer, question.foil) if isinstance(question, Question) else ()

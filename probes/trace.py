@@ -15,6 +15,7 @@ from kedit.errors import InputError
 from kedit.facts import Fact
 from kedit.grids import EffectGrid
 from kedit.metrics import METRICS, last_logits
+from kedit.progress import progress
 from kedit.prompts import Prompt, decoded, encode, giving
 from kedit.results import AverageEffect, FactTrace
 from kedit.runs import Run, States
@@ -144,15 +145,16 @@ def _swept(
         guess = attributed(model, clean, corrupted, rest, question, steps=screening.steps)
         draw.manual_seed(prompt_seed(screening.seed, fact))
     grids = {}
-    for patch in patches:
-        if screening is None or patch.severed:
-            at = corruption.positions[-1:] if patch.severed else positions
-            grid = sweep(model, clean, corrupted, patch, question, at)
-        else:
-            grid = screened_sweep(
-                model, (clean, corrupted), patch, question, guess[patch.site], screening, draw
-            )
-        grids[grid.name] = grid
+    with progress("sweeps") as bars:
+        for patch in bars.track(patches, description="restoring every cell"):
+            if screening is None or patch.severed:
+                at = corruption.positions[-1:] if patch.severed else positions
+                grid = sweep(model, clean, corrupted, patch, question, at)
+            else:
+                grid = screened_sweep(
+                    model, (clean, corrupted), patch, question, guess[patch.site], screening, draw
+                )
+            grids[grid.name] = grid
     return question, grids
 
 
