@@ -42,6 +42,7 @@ def command(
     """
     import simple_parsing
 
+    from kedit.progress import starting
     from kedit.screen import print_anything
 
     print_anything()
@@ -59,7 +60,8 @@ def command(
 
     try:
         require_possible(config, Path(sys.argv[0]).stem)
-        folder = run(config)
+        with starting("importing torch and TransformerLens"):
+            folder = run(config)
     except InputError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

@@ -5,6 +5,7 @@ bars move: into a pipe, or the output of a batch job.
 """
 
 import contextlib
+import sys
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -75,6 +76,26 @@ def working(text: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def starting(text: str) -> Iterator[None]:
+    """Says `text` once, if a block has shown nothing of its progress after AFTER seconds.
+
+    For the imports of torch and TransformerLens, which stand in many places and take seconds.
+    """
+
+    def tell() -> None:
+        if not _showing.locked():
+            sys.stderr.write(f"{text}\n")
+
+    timer = threading.Timer(AFTER, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class _Lines(threading.Thread):
     """Prints, from time to time, how far each task of `bars` has come."""
 
@@ -83,6 +104,7 @@ class _Lines(threading.Thread):
         self.bars, self.unit = bars, unit
         self.ended = threading.Event()
         self.told = False
+        self.finished: set[int] = set()  # tasks whose end is printed
 
     def run(self) -> None:
         wait = AFTER
@@ -99,14 +121,17 @@ class _Lines(threading.Thread):
 
     def _tell(self) -> None:
         for task in self.bars.tasks:
-            if task.visible and task.elapsed is not None:
+            if task.visible and task.elapsed is not None and task.id not in self.finished:
                 self.told = True
+                if task.finished:
+                    self.finished.add(task.id)
                 self.bars.console.print(_line(task, self.unit), markup=False, highlight=False)
 
 
 def _line(task: "Task", unit: str) -> str:
     """How far it is, as in: reading notes.txt: 2048 of 8192 tokens, 21 s so far, 63 s left."""
-    parts = [f"{task.elapsed or 0:.0f} s" + " so far" * (not task.finished)]
+    seconds = task.finished_time if task.finished else task.elapsed
+    parts = [f"{seconds or 0:.0f} s" + " so far" * (not task.finished)]
     if task.total is not None:
         parts.insert(0, f"{task.completed:.0f} of {task.total:.0f} {unit}")
     if not task.finished and task.time_remaining:

@@ -165,7 +165,7 @@ def edited(prompts: list[edit.Prompt], verdict: str = "") -> Figure:
 
 def patched(words: list[str], size: float = 1.0) -> PromptTrace:
     """Two texts of one's own, with an effect at every head."""
-    grid = effects.fact(words, *HEADS, site="z").grids["z"]
+    grid = effects.fact(tuple(words), *HEADS, site="z").grids["z"]
     restored = grid.corrupted.view(-1, 1, 1, 1) + size * (grid.restored - 0.5)
     texts = LONG.format("E"), (LONG.format("F"),)
     return PromptTrace(

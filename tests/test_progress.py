@@ -1,5 +1,6 @@
 """Progress is seen wherever somebody looks, and costs nothing where work is short."""
 
+import contextlib
 import io
 import time
 
@@ -7,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from kedit import progress as room
-from kedit.progress import progress, working
+from kedit.progress import progress, starting, working
 
 
 @pytest.fixture
@@ -48,7 +49,12 @@ def test_long_work_prints_lines_where_bars_cannot_be_seen(
         bars.update(bar, completed=3)
         wait_for(stream, 2)
         bars.update(bar, completed=8)
-    first, *_, last = lines_of(stream)
+        wait_for(stream, len(lines_of(stream)) + 1)
+        bars.add_task("asking", total=2)
+        wait_for(stream, len(lines_of(stream)) + 2)
+    lines = [line for line in lines_of(stream) if line.startswith("tracing")]
+    first, *between, last = lines
+    assert last not in between  # what is finished is told once
     assert first.startswith("tracing [/old]: 3 of 8 facts, 0 s so far")
     assert last.startswith("tracing [/old]: 8 of 8 facts, ") and "so far" not in last
     n = len(lines_of(stream))
@@ -100,3 +106,21 @@ def test_an_error_within_ends_it(stream: io.StringIO) -> None:
         raise ValueError("mine")
     assert room._showing.acquire(blocking=False)
     room._showing.release()
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_start_that_takes_its_time_is_told_once_unless_progress_is_shown(
+    stream: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    shown: bool,
+) -> None:
+    monkeypatch.setattr(room, "AFTER", 0.01)
+    monkeypatch.setattr(room, "EVERY", 0.01)
+    with working("loading") if shown else contextlib.nullcontext(), starting("importing"):
+        time.sleep(0.3)
+    assert capsys.readouterr().err == ("" if shown else "importing\n")
+    with starting("importing"):
+        pass
+    time.sleep(0.05)
+    assert not capsys.readouterr().err
