@@ -12,7 +12,7 @@ import torch
 
 from experiments import score_model, trace_relation
 from experiments._trace import Config
-from kedit.data import builtin
+from kedit.data import builtin, load_cases, load_facts
 from kedit.edit import Edit
 from kedit.editors import editor
 from kedit.facts import Fact, Perspective, Relation
@@ -193,9 +193,12 @@ def test_before_an_edit_gemma_prefers_the_true_object_and_keeps_to_one_line(
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text(readme, encoding="utf-8")
-    editing, tracing = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    editing, patching, tracing = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     names: dict = {}
+    exec(patching, names)
+    heads = [row for row in names["trace"].strongest() if row["site"] == "z"]
+    assert (heads[0]["layer"], heads[0]["head"], heads[0]["token"]) == (11, 3, " to")
+    assert len(names["rows"]) == 3 * len(names["trace"].labels) * 18 * (3 + 4)
     exec(tracing, names)
     effect = names["result"].grids["resid_post"].indirect_effect("prob")
     assert effect.shape == (18, len(names["result"].labels))
@@ -220,6 +223,16 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         if not torch.equal(weight, dict(exported.named_parameters())[name])
     ]
     assert changed == list(edit.deltas) == ["blocks.5.mlp.W_out"]
+
+
+def test_the_readmes_own_facts_are_known_and_can_be_edited(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
+    file = tmp_path / "facts.jsonl"
+    file.write_text(lines, encoding="utf-8")
+    assert all(case.relation for case in load_cases(file))
+    facts = load_facts(file)
+    assert len(facts) == 3 and all(says(gemma(), fact)[0] for fact in facts)
 
 
 def test_romes_edits_from_either_side_are_said_and_undone_to_the_bit() -> None:
