@@ -117,23 +117,24 @@ class _Lines(threading.Thread):
         self.ended.set()
         self.join()
         if self.told:
-            self._tell()
+            self._tell(has_ended=True)
 
-    def _tell(self) -> None:
+    def _tell(self, has_ended: bool = False) -> None:
         for task in self.bars.tasks:
             if task.visible and task.elapsed is not None and task.id not in self.finished:
                 self.told = True
                 if task.finished:
                     self.finished.add(task.id)
-                self.bars.console.print(_line(task, self.unit), markup=False, highlight=False)
+                line = _line(task, self.unit, has_ended)
+                self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _line(task: "Task", unit: str) -> str:
+def _line(task: "Task", unit: str, has_ended: bool) -> str:
     """How far it is, as in: reading notes.txt: 2048 of 8192 tokens, 21 s so far, 63 s left."""
     seconds = task.finished_time if task.finished else task.elapsed
-    parts = [f"{seconds or 0:.0f} s" + " so far" * (not task.finished)]
+    parts = [f"{seconds or 0:.0f} s" + " so far" * (not task.finished and not has_ended)]
     if task.total is not None:
         parts.insert(0, f"{task.completed:.0f} of {task.total:.0f} {unit}")
-    if not task.finished and task.time_remaining:
+    if not task.finished and not has_ended and task.time_remaining:
         parts.append(f"{task.time_remaining:.0f} s left")
     return f"{task.description}: {', '.join(parts)}"
