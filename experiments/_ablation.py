@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from math import hypot
 from typing import TYPE_CHECKING
 
-from experiments._edit_cases import Arm, Outcome, edit_key, edit_of, effect_of, tuned
+from experiments._edit_cases import Arm, Outcome, edit_key, edit_of, effect_of
+from experiments._listed_editors import ABLATED, tuned
 from experiments._run import RunFolder
 from kedit.progress import progress
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from kedit.results import EditScore
     from kedit.score import Scoring
 
-BOTH, RANDOM = "both", "W_out and random heads"
-EDITORS = {"W_out": "w_out", "W_O": "w_o", BOTH: "joint"}
+RANDOM = "W_out and random heads"
 BUDGETS = ("free", "equal")
 Outcomes = Mapping[tuple[str, str], Sequence[Outcome]]  # by editor as it is told, and budget
 
@@ -35,9 +35,9 @@ def arms_of(config: "Config", model: "HookedTransformer") -> dict[str, list[str]
     from kedit.editors.joint import Joint
     from kedit.errors import InputError
 
-    editors = dict(zip(EDITORS.values(), EDITORS.values(), strict=True))
+    editors = dict(zip(ABLATED.values(), ABLATED.values(), strict=True))
     if config.tuned:
-        editors = tuned(config.tuned, tuple(EDITORS.values()))
+        editors = tuned(config.tuned, tuple(ABLATED.values()))
     n_heads = model.cfg.n_heads
     n = config.heads or n_heads // 2
     if not 0 < n < n_heads:
@@ -50,7 +50,7 @@ def arms_of(config: "Config", model: "HookedTransformer") -> dict[str, list[str]
         for _ in range(config.draws)
     ]
     return {
-        **{name: [editors[one]] for name, one in EDITORS.items()},
+        **{name: [editors[one]] for name, one in ABLATED.items()},
         RANDOM: [
             f"{editors['joint']}:heads={str(tuple(heads)).replace(' ', '')}" for heads in drawn
         ],

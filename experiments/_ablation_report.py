@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments._ablation import BOTH, BUDGETS, Outcomes
+from experiments._ablation import BUDGETS, Outcomes
+from experiments._listed_editors import BOTH
 from experiments._run import RunFolder, console
 from experiments._tables import percent, plain_table, write_rows
 

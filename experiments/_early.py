@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._bounds import require_options_in_bounds
+from experiments._listed_editors import ABLATED, split, tuned
 
 if TYPE_CHECKING:
     from kedit.outline import Outline
@@ -50,9 +51,8 @@ def editors_of(config: Any) -> Iterator[tuple[str, str]]:
     Raises:
         InputError: a file of editors that cannot be read, or none at all.
     """
-    from experiments._ablation import EDITORS
-    from experiments._edit_cases import SIDES, split, tuned
     from kedit.errors import InputError
+    from kedit.told import SIDES
 
     side = getattr(config, "perspective", "relation")
     if hasattr(config, "editors"):
@@ -64,7 +64,7 @@ def editors_of(config: Any) -> Iterator[tuple[str, str]]:
     elif hasattr(config, "editor"):
         yield config.editor, side
     elif hasattr(config, "tuned"):
-        names = tuple(EDITORS.values())
+        names = tuple(ABLATED.values())
         told = tuned(config.tuned, names) if config.tuned else dict(zip(names, names, strict=True))
         yield from ((one, side) for one in told.values())
     elif hasattr(config, "settings"):

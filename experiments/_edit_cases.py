@@ -1,15 +1,13 @@
 """Edit, score, undo, record by record, into a run folder: with progress, resume, and rails."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments._finite import require_finite, without_nan
 from experiments._folder import key_of
+from experiments._listed_editors import split
 from experiments._memory import peak_since_now
 from experiments._moments import read_moments, with_tokens
 from experiments._run import RunFolder
@@ -72,38 +70,6 @@ class Outcome:
         if fields["score"] is not None:
             fields["score"] = EditScore.from_record(fields["score"])
         return cls(**fields)
-
-
-def split(told: str) -> list[str]:
-    """Editors as the command line has them: at commas outside of brackets and quotation marks, or a
-    tuned.json.
-    """
-    from kedit.told import unquoted
-
-    if told.endswith(".json"):
-        return list(tuned(told).values())
-    plain = unquoted(told)
-    depths = accumulate((char == "(") - (char == ")") for char in plain)
-    outside = (char == "," and depth == 0 for char, depth in zip(plain, depths, strict=True))
-    at = [number for number, cuts in enumerate(outside) if cuts]
-    pieces = [told[a + 1 : b].strip() for a, b in zip([-1, *at], [*at, len(told)], strict=True)]
-    return [piece for piece in pieces if piece]
-
-
-def tuned(file: str, wanted: Sequence[str] = ()) -> dict[str, str]:
-    """The editors of what tune_editors wrote, as they are told, by name: those that are wanted.
-
-    Raises:
-        InputError: no such file, or one of those is not in it.
-    """
-    from kedit.errors import InputError
-
-    try:
-        told = json.loads(Path(file).read_text(encoding="utf-8"))["editors"]
-        return {name: str(told[name]) for name in wanted or told}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        those = f" --editors {','.join(wanted)}" if wanted else ""
-        raise InputError(f"{file}: no file of tune_editors{those}: {error!r}") from error
 
 
 def prepared(

@@ -7,7 +7,8 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments._edit_cases import Arm, Outcome, split
+from experiments._edit_cases import Arm, Outcome
+from experiments._listed_editors import split
 from experiments._run import RunFolder, console
 from experiments._tables import percent, place_of, plain_table, write_rows
 

@@ -9,7 +9,8 @@ import pytest
 from transformer_lens import HookedTransformer
 
 from experiments import ablate_attention
-from experiments._ablation import BOTH, BUDGETS, RANDOM, arms_of
+from experiments._ablation import BUDGETS, RANDOM, arms_of
+from experiments._listed_editors import BOTH
 from experiments.ablate_attention import Config
 from kedit.errors import InputError
 

@@ -16,7 +16,8 @@ import torch
 from transformer_lens import HookedTransformer
 
 from experiments import compare_editors
-from experiments._edit_cases import Arm, Outcome, edit_cases, prepared, split
+from experiments._edit_cases import Arm, Outcome, edit_cases, prepared
+from experiments._listed_editors import split
 from experiments._memory import peak_since_now
 from experiments._papers_table import COLUMNS
 from experiments._run import RunFolder

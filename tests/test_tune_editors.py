@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import _tuning, tune_editors
-from experiments._edit_cases import split
+from experiments._listed_editors import split
 from experiments._tuning import space_of, tries
 from experiments.tune_editors import Config
 from kedit.errors import InputError
