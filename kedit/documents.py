@@ -33,7 +33,6 @@ OPENINGS = (
 )  # fmt: skip
 LENGTH = 224  # tokens of a document, its opening and BOS counted
 TOP_K = 200  # likeliest tokens of which each is drawn: the rest of the vocabulary is mostly noise
-TOGETHER = 66  # documents that are written at once: each opening once
 SHORTEST = 400  # characters
 RECITED = 32  # consecutive tokens whose mean surprise tells whether a text is known by heart
 # nats a token: sampled text has two to three, what a model knows by heart next to nothing

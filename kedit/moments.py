@@ -289,7 +289,7 @@ def _sums(
         return sums
     sites = sorted({site for job in todo for site in job.sites})
     n_chunks = max(job.n_chunks for job in todo)
-    n_done = min(own.n_chunks for own in todo.values())
+    n_done = before = min(own.n_chunks for own in todo.values())
     together = max(1, TOGETHER // (window + n_bos))
     chunks = corpus.chunks(model, window, n_done)
     if corpus.file is not None:  # one that is too short is refused before any work
@@ -298,8 +298,9 @@ def _sums(
         n_chunks, chunks = n_done + len(ahead), iter(ahead)
     saved = time.monotonic()
     with progress("tokens") as bars:
-        bar = bars.add_task(f"reading {corpus.name}", completed=n_done * window)
-        bars.update(bar, total=n_chunks * window)
+        bar = bars.add_task(
+            f"reading {corpus.name}", total=n_chunks * window, completed=n_done * window
+        )
         while batch := list(itertools.islice(chunks, min(together, n_chunks - n_done))):
             keys = read_keys(model, torch.tensor(batch, device=place), sites)
             for job, own in todo.items():
@@ -314,8 +315,10 @@ def _sums(
                 _keep(model, todo, corpus)
                 saved = time.monotonic()
             bars.update(bar, completed=n_done * window)
-    _require_enough(todo, corpus, n_done, window)
-    _keep(model, todo, corpus)
+    if corpus.file is None:
+        _require_enough(todo, corpus, n_done, window)
+    if n_done > before:  # else the text has no more than what is kept
+        _keep(model, todo, corpus)
     return sums
 
 
