@@ -132,6 +132,29 @@ def grids_of(records: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
     }
 
 
+class Swept:
+    """What the results of sweeps share: their grids in records and in files, and as rows.
+
+    A dataclass of this kind has `labels`, the text under each of the prompt's tokens, and `grids`,
+    by EffectGrid.name.
+    """
+
+    labels: tuple[str, ...]
+    grids: Mapping[str, EffectGrid]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every indirect effect with its place, for `pandas.DataFrame`."""
+        return effect_rows(self.grids, self.labels)
+
+    def to_record(self) -> dict[str, Any]:
+        """Everything but the tensors, for one line of JSON."""
+        return vars(self) | {"grids": grid_records(self.grids)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The grids' numbers, for one safetensors file."""
+        return grid_tensors(self.grids)
+
+
 def effect_rows(
     grids: Mapping[str, EffectGrid], labels: Sequence[str], metrics: Sequence[str] = ()
 ) -> list[dict[str, Any]]:

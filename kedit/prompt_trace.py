@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from kedit.grids import EffectGrid, effect_rows, grid_records, grid_tensors, grids_of
+from kedit.grids import EffectGrid, Swept, effect_rows, grids_of
 from kedit.markdown import escaped, table
 from kedit.stats import largest
 
@@ -15,7 +15,7 @@ COLUMNS = ("site", "layer", "position", "token", "head", "effect")
 
 
 @dataclass(frozen=True)
-class PromptTrace:
+class PromptTrace(Swept):
     """All sweeps of a clean text and of the corrupted ones that it is held against.
 
     Args:
@@ -85,18 +85,6 @@ class PromptTrace:
         """`strongest` as a table in Markdown, effects with two significant digits."""
         rows = (map(escaped, shown(row)) for row in self.strongest(n, metric))
         return table(COLUMNS, map(tuple, rows))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Every indirect effect with its place, for `pandas.DataFrame`."""
-        return effect_rows(self.grids, self.labels)
-
-    def to_record(self) -> dict[str, Any]:
-        """Everything but the tensors, for one line of JSON."""
-        return vars(self) | {"grids": grid_records(self.grids)}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The grids' numbers, for one safetensors file."""
-        return grid_tensors(self.grids)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "PromptTrace":

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from kedit.grids import EffectGrid, effect_rows, grid_records, grid_tensors, grids_of
+from kedit.grids import EffectGrid, Swept, grids_of
 from kedit.metrics import METRICS
 from kedit.stats import Interval, enough
 
 
 @dataclass(frozen=True)
-class FactTrace:
+class FactTrace(Swept):
     """All sweeps of one fact under one corruption.
 
     Args:
@@ -59,18 +59,6 @@ class FactTrace:
         """Of the answer's clean probability, what it keeps in the corrupted run."""
         grid, prob = next(iter(self.grids.values())), METRICS.index("prob")
         return float(grid.corrupted[prob] / grid.clean[prob])
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Every indirect effect with its place, for `pandas.DataFrame`."""
-        return effect_rows(self.grids, self.labels)
-
-    def to_record(self) -> dict[str, Any]:
-        """Everything but the tensors, for one line of JSON."""
-        return vars(self) | {"grids": grid_records(self.grids)}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The grids' numbers, for one safetensors file."""
-        return grid_tensors(self.grids)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "FactTrace":
