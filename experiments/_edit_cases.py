@@ -110,14 +110,15 @@ def _with_text(editor: "Editor", text: str, seed: int) -> "Editor":
     """With what all editors share, where it was not told otherwise itself."""
     from dataclasses import fields, replace
 
-    from kedit.editors.sides import Sides
+    from kedit.editors.sides import with_each
 
-    if isinstance(editor, Sides):
-        both = (editor.entity, editor.relation)
-        return Sides(*(one and _with_text(one, text, seed) for one in both))
-    unset = {field.name for field in fields(editor) if not getattr(editor, field.name)}  # pyright: ignore
     shared = {"text": text, "seed": seed}
-    return replace(editor, **{k: v for k, v in shared.items() if k in unset})  # pyright: ignore
+
+    def told(one: "Editor") -> "Editor":
+        unset = {field.name for field in fields(one) if not getattr(one, field.name)}  # pyright: ignore
+        return replace(one, **{k: v for k, v in shared.items() if k in unset})  # pyright: ignore
+
+    return with_each(editor, told)
 
 
 def requests_of(case: "EditCase", side: Side) -> "list[EditRequest]":

@@ -16,13 +16,12 @@ def read_moments(model: "HookedTransformer", editors: "Sequence[Editor]") -> Non
 
     One pass over each text serves all the editors that are to spare it.
     """
-    from kedit.editors.sides import Sides
+    from kedit.editors.sides import parts_of
     from kedit.moments import moments
     from kedit.spared import Sparing
 
     needed: dict[tuple[str, int, int], list[Sequence[WriteSite]]] = {}
-    parts = (one.parts if isinstance(one, Sides) else (one,) for one in editors)
-    for one in itertools.chain.from_iterable(parts):
+    for one in itertools.chain.from_iterable(map(parts_of, editors)):
         if isinstance(one, Sparing) and not one.moments:
             needed.setdefault((one.text, one.n_tokens, one.seed), []).extend(one.groups)
     for (text, n_tokens, seed), groups in needed.items():
@@ -36,13 +35,13 @@ def with_tokens(model: "HookedTransformer", editor: "Editor", tokens_a_key: int)
     """
     from dataclasses import replace
 
-    from kedit.editors.sides import Sides
+    from kedit.editors.sides import with_each
     from kedit.spared import Sparing
 
-    if isinstance(editor, Sides):
-        both = (editor.entity, editor.relation)
-        return Sides(*(one and with_tokens(model, one, tokens_a_key) for one in both))
-    if not isinstance(editor, Sparing) or editor.moments or editor.n_tokens:
-        return editor
-    longest = max(sum(site.d_key(model) for site in group) for group in editor.groups)
-    return replace(editor, n_tokens=tokens_a_key * longest)  # pyright: ignore
+    def told(one: "Editor") -> "Editor":
+        if not isinstance(one, Sparing) or one.moments or one.n_tokens:
+            return one
+        longest = max(sum(site.d_key(model) for site in group) for group in one.groups)
+        return replace(one, n_tokens=tokens_a_key * longest)  # pyright: ignore
+
+    return with_each(editor, told)

@@ -11,7 +11,6 @@ from experiments._early import editors_of
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-    from kedit.edit import Editor
     from kedit.outline import Outline
     from kedit.writes import WriteSite
 
@@ -108,11 +107,12 @@ def _whole_chunk(
 def _of_editors(config: Any, editors: list[tuple[str, str]], outline: "Outline") -> Iterator[Need]:
     """What statistics of the keys are taken over."""
     from kedit.editors import editor
+    from kedit.editors.sides import parts_of
     from kedit.spared import Sparing
     from kedit.told import shortened
 
     for told, side in editors:
-        for one in _parts(editor(told, config.model, side)):  # pyright: ignore[reportArgumentType]
+        for one in parts_of(editor(told, config.model, side)):  # pyright: ignore[reportArgumentType]
             if not isinstance(one, Sparing) or one.moments:
                 continue
             source, option = (one.text, "text=") if one.text else (config.text, "--text ")
@@ -123,12 +123,6 @@ def _of_editors(config: Any, editors: list[tuple[str, str]], outline: "Outline")
             why = f"{shortened(told)}, whose keys have {widest:,} numbers,"
             n_tokens = one.n_tokens or config.tokens_a_key * widest
             yield Need(f"{option}{source}", Path(source), n_tokens, why, mend)
-
-
-def _parts(chosen: "Editor") -> "Iterator[Editor]":
-    from kedit.editors.sides import Sides
-
-    yield from (chosen.parts if isinstance(chosen, Sides) else (chosen,))
 
 
 def _width(site: "WriteSite", outline: "Outline") -> int:

@@ -29,16 +29,14 @@ def trained_for_toy(chosen: "Editor", model: "HookedTransformer", name: str) -> 
         InputError: the cache cannot be written, or another process trains the same one now.
     """
     from kedit.editors.mend import MEND
-    from kedit.editors.sides import Sides
+    from kedit.editors.sides import with_each
 
-    if isinstance(chosen, Sides):
-        entity, relation = (
-            one and trained_for_toy(one, model, name) for one in (chosen.entity, chosen.relation)
-        )
-        return Sides(entity, relation)
-    if name != "toy" or not isinstance(chosen, MEND) or chosen.file:
-        return chosen
-    return replace(chosen, file=_file(model))
+    def told(one: "Editor") -> "Editor":
+        if name != "toy" or not isinstance(one, MEND) or one.file:
+            return one
+        return replace(one, file=_file(model))
+
+    return with_each(chosen, told)
 
 
 def _file(model: "HookedTransformer") -> str:

@@ -1,7 +1,7 @@
 """Both sides of a fact edited: entity requests by one editor, relation requests by another."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformer_lens import HookedTransformer
@@ -52,3 +52,17 @@ class Sides:
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
         """All requests."""
         return self.on(model)(requests)
+
+
+def parts_of(editor: Editor) -> tuple[Editor, ...]:
+    """The editors of both sides, or the one that there is."""
+    return editor.parts if isinstance(editor, Sides) else (editor,)
+
+
+def with_each(editor: Editor, change: Callable[[Editor], Editor]) -> Editor:
+    """What `change` makes of an editor, or of the editor of each side."""
+    if not isinstance(editor, Sides):
+        return change(editor)
+    return Sides(
+        editor.entity and change(editor.entity), editor.relation and change(editor.relation)
+    )
