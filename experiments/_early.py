@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._bounds import require_options_in_bounds
 from experiments._listed_editors import ABLATED, split, tuned
+from kedit.data.named import HUB, NO_FILES
 
 if TYPE_CHECKING:
     from kedit.outline import Outline
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 RECORDS = ("facts", "cases", "but")  # options that name records, several with commas between
 TEXTS = ("text", "held_out")
 FILES = ("tuned", "space", "source", "edits", "extras")
-NO_FILES = ("", "auto", "builtin", "toy", "self")
 SITES_OF_JOINT = ("mlp", "attn")  # each by itself, as choose_sites writes
 WINDOWED = ("sites", "n_heads")  # options beside which --window counts layers
 PAPERS_WINDOW = 10  # layers; on a shallower model too
@@ -105,7 +105,7 @@ def _require_files(config: Any) -> None:
 
 
 def _require_text(option: str, told: str) -> None:
-    if not told.startswith("hf:"):
+    if not told.startswith(HUB):
         _require_file(option, told, " (hf:NAME is a data set of the Hugging Face hub)")
 
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kedit.data.named import NO_FILES
+
 # of a folder that holds a model: what is read of it
 READ = (".json", ".txt", ".model", ".jinja", ".safetensors", ".bin")
-BUILT_IN = ("", "auto", "builtin", "toy")
 
 
 def inputs_of(options: Mapping[str, Any]) -> dict[str, str]:
@@ -44,7 +45,7 @@ def _names(value: Any) -> Iterator[str]:
     if isinstance(value, (list, tuple)):
         for one in value:
             yield from _names(one)
-    elif isinstance(value, str) and value not in BUILT_IN:
+    elif isinstance(value, str) and value not in NO_FILES:
         yield value
         parts = re.split(r"[,&:=]", value)
         yield from (part for part in parts if part != value and re.search(r"[./]\w", part))

@@ -15,6 +15,7 @@ from transformer_lens import HookedTransformer
 
 from kedit import data
 from kedit.data.fields import Record, field
+from kedit.data.named import HELD_OUT, HUB, KEDIT, SELF
 from kedit.data.read import UNREADABLE, open_bytes, open_text, records
 from kedit.errors import InputError
 from kedit.generation import sampled
@@ -22,10 +23,6 @@ from kedit.model import quiet
 from kedit.prompts import bos_ids, plain_ids
 from kedit.reading import Tokens
 
-KEDIT = "kedit"  # written by Gemma 3 270M (experiments.say_text), for statistics of keys
-HELD_OUT = "kedit:held-out"  # other documents of the same text, to see what an edit costs
-SELF = "self"
-HUB = "hf:"
 SHIPPED = {KEDIT: "statistics.txt", HELD_OUT: "held_out.txt"}  # in the package kedit.data.text
 NAMES = {KEDIT: "kedit's text", HELD_OUT: "the held-out part of kedit's text"}
 PIECE = 2**17  # characters that are tokenized at once

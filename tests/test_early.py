@@ -21,6 +21,7 @@ from experiments._text_length import require_bytes, require_tokens
 from experiments._trace import Config
 from kedit import devices
 from kedit.data import load_facts
+from kedit.data.named import NO_FILES
 from kedit.devices import require_device
 from kedit.errors import InputError, ModelUnavailable
 from kedit.model import load
@@ -153,6 +154,12 @@ def test_a_text_that_is_too_short_is_told_by_its_bytes_or_its_tokens(
         require_bytes(config)
         with pytest.raises(InputError, match=f"it has [\\d,]+ tokens, .*reads {n_tokens:,}"):
             require_tokens(config, toy)
+
+
+@pytest.mark.parametrize("name", NO_FILES)
+def test_texts_that_have_a_name_are_no_files_that_are_missing(name: str) -> None:
+    require_possible(config_of("edit_fact", model="toy", text=name, held_out=name))
+    require_possible(config_of("compare_editors", model="toy", editors=f"rome:text={name}"))
 
 
 def test_too_few_facts_are_told_before_the_model_is_loaded(
