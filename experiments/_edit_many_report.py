@@ -1,8 +1,7 @@
 """What the edit of many facts did: on the screen, as JSON and Markdown, and as a figure."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments._before_after import shown
@@ -17,7 +16,7 @@ from experiments._edit_report import (
     sizes_of,
     usage,
 )
-from experiments._edit_verdict import SAID, prices, short, staying
+from experiments._edit_verdict import SAID, judged_of, prices, report_of, short, staying
 from experiments._run import RunFolder, console, write_whole
 from experiments._tables import plain_table
 
@@ -53,7 +52,9 @@ def finish(
     path = done.edit.save(folder.path / FILE)
     sizes, ending = sizes_of(model, done), in_words(done)
     costs = prices(done.verdict)
-    folder.write_json(REPORT, _report(done, sizes, held_out, ending))
+    told = report_of(done, sizes, held_out, ending)
+    facts = list(map(_record, done.facts))
+    folder.write_json(REPORT, {**told, "facts": facts, "skipped": done.skipped})
     lines = [_line(fact) for fact in done.facts]
     numbers, code = changed(config.editor, sizes, done.seconds), usage(config, str(path))
     parts = [
@@ -130,29 +131,6 @@ def _table(config: "Config", lines: Sequence[tuple[str, ...]]) -> "Table":
     return table
 
 
-def _report(
-    done: "DoneMany", sizes: Mapping[str, Mapping[str, Any]], held_out: str, ending: str
-) -> dict[str, Any]:
-    made, both = done.edit.made, done.perplexity or (None, None)
-    return {
-        "request": list(made.requests),
-        "editor": made.editor,
-        "settings": dict(made.settings),
-        "seconds": done.seconds,
-        "changed": sizes,
-        "facts": [
-            {
-                "id": fact.id,
-                "outcome": fact.verdict.outcome,
-                "prices": [asdict(price) for price in fact.verdict.prices],
-                "rows": [record_of(row) for row in fact.rows],
-            }
-            for fact in done.facts
-        ],
-        "skipped": done.skipped,
-        "held-out text": held_out,
-        "perplexity": dict(zip(("before", "after"), both, strict=True)),
-        "outcome": done.verdict.outcome,
-        "prices": [asdict(price) for price in done.verdict.prices],
-        "verdict": ending,
-    }
+def _record(fact: "Edited") -> dict[str, Any]:
+    rows = [record_of(row) for row in fact.rows]
+    return {"id": fact.id, **judged_of(fact.verdict), "rows": rows}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._before_after import Row, shown
-from experiments._edit_verdict import Done, in_words, prices, short
+from experiments._edit_verdict import Done, in_words, prices, report_of, short
 from experiments._run import RunFolder, console, write_whole
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def finish(
     verdict, ending, costs = done.verdict, in_words(done), prices(done.verdict)
     sizes = sizes_of(model, done)
     spent = _measured(done, held_out)
-    folder.write_json(REPORT, _report(done, sizes, held_out, ending))
+    told = report_of(done, sizes, held_out, ending)
+    folder.write_json(REPORT, {**told, "rows": [record_of(row) for row in rows]})
     numbers = changed(config.editor, sizes, done.seconds)
     titles = _titles(config, rows)
     code = usage(config, str(path))
@@ -94,25 +95,6 @@ def sizes_of(
             "of": weights[name].numel(),
         }
         for name, norm in done.norms.items()
-    }
-
-
-def _report(
-    done: Done, sizes: Mapping[str, Mapping[str, Any]], held_out: str, ending: str
-) -> dict[str, Any]:
-    made = done.edit.made
-    return {
-        "request": list(made.requests),
-        "editor": made.editor,
-        "settings": dict(made.settings),
-        "seconds": done.seconds,
-        "changed": sizes,
-        "rows": [record_of(row) for row in done.rows],
-        "held-out text": held_out,
-        "perplexity": dict(zip(("before", "after"), done.perplexity, strict=True)),
-        "outcome": done.verdict.outcome,
-        "prices": [asdict(price) for price in done.verdict.prices],
-        "verdict": ending,
     }
 
 

@@ -1,13 +1,14 @@
-"""The verdict on the edit of one fact: from what was measured, and in words."""
+"""The verdict on an edit: from what was measured, in words, and as JSON has it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments._before_after import Row, shown
 
 if TYPE_CHECKING:
+    from experiments._edit_many import DoneMany
     from kedit.edit import Edit, Norm
     from kedit.verdict import Verdict
 
@@ -172,3 +173,29 @@ SHORT = {
     "norm": "norm of delta / weight {price.value:.3g}",
     "neighbours": "{price.value:.0%} of neighbours kept",
 }
+
+
+def report_of(
+    done: "Done | DoneMany", sizes: Mapping[str, Mapping[str, Any]], held_out: str, ending: str
+) -> dict[str, Any]:
+    """What report.json has of every edit, of one fact or of many; not what was asked."""
+    made, both = done.edit.made, done.perplexity or (None, None)
+    return {
+        "request": list(made.requests),
+        "editor": made.editor,
+        "settings": dict(made.settings),
+        "seconds": done.seconds,
+        "changed": sizes,
+        "held-out text": held_out,
+        "perplexity": dict(zip(("before", "after"), both, strict=True)),
+        **judged_of(done.verdict),
+        "verdict": ending,
+    }
+
+
+def judged_of(verdict: "Verdict") -> dict[str, Any]:
+    """A verdict's outcome and prices, as JSON has them."""
+    return {
+        "outcome": verdict.outcome,
+        "prices": [asdict(price) for price in verdict.prices],
+    }
