@@ -6,8 +6,8 @@ import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import GPT2LMHeadModel
 
-from kedit.model import quiet
-from kedit.runs import Run
+from kedit.forward.runs import Run
+from kedit.models.load import quiet
 from probes.patch import Patch
 
 LAYERS, WIDTH, HEADS, VOCAB = 12, 768, 12, 50257

@@ -24,10 +24,10 @@ from experiments._facts import spread_out
 from experiments._head_choice import known
 from kedit.data import load_facts
 from kedit.facts import Fact
-from kedit.metrics import METRICS
-from kedit.model import load
-from kedit.prompts import encode
-from kedit.runs import Run, States
+from kedit.forward.metrics import METRICS
+from kedit.forward.runs import Run, States
+from kedit.models.load import load
+from kedit.models.prompts import encode
 from kedit.stats import bootstrap_ratio, rank_correlation
 from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule, prompt_seed, replaced

@@ -2,9 +2,10 @@
 
 The plain way is the published loop (compute_v of Meng et al.'s code) on HookedTransformer: at every
 step the whole model on all rows as one padded batch, all logits of all tokens, parameters frozen,
-weights stored as kedit stores them. Ours is `kedit.value.train`, with all that it reads beforehand.
-An edit takes 20 steps, as published; of the plain way, whose steps all cost the same, some are run.
-Both must come to the same value. Ends with one line of JSON: the plain way's time by ours, medians.
+weights stored as kedit stores them. Ours is `kedit.editing.values.train`, with all that it reads
+beforehand. An edit takes 20 steps, as published; of the plain way, whose steps all cost the same,
+some are run. Both must come to the same value. Ends with one line of JSON: the plain way's time by
+ours, medians.
 
   value_gpt2_small  its shape, random weights, random tokens
   value_gemma       Gemma 3 270M, built-in requests, contexts of its own; one request a round
@@ -24,13 +25,13 @@ from transformer_lens import HookedTransformer
 
 from benchmarks._gpt2 import VOCAB, gpt2_small
 from benchmarks._timing import report, seconds
-from kedit import toy
-from kedit.contexts import ROME_LENGTHS, rome_contexts
 from kedit.data import builtin
-from kedit.keys import training_rows
-from kedit.model import load, prepare
-from kedit.packed import padded
-from kedit.value import Row, Slot, Training, train
+from kedit.editing.contexts import ROME_LENGTHS, rome_contexts
+from kedit.editing.keys import training_rows
+from kedit.editing.values import Row, Slot, Training, train
+from kedit.forward.packed import padded
+from kedit.models import toy
+from kedit.models.load import load, prepare
 
 EDIT = Training(stop=0.0)  # as ROME's for GPT-2 XL, but never ending early
 AGREE = 1e-4  # of the value's norm; nats

@@ -12,9 +12,9 @@ from transformer_lens import HookedTransformer
 
 from benchmarks._timing import report
 from kedit.data import builtin
-from kedit.likelihood import Asked, Likelihood, likelihoods
-from kedit.model import load
-from kedit.prompts import answers_ids, prompt_ids
+from kedit.forward.likelihood import Asked, Likelihood, likelihoods
+from kedit.models.load import load
+from kedit.models.prompts import answers_ids, prompt_ids
 
 AGREE = 1e-4  # nats
 

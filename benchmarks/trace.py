@@ -37,12 +37,12 @@ from benchmarks._gpt2 import (
     rome_cell,
 )
 from benchmarks._timing import matmul_peak, report, seconds
-from kedit import toy
 from kedit.errors import ModelUnavailable
-from kedit.grids import EffectGrid
-from kedit.hf import gemma_270m_folder, hooked
-from kedit.model import prepare, quiet
-from kedit.runs import Run
+from kedit.forward.runs import Run
+from kedit.models import toy
+from kedit.models.hugging_face import gemma_270m_folder, hooked
+from kedit.models.load import prepare, quiet
+from kedit.results.grids import EffectGrid
 from probes.patch import Patch, Question, sweep
 from tests import twins
 

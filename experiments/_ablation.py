@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from experiments.ablate_attention import Config
-    from kedit.drift import Baseline
-    from kedit.edit import Edit
+    from kedit.editing.edit import Edit
     from kedit.facts import EditCase
-    from kedit.results import EditScore
-    from kedit.score import Scoring
+    from kedit.results.scores import EditScore
+    from kedit.scoring.drift import Baseline
+    from kedit.scoring.score import Scoring
 
 RANDOM = "W_out and random heads"
 BUDGETS = ("free", "equal")
@@ -31,8 +31,8 @@ def arms_of(config: "Config", model: "HookedTransformer") -> dict[str, list[str]
     Raises:
         InputError: no file of tune_editors with these editors; more heads than there are.
     """
-    from kedit.editors import editor
     from kedit.editors.joint import Joint
+    from kedit.editors.registry import make_editor
     from kedit.errors import InputError
 
     editors = dict(zip(ABLATED.values(), ABLATED.values(), strict=True))
@@ -42,7 +42,7 @@ def arms_of(config: "Config", model: "HookedTransformer") -> dict[str, list[str]
     n = config.heads or n_heads // 2
     if not 0 < n < n_heads:
         raise InputError(f"--heads {n}: from 1 to {n_heads - 1} of a layer's {n_heads}")
-    both = editor(editors["joint"], config.model, config.perspective)
+    both = make_editor(editors["joint"], config.model, config.perspective)
     assert isinstance(both, Joint)
     draw = random.Random(config.seed)
     drawn = [

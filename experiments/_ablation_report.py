@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from experiments.ablate_attention import Config
-    from kedit.results import EditScore
+    from kedit.results.scores import EditScore
     from kedit.stats import Interval
 
 ALL = "all"
@@ -145,7 +145,7 @@ def _rows(
     """Score and shares over all cases and over each draw of them; means over the draws of heads."""
     import numpy as np
 
-    from kedit.measures import LIFTS, Key, part_name, shares
+    from kedit.scoring.summary import LIFTS, Key, part_name, shares
 
     old = [before[place] for place in places]
     scores = [Key(config.perspective, "Score", way) for way in LIFTS]

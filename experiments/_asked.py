@@ -81,7 +81,7 @@ def questions(
 
 def drawn(config: "Config", entity: "EditRequest") -> "Sequence[Fact]":
     """Facts whose subjects may be neighbours; none where neighbours were named."""
-    from kedit.neighbours import alike
+    from kedit.editing.neighbours import alike
 
     # kedit's own facts are about our world, of which the toy has never heard
     if config.neighbours or config.model == "toy":
@@ -98,7 +98,7 @@ def _neighbours(
     answer, or says the target already.
     """
     from kedit.data.relations import STATEMENT
-    from kedit.generation import says
+    from kedit.forward.generation import says
 
     names = config.neighbours or [fact.subject for fact in drawn(config, entity)]
     prompts = {name: config.prompt.replace("{}", name) for name in names}
@@ -160,7 +160,7 @@ def _require_answers(answered: Mapping[str, str]) -> None:
 
 def _refuse_what_is_said(model: "HookedTransformer", prompt: str, target: str, text: str) -> None:
     from kedit.errors import InputError
-    from kedit.generation import says
+    from kedit.forward.generation import says
 
     if says(text, [target]):
         (reply,) = replies(model, [Question("edited", prompt, target, target)])

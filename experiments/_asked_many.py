@@ -25,7 +25,7 @@ def asked_of(
     """What is asked of each request of each case, and the unedited model's replies; and why other
     cases are left out.
     """
-    from kedit.generation import says
+    from kedit.forward.generation import says
 
     asked: Asked = {}
     before: dict[EditCase, list[Reply]] = {}
@@ -110,7 +110,7 @@ def _questions(
         near: neighbours' prompts, each with the answer that the model gives by itself.
     """
     from kedit.facts import NO_RELATION
-    from kedit.generation import says
+    from kedit.forward.generation import says
 
     fact, side = request.fact, request.perspective
     yield Question("edited", fact.prompt, request.target, fact.object)
@@ -140,7 +140,7 @@ def _near(
     model: "HookedTransformer", case: "EditCase", request: "EditRequest", seed: int
 ) -> list[str]:
     """Prompts of neighbours: the record's, else about subjects of kedit's own facts."""
-    from kedit.neighbours import alike
+    from kedit.editing.neighbours import alike
 
     side = request.perspective
     prompts = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-    from kedit.reading import Tokens
+    from kedit.forward.reading import Tokens
 
 Role = Literal["edited", "removed", "paraphrase", "other side", "neighbour"]
 LIKELIEST = 5  # next tokens that are kept
@@ -47,7 +47,7 @@ class Reply:
         new, old: of the two answers, exp of the mean log-probability of their tokens.
         said: greedily, to the end of the line at most.
         answer: what that opens with.
-        variety: `kedit.generation.variety` of what is said, markup aside.
+        variety: `kedit.forward.generation.variety` of what is said, markup aside.
     """
 
     likeliest: tuple[tuple[str, float], ...]
@@ -68,7 +68,7 @@ class Row(NamedTuple):
     @property
     def works(self) -> bool:
         """Whether the edited model's text opens with what is wanted."""
-        from kedit.generation import says
+        from kedit.forward.generation import says
 
         asked = self.question
         return says(self.after.said, [asked.new if asked.changes else asked.old])
@@ -80,8 +80,8 @@ def replies(model: "HookedTransformer", asked: Sequence[Question]) -> list[Reply
     Raises:
         InputError: a prompt and its answers are longer than the model's context.
     """
-    from kedit.likelihood import Asked, likelihoods
-    from kedit.prompts import answers_ids, prompt_ids, require_room
+    from kedit.forward.likelihood import Asked, likelihoods
+    from kedit.models.prompts import answers_ids, prompt_ids, require_room
 
     weighed = []
     for one in asked:
@@ -107,8 +107,8 @@ def said(model: "HookedTransformer", prompts: Sequence[str]) -> list[str]:
     Raises:
         InputError: a prompt fills the model's context.
     """
-    from kedit.generation import greedy
-    from kedit.prompts import decoded, prompt_ids, require_room
+    from kedit.forward.generation import greedy
+    from kedit.models.prompts import decoded, prompt_ids, require_room
 
     ids = [prompt_ids(model, text) for text in prompts]
     for text, own in zip(prompts, ids, strict=True):
@@ -122,8 +122,8 @@ def answers(model: "HookedTransformer", prompts: Sequence[str], texts: Sequence[
     Of a word (with its article) and what may follow of a name, the part of which the model is
     surest, token by token: "New York" of "New York, and it", "Rome" of "Rome Italy Rome".
     """
-    from kedit.likelihood import Asked, likelihoods
-    from kedit.prompts import answers_ids, prompt_ids
+    from kedit.forward.likelihood import Asked, likelihoods
+    from kedit.models.prompts import answers_ids, prompt_ids
 
     found = [""] * len(texts)
     options = {number: own for number, text in enumerate(texts) if (own := _openings(text))}
@@ -139,7 +139,7 @@ def answers(model: "HookedTransformer", prompts: Sequence[str], texts: Sequence[
 
 def _openings(text: str) -> list[str]:
     """A word with its article, then with one more word each, as long as they are capitalised."""
-    from kedit.generation import ARTICLES
+    from kedit.forward.generation import ARTICLES
 
     found: list[str] = []
     for word in re.findall(r"\w[\w'’-]*|[^\w\s]", text):
@@ -162,17 +162,17 @@ def shown(probability: float) -> str:
 
 
 def _variety(model: "HookedTransformer", text: str) -> float:
-    from kedit.generation import variety
-    from kedit.prompts import markup_ids, plain_ids
+    from kedit.forward.generation import variety
+    from kedit.models.prompts import markup_ids, plain_ids
 
     markup = markup_ids(model)
     return variety(tuple(token for token in plain_ids(model, text) if token not in markup))
 
 
 def _likeliest(model: "HookedTransformer", prompt: "Tokens") -> tuple[tuple[str, float], ...]:
-    from kedit.metrics import last_logits
-    from kedit.prompts import decoded
-    from kedit.reading import read
+    from kedit.forward.metrics import last_logits
+    from kedit.forward.reading import read
+    from kedit.models.prompts import decoded
 
     values, tokens = last_logits(model, read(model, [prompt]).last)[0].softmax(-1).topk(LIKELIEST)
     return tuple(

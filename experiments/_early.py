@@ -9,7 +9,7 @@ from experiments._listed_editors import ABLATED, split, tuned
 from kedit.data.named import HUB, NO_FILES
 
 if TYPE_CHECKING:
-    from kedit.outline import Outline
+    from kedit.models.outline import Outline
 
 RECORDS = ("facts", "cases", "but")  # options that name records, several with commas between
 TEXTS = ("text", "held_out")
@@ -28,8 +28,8 @@ def require_possible(config: Any, experiment: str = "") -> None:
     Raises:
         InputError: an option that no run could use. It says which, and what is wanted.
     """
-    from kedit.devices import require_device
-    from kedit.outline import outline_of
+    from kedit.models.devices import require_device
+    from kedit.models.outline import outline_of
 
     require_options_in_bounds(config, experiment)
     _require_noise(config)
@@ -51,8 +51,8 @@ def editors_of(config: Any) -> Iterator[tuple[str, str]]:
     Raises:
         InputError: a file of editors that cannot be read, or none at all.
     """
+    from kedit.editors.specs import SIDES
     from kedit.errors import InputError
-    from kedit.told import SIDES
 
     side = getattr(config, "perspective", "relation")
     if hasattr(config, "editors"):
@@ -129,7 +129,7 @@ def _kind(told: str) -> str:
 
 def _require_editor(told: str, model: str, side: str, outline: "Outline | None") -> None:
     """Looks at an editor's name and settings, its layers, and the files that these name."""
-    from kedit import told as editors
+    from kedit.editors import specs as editors
     from kedit.errors import InputError
 
     found = editors.require_possible(told, model, side, outline.n_layers if outline else None)

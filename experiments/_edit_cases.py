@@ -16,11 +16,11 @@ from kedit.progress import progress
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-    from kedit.drift import Baseline
-    from kedit.edit import Edit, Editor, Edits
+    from kedit.editing.edit import Edit, Editor, Edits
     from kedit.facts import EditCase, EditRequest, Perspective
-    from kedit.results import EditScore
-    from kedit.score import Scoring
+    from kedit.results.scores import EditScore
+    from kedit.scoring.drift import Baseline
+    from kedit.scoring.score import Scoring
 
 Side = Literal["entity", "relation", "together"]  # together: both requests of a case in one edit
 SIDES: "tuple[Perspective, ...]" = ("entity", "relation")
@@ -40,8 +40,8 @@ class Outcome:
     """What an edit of one case did.
 
     Args:
-        trouble: why it must not count as a success (kedit.rails, or the editor gave up); "" if
-            nothing is wrong.
+        trouble: why it must not count as a success (kedit.editing.checks, or the editor gave up);
+            "" if nothing is wrong.
         score: of the edited model; None where there was no edit to apply.
         seconds, memory: that making the edit took, and bytes at the peak beyond those before.
         perplexity, kl: of held-out text, after the edit; KL(before ‖ after) a token, in nats.
@@ -64,7 +64,7 @@ class Outcome:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Outcome":
-        from kedit.results import EditScore
+        from kedit.results.scores import EditScore
 
         fields: dict[str, Any] = {name: record[name] for name in cls.__dataclass_fields__}
         if fields["score"] is not None:
@@ -84,7 +84,7 @@ def prepared(
         InputError: an editor that is not known, or told wrongly.
     """
     from experiments._toy_mend import trained_for_toy
-    from kedit.editors import editor
+    from kedit.editors.registry import make_editor
     from kedit.errors import InputError
 
     arms = []
@@ -94,7 +94,7 @@ def prepared(
     made: list[tuple[str, Side, Editor]] = []
     for side in sides:
         for told in split(editors):
-            one = editor(told, config.model, "relation" if side == "relation" else "entity")
+            one = make_editor(told, config.model, "relation" if side == "relation" else "entity")
             one = trained_for_toy(_with_text(one, config.text, config.seed), model, config.model)
             made.append((told, side, with_tokens(model, one, config.tokens_a_key)))
     read_moments(model, [one for _, _, one in made])
@@ -185,7 +185,7 @@ def edit_of(
     """One case's edit, and what making it took, as a record; None where it could not be made."""
     from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
 
-    from kedit.prompts import device
+    from kedit.models.prompts import device
 
     record: dict[str, Any] = dict.fromkeys(Outcome.__dataclass_fields__)
     peak, start = peak_since_now(device(model)), time.perf_counter()
@@ -212,9 +212,9 @@ def effect_of(
 
     None stands for what an edit that wrecks the model leaves no finite number of.
     """
+    from kedit.editing.checks import checked
     from kedit.errors import InputError
-    from kedit.rails import checked
-    from kedit.score import score
+    from kedit.scoring.score import score
 
     found = checked(model, edit, requests_of(case, side), text)
     record: dict[str, Any] = {"trouble": found.trouble}

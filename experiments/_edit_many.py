@@ -1,6 +1,6 @@
 """Many facts edited at once: one edit of all, and for each fact what it did.
 
-done = edit_facts(model, load_cases("facts.jsonl"), editor("rome", "gemma-3-270m").on(model))
+done = edit_facts(model, load_cases("facts.jsonl"), make_editor("rome", "gemma-3-270m").on(model))
 done.edit.save("facts.safetensors")
 """
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from experiments.edit_fact import Config
-    from kedit.edit import Edit, Editor, Edits, Norm
+    from kedit.editing.edit import Edit, Editor, Edits, Norm
     from kedit.facts import EditCase, EditRequest, Perspective
-    from kedit.verdict import Verdict
+    from kedit.scoring.verdict import Verdict
 
 LEAST_SAID = 0.5  # of the targets: an edit that brings fewer of them fails
 OF_ONE = ("subject", "prompt", "target", "true", "more", "neighbours", "relation")
@@ -89,7 +89,7 @@ class DoneMany:
     @cached_property
     def verdict(self) -> "Verdict":
         """Over all facts together: it works if all targets are said, and at no price."""
-        from kedit.verdict import judged
+        from kedit.scoring.verdict import judged
 
         stay, worst = staying(self.rows), self.most_repetitive
         said = self.n_said / len(self.facts)
@@ -168,7 +168,7 @@ def edit_file(
 
     from experiments._edit_many_report import finish
     from kedit.errors import InputError
-    from kedit.model import load
+    from kedit.models.load import load
 
     told = [name for name in OF_ONE if getattr(config, name)]
     if told:
@@ -201,8 +201,8 @@ def _edit_of(
     """One edit of all requests; where that cannot be made, of the cases that can be edited alone
     and do not contradict those before them, and why the others cannot be.
     """
+    from kedit.editing.checks import require_consistent
     from kedit.errors import InputError
-    from kedit.rails import require_consistent
 
     every = [request for own in asked.values() for request in own]
     if not every:

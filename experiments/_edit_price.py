@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from experiments.edit_fact import Config
-    from kedit.edit import Editor
+    from kedit.editing.edit import Editor
 
 # Enough to tell a tenth of perplexity from nothing, the same tokens being read twice
 CHUNKS, WINDOW = 8, 64  # of held-out text, and tokens of each
@@ -15,7 +15,7 @@ CHUNKS, WINDOW = 8, 64  # of held-out text, and tokens of each
 
 def perplexity(model: "HookedTransformer", held_out: "Tensor") -> float:
     """Of the text, to the model as it is, edited or not."""
-    from kedit.drift import surprise
+    from kedit.scoring.drift import surprise
 
     return float(surprise(model, held_out).mean().exp())
 
@@ -26,10 +26,10 @@ def held_out_text(model: "HookedTransformer", config: "Config", chosen: "Editor"
     Raises:
         InputError: it cannot be read, is too short, or is the very text of the statistics.
     """
-    from kedit.drift import held_out
+    from kedit.data.corpus import corpus_of
+    from kedit.editing.spared import Sparing
     from kedit.errors import InputError
-    from kedit.spared import Sparing
-    from kedit.text import corpus_of
+    from kedit.scoring.drift import held_out
 
     seed = _seed(config, chosen)
     text = corpus_of(config.model, config.held_out, seed, held_out=True)
@@ -46,7 +46,7 @@ def held_out_text(model: "HookedTransformer", config: "Config", chosen: "Editor"
 
 def name_of(config: "Config", chosen: "Editor") -> str:
     """What the held-out text is called."""
-    from kedit.text import corpus_of
+    from kedit.data.corpus import corpus_of
 
     return corpus_of(config.model, config.held_out, _seed(config, chosen), held_out=True).name
 

@@ -143,7 +143,7 @@ def _percent(share: float) -> str:
 def usage(config: "Config", path: str) -> str:
     dtype = "" if config.dtype == "float32" else f", dtype={config.dtype!r}"
     return (
-        "from kedit.edit import Edit\nfrom kedit.model import load\n\n"
+        "from kedit.editing.edit import Edit\nfrom kedit.models.load import load\n\n"
         f"with Edit.load({path!r}).applied(load({config.model!r}{dtype})) as model:\n"
         "    ...  # edited in here, and as it was behind"
     )

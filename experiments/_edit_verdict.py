@@ -9,8 +9,8 @@ from experiments._before_after import Row, shown
 
 if TYPE_CHECKING:
     from experiments._edit_many import DoneMany
-    from kedit.edit import Edit, Norm
-    from kedit.verdict import Verdict
+    from kedit.editing.edit import Edit, Norm
+    from kedit.scoring.verdict import Verdict
 
 ALSO = {
     "removed": "prompts of the old pair say None",
@@ -85,7 +85,7 @@ def judged_rows(
     Args:
         perplexity, norm: of the whole edit; None where they are no price of this fact.
     """
-    from kedit.verdict import judged
+    from kedit.scoring.verdict import judged
 
     stay, worst = staying(rows), most_repetitive(rows)
     return judged(
@@ -99,7 +99,7 @@ def judged_rows(
 
 def in_words(done: Done) -> str:
     """What happened: the edited prompt, then all others by their roles."""
-    from kedit.generation import says
+    from kedit.forward.generation import says
 
     asked, before, after = done.rows[0]
     rise = f"probability {shown(before.new)} → {shown(after.new)}"

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from experiments.train_mend import Config
+    from kedit.editing.metalearning import Exercise
+    from kedit.editing.teaching import Staying
     from kedit.facts import EditCase, EditRequest, Perspective
-    from kedit.metalearning import Exercise
-    from kedit.reading import Tokens
-    from kedit.teaching import Staying
+    from kedit.forward.reading import Tokens
 
 WORDINGS, NEIGHBOURS = 3, 6  # of each case at most, drawn once
 NEAR = 2  # neighbours in an exercise
@@ -152,9 +152,9 @@ class Practice:
         self, model: "HookedTransformer", material: Material, draw: random.Random
     ) -> "Exercise":
         """The request's edit; its prompt or a wording, two neighbours, and some running text."""
-        from kedit.metalearning import Exercise
-        from kedit.prompts import answer_ids, prompt_ids
-        from kedit.teaching import Staying, Wanted, demanded
+        from kedit.editing.metalearning import Exercise
+        from kedit.editing.teaching import Staying, Wanted, demanded
+        from kedit.models.prompts import answer_ids, prompt_ids
 
         edits = tuple(demanded(model, [material.request], self.removal))
         wording = draw.choice(material.wordings)
@@ -171,7 +171,7 @@ class Practice:
         return Exercise(edits, wanted, (*staying, self._excerpt(draw)))
 
     def _excerpt(self, draw: random.Random) -> "Staying":
-        from kedit.teaching import Staying
+        from kedit.editing.teaching import Staying
 
         chunk = draw.choice(self.text)
         tokens = chunk[: draw.randint(EXCERPT // 2, EXCERPT)]
@@ -221,8 +221,8 @@ def practice_of(config: "Config", model: "HookedTransformer", requests: Requests
     Raises:
         InputError: the text cannot be read, or the model can read none of the requests.
     """
+    from kedit.data.corpus import SELF, corpus_of
     from kedit.errors import InputError
-    from kedit.text import SELF, corpus_of
 
     corpus = corpus_of(config.model, config.text, config.seed)
     window = min(EXCERPT, model.cfg.n_ctx - 1)
@@ -241,9 +241,9 @@ def _readable(
     model: "HookedTransformer", some: Sequence[Material], skipped: dict[str, str]
 ) -> list[Material]:
     """What the model can read whole; `skipped` gets the others, with the reason."""
+    from kedit.editing.teaching import demanded
     from kedit.errors import InputError
-    from kedit.prompts import answer_ids, prompt_ids, require_room
-    from kedit.teaching import demanded
+    from kedit.models.prompts import answer_ids, prompt_ids, require_room
 
     found = []
     for one in some:

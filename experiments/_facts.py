@@ -105,7 +105,7 @@ def spread_out(facts: "Sequence[Fact]", seed: int) -> "list[list[Fact]]":
 def readable(model: "HookedTransformer", facts: "Iterable[Fact]") -> "Iterator[Fact]":
     """Those that the model can read: within its context, of tokens that its embedding has."""
     from kedit.errors import InputError
-    from kedit.prompts import encode
+    from kedit.models.prompts import encode
 
     for fact in facts:
         try:

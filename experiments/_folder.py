@@ -53,11 +53,11 @@ class RunFolder:
         """The model that a configuration names.
 
         Raises:
-            InputError: as kedit.model.load and `require_weights`; or a text is too short for what
-                is to be read of it.
+            InputError: as kedit.models.load.load and `require_weights`; or a text is too short for
+                what is to be read of it.
         """
         from experiments._text_length import require_bytes, require_tokens
-        from kedit.model import load
+        from kedit.models.load import load
 
         require_bytes(config)
         model = load(config.model, config.device, getattr(config, "dtype", None))
@@ -71,8 +71,8 @@ class RunFolder:
         Raises:
             InputError: the folder's records are of a model with other weights.
         """
+        from kedit.editing.provenance import fingerprint
         from kedit.errors import InputError
-        from kedit.provenance import fingerprint
 
         told = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
         own = fingerprint(model)
@@ -96,7 +96,7 @@ class RunFolder:
         require_finite(f"the record {key}", record, tensors)
         own = {"key": key, **record}
         if tensors:
-            from kedit import kept
+            from kedit import cache as kept
 
             own["tensors"] = kept.write(self._tensors(key), tensors, {})
         is_new = key not in self.records
@@ -142,7 +142,7 @@ class RunFolder:
         """Those of a record, if they are there and are those that were written with it."""
         from safetensors import SafetensorError
 
-        from kedit import kept
+        from kedit import cache as kept
 
         try:
             tensors, told = kept.read(self._tensors(key))

@@ -91,7 +91,7 @@ def _panels(
 def _path_effects(
     config: "Config", heads: "Sequence[Head]", answers: Answers
 ) -> "dict[str, dict[str, Interval]]":
-    from kedit.metrics import METRICS
+    from kedit.forward.metrics import METRICS
 
     metric = METRICS.index(config.metric)
     return {

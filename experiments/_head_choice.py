@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from experiments.ask_heads import Config
     from kedit.facts import Fact
+    from kedit.forward.runs import States
     from kedit.heads import Head
-    from kedit.prompts import Prompt
-    from kedit.runs import States
+    from kedit.models.prompts import Prompt
     from probes.patch import Question
 
 
@@ -50,7 +50,7 @@ def choose_heads(
 
     from kedit.errors import InputError
     from kedit.heads import Head
-    from kedit.prompts import encode
+    from kedit.models.prompts import encode
 
     named = _named(config.heads, model)
     used, effects = [], []
@@ -130,9 +130,9 @@ def runs(
     """
     from experiments._trace import KEPT_SHARE
     from kedit.errors import NoReplacement
-    from kedit.metrics import METRICS, answer_scores
-    from kedit.prompts import encode
-    from kedit.runs import Run
+    from kedit.forward.metrics import METRICS, answer_scores
+    from kedit.forward.runs import Run
+    from kedit.models.prompts import encode
     from probes.corrupt import replaced
     from probes.trace import question_of
 

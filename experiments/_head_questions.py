@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from experiments.ask_heads import Config
     from kedit.facts import Fact
+    from kedit.forward.runs import States
     from kedit.heads import Head
-    from kedit.prompts import Prompt
-    from kedit.runs import States
+    from kedit.models.prompts import Prompt
     from probes.decoding import Decoded
     from probes.patch import Question
 
@@ -95,7 +95,7 @@ def _asked(
     references: "Sequence[Prompt]",
 ) -> dict[str, Any]:
     """All that is asked of one fact."""
-    from kedit.metrics import METRICS, answer_scores
+    from kedit.forward.metrics import METRICS, answer_scores
     from probes.direct import direct_effects
     from probes.ov_circuit import ov_writes
 
@@ -131,8 +131,8 @@ def _ablated(
     """Change of each score, by stand-in and by head."""
     import torch
 
+    from kedit.forward.metrics import METRICS
     from kedit.heads import Head
-    from kedit.metrics import METRICS
     from probes.ablation import ablate, mean_z
 
     every = {Head(layer, head) for layer in range(model.cfg.n_layers)
@@ -180,7 +180,7 @@ def _paths(
     heads: "Sequence[Head]",
 ) -> dict[str, dict[str, list[float]]]:
     """Indirect effects by sender and receiver, by all metrics."""
-    from kedit.runs import Run
+    from kedit.forward.runs import Run
     from probes.path_patching import path_patch
 
     found = {}
@@ -196,7 +196,7 @@ def _paths(
 
 def _receivers(model: "HookedTransformer", sender: "Head", heads: "Sequence[Head]"):
     """The logits, later heads' inputs (k and v: of the group they share), and later MLPs."""
-    from kedit.sites import is_parallel
+    from kedit.models.sites import is_parallel
     from probes.path_patching import Receiver
 
     cfg = model.cfg

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kedit.facts import Fact
-    from kedit.head_results import Looks, RelationHeads, Sharing
     from kedit.heads import Head
-    from kedit.results import FactTrace
+    from kedit.results.heads import Looks, RelationHeads, Sharing
+    from kedit.results.traces import FactTrace
     from kedit.stats import Interval
 
 LOOKED_AT = 8  # of the strongest heads, for a figure that is still read at a glance
@@ -60,9 +60,9 @@ def finish(config: Config, folder: RunFolder, traces: "Mapping[str, Sequence[Fac
 
 def looks_of(config: Config, heads: "Sequence[Head]", facts: "Sequence[Fact]") -> "list[Looks]":
     """Where `heads` look from the last token of the facts' prompts."""
-    from kedit.head_results import Looks
-    from kedit.model import load
-    from kedit.prompts import ROLES, encode
+    from kedit.models.load import load
+    from kedit.models.prompts import ROLES, encode
+    from kedit.results.heads import Looks
     from probes.attention import attention_to_roles, weighted_attention_to_roles
 
     layers, columns = [head.layer for head in heads], [head.head for head in heads]

@@ -13,7 +13,7 @@ def split(told: str) -> list[str]:
     """Editors as the command line has them: at commas outside of brackets and quotation marks, or a
     tuned.json.
     """
-    from kedit.told import unquoted
+    from kedit.editors.specs import unquoted
 
     if told.endswith(".json"):
         return list(tuned(told).values())

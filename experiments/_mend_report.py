@@ -130,8 +130,8 @@ def _preferred(
     model: "HookedTransformer", prompts: Mapping[str, Sequence[Said]], rival: str
 ) -> dict[str, float]:
     """How often each kind of prompt has its answer likelier than the rival."""
-    from kedit.likelihood import Asked, likelihoods
-    from kedit.prompts import answers_ids, prompt_ids
+    from kedit.forward.likelihood import Asked, likelihoods
+    from kedit.models.prompts import answers_ids, prompt_ids
 
     rates = {}
     for name, ones in prompts.items():
@@ -152,9 +152,9 @@ def _preferred(
 
 def _likeliest(model: "HookedTransformer", prompts: Sequence[Said]) -> list[int]:
     """The likeliest next token after each prompt."""
-    from kedit.metrics import last_logits
-    from kedit.prompts import prompt_ids
-    from kedit.reading import read
+    from kedit.forward.metrics import last_logits
+    from kedit.forward.reading import read
+    from kedit.models.prompts import prompt_ids
 
     reading = read(model, [prompt_ids(model, one.prompt) for one in prompts])
     return last_logits(model, reading.last).argmax(-1).tolist()
@@ -178,7 +178,7 @@ def _lines(found: Sequence[Found]) -> list[Line]:
 
 
 def _kept_at(folder: RunFolder) -> int:
-    from kedit.hypernetwork import read_hypernetwork
+    from kedit.editing.hypernetwork import read_hypernetwork
 
     return int(read_hypernetwork(_file(folder))[1].recipe["trained for"])
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from experiments.train_mend import Config
-    from kedit.hypernetwork import Hypernetwork
-    from kedit.metalearning import Practised
+    from kedit.editing.hypernetwork import Hypernetwork
+    from kedit.editing.metalearning import Practised
 
 log = logging.getLogger("kedit")
 
@@ -94,9 +94,9 @@ def started(
     """The untrained network, which knows what gradients look like, and its optimiser."""
     from torch.optim import Adam
 
-    from kedit.factors import LinearMap
-    from kedit.hypernetwork import Hypernetwork
-    from kedit.metalearning import factors_of
+    from kedit.editing.factors import LinearMap
+    from kedit.editing.hypernetwork import Hypernetwork
+    from kedit.editing.metalearning import factors_of
 
     layers = config.layers or tuple(range(model.cfg.n_layers)[-3:])
     names: Any = config.matrices.split(",")
@@ -118,7 +118,7 @@ def validated(
     model: "HookedTransformer", network: "Hypernetwork", practice: Practice
 ) -> dict[str, dict[str, float]]:
     """Mean losses of the held-out exercises, by side."""
-    from kedit.metalearning import practise
+    from kedit.editing.metalearning import practise
 
     found = {}
     for side, exercises in practice.validation(model).items():
@@ -139,7 +139,7 @@ def _step(
     """One step of Adam; what is drawn hangs on the seed and the step alone."""
     from torch.nn.utils import clip_grad_norm_
 
-    from kedit.metalearning import practise
+    from kedit.editing.metalearning import practise
 
     share = LAST_LR + (1 - LAST_LR) * (1 + math.cos(math.pi * step / config.steps)) / 2
     for group, lr in zip(optimiser.param_groups, (config.lr, config.lr_rate), strict=True):
@@ -187,10 +187,10 @@ def _save(
 ) -> None:
     import torch
 
+    from kedit.data.corpus import corpus_of
+    from kedit.editing.hypernetwork import Origin
+    from kedit.editing.provenance import fingerprint
     from kedit.editors.mend import NAME
-    from kedit.hypernetwork import Origin
-    from kedit.provenance import fingerprint
-    from kedit.text import corpus_of
 
     recipe = asdict(config) | {
         "cases": _names(config.cases),
@@ -215,7 +215,7 @@ def _keep(
     folder: RunFolder, network: "Hypernetwork", optimiser: "Adam", step: int, best: float, at: int
 ) -> None:
     """All that training goes on from, the records among it; numbers are kept as they are."""
-    from kedit import kept
+    from kedit import cache as kept
 
     tensors = {f"network {name}": value for name, value in network.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
@@ -234,10 +234,10 @@ def _resumed(
     """
     from safetensors import SafetensorError
 
-    from kedit import kept
+    from kedit import cache as kept
+    from kedit.editing.hypernetwork import read_hypernetwork
     from kedit.editors.mend import NAME
     from kedit.errors import InputError
-    from kedit.hypernetwork import read_hypernetwork
 
     path = folder.path / CHECKPOINT
     try:

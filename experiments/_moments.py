@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-    from kedit.edit import Editor
-    from kedit.writes import WriteSite
+    from kedit.editing.edit import Editor
+    from kedit.editing.write_sites import WriteSite
 
 
 def read_moments(model: "HookedTransformer", editors: "Sequence[Editor]") -> None:
@@ -16,9 +16,9 @@ def read_moments(model: "HookedTransformer", editors: "Sequence[Editor]") -> Non
 
     One pass over each text serves all the editors that are to spare it.
     """
+    from kedit.editing.moments import moments
+    from kedit.editing.spared import Sparing
     from kedit.editors.sides import parts_of
-    from kedit.moments import moments
-    from kedit.spared import Sparing
 
     needed: dict[tuple[str, int, int], list[Sequence[WriteSite]]] = {}
     for one in itertools.chain.from_iterable(map(parts_of, editors)):
@@ -35,8 +35,8 @@ def with_tokens(model: "HookedTransformer", editor: "Editor", tokens_a_key: int)
     """
     from dataclasses import replace
 
+    from kedit.editing.spared import Sparing
     from kedit.editors.sides import with_each
-    from kedit.spared import Sparing
 
     def told(one: "Editor") -> "Editor":
         if not isinstance(one, Sparing) or one.moments or one.n_tokens:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from experiments.find_neurons import Config
     from figures.neurons import ByLayer
-    from kedit.results import Change
+    from kedit.editing.write_sites import Half
+    from kedit.results.neurons import Change
     from kedit.stats import Interval
-    from kedit.writes import Half
     from probes.neurons import RelationNeurons, Sharing
     from probes.scaling import Effect
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from experiments.find_neurons import Config
+    from kedit.editing.neurons import Neuron
+    from kedit.editing.write_sites import Half
     from kedit.facts import Fact
-    from kedit.neurons import Neuron
-    from kedit.writes import Half
     from probes.neurons import FactNeurons
     from probes.scaling import Effect
 
@@ -112,7 +112,7 @@ def scale_relations(
 
     All neurons were found on facts of the other half of their relation.
     """
-    from kedit.neurons import refined
+    from kedit.editing.neurons import refined
     from probes.scaling import Effect
 
     found = {

@@ -8,7 +8,7 @@ from experiments._tables import INTERVALS, percent, plain_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kedit.measures import Measure
+    from kedit.scoring.summary import Measure
 
 COLUMNS = (
     "E-efficacy", "R-efficacy", "their harmonic mean",
@@ -43,7 +43,7 @@ def papers_rows(found: "Mapping[tuple[str, str], Sequence[Measure]]") -> list[Ro
     Args:
         found: measures before and after, by edited side and editor; all of the same cases.
     """
-    from kedit.measures import E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE, Key
+    from kedit.scoring.summary import E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE, Key
 
     keys: tuple[Key, ...] = (
         E_EFFICACY, R_EFFICACY, Key("both", "efficacy", "harmonic mean"),

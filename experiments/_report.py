@@ -24,7 +24,7 @@ from experiments._trace import (
 
 if TYPE_CHECKING:
     from kedit.facts import Fact
-    from kedit.results import AverageEffect, FactTrace
+    from kedit.results.traces import AverageEffect, FactTrace
     from kedit.stats import Interval
 
 MAPPED = ("resid_post", "mlp_out", "attn_out")
@@ -223,7 +223,7 @@ def _rows(
     """
     import numpy as np
 
-    from kedit.metrics import METRICS
+    from kedit.forward.metrics import METRICS
 
     metric = METRICS.index(config.metric)
     for part, grids in averages.items():
@@ -292,7 +292,7 @@ def _table(
 
 def _scores(config: Config, total: "Mapping[str, Interval]") -> str:
     from figures.style import estimate
-    from kedit.metrics import METRICS
+    from kedit.forward.metrics import METRICS
 
     metric = METRICS.index(config.metric)
     return ", ".join(

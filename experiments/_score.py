@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from kedit.facts import EditCase
-    from kedit.results import EditScore
-    from kedit.score import Scoring
+    from kedit.results.scores import EditScore
+    from kedit.scoring.score import Scoring
 
 BUILT = "results/build_rake/counterfact/rake.jsonl"
 TOGETHER = 16  # cases scored at once: more saves no time, and less is lost when interrupted
@@ -125,7 +125,7 @@ def passage(model: "HookedTransformer", config: Any) -> "Tensor":
     Args:
         config: with held_out, chunks, window and seed.
     """
-    from kedit.drift import held_out
+    from kedit.scoring.drift import held_out
 
     return held_out(model, config.held_out, config.chunks, config.seed, config.window)
 
@@ -163,7 +163,7 @@ def score_cases(
     """
     from dataclasses import replace
 
-    from kedit.results import EditScore
+    from kedit.results.scores import EditScore
 
     keys = {key_of(case): case for case in cases}
     with_texts = set(list(keys)[:n_texts])
@@ -216,7 +216,7 @@ def _score(
 ) -> None:
     """All at once; where that fails, one by one, so that a bad record costs only itself."""
     from kedit.errors import InputError
-    from kedit.score import own_words, score
+    from kedit.scoring.score import own_words, score
 
     if not cases:
         return

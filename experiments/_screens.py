@@ -8,7 +8,7 @@ from experiments._tables import listed
 from experiments._trace import Config
 
 if TYPE_CHECKING:
-    from kedit.results import FactTrace
+    from kedit.results.traces import FactTrace
 
 
 def screened(config: Config, traces: "Mapping[str, Sequence[FactTrace]]") -> list[dict[str, Any]]:

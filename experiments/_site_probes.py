@@ -36,7 +36,7 @@ def effects(
         name: of EFFECTS.
     """
     from kedit.errors import InputError
-    from kedit.prompts import located
+    from kedit.models.prompts import located
     from probes.corrupt import replaced
     from probes.patch import Patch
     from probes.trace import trace
@@ -86,9 +86,9 @@ def separations(
     every: Sequence[Place],
 ) -> list[dict[str, Any]]:
     """How far each case's keys stand apart from its neighbours', and from each other."""
-    from kedit.moments import moments
-    from kedit.neighbours import neighbours
-    from kedit.writes import WriteSite
+    from kedit.editing.moments import moments
+    from kedit.editing.neighbours import neighbours
+    from kedit.editing.write_sites import WriteSite
     from probes.separation import Metric, metrics, separation
 
     sites = list(dict.fromkeys(WriteSite(place.layer, place.half) for place in every))

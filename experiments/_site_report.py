@@ -203,7 +203,7 @@ def _edited(measured: Measured, seed: int) -> dict[str, "np.ndarray"]:
     """What editing at each place brought: Score, mean share, and the shares; NaN for heads."""
     import numpy as np
 
-    from kedit.measures import (
+    from kedit.scoring.summary import (
         R_EFFICACY,
         R_KEPT,
         R_OBJECTS,

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from experiments.choose_sites import Config
-    from kedit.drift import Baseline
+    from kedit.editing.write_sites import Half
     from kedit.facts import EditCase
-    from kedit.prompts import KeyPosition
-    from kedit.results import EditScore
-    from kedit.score import Scoring
-    from kedit.writes import Half
+    from kedit.models.prompts import KeyPosition
+    from kedit.results.scores import EditScore
+    from kedit.scoring.drift import Baseline
+    from kedit.scoring.score import Scoring
 
 POSITIONS: "tuple[KeyPosition, ...]" = ("subject_last", "object_last", "last")
 HALVES: "tuple[Half, ...]" = ("mlp", "attn")

@@ -12,7 +12,7 @@ from experiments._tables import plain_table
 if TYPE_CHECKING:
     from experiments.split_cases import Config
     from kedit.facts import EditCase
-    from kedit.results import EditScore
+    from kedit.results.scores import EditScore
 
 PARTS: tuple[str, ...] = ("tune", "validate", "test")
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from figures.frontier import Place
-    from kedit.measures import Measure, Shares
+    from kedit.scoring.summary import Measure, Shares
     from kedit.stats import Interval
 
 SHOWN = {  # statistic: its column's heading
@@ -66,7 +66,7 @@ def measures_table(found: "Sequence[Measure]", title: str) -> "Table":
 
 def scores_table(found: "Sequence[Measure]") -> "Table":
     """What is not of single probes: Scores (percent) and the entropy of generated text (bits)."""
-    from kedit.measures import STATISTICS
+    from kedit.scoring.summary import STATISTICS
 
     table = plain_table("", "", ("side", "measure", "before any edit", "cases"))
     for one in found:

@@ -11,8 +11,8 @@ from experiments._early import editors_of
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-    from kedit.outline import Outline
-    from kedit.writes import WriteSite
+    from kedit.editing.write_sites import WriteSite
+    from kedit.models.outline import Outline
 
 PACKED = (".xz", ".gz")  # files that hold more than their bytes
 PLENTY = 16  # bytes a token: a text with more of them need not be counted
@@ -38,7 +38,7 @@ class Need(NamedTuple):
 def require_bytes(config: Any) -> None:
     """Raises InputError for a text with fewer bytes than tokens are wanted."""
     from kedit.errors import InputError
-    from kedit.outline import outline_of
+    from kedit.models.outline import outline_of
 
     outline = outline_of(config.model)
     for need in _longest_first(config, outline) if outline else ():
@@ -49,9 +49,9 @@ def require_bytes(config: Any) -> None:
 
 def require_tokens(config: Any, model: "HookedTransformer") -> None:
     """Raises InputError for a text with fewer tokens than are wanted."""
+    from kedit.data.corpus import Corpus
     from kedit.errors import InputError
-    from kedit.outline import Outline
-    from kedit.text import Corpus
+    from kedit.models.outline import Outline
 
     cfg = model.cfg
     outline = Outline(cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_head, cfg.d_mlp or 0, cfg.n_ctx)
@@ -83,7 +83,7 @@ def _needs(config: Any, outline: "Outline") -> Iterator[Need]:
     """What a run reads of the files that its options name."""
     from experiments._edit_price import WINDOW as PRICE
     from experiments._exercises import EXCERPT
-    from kedit.drift import WINDOW
+    from kedit.scoring.drift import WINDOW
 
     text, held_out = getattr(config, "text", ""), getattr(config, "held_out", "")
     editors = list(editors_of(config))
@@ -106,13 +106,13 @@ def _whole_chunk(
 
 def _of_editors(config: Any, editors: list[tuple[str, str]], outline: "Outline") -> Iterator[Need]:
     """What statistics of the keys are taken over."""
-    from kedit.editors import editor
+    from kedit.editing.spared import Sparing
+    from kedit.editors.registry import make_editor
     from kedit.editors.sides import parts_of
-    from kedit.spared import Sparing
-    from kedit.told import shortened
+    from kedit.editors.specs import shortened
 
     for told, side in editors:
-        for one in parts_of(editor(told, config.model, side)):  # pyright: ignore[reportArgumentType]
+        for one in parts_of(make_editor(told, config.model, side)):  # pyright: ignore[reportArgumentType]
             if not isinstance(one, Sparing) or one.moments:
                 continue
             source, option = (one.text, "text=") if one.text else (config.text, "--text ")

@@ -10,7 +10,7 @@ from experiments.train_mend import Config
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-    from kedit.edit import Editor
+    from kedit.editing.edit import Editor
 
 # few steps, and therefore large ones
 RECIPE = Config(
@@ -44,9 +44,9 @@ def _file(model: "HookedTransformer") -> str:
     from experiments._exercises import practice_of, requests_for
     from experiments._mend_training import train
     from experiments._run import open_run
+    from kedit.editing.provenance import fingerprint
     from kedit.editors.mend import NAME
-    from kedit.hf import cache_dir
-    from kedit.provenance import fingerprint
+    from kedit.models.hugging_face import cache_dir
 
     told = json.dumps([asdict(RECIPE), fingerprint(model)])
     key = hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from kedit.facts import Fact
-    from kedit.results import FactTrace
+    from kedit.results.traces import FactTrace
     from probes.corrupt import Corruption, Noise
     from probes.patch import Patch
     from probes.screen import Screening
@@ -175,7 +175,7 @@ def trace_facts(
         order: those that are traced, in this order, each in all its wordings.
     """
     from kedit.errors import InputError
-    from kedit.results import fact_traces
+    from kedit.results.traces import fact_traces
     from probes.corrupt import noise_rule
 
     sweeps = Sweeps(patches(config.sites, config.window), screen(config))
@@ -276,7 +276,7 @@ def _corruption(
     pool: "Sequence[Fact]",
     noises: "Mapping[str, Noise]",
 ) -> "Corruption":
-    from kedit.prompts import encode
+    from kedit.models.prompts import encode
     from probes.corrupt import add_noise, prompt_seed, replaced
 
     if config.by == "replacement":

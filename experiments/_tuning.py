@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from experiments.tune_editors import Config
     from figures.frontier import Place
     from kedit.facts import EditCase
-    from kedit.measures import Key
-    from kedit.results import EditScore
+    from kedit.results.scores import EditScore
+    from kedit.scoring.summary import Key
     from kedit.stats import Interval
 
 FILE = "tuned.json"
@@ -96,14 +96,14 @@ def tries(config: "Config", space: Mapping[str, Sequence[Any]]) -> dict[str, lis
     Raises:
         InputError: an unknown editor, or one with fewer ways to be told.
     """
-    from kedit.editors import editor
+    from kedit.editors.registry import make_editor
+    from kedit.editors.specs import parted
     from kedit.editors.variants import VARIANTS
     from kedit.errors import InputError
-    from kedit.told import parted
 
     found = {}
     for told in split(config.editors):
-        made = editor(told, config.model, config.perspective)
+        made = make_editor(told, config.model, config.perspective)
         name, changes = parted(told)
         fixed = {change.partition("=")[0] for change in changes}
         if name in VARIANTS:
@@ -213,7 +213,7 @@ def _drawn(space: Mapping[str, Sequence[Any]], seed: str) -> dict[str, Any]:
 def _tried(
     config: "Config", told: str, before: "Sequence[EditScore]", outcomes: Sequence[Outcome]
 ) -> Tried:
-    from kedit.measures import BY_ALL, BY_MAGNITUDE, Key, shares
+    from kedit.scoring.summary import BY_ALL, BY_MAGNITUDE, Key, shares
     from kedit.stats import row_interval
 
     after = [one.counted(old) for one, old in zip(outcomes, before, strict=True)]
@@ -232,7 +232,7 @@ def _tried(
 
 def _write_csv(folder: RunFolder, ranked: Mapping[str, Sequence[Tried]]) -> None:
     """A line for each try, the best of each editor first."""
-    from kedit.measures import part_name
+    from kedit.scoring.summary import part_name
 
     lines = []
     for name, ones in ranked.items():

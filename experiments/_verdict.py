@@ -11,13 +11,13 @@ from experiments._edit_cases import SIDES, Arm, Outcome
 from experiments._papers_table import papers_markdown, papers_rows, papers_table
 from experiments._run import RunFolder, console, write_whole
 from experiments._tables import FIELDS, INTERVALS, listed, percent, place_of, plain_table
-from kedit.measures import LIFTS
+from kedit.scoring.summary import LIFTS
 
 if TYPE_CHECKING:
     from experiments.compare_editors import Config
     from figures.frontier import Place
-    from kedit.measures import Key, Measure
-    from kedit.results import EditScore
+    from kedit.results.scores import EditScore
+    from kedit.scoring.summary import Key, Measure
     from kedit.stats import Paired
 
 TESTED = ("success", "magnitude")
@@ -67,7 +67,7 @@ class Line(NamedTuple):
 
 def _named(config: "Config", arm: Arm) -> str:
     """An editor as it was told, and whether its settings were chosen for the model by nobody."""
-    from kedit.told import by_side, has_preset, parted
+    from kedit.editors.specs import by_side, has_preset, parted
 
     sides = by_side(arm.told, "relation" if arm.side == "relation" else "entity")
     is_tuned = config.editors.endswith(".json") or all(
@@ -133,7 +133,7 @@ def _verdicts(
     """Of the arms of one side, in their order."""
     import numpy as np
 
-    from kedit.measures import BY_ALL, Key, by_case, changes, shares
+    from kedit.scoring.summary import BY_ALL, Key, by_case, changes, shares
     from kedit.stats import Paired, holm, other_sign, paired, row_interval
 
     counted = {
@@ -245,7 +245,7 @@ def _markdown(title: str, names: Sequence[str], lines: Sequence[Line]) -> str:
 
 def _explained(config: "Config", verdicts: Sequence[Verdict]) -> str:
     from figures.style import plural
-    from kedit.text import corpus_of
+    from kedit.data.corpus import corpus_of
 
     first = verdicts[0].arm.told
     text = corpus_of(config.model, config.held_out, config.seed, held_out=True).name

@@ -61,8 +61,8 @@ def run(config: Config) -> Path:
     from experiments._ablation_report import finish
     from experiments._edit_cases import prepared
     from experiments._score import chosen, passage, scores_before, to_edit
-    from kedit.drift import baseline
-    from kedit.score import Scoring
+    from kedit.scoring.drift import baseline
+    from kedit.scoring.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
     cases = to_edit(config, [config.perspective]).cases

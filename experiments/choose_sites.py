@@ -60,8 +60,8 @@ def run(config: Config) -> Path:
     from experiments._score import chosen, passage, scores_before, to_edit
     from experiments._site_report import finish
     from experiments._sites import measured
-    from kedit.drift import baseline
-    from kedit.score import Scoring
+    from kedit.scoring.drift import baseline
+    from kedit.scoring.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
     every, cases, skipped, _ = to_edit(config, ["relation"])

@@ -7,7 +7,7 @@ from typing import Literal
 from simple_parsing import field as option
 
 from experiments._run import command, open_run
-from kedit.told import names
+from kedit.editors.specs import names
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def run(config: Config) -> Path:
     from experiments._edit_cases import SIDES, Side, edit_cases, prepared
     from experiments._score import chosen, labels, passage, scores_before, to_edit
     from experiments._verdict import finish
-    from kedit.drift import baseline
-    from kedit.score import Scoring
+    from kedit.scoring.drift import baseline
+    from kedit.scoring.score import Scoring
 
     sides: list[Side] = (
         ["together"]

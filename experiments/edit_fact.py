@@ -20,12 +20,12 @@ from experiments._moments import with_tokens
 from experiments._run import command, open_run
 from experiments._text_length import require_bytes, require_tokens
 from experiments._toy_mend import trained_for_toy
-from kedit.told import names
+from kedit.editors.specs import names
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-    from kedit.edit import Editor, Edits
+    from kedit.editing.edit import Editor, Edits
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def run(config: Config) -> Path:
         return edit_file(config, chosen, lambda model: _ready(chosen, model, config))
     config = settled(config)
     # not before the options are settled: it takes seconds
-    from kedit.model import load
+    from kedit.models.load import load
 
     chosen = _editor(config)
     require_bytes(config)
@@ -175,7 +175,7 @@ def settled(config: Config) -> Config:
 
 def _toy_example() -> Config:
     """A fact of the toy's world; its neighbours are other people."""
-    from kedit import toy
+    from kedit.models import toy
 
     fact, target = (case := toy.cases()[0]).entity.fact, case.entity.target
     wordings = [template for template, _ in toy.WORLD[fact.relation][1]]
@@ -214,10 +214,10 @@ def _editor(config: Config) -> "Editor":
     Raises:
         InputError: an unknown one, or --text for one that reads no text.
     """
-    from kedit.editors import editor
+    from kedit.editors.registry import make_editor
     from kedit.errors import InputError
 
-    chosen = editor(config.editor, config.model, config.perspective)
+    chosen = make_editor(config.editor, config.model, config.perspective)
     told = {name: getattr(config, name) for name in ("text", "seed") if getattr(config, name)}
     if "text" in told and "text" not in vars(chosen):
         raise InputError(f"--text {config.text}: {config.editor} reads no text, leave it out")

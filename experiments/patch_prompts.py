@@ -14,7 +14,7 @@ from experiments._tables import plain_table, write_rows
 from experiments._trace import patches
 
 if TYPE_CHECKING:
-    from kedit.prompt_trace import PromptTrace
+    from kedit.results.prompts import PromptTrace
 
 DRAWING = ("metric", "strongest")  # options that change pictures and tables only
 KEY = "prompts"  # of the only record
@@ -71,7 +71,7 @@ TOY_EXAMPLE = Config(
 
 def run(config: Config) -> Path:
     """Patches, draws and prints; what is in the run's folder is not done again."""
-    from kedit.prompt_trace import PromptTrace
+    from kedit.results.prompts import PromptTrace
     from probes.prompts import patch_prompts
 
     config = settled(config)
@@ -137,7 +137,7 @@ def finish(config: Config, folder: RunFolder, trace: "PromptTrace") -> None:
     from figures.prompts import head_maps
     from figures.style import save
     from figures.trace import heatmap
-    from kedit.prompt_trace import COLUMNS, shown
+    from kedit.results.prompts import COLUMNS, shown
 
     metric = config.metric if config.metric in trace.metrics else trace.metrics[0]
     told = f"{trace.clean!r}, corrupted: {trace.corrupted_how}.\n{trace.summary(metric)}"

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from kedit.head_results import AttentionShare, KindTest
-    from kedit.results import FactTrace
+    from kedit.results.heads import AttentionShare, KindTest
+    from kedit.results.traces import FactTrace
 
 
 SITES = ["resid_post", "mlp_out", "attn_out", "severed"]

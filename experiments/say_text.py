@@ -38,7 +38,7 @@ def run(config: Config) -> Path:
     """Writes documents, round by round, and then statistics.txt and held_out.txt."""
     from dataclasses import asdict
 
-    from kedit.documents import OPENINGS, written
+    from kedit.studies.documents import OPENINGS, written
 
     # more rounds add documents, and change none
     with open_run("say_text", config, outside=("rounds", "leave_out", "held_out")) as folder:

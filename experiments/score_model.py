@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from experiments._run import RunFolder, command, console, open_run
 
 if TYPE_CHECKING:
-    from kedit.results import EditScore
+    from kedit.results.scores import EditScore
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ def run(config: Config) -> Path:
 
     from experiments._facts import say_skipped
     from experiments._score import benchmark, chosen, labels, score_cases, spread
-    from kedit.drift import held_out, surprise
     from kedit.errors import InputError
-    from kedit.score import Scoring
+    from kedit.scoring.drift import held_out, surprise
+    from kedit.scoring.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
     cases, skipped = benchmark(config.cases)
@@ -92,9 +92,9 @@ def _finish(
     from figures.score import by_relation as drawn_by_relation
     from figures.score import start
     from figures.style import Source, plural, save
-    from kedit.measures import by_relation, measures
+    from kedit.data.corpus import corpus_of
+    from kedit.scoring.summary import by_relation, measures
     from kedit.stats import Interval, bootstrap_ratio
-    from kedit.text import corpus_of
 
     overall = measures(scores, seed=config.seed)
     each = {name: measures(own, seed=config.seed) for name, own in by_relation(scores).items()}

@@ -37,7 +37,7 @@ def run(config: Config) -> Path:
     from experiments._score import benchmark, chosen, score_cases
     from experiments._splits import PARTS, finish, own_prompt_only, preferred, split
     from kedit.errors import InputError
-    from kedit.score import Scoring
+    from kedit.scoring.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
     cases, _ = benchmark(config.cases)

@@ -60,8 +60,8 @@ def run(config: Config) -> Path:
     from experiments._edit_cases import edit_cases, prepared
     from experiments._score import chosen, passage, scores_before, to_edit
     from experiments._tuning import finish, one_sided, space_of, tries
-    from kedit.drift import baseline
-    from kedit.score import Scoring
+    from kedit.scoring.drift import baseline
+    from kedit.scoring.score import Scoring
 
     config = replace(config, cases=chosen(config.cases, config.model))
     cases = to_edit(config, [config.perspective]).cases
@@ -89,7 +89,8 @@ records.jsonl   a line for each case before any edit, and one for each edit of i
 
 The Score is the harmonic mean of what was gained of what there was to gain and of what was kept,
 by success and by magnitude; where that is zero the one by magnitude alone decides, then the mean.
-An edit in trouble (kedit.rails) counts as no edit. The best of several tries looks better than it
+An edit in trouble (kedit.editing.checks) counts as no edit. The best of several tries looks better
+than it
 is: what it is worth, other cases tell.
 """
 

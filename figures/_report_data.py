@@ -12,8 +12,8 @@ from figures.style import EFFECT_UNITS, METRIC_NAMES, SIGNED, SITES, site_name
 from kedit.stats import enough
 
 if TYPE_CHECKING:
-    from kedit.grids import EffectGrid
-    from kedit.results import FactTrace
+    from kedit.results.grids import EffectGrid
+    from kedit.results.traces import FactTrace
 
 DIGITS = 4  # significant ones: a page of 40 facts stays at a few megabytes
 

@@ -11,7 +11,7 @@ from kedit.lines import read_lines
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kedit.results import FactTrace
+    from kedit.results.traces import FactTrace
 
 PAGE, CONFIG = "report.html", "config.json"
 READ = ("config.json", "versions.json", "averages.json", "records.jsonl")  # by name
@@ -73,8 +73,8 @@ class RunFiles:
         """
         from safetensors import SafetensorError
 
-        from kedit import kept
-        from kedit.results import fact_traces
+        from kedit import cache as kept
+        from kedit.results.traces import fact_traces
 
         for record in self.traced[:limit]:
             file = self._tensors(record["key"])

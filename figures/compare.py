@@ -26,7 +26,7 @@ from figures.style import (
     styled,
     titled,
 )
-from kedit.measures import Key, Measure
+from kedit.scoring.summary import Key, Measure
 from kedit.stats import Interval
 
 # Okabe and Ito's, as in style.py; 6 and 7: no pair of them comes twice among 42 editors

@@ -25,8 +25,8 @@ from figures.style import (
 )
 from figures.trace import layer_label, windows_told
 from kedit.errors import InputError
-from kedit.metrics import METRICS
-from kedit.results import AverageEffect
+from kedit.forward.metrics import METRICS
+from kedit.results.traces import AverageEffect
 from kedit.stats import Interval
 
 DASHES = {"": "-", "mlp_out": "--", "attn_out": "-.", "subject": "-", "relation": "--"}

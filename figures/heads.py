@@ -27,8 +27,8 @@ from figures.style import (
 )
 from figures.trace import colour_bar, draw_map, outline, too_few
 from kedit.errors import InputError
-from kedit.metrics import METRICS
-from kedit.results import AverageEffect
+from kedit.forward.metrics import METRICS
+from kedit.results.traces import AverageEffect
 from kedit.stats import largest
 
 COLUMNS = 4

@@ -15,7 +15,7 @@ from figures.style import (
     titled,
 )
 from kedit.errors import InputError
-from kedit.head_results import AttentionShare, KindTest
+from kedit.results.heads import AttentionShare, KindTest
 
 TITLES = {
     "restored": "Restored: attention of attention + MLP",

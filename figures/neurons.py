@@ -26,8 +26,8 @@ from figures.style import (
     titled,
 )
 from figures.trace import draw_map, outline
+from kedit.editing.write_sites import Half
 from kedit.stats import Interval
-from kedit.writes import Half
 
 HALVES: dict[Half, tuple[str, str]] = {
     "mlp": ("MLP", SITE_COLOURS["mlp_out"]),

@@ -16,7 +16,7 @@ from figures.style import (
 )
 from figures.trace import LABEL_WIDTH, colour_bar, draw_map, outline, scored
 from kedit.errors import InputError
-from kedit.prompt_trace import PromptTrace
+from kedit.results.prompts import PromptTrace
 
 PANELS = 4  # at most, of the tokens at which heads have the largest effects
 LEAST = 0.05  # of the largest effect: a token where no head has so much is left out

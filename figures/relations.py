@@ -25,8 +25,8 @@ from figures.style import (
     titled,
 )
 from figures.trace import draw_table
-from kedit.head_results import Looks, RelationHeads, Sharing
 from kedit.heads import Head
+from kedit.results.heads import Looks, RelationHeads, Sharing
 from kedit.stats import largest
 
 COLUMNS = 18  # heads of a cluster map

@@ -23,9 +23,9 @@ from figures.style import (
     styled,
     titled,
 )
-from kedit.results import Change
+from kedit.editing.write_sites import Half
+from kedit.results.neurons import Change
 from kedit.stats import Interval
-from kedit.writes import Half
 
 BLOCKS = {
     "both": "Neurons of both halves",

@@ -27,7 +27,7 @@ from figures.style import (
     text_width,
     titled,
 )
-from kedit.measures import E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE, Key, Measure
+from kedit.scoring.summary import E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE, Key, Measure
 
 
 class Dots(NamedTuple):

@@ -23,8 +23,8 @@ from figures.style import (
     titled,
 )
 from figures.trace import hatch_cell
-from kedit.prompts import KeyPosition
-from kedit.writes import Half
+from kedit.editing.write_sites import Half
+from kedit.models.prompts import KeyPosition
 
 POSITIONS: dict[KeyPosition, str] = {
     "subject_last": "Subject’s last token",

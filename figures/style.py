@@ -82,7 +82,7 @@ class Study:
     Args:
         n_facts: facts averaged over; of several groups where they have not equally many.
         corruption: what was corrupted and how, in words; empty of clean runs.
-        metric: one of kedit.metrics.METRICS, or a user's own.
+        metric: one of kedit.forward.metrics.METRICS, or a user's own.
         seed: of the noise and of the bootstrap.
         model: its name, or where it was read from.
     """

@@ -34,9 +34,9 @@ from figures.style import (
     titled,
 )
 from kedit.errors import InputError
-from kedit.metrics import METRICS
-from kedit.prompt_trace import PromptTrace
-from kedit.results import AverageEffect, FactTrace
+from kedit.forward.metrics import METRICS
+from kedit.results.prompts import PromptTrace
+from kedit.results.traces import AverageEffect, FactTrace
 from kedit.stats import Interval
 
 ROW = 0.16  # inches a row of a map

@@ -51,8 +51,8 @@ class Fact:
         relation_words: the substrings of `template` that carry the relation, left to right; when
             empty, all of it but the subject does.
         rival: another object of the relation, which the traced token has to tell `object` from:
-            tokens that both begin with are put into the prompt (`kedit.prompts.encode`); "" for
-            none.
+            tokens that both begin with are put into the prompt (`kedit.models.prompts.encode`); ""
+            for none.
 
     Raises:
         RecordError: an empty field, not exactly one `{}`, words not found.

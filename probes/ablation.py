@@ -16,10 +16,10 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
+from kedit.forward.metrics import METRICS, answer_scores
+from kedit.forward.runs import Run
 from kedit.heads import Head
-from kedit.metrics import METRICS, answer_scores
-from kedit.prompts import Prompt
-from kedit.runs import Run
+from kedit.models.prompts import Prompt
 from probes.patch import Question
 
 ROWS = 64  # of a batch

@@ -9,7 +9,7 @@ from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
-from kedit.prompts import ROLES, Prompt
+from kedit.models.prompts import ROLES, Prompt
 
 Roles = str | tuple[str, ...]  # of ROLES: one, or several as one group
 

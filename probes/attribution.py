@@ -16,10 +16,10 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
-from kedit.forward import require_patchable
-from kedit.metrics import METRICS, last_logits
-from kedit.runs import States
-from kedit.sites import require_gradients
+from kedit.forward.metrics import METRICS, last_logits
+from kedit.forward.patched import require_patchable
+from kedit.forward.runs import States
+from kedit.models.sites import require_gradients
 from probes.patch import Patch, Question
 
 Gradients = Mapping[str, tuple[Float[Tensor, "metric sample pos *width"], ...]]  # by site and layer

@@ -14,8 +14,8 @@ from transformer_lens import HookedTransformer
 from kedit.data import builtin
 from kedit.errors import InputError, NoReplacement
 from kedit.facts import Fact
-from kedit.prompts import Prompt, encode, plain_ids
-from kedit.runs import Run
+from kedit.forward.runs import Run
+from kedit.models.prompts import Prompt, encode, plain_ids
 from probes.noise_kinds import LARGEST, noise_kind
 
 PARTS = ("relation", "subject")

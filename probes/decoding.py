@@ -26,8 +26,8 @@ from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
 from kedit.facts import Fact
-from kedit.openings import Tokens
-from kedit.prompts import device, encode
+from kedit.forward.openings import Tokens
+from kedit.models.prompts import device, encode
 from kedit.stats import Interval, bootstrap_ratio, rate_interval
 
 SITES = ("resid_post", "mlp_out", "attn_out", "z")
@@ -91,7 +91,8 @@ def read_features(model: HookedTransformer, facts: Sequence[Fact], role: str = "
     What follows is not seen from there: at the subject of "{} was born in" there is no relation.
 
     Args:
-        role: one of kedit.prompts.ROLES; a subject that ends its prompt has its last token "last".
+        role: one of kedit.models.prompts.ROLES; a subject that ends its prompt has its last token
+            "last".
 
     Raises:
         InputError: no facts, or a prompt without such a position.

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.runs import States
-from kedit.sites import attn_post_norm
+from kedit.forward.runs import States
+from kedit.models.sites import attn_post_norm
 from probes.frozen import behind_post_norm, final_norm, frozen_norm, norm_bias
 from probes.patch import Question
 

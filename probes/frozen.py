@@ -15,7 +15,7 @@ from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.components.layer_norm_pre import LayerNormPre
 from transformer_lens.components.transformer_block import TransformerBlock
 
-from kedit.sites import attn_post_norm, w_o
+from kedit.models.sites import attn_post_norm, w_o
 
 
 def frozen_norm(

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from kedit.errors import InputError
-from kedit.head_results import AttentionShare, KindTest
-from kedit.results import FactTrace
+from kedit.results.heads import AttentionShare, KindTest
+from kedit.results.traces import FactTrace
 from kedit.stats import percentile_interval, permuted, resamples
 from probes.trace import finite_grid
 

@@ -15,9 +15,9 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
+from kedit.forward.metrics import METRICS, answer_scores
 from kedit.heads import Head
-from kedit.metrics import METRICS, answer_scores
-from kedit.prompts import Prompt
+from kedit.models.prompts import Prompt
 from probes.attention import Roles, positions_of
 from probes.patch import Patch, Question
 
@@ -29,8 +29,8 @@ class Cut:
     """Attention edges: all from the positions of `queries`, which look, to those of `keys`.
 
     Args:
-        queries, keys: roles of the prompt (kedit.prompts.ROLES): one, or several as one group. The
-            paper's "non-subject" is ("bos", "relation", "rest").
+        queries, keys: roles of the prompt (kedit.models.prompts.ROLES): one, or several as one
+            group. The paper's "non-subject" is ("bos", "relation", "rest").
         heads: that lose these edges; all of the model if None.
     """
 

@@ -8,11 +8,11 @@ import torch
 from transformer_lens import HookedTransformer
 
 from kedit.facts import Fact
-from kedit.generation import greedy
-from kedit.likelihood import Asked, likelihoods
-from kedit.metrics import last_logits
-from kedit.prompts import answer_ids, answers_ids, decoded, prompt_ids, require_room
-from kedit.reading import read
+from kedit.forward.generation import greedy
+from kedit.forward.likelihood import Asked, likelihoods
+from kedit.forward.metrics import last_logits
+from kedit.forward.reading import read
+from kedit.models.prompts import answer_ids, answers_ids, decoded, prompt_ids, require_room
 from kedit.spacing import goes_on
 
 BEHIND = 2  # tokens read behind an object, to see whether they make it a longer word or number

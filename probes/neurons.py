@@ -12,11 +12,11 @@ from numpy import ndarray
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.editing.neurons import Neuron, above, attributions, refined
+from kedit.editing.write_sites import Half, WriteSite
 from kedit.facts import Fact
-from kedit.neurons import Neuron, above, attributions, refined
-from kedit.prompts import encode
+from kedit.models.prompts import encode
 from kedit.stats import Interval, bootstrap_groups, bootstrap_ratio
-from kedit.writes import Half, WriteSite
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ def search(
 
     Args:
         worded: one fact, in all the wordings that are asked.
-        steps, threshold: as `kedit.neurons.attributions` and `above` have them; a threshold is one
-            for both halves, so that their neurons can be counted against each other.
+        steps, threshold: as `kedit.editing.neurons.attributions` and `above` have them; a threshold
+            is one for both halves, so that their neurons can be counted against each other.
         agreement: that share.
     """
     prompts = [encode(model, fact) for fact in worded]

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
+from kedit.forward.runs import States
 from kedit.heads import Head
-from kedit.prompts import Prompt, decoded
-from kedit.runs import States
+from kedit.models.prompts import Prompt, decoded
 from probes.frozen import behind_post_norm, final_norm, frozen_norm
 
 

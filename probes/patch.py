@@ -10,12 +10,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.forward import require_patchable, run_on
-from kedit.grids import EffectGrid
-from kedit.metrics import METRICS, OwnMetric, answer_scores
-from kedit.paths import Column, Hold, Trunk
-from kedit.runs import States
-from kedit.sites import head_written, is_parallel, mlp_out
+from kedit.forward.metrics import METRICS, OwnMetric, answer_scores
+from kedit.forward.patched import require_patchable, run_on
+from kedit.forward.paths import Column, Hold, Trunk
+from kedit.forward.runs import States
+from kedit.models.sites import head_written, is_parallel, mlp_out
+from kedit.results.grids import EffectGrid
 
 SITES = ("resid_post", "mlp_out", "attn_out", "z")
 LEFT_OUT = -1  # number of a cell that is not asked for
@@ -74,7 +74,7 @@ class Question:
     def scores(
         self, model: HookedTransformer, resid: Float[Tensor, "row d_model"]
     ) -> Float[Tensor, "metric row"]:
-        """Of each final residual, as `kedit.metrics.answer_scores`."""
+        """Of each final residual, as `kedit.forward.metrics.answer_scores`."""
         return answer_scores(model, resid, self.answer, self.foil)
 
 
@@ -91,7 +91,7 @@ def sweep(
     """The mean score over samples with each (layer, position[, head]) cell restored.
 
     The same numbers as one hooked forward a cell (tests/twins.py), at a fraction of the work: see
-    `kedit.forward`.
+    `kedit.forward.patched`.
 
     Args:
         clean: states of the clean run: one row.

@@ -18,11 +18,11 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
-from kedit.forward import require_patchable
+from kedit.forward.metrics import METRICS, answer_scores
+from kedit.forward.patched import require_patchable
+from kedit.forward.runs import Run, States
 from kedit.heads import Head
-from kedit.metrics import METRICS, answer_scores
-from kedit.runs import Run, States
-from kedit.sites import is_parallel
+from kedit.models.sites import is_parallel
 from probes.patch import Question
 
 ROWS = 64  # of a batch: receivers times samples

@@ -9,10 +9,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.metrics import OwnMetric
-from kedit.progress import progress
-from kedit.prompt_trace import PromptTrace
-from kedit.prompts import (
+from kedit.forward.metrics import OwnMetric
+from kedit.forward.runs import Run
+from kedit.models.prompts import (
     Prompt,
     answers_ids,
     decoded,
@@ -22,7 +21,8 @@ from kedit.prompts import (
     require_room,
     telling,
 )
-from kedit.runs import Run
+from kedit.progress import progress
+from kedit.results.prompts import PromptTrace
 from kedit.spacing import without_end_blanks
 from probes.patch import Patch, Question, sweep
 from probes.trace import question_of
@@ -57,7 +57,8 @@ def patch_prompts(
         answer: what the clean text goes on with; it is joined to it as `kedit.spacing` says.
         foil: what it is held against (logit_diff); "" for what the corrupted run says besides it.
         metric: in place of an answer, a score of one's own: a function from the last position's
-            logits [row, d_vocab] to one number a row (`kedit.metrics.OwnMetric` gives it a name).
+            logits [row, d_vocab] to one number a row (`kedit.forward.metrics.OwnMetric` gives it a
+            name).
         patches: what is restored; by default residual, MLP and attention outputs, and heads.
         positions: at which positions, counted with BOS, from the end if negative; everywhere if
             None.

@@ -14,13 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.editing.neurons import Neuron
+from kedit.editing.write_sites import Half, WriteSite, read_keys
 from kedit.facts import Fact
-from kedit.metrics import answer_scores
-from kedit.neurons import Neuron
-from kedit.prompts import encode
-from kedit.results import Change
+from kedit.forward.metrics import answer_scores
+from kedit.models.prompts import encode
+from kedit.results.neurons import Change
 from kedit.stats import bootstrap_groups, bootstrap_ratio
-from kedit.writes import Half, WriteSite, read_keys
 from probes.neurons import of_half
 
 SUPPRESSED, AMPLIFIED = 0.0, 2.0

@@ -16,10 +16,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.grids import EffectGrid, Screen
-from kedit.metrics import METRICS
-from kedit.results import FactTrace
-from kedit.runs import States
+from kedit.forward.metrics import METRICS
+from kedit.forward.runs import States
+from kedit.results.grids import EffectGrid, Screen
+from kedit.results.traces import FactTrace
 from kedit.stats import Interval, bootstrap_ratio, rate_interval
 from probes.patch import Patch, Question, sweep
 

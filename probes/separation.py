@@ -18,14 +18,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.closed_form import Solve
+from kedit.editing.closed_form import Solve
+from kedit.editing.keys import last_keys
+from kedit.editing.moments import Moment
+from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest
-from kedit.keys import last_keys
-from kedit.moments import Moment
-from kedit.prompts import KeyPosition, located
-from kedit.reading import Tokens
-from kedit.writes import WriteSite
+from kedit.forward.reading import Tokens
+from kedit.models.prompts import KeyPosition, located
 
 
 @dataclass(frozen=True, eq=False)

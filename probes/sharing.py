@@ -10,9 +10,9 @@ from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
 from kedit.errors import InputError
-from kedit.head_results import RelationHeads, Sharing
 from kedit.heads import Head
-from kedit.results import FactTrace
+from kedit.results.heads import RelationHeads, Sharing
+from kedit.results.traces import FactTrace
 from kedit.stats import bootstrap_ratio, largest, permuted, resamples, row_interval
 from probes.trace import BUCKETS, buckets, finite_grid
 

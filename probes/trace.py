@@ -13,12 +13,12 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.facts import Fact
-from kedit.grids import EffectGrid
-from kedit.metrics import METRICS, last_logits
+from kedit.forward.metrics import METRICS, last_logits
+from kedit.forward.runs import Run, States
+from kedit.models.prompts import Prompt, decoded, encode, giving
 from kedit.progress import progress
-from kedit.prompts import Prompt, decoded, encode, giving
-from kedit.results import AverageEffect, FactTrace
-from kedit.runs import Run, States
+from kedit.results.grids import EffectGrid
+from kedit.results.traces import AverageEffect, FactTrace
 from kedit.stats import Interval, bootstrap_ratio, resamples
 from probes.attribution import attributed
 from probes.corrupt import Corruption, prompt_seed

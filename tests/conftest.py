@@ -27,15 +27,15 @@ from transformer_lens import HookedTransformer
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from experiments import _toy_mend, train_mend
-from kedit import hf as hugging_face
-from kedit import toy as toy_module
 from kedit.editors import mend
 from kedit.facts import Fact
-from kedit.grids import EffectGrid
-from kedit.metrics import METRICS
-from kedit.model import load, prepare, quiet
-from kedit.prompts import encode
-from kedit.runs import Run
+from kedit.forward.metrics import METRICS
+from kedit.forward.runs import Run
+from kedit.models import hugging_face
+from kedit.models import toy as toy_module
+from kedit.models.load import load, prepare, quiet
+from kedit.models.prompts import encode
+from kedit.results.grids import EffectGrid
 from probes.corrupt import Corruption
 from probes.patch import Patch, Question, sweep
 from tests import twins

@@ -28,13 +28,13 @@ from figures import (
     tuning,
 )
 from figures.style import Source, Study
-from kedit.head_results import AttentionShare, KindTest, Looks, RelationHeads, Sharing
+from kedit.editing.write_sites import Half
 from kedit.heads import Head
-from kedit.prompt_trace import PromptTrace
-from kedit.prompts import ROLES
-from kedit.results import AverageEffect
+from kedit.models.prompts import ROLES
+from kedit.results.heads import AttentionShare, KindTest, Looks, RelationHeads, Sharing
+from kedit.results.prompts import PromptTrace
+from kedit.results.traces import AverageEffect
 from kedit.stats import Interval
-from kedit.writes import Half
 from tests import test_figures as effects
 from tests import test_figures_compare as compared
 from tests import test_figures_frontier as places

@@ -11,8 +11,8 @@ from experiments._run import RunFolder, open_run
 from experiments._trace import Config
 from figures.style import new_figure
 from figures.style import save as save_figure
-from kedit.grids import EffectGrid, Screen
-from kedit.results import FactTrace
+from kedit.results.grids import EffectGrid, Screen
+from kedit.results.traces import FactTrace
 
 PARTS = ("relation", "subject")
 HOSTILE = "</script><img src=x>"

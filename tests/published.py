@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kedit.value import Training
+from kedit.editing.values import Training
 
 Gpt2 = Any  # transformers' GPT2LMHeadModel, whose modules have no types
 Tokenizer = Any

@@ -10,11 +10,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
+from kedit.forward.metrics import answer_scores
 from kedit.heads import Head
-from kedit.metrics import answer_scores
-from kedit.prompts import Prompt, encode
+from kedit.models import toy as toy_module
+from kedit.models.prompts import Prompt, encode
 from probes.ablation import StandIn, ablate, mean_z, other_z, own_z, zero_z
 from probes.patch import Question
 from tests.conftest import FAMILIES, QUESTION, FamilyOf, assert_same_scores

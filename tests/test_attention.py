@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
-from kedit.prompts import ROLES, Prompt, encode
+from kedit.models import toy as toy_module
+from kedit.models.prompts import ROLES, Prompt, encode
 from probes.attention import attention_to_roles, positions_of, weighted_attention_to_roles
 from tests.conftest import FAMILIES, FamilyOf
 

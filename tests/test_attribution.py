@@ -6,11 +6,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
-from kedit.metrics import METRICS, last_logits
-from kedit.prompts import encode
-from kedit.runs import Run, States
+from kedit.forward.metrics import METRICS, last_logits
+from kedit.forward.runs import Run, States
+from kedit.models import toy as toy_module
+from kedit.models.prompts import encode
 from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule
 from probes.patch import Patch, Question, sweep

@@ -14,11 +14,11 @@ from experiments._bounds import require_options_in_bounds
 from experiments._neurons import HALVES
 from experiments._sites import POSITIONS
 from figures import report
-from kedit import told
 from kedit.bounds import RULES, Bound, Choice, rule_of
-from kedit.editors import EDITORS, VARIANTS, editor
+from kedit.editing.values import Training
+from kedit.editors import specs as told
+from kedit.editors.registry import EDITORS, VARIANTS, make_editor
 from kedit.errors import InputError
-from kedit.value import Training
 from probes.patch import SITES
 
 ROOT = Path(__file__).parent.parent
@@ -134,7 +134,7 @@ def test_what_is_refused_without_torch_is_what_the_editor_refuses(name: str) -> 
     with pytest.raises(InputError) as early:
         told.require_possible(name, "toy")
     with pytest.raises(InputError) as late:
-        editor(name, "toy")
+        make_editor(name, "toy")
     assert str(early.value) == str(late.value)
 
 
@@ -145,7 +145,7 @@ def test_an_editor_without_settings_is_told_where_to_start(
     name: str, model: str, side: Any
 ) -> None:
     try:
-        editor(name, model, side)
+        make_editor(name, model, side)
     except InputError as error:
         assert f"{name} has no settings for {model}: tell its layer" in str(error)
         with pytest.raises(

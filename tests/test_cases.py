@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kedit import toy
 from kedit.data import load_cases, load_facts, read_cases
 from kedit.data.fields import Skipped
 from kedit.data.forms import FORMS
 from kedit.data.relations import STATEMENT
 from kedit.errors import InputError, RecordError
 from kedit.facts import NO_RELATION, EditCase, Fact, Probe
+from kedit.models import toy
 
 DATA = Path(os.environ.get("KEDIT_DATA", "../shared/data"))
 

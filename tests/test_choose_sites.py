@@ -23,13 +23,13 @@ from experiments.choose_sites import Config
 from figures import sites as figure_module
 from figures.neurons import HALVES
 from figures.sites import AGAINST, MAPS, UNKNOWN, Estimate, Sample, SiteNumbers
-from kedit import toy as toy_module
+from kedit.editing.write_sites import Half
 from kedit.errors import InputError
 from kedit.facts import EditCase, Fact
-from kedit.measures import Key, changes
-from kedit.prompts import KeyPosition, located
-from kedit.results import EditScore, ProbeScore
-from kedit.writes import Half
+from kedit.models import toy as toy_module
+from kedit.models.prompts import KeyPosition, located
+from kedit.results.scores import EditScore, ProbeScore
+from kedit.scoring.summary import Key, changes
 from probes.corrupt import replaced
 from probes.patch import Patch
 from probes.trace import trace
@@ -183,7 +183,8 @@ def test_a_finished_run_does_nothing_twice(
     shutil.copytree(run, finished)
     for module, name in (
         ("probes.trace", "trace"), ("probes.separation", "separation"),
-        ("kedit.moments", "moments"), ("experiments._sites", "prepared"), ("kedit.score", "score"),
+        ("kedit.editing.moments", "moments"), ("experiments._sites", "prepared"),
+        ("kedit.scoring.score", "score"),
     ):  # fmt: skip
         monkeypatch.setattr(f"{module}.{name}", again)
     choose_sites.run(replace(TOY, out=str(finished)))

@@ -6,8 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kedit.closed_form import Spared, exact_insert, legacy_insert, null_space, ridge_insert, sparing
-from kedit.edit import LowRank
+from kedit.editing.closed_form import (
+    Spared,
+    exact_insert,
+    legacy_insert,
+    null_space,
+    ridge_insert,
+    sparing,
+)
+from kedit.editing.edit import LowRank
 from kedit.errors import InputError
 
 D_KEY, D_MODEL = 12, 5

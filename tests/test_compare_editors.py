@@ -23,15 +23,15 @@ from experiments._papers_table import COLUMNS
 from experiments._run import RunFolder
 from experiments._score import fewer_probes
 from experiments.compare_editors import Config
-from kedit import moments as moments_module
-from kedit import toy as toy_module
-from kedit.drift import baseline, held_out
-from kedit.edit import Edit
+from kedit.editing import moments as moments_module
+from kedit.editing.edit import Edit
+from kedit.editing.provenance import made_by
 from kedit.errors import InputError
 from kedit.facts import EditRequest
-from kedit.measures import LIFTS, Key
-from kedit.provenance import made_by
-from kedit.score import Scoring, score
+from kedit.models import toy as toy_module
+from kedit.scoring.drift import baseline, held_out
+from kedit.scoring.score import Scoring, score
+from kedit.scoring.summary import LIFTS, Key
 
 pytestmark = pytest.mark.slow
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 from transformers import GPT2Config, GPT2Model, PreTrainedModel, PreTrainedTokenizerFast
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.facts import Fact
-from kedit.hf import hooked
-from kedit.model import prepare, quiet
-from kedit.prompts import encode, plain_ids
+from kedit.models import toy as toy_module
+from kedit.models.hugging_face import hooked
+from kedit.models.load import prepare, quiet
+from kedit.models.prompts import encode, plain_ids
 from probes.corrupt import (
     add_noise,
     embedding_std,

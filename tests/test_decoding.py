@@ -18,9 +18,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
-from kedit.prompts import encode
+from kedit.models import toy as toy_module
+from kedit.models.prompts import encode
 from kedit.stats import rate_interval
 from probes import decoding
 from probes.decoding import SITES, Decoded, Features, Split, decode, parts, read_features

@@ -14,10 +14,10 @@ from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.rms_norm_pre import RMSNormPre
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
-from kedit.prompts import encode
-from kedit.runs import Run, States
+from kedit.forward.runs import Run, States
+from kedit.models import toy as toy_module
+from kedit.models.prompts import encode
 from probes.corrupt import Noise, add_noise
 from probes.direct import DirectEffects, direct_effects
 from probes.frozen import frozen_norm, norm_bias

@@ -8,10 +8,10 @@ import pytest
 from transformer_lens import HookedTransformer
 
 from experiments import say_text
-from kedit import documents as room
-from kedit import toy as toy_module
-from kedit.documents import OPENINGS, Document, written
-from kedit.prompts import bos_ids, plain_ids
+from kedit.models import toy as toy_module
+from kedit.models.prompts import bos_ids, plain_ids
+from kedit.studies import documents as room
+from kedit.studies.documents import OPENINGS, Document, written
 
 # as long as it has to be, without a sentence twice, and nothing that the toy ever saw
 PROSE = (

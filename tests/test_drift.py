@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit.drift import WINDOW, baseline, drift, held_out, surprise
 from kedit.errors import InputError
+from kedit.scoring.drift import WINDOW, baseline, drift, held_out, surprise
 from tests.conftest import FamilyOf
 
 TEXT = "Ada Alder was born in Corum. Bruno Birch plays the old harp.\n" * 60

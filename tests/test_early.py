@@ -19,13 +19,13 @@ from experiments._enough import (
 )
 from experiments._text_length import require_bytes, require_tokens
 from experiments._trace import Config
-from kedit import devices
 from kedit.data import load_facts
 from kedit.data.named import NO_FILES
-from kedit.devices import require_device
 from kedit.errors import InputError, ModelUnavailable
-from kedit.model import load
-from kedit.outline import GEMMA_270M, Outline, outline_of
+from kedit.models import devices
+from kedit.models.devices import require_device
+from kedit.models.load import load
+from kedit.models.outline import GEMMA_270M, Outline, outline_of
 from tests.test_export import saved
 
 
@@ -165,7 +165,7 @@ def test_texts_that_have_a_name_are_no_files_that_are_missing(name: str) -> None
 def test_too_few_facts_are_told_before_the_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("kedit.model.load", None)  # not called
+    monkeypatch.setattr("kedit.models.load.load", None)  # not called
     config = Config(model="toy", limit=3, sites=["z"], out=str(tmp_path / "run"))
     with pytest.raises(InputError, match="--limit 3: relations are compared.* --limit 8 is wanted"):
         patch_heads.run(config)

@@ -20,15 +20,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import digests, kept
-from kedit import hf as hugging_face
-from kedit import toy as toy_module
-from kedit.edit import Delta, Edit, LowRank, combined, one_by_one
+from kedit import cache as kept
+from kedit import digests
+from kedit.editing.edit import Delta, Edit, LowRank, combined, one_by_one
+from kedit.editing.provenance import Provenance, described, fingerprint, made_by
+from kedit.editing.write_sites import WriteSite, flat
 from kedit.errors import InputError
 from kedit.facts import EditRequest, Fact, Relation
-from kedit.model import prepare, quiet
-from kedit.provenance import Provenance, described, fingerprint, made_by
-from kedit.writes import WriteSite, flat
+from kedit.models import hugging_face
+from kedit.models import toy as toy_module
+from kedit.models.load import prepare, quiet
 from tests.conftest import CONFIGS, FAMILIES, FamilyOf, random_module
 
 TOKENS = torch.tensor([[0, 5, 9, 200, 201]])

@@ -24,17 +24,17 @@ from experiments._run import command
 from experiments.edit_fact import EXAMPLE, Config, exit_code, settled
 from figures.edit import NEW, OLD, OTHERS, PROMPT_WIDTH, Prompt, Shift, before_after
 from figures.style import Source, text_width
-from kedit import hf as hugging_face
-from kedit import moments as moments_module
-from kedit import toy as toy_module
-from kedit.drift import held_out
-from kedit.edit import Edit, Norm
+from kedit.data.corpus import Corpus
+from kedit.editing import moments as moments_module
+from kedit.editing.edit import Edit, Norm
+from kedit.editing.provenance import Provenance
 from kedit.editors.rome import ROME
 from kedit.errors import InputError
 from kedit.facts import NO_RELATION, Fact, Relation
-from kedit.prompts import plain_ids
-from kedit.provenance import Provenance
-from kedit.text import Corpus
+from kedit.models import hugging_face
+from kedit.models import toy as toy_module
+from kedit.models.prompts import plain_ids
+from kedit.scoring.drift import held_out
 from tests.figure_checks import caption_of
 
 CASE = toy_module.cases()[0]
@@ -54,7 +54,7 @@ def loaded(
     place = tmp_path_factory.getbasetemp() / "edit_fact"
     for module in (moments_module, hugging_face):
         monkeypatch.setattr(module, "cache_dir", lambda: place)
-    monkeypatch.setattr("kedit.model.load", lambda *_: toy)
+    monkeypatch.setattr("kedit.models.load.load", lambda *_: toy)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_neighbours_are_drawn_from_facts_of_the_relation_where_none_are_named(
         Fact(person, Relation("P19", "place of birth"), "?", "{} was born in the city of")
         for person in toy_module.PEOPLE
     )
-    monkeypatch.setattr("kedit.neighbours.known_facts", lambda: known)
+    monkeypatch.setattr("kedit.editing.neighbours.known_facts", lambda: known)
     own = replace(TOY, model="other", subject="Ada Alder", prompt="{} was born in", target="Delft")
     for perspective in ("entity", "relation"):
         config = settled(replace(own, relation="birthplace", perspective=perspective))

@@ -16,12 +16,12 @@ from experiments._edit_many_report import in_words
 from experiments.edit_fact import Config, exit_code
 from figures.edit import Prompt, Shift, many_facts
 from figures.style import Source
-from kedit import toy as toy_module
 from kedit.data import load_cases
-from kedit.edit import Edit, Edits
-from kedit.editors import editor
+from kedit.editing.edit import Edit, Edits
+from kedit.editors.registry import make_editor
 from kedit.errors import InputError
 from kedit.facts import EditCase, EditRequest
+from kedit.models import toy as toy_module
 from tests.test_cases import MQUAKE, written
 from tests.test_figures import assert_fits
 
@@ -56,7 +56,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[EditCase]:
 
 @pytest.fixture(scope="module")
 def done(toy: HookedTransformer, cases: list[EditCase]) -> DoneMany:
-    return edit_facts(toy, cases, editor(FT, "toy").on(toy))
+    return edit_facts(toy, cases, make_editor(FT, "toy").on(toy))
 
 
 def test_what_cannot_be_edited_is_skipped_and_the_rest_is_one_edit(done: DoneMany) -> None:
@@ -97,7 +97,7 @@ def test_the_saved_edit_says_what_the_report_has_and_is_undone_to_the_bit(
 def test_an_editor_that_refuses_one_record_edits_the_others(
     toy: HookedTransformer, cases: list[EditCase]
 ) -> None:
-    make = editor("ft:lr=1e-9:steps=1", "toy").on(toy)
+    make = make_editor("ft:lr=1e-9:steps=1", "toy").on(toy)
 
     def refusing(requests: Sequence[EditRequest]) -> Edit:
         if any(request.fact.subject == "Ada Alder" for request in requests):
@@ -125,7 +125,7 @@ def test_all_edits_of_a_record_are_made_together(toy: HookedTransformer, tmp_pat
     ]
     file = written(tmp_path, {**MQUAKE, "requested_rewrite": rewrites})
     asked: list[Sequence[EditRequest]] = []
-    make = editor("ft:lr=1e-9:steps=1", "toy").on(toy)
+    make = make_editor("ft:lr=1e-9:steps=1", "toy").on(toy)
 
     def edits(requests: Sequence[EditRequest]) -> Edit:
         asked.append(requests)
@@ -140,7 +140,7 @@ def test_all_edits_of_a_record_are_made_together(toy: HookedTransformer, tmp_pat
 def test_a_file_of_facts_is_edited_saved_and_told(
     toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr("kedit.model.load", lambda *_: toy)
+    monkeypatch.setattr("kedit.models.load.load", lambda *_: toy)
     monkeypatch.setattr("figures.style.save", lambda *_: None)
     monkeypatch.setattr(
         "experiments._edit_many.held_out_text", lambda *_: torch.arange(24).reshape(3, 8) % 60

@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import moments as moments_module
-from kedit import toy as toy_module
-from kedit.edit import Delta, Edit, Editor, LowRank, combined
-from kedit.editors import EDITORS, editor
+from kedit.editing import moments as moments_module
+from kedit.editing.edit import Delta, Edit, Editor, LowRank, combined
+from kedit.editing.values import Training
+from kedit.editing.write_sites import Half
 from kedit.editors.ft import FT
 from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.mend import MEND
 from kedit.editors.presets import PRESETS
+from kedit.editors.registry import EDITORS, make_editor
 from kedit.editors.rome import ROME
 from kedit.editors.sides import Sides
 from kedit.editors.variants import VARIANTS, Variant
 from kedit.errors import InputError
 from kedit.facts import Perspective
-from kedit.model import load
-from kedit.score import Scoring, score
-from kedit.value import Training
-from kedit.writes import Half
+from kedit.models import toy as toy_module
+from kedit.models.load import load
+from kedit.scoring.score import Scoring, score
 from tests.conftest import log_odds
 
 EditOf = Callable[[str, Perspective], Edit]
@@ -66,7 +66,7 @@ def edit_of(toy: HookedTransformer) -> EditOf:
 
     @functools.cache
     def made(name: str, side: Perspective) -> Edit:
-        return editor(name, "toy", side)(toy, [CASE.request(side)])
+        return make_editor(name, "toy", side)(toy, [CASE.request(side)])
 
     return made
 
@@ -89,7 +89,7 @@ def same(one: Edit, other: Edit) -> bool:
 def test_an_editor_makes_an_edit_and_leaves_the_model_as_it_was(
     toy: HookedTransformer, name: str, side: Perspective
 ) -> None:
-    made = editor(name, "toy", side)
+    made = make_editor(name, "toy", side)
     assert isinstance(made, Editor) and isinstance(made, EDITORS[name])
     before = {key: value.clone() for key, value in toy.state_dict().items()}
     edit = made(toy, [CASE.request(side)])
@@ -101,7 +101,7 @@ def test_an_editor_makes_an_edit_and_leaves_the_model_as_it_was(
 
 @by_name
 def test_two_targets_for_one_prompt_are_refused_with_both(toy: HookedTransformer, name: str):
-    edits = editor(name, "toy").on(toy)
+    edits = make_editor(name, "toy").on(toy)
     request = CASE.entity
     other = replace(request, target="Arle")
     assert other.target != request.target
@@ -116,7 +116,7 @@ def test_a_prompt_beyond_the_context_is_refused(toy: HookedTransformer, name: st
     fact = CASE.entity.fact
     long = replace(fact, template="Ada Alder " * 40 + fact.template)
     with pytest.raises(InputError, match=r"tokens, the model reads 64"):
-        editor(name, "toy")(toy, [replace(CASE.entity, fact=long)])
+        make_editor(name, "toy")(toy, [replace(CASE.entity, fact=long)])
 
 
 @by_name
@@ -124,7 +124,7 @@ def test_a_prompt_beyond_the_context_is_refused(toy: HookedTransformer, name: st
 def test_hooks_left_on_the_model_are_refused_by_name(
     toy: HookedTransformer, name: str, permanent: bool
 ):
-    made = editor(name, "toy")
+    made = make_editor(name, "toy")
     ready = made.on(toy)
     named = r"live hooks \(blocks\.2\.hook_mlp_out\).*model\.reset_hooks"
     toy.add_hook("blocks.2.hook_mlp_out", lambda tensor, hook: tensor, is_permanent=permanent)
@@ -142,7 +142,7 @@ def test_hooks_left_on_the_model_are_refused_by_name(
 
 @by_name
 def test_inference_mode_is_refused_and_no_grad_is_not(toy: HookedTransformer, name: str):
-    made = editor(name, "toy")
+    made = make_editor(name, "toy")
     ready = made.on(toy)
     with torch.inference_mode(), pytest.raises(InputError, match=r"torch\.inference_mode\(\)"):
         made(toy, [CASE.entity])
@@ -158,7 +158,7 @@ def test_a_model_loaded_under_inference_mode_cannot_be_edited():
     with torch.inference_mode():
         model = load("toy", device="cpu")
     with pytest.raises(InputError, match="load the model and call kedit outside of it"):
-        editor("ft", "toy")(model, [CASE.entity])
+        make_editor("ft", "toy")(model, [CASE.entity])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, at its first compilation
@@ -170,7 +170,7 @@ def test_a_compiled_model_is_refused_with_what_to_pass(
         pytest.skip("then the checks of types refuse it, before any code of ours")
     compiled: Any = torch.compile(toy)
     with pytest.raises(InputError, match=r"torch\.compile's wrapper.*pass the model itself"):
-        editor(name, "toy").on(compiled)
+        make_editor(name, "toy").on(compiled)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_a_compiled_model_is_refused_with_what_to_pass(
 )
 def test_a_setting_out_of_its_bounds_is_refused_however_it_is_made(told: str, wanted: str):
     with pytest.raises(InputError, match=re.escape(wanted)):
-        editor(told, "toy")
-    made = editor(told.partition(":")[0], "toy")
+        make_editor(told, "toy")
+    made = make_editor(told.partition(":")[0], "toy")
     field, _, value = told.partition(":")[2].partition("=")
     if "." not in field:
         settings: Any = {field: type(getattr(made, field))(value)}
@@ -228,7 +228,7 @@ def test_an_edit_makes_its_target_likelier(
 def test_the_same_seed_gives_the_same_edit_at_once_or_prepared(
     toy: HookedTransformer, edit_of: EditOf, name: str
 ) -> None:
-    made, edit = editor(name, "toy"), edit_of(name, "entity")
+    made, edit = make_editor(name, "toy"), edit_of(name, "entity")
     assert same(made(toy, [CASE.entity]), edit)
     prepared = made.on(toy)
     assert not same(prepared([CASES[1].entity]), edit)
@@ -240,7 +240,7 @@ def test_another_seed_gives_another_edit(toy: HookedTransformer, tmp_path: Path,
     text = tmp_path / "text.txt"  # the same for both: contexts alone hang on the seed
     text.write_text("\n".join(map(" ".join, toy_module.texts())), encoding="utf-8")
     told = f"{name}:training.steps=2:contexts=():text={text}"
-    one, other = (editor(f"{told}:seed={seed}", "toy")(toy, [CASE.entity]) for seed in (0, 1))
+    one, other = (make_editor(f"{told}:seed={seed}", "toy")(toy, [CASE.entity]) for seed in (0, 1))
     assert one.made.settings["contexts"] != other.made.settings["contexts"]
     (first, *_), (second, *_) = one.deltas.values(), other.deltas.values()
     assert not torch.equal(parts(first)[0], parts(second)[0])
@@ -265,13 +265,13 @@ def test_settings_and_requests_travel_with_the_edit(
 @by_name
 def test_no_requests_are_refused(toy: HookedTransformer, name: str) -> None:
     with pytest.raises(InputError, match="no (request|edits)"):
-        editor(name, "toy")(toy, [])
+        make_editor(name, "toy")(toy, [])
 
 
 @by_name
 def test_several_requests_are_all_in_the_edit(toy: HookedTransformer, name: str) -> None:
     cases = [CASES[0], CASES[17]]
-    edit = editor(name, "toy")(toy, [case.entity for case in cases])
+    edit = make_editor(name, "toy")(toy, [case.entity for case in cases])
     assert [told["subject"] for told in edit.made.requests] == ["Ada Alder", "Bruno Birch"]
     before = score(toy, cases, Scoring(say=False))
     with edit.applied(toy):
@@ -321,11 +321,11 @@ def test_several_requests_are_all_in_the_edit(toy: HookedTransformer, name: str)
     ],
 )
 def test_an_editor_is_told_by_its_name_and_fields(told: str, model: str, wanted: Editor) -> None:
-    assert editor(told, model) == wanted
+    assert make_editor(told, model) == wanted
 
 
 def test_changes_reach_a_models_own_settings_and_leave_them_as_they_are() -> None:
-    told = editor("memit:training.clamp=2:training.lr=1", "toy")
+    told = make_editor("memit:training.clamp=2:training.lr=1", "toy")
     assert isinstance(told, MEMIT)
     kept = PRESETS["toy"]["memit"]
     assert isinstance(kept, MEMIT)
@@ -336,20 +336,20 @@ def test_changes_reach_a_models_own_settings_and_leave_them_as_they_are() -> Non
 
 @pytest.mark.parametrize("model", ["google/gemma-3-270m", "models/gemma-3-270m.gguf"])
 def test_a_model_is_known_by_the_last_part_of_its_name(model: str) -> None:
-    assert editor("rome", model) == PRESETS["gemma-3-270m"]["rome"]
+    assert make_editor("rome", model) == PRESETS["gemma-3-270m"]["rome"]
 
 
 @pytest.mark.parametrize("model", ["gpt-j-6B", "EleutherAI/gpt-j-6B", "gpt-j-6b"])
 def test_a_model_is_known_however_load_takes_it(model: str) -> None:
-    assert editor("rome", model) == PRESETS["gpt-j-6b"]["rome"]
+    assert make_editor("rome", model) == PRESETS["gpt-j-6b"]["rome"]
 
 
 def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"toy": {"rome": ROME(1), "rome relation": ROME(2, where="last")}}
-    monkeypatch.setattr("kedit.editors.PRESETS", own)
-    assert editor("rome", "toy", "relation") == ROME(2, where="last")
-    assert editor("rome", "toy") == editor("rome", "toy", "entity") == ROME(1)
-    assert editor("rome:seed=3", "toy", "relation") == ROME(2, where="last", seed=3)
+    monkeypatch.setattr("kedit.editors.registry.PRESETS", own)
+    assert make_editor("rome", "toy", "relation") == ROME(2, where="last")
+    assert make_editor("rome", "toy") == make_editor("rome", "toy", "entity") == ROME(1)
+    assert make_editor("rome:seed=3", "toy", "relation") == ROME(2, where="last", seed=3)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_what_cannot_be_meant_is_named(told: str, model: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
-        editor(told, model)
+        make_editor(told, model)
     assert len(str(raised.value)) < 1000
 
 
@@ -414,7 +414,7 @@ def test_every_preset_is_of_an_editor_that_there_is() -> None:
             assert side in ("", *PERSPECTIVES)
             kind, fixed = VARIANTS.get(name, Variant(name, {}))
             assert isinstance(made, EDITORS[kind]) and isinstance(made, Editor)
-            told = editor(name, model, "relation" if side == "relation" else "entity")
+            told = make_editor(name, model, "relation" if side == "relation" else "entity")
             assert told == replace(made, **fixed)  # pyright: ignore[reportArgumentType]
 
 
@@ -423,7 +423,7 @@ def test_a_variant_is_its_editor_with_its_settings_and_the_models_own(
     toy: HookedTransformer, name: str
 ) -> None:
     kind, fixed = VARIANTS[name]
-    made, plain = editor(name, "toy"), editor(kind, "toy")
+    made, plain = make_editor(name, "toy"), make_editor(kind, "toy")
     assert isinstance(made, EDITORS[kind])
     for field in get_type_hints(EDITORS[kind]):
         assert getattr(made, field) == fixed.get(field, getattr(plain, field))
@@ -471,16 +471,16 @@ def test_published_settings_are_the_papers() -> None:
 def test_two_editors_share_a_cases_requests_the_second_on_what_the_first_left(
     toy: HookedTransformer,
 ) -> None:
-    both = editor("ft:steps=3 & ft:steps=4:layer=2", "toy")
-    assert both == Sides(editor("ft:steps=3", "toy"), editor("ft:steps=4:layer=2", "toy"))
+    both = make_editor("ft:steps=3 & ft:steps=4:layer=2", "toy")
+    assert both == Sides(make_editor("ft:steps=3", "toy"), make_editor("ft:steps=4:layer=2", "toy"))
     requests = [CASE.entity, CASE.request("relation")]
     edit = both(toy, requests)
-    first = editor("ft:steps=3", "toy")(toy, requests[:1])
+    first = make_editor("ft:steps=3", "toy")(toy, requests[:1])
     with first.applied(toy):
-        second = editor("ft:steps=4:layer=2", "toy")(toy, requests[1:])
+        second = make_editor("ft:steps=4:layer=2", "toy")(toy, requests[1:])
     assert first.deltas.keys() != second.deltas.keys()
     assert same(edit, combined([first, second]))
-    assert same(editor("ft:steps=3&", "toy")(toy, requests), first)
+    assert same(make_editor("ft:steps=3&", "toy")(toy, requests), first)
 
 
 @pytest.mark.parametrize(
@@ -495,4 +495,4 @@ def test_a_side_without_an_editor_or_request_is_named(
     toy: HookedTransformer, told: str, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        editor(told, "toy")(toy, [CASE.request("relation")])
+        make_editor(told, "toy")(toy, [CASE.request("relation")])

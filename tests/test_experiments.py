@@ -27,9 +27,9 @@ from experiments._trace import Config, corrupting
 from figures import report
 from kedit.data import builtin
 from kedit.errors import InputError, NoReplacement
-from kedit.grids import EffectGrid
 from kedit.progress import progress
-from kedit.results import AverageEffect, FactTrace
+from kedit.results.grids import EffectGrid
+from kedit.results.traces import AverageEffect, FactTrace
 from probes import trace as trace_module
 from probes.corrupt import Corruption, replaced
 from probes.trace import BUCKETS

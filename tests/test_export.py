@@ -9,13 +9,13 @@ import pytest
 import torch
 import transformers
 
-from kedit import toy as toy_module
-from kedit.edit import Edit, LowRank
+from kedit.editing.edit import Edit, LowRank
+from kedit.editing.export import MADE, export
+from kedit.editing.factors import LinearMap
+from kedit.editing.provenance import made_by
 from kedit.errors import InputError
-from kedit.export import MADE, export
-from kedit.factors import LinearMap
-from kedit.model import load, source_of
-from kedit.provenance import made_by
+from kedit.models import toy as toy_module
+from kedit.models.load import load, source_of
 from tests.conftest import CONFIGS, FAMILIES, FamilyOf, random_module
 from tests.test_edit import REQUEST, W_O, W_OUT, low_rank, random_edit
 
@@ -35,7 +35,7 @@ def test_the_checkpoint_has_the_logits_of_the_edited_model(name: str, tmp_path: 
     source = saved(name, tmp_path / "source")
     model = load(source, device="cpu")
     plain, edit = model(TOKENS), random_edit(model)
-    folder = edit.export(tmp_path / "new" / "edited")
+    folder = export(edit, tmp_path / "new" / "edited")
     again = transformers.AutoModelForCausalLM.from_pretrained(folder)(TOKENS).logits
     with edit.applied(model):
         torch.testing.assert_close(again, model(TOKENS), atol=1e-4, rtol=0)
@@ -61,7 +61,7 @@ def test_values_of_heads_are_exported_too(name: str, tmp_path: Path) -> None:
     delta = site.delta(model, left, right.T)
     edit = Edit({site.parameter(model): delta}, made_by("test", {}, [REQUEST], model))
     plain = model(TOKENS)
-    again = transformers.AutoModelForCausalLM.from_pretrained(edit.export(tmp_path / "edited"))
+    again = transformers.AutoModelForCausalLM.from_pretrained(export(edit, tmp_path / "edited"))
     with edit.applied(model):
         torch.testing.assert_close(again(TOKENS).logits, model(TOKENS), atol=1e-4, rtol=0)
     assert (again(TOKENS).logits - plain).abs().max() > 0.1
@@ -71,7 +71,7 @@ def test_values_of_heads_are_exported_too(name: str, tmp_path: Path) -> None:
 def test_a_checkpoint_can_be_loaded_and_edited_in_turn(name: str, tmp_path: Path) -> None:
     model = load(saved(name, tmp_path / "source"), device="cpu")
     edit = random_edit(model)
-    once = load(str(edit.export(tmp_path / "once")), device="cpu")
+    once = load(str(export(edit, tmp_path / "once")), device="cpu")
     with edit.applied(model):
         for (parameter, weight), other in zip(
             model.named_parameters(), once.parameters(), strict=True
@@ -84,7 +84,7 @@ def test_exporting_touches_neither_the_source_nor_a_loaded_model(tmp_path: Path)
     files = {path.name: path.read_bytes() for path in Path(source).iterdir()}
     model = load(source, device="cpu")
     before = [weight.clone() for weight in model.parameters()]
-    random_edit(model).export(tmp_path / "edited")
+    export(random_edit(model), tmp_path / "edited")
     assert {path.name: path.read_bytes() for path in Path(source).iterdir()} == files
     assert all(map(torch.equal, before, model.parameters()))
 
@@ -95,8 +95,8 @@ def test_a_source_that_moved_is_named_anew(tmp_path: Path) -> None:
     edit = random_edit(model)
     new = Path(old).rename(tmp_path / "new")
     with pytest.raises(InputError, match="old is no Hugging Face folder"):
-        edit.export(tmp_path / "edited")
-    assert export(edit, str(new), tmp_path / "edited") == tmp_path / "edited"
+        export(edit, tmp_path / "edited")
+    assert export(edit, tmp_path / "edited", str(new)) == tmp_path / "edited"
 
 
 def test_another_source_is_refused(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_another_source_is_refused(tmp_path: Path) -> None:
     other.get_parameter("transformer.wte.weight").data.mul_(1.5)
     other.save_pretrained(tmp_path / "one")
     with pytest.raises(InputError, match=r"made for another model: for .*one with fingerprint"):
-        edit.export(tmp_path / "edited")
+        export(edit, tmp_path / "edited")
     assert not (tmp_path / "edited").exists()
 
 
@@ -124,20 +124,20 @@ def test_a_weight_with_two_counterparts_or_none_is_refused(tmp_path: Path) -> No
         match=r"W_out cannot be exported: LlamaForCausalLM holds it 2 times \(model.layers.1.mlp"
         r".down_proj.weight, model.layers.2.mlp.down_proj.weight\)",
     ):
-        twice.export(tmp_path / "edited")
+        export(twice, tmp_path / "edited")
     nowhere = Edit({"blocks.1.mlp.b_out": torch.ones(32)}, made)
     with pytest.raises(InputError, match="b_out cannot be .*: LlamaForCausalLM has no tensor with"):
-        nowhere.export(tmp_path / "edited")
+        export(nowhere, tmp_path / "edited")
     assert not (tmp_path / "edited").exists()
     # the control: another matrix of the same model has one
-    Edit({W_O: low_rank(model.blocks[2].attn.W_O)}, made).export(tmp_path / "edited")
+    export(Edit({W_O: low_rank(model.blocks[2].attn.W_O)}, made), tmp_path / "edited")
 
 
 def test_a_matrix_that_is_tied_to_another_is_refused(tmp_path: Path) -> None:
     model = load(saved("gpt2", tmp_path / "source"), device="cpu")
     edit = Edit({"unembed.W_U": torch.ones(32, 1000)}, made_by("x", {}, [], model))
     with pytest.raises(InputError, match=r"W_U .* 2 times \(transformer.wte.*, lm_head.weight\)"):
-        edit.export(tmp_path / "edited")
+        export(edit, tmp_path / "edited")
 
 
 def test_a_delta_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_delta_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
     edit = random_edit(model)
     deltas = {W_OUT: LowRank(torch.full((128, 1), float("inf")), torch.ones(1, 32))}
     with pytest.raises(InputError, match="W_out is no longer finite"):
-        dataclasses.replace(edit, deltas=deltas).export(tmp_path / "edited")
+        export(dataclasses.replace(edit, deltas=deltas), tmp_path / "edited")
     assert not (tmp_path / "edited").exists()
 
 
@@ -153,9 +153,9 @@ def test_a_folder_in_use_is_refused_and_an_empty_one_filled(tmp_path: Path) -> N
     model = load(saved("gpt2", tmp_path / "source"), device="cpu")
     edit = random_edit(model)
     with pytest.raises(InputError, match="source is there already: name a new folder"):
-        edit.export(tmp_path / "source")
+        export(edit, tmp_path / "source")
     (tmp_path / "empty").mkdir()
-    assert (edit.export(tmp_path / "empty") / "config.json").exists()
+    assert (export(edit, tmp_path / "empty") / "config.json").exists()
 
 
 def test_models_that_have_no_source_or_no_hugging_face_form_are_refused(
@@ -164,9 +164,9 @@ def test_models_that_have_no_source_or_no_hugging_face_form_are_refused(
     edit = random_edit(family("gpt2").model)
     assert edit.made.source == ""
     with pytest.raises(InputError, match="not known where the edited model came from"):
-        edit.export(tmp_path / "edited")
+        export(edit, tmp_path / "edited")
     with pytest.raises(InputError, match="the toy has no Hugging Face form"):
-        export(edit, "toy", tmp_path / "edited")
+        export(edit, tmp_path / "edited", "toy")
 
 
 def test_a_loaded_model_knows_its_source_and_so_do_its_copies(
@@ -176,5 +176,5 @@ def test_a_loaded_model_knows_its_source_and_so_do_its_copies(
     model = load(source, device="cpu")
     assert source_of(model) == source
     assert source_of(copy.deepcopy(model)) == source
-    with pytest.raises(InputError, match="does not come from kedit.model.load"):
+    with pytest.raises(InputError, match="does not come from kedit.models.load.load"):
         source_of(family("gpt2").model)

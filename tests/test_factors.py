@@ -8,12 +8,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import toy as toy_module
-from kedit.edit import Delta, LowRank
+from kedit.editing.edit import Delta, LowRank
+from kedit.editing.factors import LinearMap, gradient_factors
+from kedit.editing.teaching import Lesson, demanded, lesson, recited, trainable
 from kedit.errors import InputError
-from kedit.factors import LinearMap, gradient_factors
-from kedit.metrics import losses_and_slope
-from kedit.teaching import Lesson, demanded, lesson, recited, trainable
+from kedit.forward.metrics import losses_and_slope
+from kedit.models import toy as toy_module
 from tests.conftest import FamilyOf
 
 REQUESTS = [case.entity for case in toy_module.cases()[:3]]

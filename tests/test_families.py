@@ -8,11 +8,11 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
 from kedit.facts import Fact, Relation
-from kedit.hf import hooked
-from kedit.model import prepare, quiet
-from kedit.prompts import encode
+from kedit.models import toy as toy_module
+from kedit.models.hugging_face import hooked
+from kedit.models.load import prepare, quiet
+from kedit.models.prompts import encode
 from probes.corrupt import Corruption, Noise, add_noise, embedding_std, replaced
 from probes.patch import Patch
 from probes.trace import paper_patches

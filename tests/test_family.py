@@ -10,18 +10,18 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit import moments as moments_module
-from kedit import toy as toy_module
 from kedit.data import builtin, relations
+from kedit.editing import moments as moments_module
+from kedit.editing.keys import last_keys
+from kedit.editing.reference_prompts import family, skeletons
+from kedit.editing.values import Training
+from kedit.editing.wordings import WORDINGS, reworded
+from kedit.editing.write_sites import WriteSite
 from kedit.editors import joint as joint_module
 from kedit.editors.joint import Joint
 from kedit.errors import InputError
-from kedit.family import family, skeletons
-from kedit.keys import last_keys
-from kedit.prompts import located
-from kedit.value import Training
-from kedit.wordings import WORDINGS, reworded
-from kedit.writes import WriteSite
+from kedit.models import toy as toy_module
+from kedit.models.prompts import located
 
 CASES = toy_module.cases()
 REQUEST = CASES[0].request("relation")

@@ -19,9 +19,9 @@ from figures.style import SITES as SITE_NAMES
 from figures.style import site_name as named
 from figures.trace import averages, heatmap
 from kedit.errors import InputError
-from kedit.grids import EffectGrid
-from kedit.metrics import METRICS
-from kedit.results import AverageEffect, FactTrace
+from kedit.forward.metrics import METRICS
+from kedit.results.grids import EffectGrid
+from kedit.results.traces import AverageEffect, FactTrace
 from kedit.stats import Interval
 from tests.figure_checks import assert_fits, caption_of
 

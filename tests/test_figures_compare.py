@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from figures.compare import BAND, COLOURS, NAME_WIDTH, SHADE, SHAPES, SLOT, STAYS, compared
 from figures.score import CONTRASTS, SHOWN
 from figures.style import Source, readable
-from kedit.measures import E_EFFICACY, Key, Measure, changes
-from kedit.results import EditScore, ProbeScore
+from kedit.results.scores import EditScore, ProbeScore
+from kedit.scoring.summary import E_EFFICACY, Key, Measure, changes
 from kedit.stats import Interval
 from tests.figure_checks import caption_of
 

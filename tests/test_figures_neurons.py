@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 from figures.neurons import HALVES, STRONGEST, ByLayer, Sample, heads, layers, relations, strongest
 from figures.scaling import BLOCKS, SCALINGS, scaled, sharing
 from figures.style import save
-from kedit.results import Change
+from kedit.editing.write_sites import Half
+from kedit.results.neurons import Change
 from kedit.stats import Interval
-from kedit.writes import Half
 from tests.figure_checks import caption_of
 
 SAMPLE = Sample("gemma-3-270m", 10, 80, seed=7)

@@ -27,8 +27,8 @@ from figures.score import by_relation as drawn_by_relation
 from figures.style import Source
 from kedit.data import relations
 from kedit.facts import Group
-from kedit.measures import E_EFFICACY, R_EFFICACY, Key, Measure, measures
-from kedit.results import EditScore, ProbeScore
+from kedit.results.scores import EditScore, ProbeScore
+from kedit.scoring.summary import E_EFFICACY, R_EFFICACY, Key, Measure, measures
 from kedit.stats import Interval
 from tests.figure_checks import caption_of
 

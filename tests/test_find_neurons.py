@@ -13,9 +13,9 @@ from experiments import _neuron_report, _neurons, find_neurons
 from experiments._neurons import Searched, crossed, scale_relations, search_relations, settled
 from experiments._run import open_run
 from experiments.find_neurons import Config
-from kedit import toy as toy_module
+from kedit.editing.neurons import refined
 from kedit.errors import InputError
-from kedit.neurons import refined
+from kedit.models import toy as toy_module
 from probes.neurons import of_half
 
 pytestmark = pytest.mark.slow

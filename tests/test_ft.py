@@ -9,14 +9,14 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import toy as toy_module
-from kedit.edit import Edit
+from kedit.editing.edit import Edit
+from kedit.editing.write_sites import WriteSite
 from kedit.editors import ft as module
 from kedit.editors.ft import FT
 from kedit.errors import InputError
 from kedit.facts import EditRequest, Fact
-from kedit.prompts import answer_ids, prompt_ids
-from kedit.writes import WriteSite
+from kedit.models import toy as toy_module
+from kedit.models.prompts import answer_ids, prompt_ids
 from tests.conftest import FamilyOf, log_odds
 
 CASES = toy_module.cases()

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
-from kedit.generation import greedy, ngram_entropy, sampled, says, variety
-from kedit.prompts import decoded, prompt_ids
+from kedit.forward.generation import greedy, ngram_entropy, sampled, says, variety
+from kedit.models.prompts import decoded, prompt_ids
 from tests import twins
 from tests.conftest import FAMILIES, FamilyOf
 
@@ -43,7 +43,7 @@ def test_greedy_stops_at_the_end_of_the_line_and_of_the_context(
     (whole,) = greedy(toy, [prompt], 5)
     broken = decoded(toy, whole[2])
     monkeypatch.setattr(
-        "kedit.generation.decoded",
+        "kedit.forward.generation.decoded",
         lambda model, *tokens: decoded(model, *tokens).replace(broken, "\n"),
     )
     first = next(index for index, token in enumerate(whole) if decoded(toy, token) == broken)

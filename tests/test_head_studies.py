@@ -16,9 +16,9 @@ from figures.kinds import attention_shares
 from figures.questions import decoding, knockouts, paths
 from figures.relations import clusters
 from figures.style import Source, Study
-from kedit import toy as toy_module
 from kedit.errors import InputError
-from kedit.head_results import AttentionShare, KindTest
+from kedit.models import toy as toy_module
+from kedit.results.heads import AttentionShare, KindTest
 from kedit.stats import Interval
 from tests.figure_checks import caption_of
 

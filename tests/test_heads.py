@@ -3,10 +3,10 @@
 import pytest
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.heads import Head
-from kedit.prompts import ROLES, encode
+from kedit.models import toy as toy_module
+from kedit.models.prompts import ROLES, encode
 
 
 @pytest.mark.parametrize("name", ["L11H2", "l11h2", "11.2", " L11H2 "])

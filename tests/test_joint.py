@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import moments as moments_module
-from kedit import toy as toy_module
-from kedit.edit import Edit, LowRank, combined
+from kedit.editing import moments as moments_module
+from kedit.editing.edit import Edit, LowRank, combined
+from kedit.editing.keys import keys, last_keys, training_rows
+from kedit.editing.moments import moment
+from kedit.editing.neighbours import neighbours
+from kedit.editing.targets import Goal, goals
+from kedit.editing.values import Training
+from kedit.editing.write_sites import Half, WriteSite
 from kedit.editors import joint as joint_module
 from kedit.editors.joint import Joint
 from kedit.editors.rome import ROME
 from kedit.errors import InputError
 from kedit.facts import EditRequest
-from kedit.goals import Goal, goals
-from kedit.keys import keys, last_keys, training_rows
-from kedit.moments import moment
-from kedit.neighbours import neighbours
-from kedit.prompts import KeyPosition, located
-from kedit.score import Scoring, score
-from kedit.sites import has_post_norms
-from kedit.value import Training
-from kedit.writes import Half, WriteSite
+from kedit.models import toy as toy_module
+from kedit.models.prompts import KeyPosition, located
+from kedit.models.sites import has_post_norms
+from kedit.scoring.score import Scoring, score
 from tests.conftest import FamilyOf, log_odds
 
 CASES = toy_module.cases()

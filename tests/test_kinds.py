@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from kedit.errors import InputError
-from kedit.grids import EffectGrid
-from kedit.metrics import METRICS
-from kedit.results import FactTrace
+from kedit.forward.metrics import METRICS
+from kedit.results.grids import EffectGrid
+from kedit.results.traces import FactTrace
 from probes.kinds import ALL, SEVERED, Parts, parts, shares
 
 LAYERS, TOKENS = 2, 4

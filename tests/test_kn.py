@@ -10,15 +10,15 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import toy as toy_module
-from kedit.edit import Edit, LowRank
+from kedit.editing.edit import Edit, LowRank
+from kedit.editing.neurons import Neuron, above, attributions, refined
+from kedit.editing.write_sites import Half, WriteSite, read_keys
 from kedit.editors import kn as module
 from kedit.editors.kn import FEW, KN
 from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest, Fact
-from kedit.neurons import Neuron, above, attributions, refined
-from kedit.prompts import answer_ids, plain_ids, prompt_ids
-from kedit.writes import Half, WriteSite, read_keys
+from kedit.models import toy as toy_module
+from kedit.models.prompts import answer_ids, plain_ids, prompt_ids
 from tests.conftest import FamilyOf
 
 CASES = toy_module.cases()

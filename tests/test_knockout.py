@@ -9,12 +9,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.facts import Fact
+from kedit.forward.metrics import METRICS
 from kedit.heads import Head
-from kedit.metrics import METRICS
-from kedit.prompts import ROLES, encode
+from kedit.models import toy as toy_module
+from kedit.models.prompts import ROLES, encode
 from probes import knockout as knockout_module
 from probes.knockout import Cut, KnockoutCurve, knockout
 from probes.patch import Patch, Question

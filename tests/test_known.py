@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
 from kedit.facts import Fact, Relation
-from kedit.prompts import answer_ids, decoded, encode, giving, plain_ids, prompt_ids
+from kedit.models import toy as toy_module
+from kedit.models.prompts import answer_ids, decoded, encode, giving, plain_ids, prompt_ids
 from probes.known import first_known, says, told_apart
 from tests import twins
 

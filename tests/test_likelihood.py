@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit import likelihood, reading
-from kedit.likelihood import Asked, likelihoods
-from kedit.reading import Tokens, read, read_on
+from kedit.forward import likelihood, reading
+from kedit.forward.likelihood import Asked, likelihoods
+from kedit.forward.reading import Tokens, read, read_on
 from tests import twins
 from tests.conftest import FAMILIES, FamilyOf
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kedit import stats
-from kedit.measures import (
+from kedit.results.scores import EditScore, ProbeScore
+from kedit.scoring.summary import (
     BY_ALL,
     BY_MAGNITUDE,
     HARMONIC,
@@ -23,7 +24,6 @@ from kedit.measures import (
     part_name,
     shares,
 )  # fmt: skip
-from kedit.results import EditScore, ProbeScore
 from kedit.stats import Interval
 
 

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import moments as moments_module
-from kedit import toy as toy_module
-from kedit.edit import Edit, LowRank
+from kedit.editing import moments as moments_module
+from kedit.editing.edit import Edit, LowRank
+from kedit.editing.keys import keys, residual, training_rows
+from kedit.editing.moments import moment
+from kedit.editing.values import Slot, Trained, Training, first_rows, train
+from kedit.editing.write_sites import WriteSite
 from kedit.editors.memit import MEMIT
 from kedit.errors import InputError
 from kedit.facts import EditRequest
-from kedit.keys import keys, residual, training_rows
-from kedit.moments import moment
-from kedit.prompts import KeyPosition
-from kedit.score import Scoring, score
-from kedit.value import Slot, Trained, Training, first_rows, train
-from kedit.writes import WriteSite
+from kedit.models import toy as toy_module
+from kedit.models.prompts import KeyPosition
+from kedit.scoring.score import Scoring, score
 from tests.conftest import FamilyOf, log_odds
 
 CASES = toy_module.cases()

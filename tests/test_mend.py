@@ -9,20 +9,20 @@ import torch
 from safetensors.torch import save_file
 from transformer_lens import HookedTransformer
 
-from kedit import kept
-from kedit import toy as toy_module
-from kedit.edit import Edit, LowRank
+from kedit import cache as kept
+from kedit.editing.edit import Edit, LowRank
+from kedit.editing.factors import Factors, LinearMap
+from kedit.editing.hypernetwork import Hypernetwork, Origin, Residual, read_hypernetwork
+from kedit.editing.metalearning import Exercise, factors_of, practise
+from kedit.editing.provenance import fingerprint
+from kedit.editing.teaching import Staying, Wanted, demanded
 from kedit.editors import mend as module
 from kedit.editors.mend import MEND
 from kedit.errors import InputError
-from kedit.factors import Factors, LinearMap
-from kedit.hypernetwork import Hypernetwork, Origin, Residual, read_hypernetwork
-from kedit.metalearning import Exercise, factors_of, practise
-from kedit.metrics import last_logits
-from kedit.prompts import answer_ids, prompt_ids
-from kedit.provenance import fingerprint
-from kedit.reading import read
-from kedit.teaching import Staying, Wanted, demanded
+from kedit.forward.metrics import last_logits
+from kedit.forward.reading import read
+from kedit.models import toy as toy_module
+from kedit.models.prompts import answer_ids, prompt_ids
 from tests.conftest import FamilyOf
 
 CASES = toy_module.cases()

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import metrics
-from kedit.metrics import (
+from kedit.forward import metrics
+from kedit.forward.metrics import (
     METRICS,
     answer_scores,
     last_logits,

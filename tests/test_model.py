@@ -19,11 +19,11 @@ import transformers
 from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from kedit import hf as hugging_face
-from kedit import toy as toy_module
 from kedit.errors import ModelUnavailable
-from kedit.model import DEFAULT, load, quiet
-from kedit.prompts import bos_ids, plain_ids
+from kedit.models import hugging_face
+from kedit.models import toy as toy_module
+from kedit.models.load import DEFAULT, load, quiet
+from kedit.models.prompts import bos_ids, plain_ids
 from tests.conftest import (
     CONFIGS,
     GPT,
@@ -329,7 +329,7 @@ def test_nothing_is_printed_warned_or_logged_on_loading(
 FRESH = """
 import logging, sys, warnings
 warnings.simplefilter("always")
-from kedit.model import load
+from kedit.models.load import load
 load(sys.argv[1], device="cpu")
 assert logging.getLogger().handlers == []  # TransformerLens' loader would give it one
 """

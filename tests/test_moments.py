@@ -15,14 +15,14 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import moments as room
+from kedit.cache import keep
+from kedit.data.corpus import Corpus
+from kedit.editing import moments as room
+from kedit.editing.moments import Moment, moment, moments
+from kedit.editing.write_sites import WriteSite, flat_keys
 from kedit.errors import InputError
-from kedit.kept import keep
-from kedit.moments import Moment, moment, moments
-from kedit.prompts import bos_ids, decoded, device
-from kedit.text import Corpus
-from kedit.toy import texts
-from kedit.writes import WriteSite, flat_keys
+from kedit.models.prompts import bos_ids, decoded, device
+from kedit.models.toy import texts
 from tests.conftest import FamilyOf
 
 MLP, ATTN, LOW = WriteSite(2), WriteSite(2, "attn"), WriteSite(1)
@@ -384,7 +384,7 @@ def test_a_full_disk_costs_no_result(
             "Error while serializing: I/O error: No space left on device (os error 28)"
         )
 
-    monkeypatch.setattr("kedit.kept.save_file", save_file)
+    monkeypatch.setattr("kedit.cache.save_file", save_file)
     with caplog.at_level(logging.WARNING, "kedit"):
         made = moment(toy, [MLP], text, N)
     assert torch.equal(made.matrix, moment(toy, [MLP], text, N, cache=False).matrix)

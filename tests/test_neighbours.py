@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from kedit import toy as toy_module
 from kedit.data import builtin
+from kedit.editing.neighbours import alike, neighbours
 from kedit.facts import EditRequest, Fact, Relation
-from kedit.neighbours import alike, neighbours
+from kedit.models import toy as toy_module
 
 CASES = {case.id: case for case in builtin.cases()}
 FRANCE = CASES["P36 France"]  # its capital: from Paris to Tokyo

@@ -10,12 +10,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import neurons
+from kedit.editing import neurons
+from kedit.editing.neurons import Activation, Neuron, above, attributions, refined
+from kedit.editing.write_sites import Half, WriteSite, flat_keys
 from kedit.errors import InputError
-from kedit.neurons import Activation, Neuron, above, attributions, refined
-from kedit.reading import Tokens
-from kedit.sites import has_post_norms
-from kedit.writes import Half, WriteSite, flat_keys
+from kedit.forward.reading import Tokens
+from kedit.models.sites import has_post_norms
 from tests.conftest import FamilyOf
 
 PROMPT: Tokens = (0, 5, 9, 200, 201, 30, 77)

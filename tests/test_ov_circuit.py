@@ -9,11 +9,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
+from kedit.forward.runs import Run
 from kedit.heads import Head
-from kedit.prompts import Prompt, decoded, encode
-from kedit.runs import Run
+from kedit.models import toy as toy_module
+from kedit.models.prompts import Prompt, decoded, encode
 from probes.ov_circuit import OVWrites, ov_writes
 from tests.conftest import FAMILIES, FamilyOf, clean_run
 from tests.test_direct import alone, frozen, noised, only, silenced

@@ -14,9 +14,9 @@ from experiments._facts import LISTED, say_skipped, usable_facts
 from experiments._score import ToEdit, to_edit
 from experiments._trace import Config as Trace
 from experiments.compare_editors import Config
-from kedit import toy as toy_module
 from kedit.data import builtin, load_cases
 from kedit.errors import InputError, RecordError
+from kedit.models import toy as toy_module
 from tests.test_cases import EASYEDIT, EDIT, MQUAKE, OWN, written
 
 BOTH = ("entity", "relation")
@@ -93,7 +93,7 @@ def test_a_bad_record_of_a_file_that_is_traced_costs_itself(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("kedit.model.load", lambda *_: toy)
+    monkeypatch.setattr("kedit.models.load.load", lambda *_: toy)
     config, file = folder_and_file
     folder = trace_relation.run(config)
     assert len((folder / "records.jsonl").read_text(encoding="utf-8").splitlines()) == 1

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from kedit import packed
-from kedit.packed import opened, unpacked
-from kedit.reading import read
+from kedit.forward import packed
+from kedit.forward.packed import opened, unpacked
+from kedit.forward.reading import read
 from tests.conftest import FamilyOf
 
 # two that open alike, a third that leaves them sooner, one alone, and one that opens another

@@ -8,12 +8,13 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit import forward, metrics
-from kedit import toy as toy_module
 from kedit.errors import InputError
-from kedit.metrics import METRICS, answer_scores
-from kedit.prompts import encode
-from kedit.runs import Held, Run
+from kedit.forward import metrics
+from kedit.forward import patched as forward
+from kedit.forward.metrics import METRICS, answer_scores
+from kedit.forward.runs import Held, Run
+from kedit.models import toy as toy_module
+from kedit.models.prompts import encode
 from probes import patch as patch_module
 from probes.corrupt import Corruption, add_noise, noise_rule
 from probes.patch import Patch, Question, sweep

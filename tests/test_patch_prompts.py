@@ -17,12 +17,12 @@ from experiments import patch_prompts as command
 from experiments._run import CONFIG
 from figures.prompts import head_maps
 from figures.trace import heatmap
-from kedit import metrics
 from kedit.errors import InputError
-from kedit.metrics import METRICS, OwnMetric
-from kedit.prompt_trace import PromptTrace
-from kedit.prompts import prompt_ids
-from kedit.runs import Run
+from kedit.forward import metrics
+from kedit.forward.metrics import METRICS, OwnMetric
+from kedit.forward.runs import Run
+from kedit.models.prompts import prompt_ids
+from kedit.results.prompts import PromptTrace
 from probes.patch import Patch, Question
 from probes.prompts import SINGLE, patch_prompts
 from tests import twins

@@ -10,13 +10,13 @@ from torch import Tensor
 from transformer_lens import ActivationCache, HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
+from kedit.forward.metrics import answer_scores
+from kedit.forward.runs import Run
 from kedit.heads import Head
-from kedit.metrics import answer_scores
-from kedit.prompts import encode
-from kedit.runs import Run
-from kedit.sites import head_written, is_parallel
+from kedit.models import toy as toy_module
+from kedit.models.prompts import encode
+from kedit.models.sites import head_written, is_parallel
 from probes.corrupt import Noise, add_noise, embedding_std
 from probes.patch import Patch, sweep
 from probes.path_patching import Mlps, PathEffects, Receiver, path_patch

@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
-from kedit.neurons import Neuron, above, attributions, refined
-from kedit.prompts import encode
-from kedit.writes import Half, WriteSite
+from kedit.editing.neurons import Neuron, above, attributions, refined
+from kedit.editing.write_sites import Half, WriteSite
+from kedit.models import toy as toy_module
+from kedit.models.prompts import encode
 from probes.neurons import (
     FactNeurons,
     RelationNeurons,

@@ -12,12 +12,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformer_lens import HookedTransformer
 from transformers import GPT2Config, PreTrainedTokenizerFast
 
-from kedit import toy as toy_module
 from kedit.errors import InputError, SpanError
 from kedit.facts import Fact, Relation
-from kedit.hf import hooked
-from kedit.model import prepare, quiet
-from kedit.prompts import (
+from kedit.models import toy as toy_module
+from kedit.models.hugging_face import hooked
+from kedit.models.load import prepare, quiet
+from kedit.models.prompts import (
     Prompt,
     TokenSpan,
     answer_ids,

@@ -10,17 +10,17 @@ import pytest
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import moments as moments_module
-from kedit import toy as toy_module
-from kedit.edit import Edit, LowRank
+from kedit.editing import moments as moments_module
+from kedit.editing.edit import Edit, LowRank
+from kedit.editing.moments import moment
+from kedit.editing.values import Training
+from kedit.editing.write_sites import WriteSite
 from kedit.editors.ft import FT
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.rome import ROME
 from kedit.facts import EditRequest, Fact
-from kedit.moments import moment
-from kedit.value import Training
-from kedit.writes import WriteSite
+from kedit.models import toy as toy_module
 from tests import published
 from tests.conftest import Family, FamilyOf
 from tests.published import Asked, Change, Knowledge, Loss, Tuning, Wanted

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import rails
-from kedit import toy as toy_module
-from kedit.drift import Baseline, baseline, held_out
-from kedit.edit import Edit
-from kedit.provenance import made_by
-from kedit.rails import checked
+from kedit.editing import checks as rails
+from kedit.editing.checks import checked
+from kedit.editing.edit import Edit
+from kedit.editing.provenance import made_by
+from kedit.models import toy as toy_module
+from kedit.scoring.drift import Baseline, baseline, held_out
 
 REQUEST = toy_module.cases()[0].entity
 NAME = "blocks.1.mlp.W_out"

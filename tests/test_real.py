@@ -13,15 +13,15 @@ import torch
 from experiments import score_model, trace_relation
 from experiments._trace import Config
 from kedit.data import builtin, load_cases, load_facts
-from kedit.edit import Edit
-from kedit.editors import editor
+from kedit.editing.edit import Edit
+from kedit.editors.registry import make_editor
 from kedit.facts import Fact, Perspective, Relation
-from kedit.hf import gemma_270m_folder, read_folder
-from kedit.likelihood import Asked, likelihoods
-from kedit.model import load
-from kedit.prompts import answer_ids, answers_ids, decoded, encode, prompt_ids
-from kedit.runs import Run
-from kedit.score import Scoring, score
+from kedit.forward.likelihood import Asked, likelihoods
+from kedit.forward.runs import Run
+from kedit.models.hugging_face import gemma_270m_folder, read_folder
+from kedit.models.load import load
+from kedit.models.prompts import answer_ids, answers_ids, decoded, encode, prompt_ids
+from kedit.scoring.score import Scoring, score
 from kedit.stats import rank_correlation
 from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule, replaced
@@ -245,7 +245,7 @@ def test_romes_edits_from_either_side_are_said_and_undone_to_the_bit() -> None:
         (f"{rome}:where=last:layer=8", "relation"),
     )
     for told, side in sides:
-        edits = editor(told, "gemma-3-270m", side).on(model)
+        edits = make_editor(told, "gemma-3-270m", side).on(model)
         n_said = 0
         for case in cases:
             with edits([case.request(side)]).applied(model):
@@ -267,7 +267,7 @@ def test_kn_and_the_mend_that_comes_with_kedit_move_the_target(
     demand = request.demands[0]
     prompt = demand.fact.prompt
     asked = [Asked(prompt_ids(model, prompt), (answer_ids(model, prompt, demand.target),))]
-    edit = editor(name, "gemma-3-270m", side)(model, [request])
+    edit = make_editor(name, "gemma-3-270m", side)(model, [request])
     before = likelihoods(model, asked)[0].answers[0].logprob
     with edit.applied(model):
         after = likelihoods(model, asked)[0].answers[0].logprob

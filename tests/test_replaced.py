@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
 from kedit.errors import NoReplacement
 from kedit.facts import Fact, Relation
-from kedit.prompts import encode
+from kedit.models import toy as toy_module
+from kedit.models.prompts import encode
 from probes.corrupt import _other_relations, _other_subjects, _own_kins, replaced
 
 FACTS = toy_module.facts()

@@ -20,8 +20,8 @@ from figures import report
 from figures._run_files import read_run
 from figures.style import METRIC_NAMES, estimate
 from kedit.errors import InputError
-from kedit.metrics import METRICS
-from kedit.results import FactTrace, fact_traces
+from kedit.forward.metrics import METRICS
+from kedit.results.traces import FactTrace, fact_traces
 from tests.made_up_run import (
     N_LAYERS,
     PARTS,

@@ -14,7 +14,7 @@ from matplotlib.colors import CenteredNorm
 
 from figures import report
 from figures.style import METRIC_NAMES, SIGNED
-from kedit.results import FactTrace
+from kedit.results.traces import FactTrace
 from tests.made_up_run import HOSTILE, N_HEADS, PARTS, PROMPTS, estimated, four, trace, traced
 
 pytestmark = pytest.mark.slow  # as slow as a browser

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
-from kedit.contexts import memit_contexts, rome_contexts
-from kedit.edit import Edit
+from kedit.editing.contexts import memit_contexts, rome_contexts
+from kedit.editing.edit import Edit
+from kedit.editing.keys import groups, keys, training_rows
+from kedit.editing.moments import moment
+from kedit.editing.values import Slot, Training, train
+from kedit.editing.write_sites import WriteSite
 from kedit.editors.rome import ROME
 from kedit.errors import SpanError
 from kedit.facts import EditRequest
-from kedit.keys import groups, keys, training_rows
-from kedit.moments import moment
-from kedit.prompts import KeyPosition, answer_ids, decoded, located, plain_ids
-from kedit.score import Scoring, score
-from kedit.value import Slot, Training, train
-from kedit.writes import WriteSite
+from kedit.models import toy as toy_module
+from kedit.models.prompts import KeyPosition, answer_ids, decoded, located, plain_ids
+from kedit.scoring.score import Scoring, score
 from tests.conftest import FamilyOf, log_odds
 
 CASE = toy_module.cases()[0]
@@ -36,7 +36,7 @@ ROME_1 = ROME(
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """One cache of moments for this file, beside the toy's own."""
-    from kedit import moments
+    from kedit.editing import moments
 
     place = tmp_path_factory.getbasetemp() / "moments"
     monkeypatch.setattr(moments, "cache_dir", lambda: Path(place))

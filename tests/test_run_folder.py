@@ -25,7 +25,7 @@ from figures import report
 from figures._run_files import read_run
 from kedit.errors import InputError
 from kedit.facts import Fact, Relation
-from kedit.toy import cases
+from kedit.models.toy import cases
 from tests.test_export import saved
 
 ROOT = Path(__file__).parent.parent
@@ -154,13 +154,13 @@ def test_an_experiment_refuses_what_it_measured_on_other_weights(
     models = [toy, copy.deepcopy(toy)]
     with torch.no_grad():
         models[1].get_parameter("blocks.0.mlp.b_in")[3] += 0.5
-    monkeypatch.setattr("kedit.model.load", lambda *_: models[0])
+    monkeypatch.setattr("kedit.models.load.load", lambda *_: models[0])
     before = (run() / "records.jsonl").read_bytes()
-    monkeypatch.setattr("kedit.model.load", lambda *_: models[1])
+    monkeypatch.setattr("kedit.models.load.load", lambda *_: models[1])
     with pytest.raises(InputError, match="of toy with other weights"):
         run()
     assert (tmp_path / "records.jsonl").read_bytes() == before
-    monkeypatch.setattr("kedit.model.load", lambda *_: models[0])
+    monkeypatch.setattr("kedit.models.load.load", lambda *_: models[0])
     assert (run() / "records.jsonl").read_bytes() == before
 
 
@@ -168,7 +168,9 @@ def test_no_experiment_loads_its_model_past_its_folder() -> None:
     loading = {
         file.stem
         for file in (ROOT / "experiments").glob("*.py")
-        if re.search(r"^ +from kedit.model import load$", file.read_text("utf-8"), re.MULTILINE)
+        if re.search(
+            r"^ +from kedit.models.load import load$", file.read_text("utf-8"), re.MULTILINE
+        )
     }
     # patch_heads' report comes behind its traces; edit_fact must know the model for its options
     assert loading == {"_edit_many", "_folder", "_head_report", "edit_fact"}

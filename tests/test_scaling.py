@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
 from kedit.data import builtin
-from kedit.model import load
-from kedit.neurons import Neuron
-from kedit.prompts import encode
-from kedit.writes import Half, WriteSite, read_keys
+from kedit.editing.neurons import Neuron
+from kedit.editing.write_sites import Half, WriteSite, read_keys
+from kedit.models import toy as toy_module
+from kedit.models.load import load
+from kedit.models.prompts import encode
 from probes.known import says
 from probes.neurons import search
 from probes.scaling import (

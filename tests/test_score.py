@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.facts import EditCase, EditRequest, Fact, Probe, Relation
-from kedit.generation import ngram_entropy
-from kedit.prompts import answer_ids, decoded, prompt_ids
-from kedit.reading import Tokens
-from kedit.results import EditScore, ProbeScore
-from kedit.score import FUNCTION_WORDS, Scoring, own_words, score
+from kedit.forward.generation import ngram_entropy
+from kedit.forward.reading import Tokens
+from kedit.models import toy as toy_module
+from kedit.models.prompts import answer_ids, decoded, prompt_ids
+from kedit.results.scores import EditScore, ProbeScore
+from kedit.scoring.score import FUNCTION_WORDS, Scoring, own_words, score
 from tests import twins
 
 LABELS = tuple(relation.name for relation in toy_module.WORLD)
@@ -126,7 +126,7 @@ def test_an_edited_model_is_never_measured_by_its_own_words(toy: HookedTransform
 def test_function_words_are_no_answer(
     toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kedit.score.FUNCTION_WORDS", FUNCTION_WORDS | {"greek"})
+    monkeypatch.setattr("kedit.scoring.score.FUNCTION_WORDS", FUNCTION_WORDS | {"greek"})
     probe = Probe("entity", "other relations", "The language of Ada Alder is", "", rival="Delft")
     (before,) = score(toy, [case(probe)], RANKED, own_words(toy, [case(probe)]))
     assert before.probes[0].answer.strip() not in ("", "Greek")
@@ -179,7 +179,7 @@ def test_fluency_counts_a_generation_prompt_as_often_as_it_is_there(
         times = [prompts[:number].count(prompt) for number, prompt in enumerate(prompts)]
         return [tuple(range(20, 25 + 5 * n)) for n in times]
 
-    monkeypatch.setattr("kedit.score.sampled", numbered)
+    monkeypatch.setattr("kedit.scoring.score.sampled", numbered)
     speak, again, play = (
         ngram_entropy(prompt + decoded(toy, *range(20, end)))
         for prompt, end in ((SPEAK, 25), (SPEAK, 30), (PLAY, 25))

@@ -15,9 +15,9 @@ from experiments import score_model
 from experiments._run import open_run
 from experiments._score import benchmark, score_cases, spread
 from experiments.score_model import Config
-from kedit import toy as toy_module
 from kedit.errors import InputError
-from kedit.score import Scoring
+from kedit.models import toy as toy_module
+from kedit.scoring.score import Scoring
 
 pytestmark = pytest.mark.slow
 

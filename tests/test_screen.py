@@ -5,12 +5,12 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
-from kedit.grids import EffectGrid, Screen
-from kedit.metrics import METRICS
-from kedit.prompts import encode
-from kedit.results import FactTrace
+from kedit.forward.metrics import METRICS
+from kedit.models import toy as toy_module
+from kedit.models.prompts import encode
+from kedit.results.grids import EffectGrid, Screen
+from kedit.results.traces import FactTrace
 from probes.corrupt import Corruption, add_noise, noise_rule
 from probes.patch import Patch
 from probes.screen import Screening, quality

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
+from kedit.editing.moments import Moment, moments
+from kedit.editing.neighbours import neighbours
+from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest
-from kedit.moments import Moment, moments
-from kedit.neighbours import neighbours
-from kedit.prompts import KeyPosition, located
-from kedit.writes import WriteSite
+from kedit.models import toy as toy_module
+from kedit.models.prompts import KeyPosition, located
 from probes.separation import Metric, alike, metrics, separation
 
 SITES = [WriteSite(layer, half) for layer in (1, 2) for half in ("mlp", "attn")]

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import TypeCheckError
 
 from kedit.errors import InputError
-from kedit.grids import EffectGrid
+from kedit.forward.metrics import METRICS
 from kedit.heads import Head
-from kedit.metrics import METRICS
-from kedit.results import FactTrace
+from kedit.results.grids import EffectGrid
+from kedit.results.traces import FactTrace
 from probes.sharing import by_relation, profile, sharing, strongest
 from probes.trace import BUCKETS
 

@@ -14,20 +14,20 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from experiments._moments import read_moments, with_tokens
-from kedit import moments as moments_module
-from kedit import spared as room
-from kedit import toy as toy_module
-from kedit.edit import Delta, Edit, LowRank
-from kedit.editors import editor
+from kedit.editing import moments as moments_module
+from kedit.editing import spared as room
+from kedit.editing.edit import Delta, Edit, LowRank
+from kedit.editing.moments import Moment, moments
+from kedit.editing.spared import Sparing, spared
+from kedit.editing.values import Training
+from kedit.editing.write_sites import WriteSite
 from kedit.editors.ft import FT
 from kedit.editors.joint import Joint
 from kedit.editors.memit import MEMIT
+from kedit.editors.registry import make_editor
 from kedit.editors.rome import ROME
 from kedit.errors import InputError
-from kedit.moments import Moment, moments
-from kedit.spared import Sparing, spared
-from kedit.value import Training
-from kedit.writes import WriteSite
+from kedit.models import toy as toy_module
 
 REQUEST = toy_module.cases()[0].entity
 N = 1280
@@ -315,12 +315,12 @@ def test_text_is_read_for_the_longest_key_unless_an_editor_says_how_much(
     toy: HookedTransformer,
 ) -> None:
     for told, n_tokens in {"rome": 3 * 256, "rome:n_tokens=9": 9, "joint": 3 * 320}.items():
-        chosen = with_tokens(toy, editor(told, "toy"), 3)
+        chosen = with_tokens(toy, make_editor(told, "toy"), 3)
         assert isinstance(chosen, Sparing) and chosen.n_tokens == n_tokens
     assert with_tokens(toy, FT(1), 3) == FT(1)
-    rome = editor("rome", "toy")
+    rome = make_editor("rome", "toy")
     assert isinstance(rome, ROME)
     handed = replace(rome, moments=("FILE.npz",))
     assert with_tokens(toy, handed, 3) == handed
-    both = with_tokens(toy, editor("rome&memit", "toy"), 3)
+    both = with_tokens(toy, make_editor("rome&memit", "toy"), 3)
     assert [part.n_tokens for part in both.parts] == [768, 768]  # pyright: ignore

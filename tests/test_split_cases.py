@@ -12,11 +12,11 @@ from experiments import build_rake, split_cases
 from experiments._score import spread
 from experiments._splits import PARTS, own_prompt_only, preferred, split
 from experiments.split_cases import Config
-from kedit import toy as toy_module
 from kedit.data import load_cases
 from kedit.errors import InputError
 from kedit.facts import EditCase
-from kedit.score import Scoring, score
+from kedit.models import toy as toy_module
+from kedit.scoring.score import Scoring, score
 from tests.test_cases import written
 from tests.test_rake import RECORDS
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kedit.closed_form import exact_insert, ridge_insert, sparing
-from kedit.stacked import Stack
-from kedit.writes import WriteSite
+from kedit.editing.closed_form import exact_insert, ridge_insert, sparing
+from kedit.editing.stacked import Stack
+from kedit.editing.write_sites import WriteSite
 
 ATTN, MLP = WriteSite(1, "attn"), WriteSite(1, "mlp")
 WIDTHS = {ATTN: 6, MLP: 9}

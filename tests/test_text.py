@@ -12,11 +12,11 @@ import datasets
 import pytest
 from transformer_lens import HookedTransformer
 
-from kedit import text as room
-from kedit.documents import UNWANTED
+from kedit.data import corpus as room
+from kedit.data.corpus import HELD_OUT, KEDIT, SELF, Corpus, corpus_of
 from kedit.errors import InputError
-from kedit.prompts import decoded, plain_ids
-from kedit.text import HELD_OUT, KEDIT, SELF, Corpus, corpus_of
+from kedit.models.prompts import decoded, plain_ids
+from kedit.studies.documents import UNWANTED
 from tests.conftest import FamilyOf
 
 LINES = ["Ada Alder was born in Corum.", "The language of Bruno Birch is Danish.", " Hugo — Holly"]

@@ -8,9 +8,9 @@ import torch
 from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerFast
 
-from kedit import toy
 from kedit.errors import ModelUnavailable
-from kedit.model import load
+from kedit.models import toy
+from kedit.models.load import load
 
 
 def assert_knows_its_facts(model: HookedTransformer, words: PreTrainedTokenizerFast) -> None:

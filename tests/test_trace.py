@@ -11,13 +11,13 @@ import safetensors.torch
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit import toy as toy_module
 from kedit.errors import InputError
 from kedit.facts import Fact
-from kedit.grids import EffectGrid
-from kedit.metrics import METRICS
-from kedit.prompts import decoded, encode
-from kedit.results import FactTrace
+from kedit.forward.metrics import METRICS
+from kedit.models import toy as toy_module
+from kedit.models.prompts import decoded, encode
+from kedit.results.grids import EffectGrid
+from kedit.results.traces import FactTrace
 from probes.corrupt import Corruption, add_noise, noise_rule
 from probes.known import says
 from probes.patch import Patch

@@ -18,13 +18,13 @@ from experiments._exercises import Practice, materials, practice_of, requests_fo
 from experiments._mend_training import CHECKPOINT
 from experiments._run import open_run
 from experiments.train_mend import Config, run
-from kedit import metalearning
-from kedit import toy as toy_module
+from kedit.editing import metalearning
+from kedit.editing.hypernetwork import read_hypernetwork
 from kedit.editors.ft import FT
 from kedit.editors.mend import MEND, NAME
 from kedit.editors.sides import Sides
 from kedit.errors import InputError
-from kedit.hypernetwork import read_hypernetwork
+from kedit.models import toy as toy_module
 from tests.conftest import TOY_MEND
 
 ROOT = Path(__file__).parent.parent
@@ -92,7 +92,7 @@ def test_validation_falls_and_the_best_is_kept(toy_mend: Path) -> None:
 def test_options_out_of_range_are_refused_before_the_model_is_loaded(
     option: str, value: float, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kedit.model.load", None)  # not called
+    monkeypatch.setattr("kedit.models.load.load", None)  # not called
     config = replace(SHORT, out=str(tmp_path / "run"), **{option: value})
     with pytest.raises(InputError, match=wanted):
         run(config)

@@ -8,11 +8,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit import toy as toy_module
+from kedit.editing.keys import wanted_rows
+from kedit.editing.values import Row, Slot, Trained, Training, train
+from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
-from kedit.keys import wanted_rows
-from kedit.value import Row, Slot, Trained, Training, train
-from kedit.writes import WriteSite
+from kedit.models import toy as toy_module
 from tests.conftest import FAMILIES, FamilyOf
 
 PLAIN = tuple(name for name in FAMILIES if name not in ("bloom", "gemma2", "olmo3"))

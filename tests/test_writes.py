@@ -5,9 +5,9 @@ import torch
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
+from kedit.editing.keys import LastTokens, last_keys
+from kedit.editing.write_sites import WriteSite, flat, read_keys
 from kedit.errors import InputError
-from kedit.keys import LastTokens, last_keys
-from kedit.writes import WriteSite, flat, read_keys
 from tests.conftest import FAMILIES, FamilyOf
 
 TOKENS = torch.tensor([[0, 5, 9, 200, 201], [0, 7, 11, 13, 17]])

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformer_lens import ActivationCache, HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit.metrics import OwnMetric
-from kedit.runs import Run
+from kedit.forward.metrics import OwnMetric
+from kedit.forward.runs import Run
 from probes.patch import Patch, Question
 
 Hooks = list[tuple[str | Callable, Callable]]
@@ -86,7 +86,7 @@ def write(where: tuple, source: Tensor) -> Callable:
 def likelihood(
     model: HookedTransformer, prompt: tuple[int, ...], answer: tuple[int, ...]
 ) -> tuple[float, bool]:
-    """`kedit.likelihood`: one prompt and one answer in one forward, all logits of all tokens."""
+    """`kedit.forward.likelihood`: one prompt and answer in one forward, all its logits."""
     logits = model(torch.tensor([prompt + answer], device=model.embed.W_E.device))[0].double()
     said = logits[len(prompt) - 1 : -1]
     tokens = torch.tensor(answer, device=said.device)

@@ -49,7 +49,9 @@ def read_facts(source: str | Path) -> Iterator[Fact | Skipped]:
     if source == "builtin":
         yield from builtin.load()
     elif source == "toy":
-        from kedit import toy  # not above: it brings torch, which reading files does not need
+        from kedit.models import (
+            toy,  # not above: it brings torch, which reading files does not need
+        )
 
         yield from toy.facts()
     else:
@@ -67,7 +69,7 @@ def read_cases(source: str | Path) -> Iterator[EditCase | Skipped]:
         yield from builtin.cases()
         return
     if source == "toy":
-        from kedit import toy
+        from kedit.models import toy
 
         yield from toy.cases()
         return

@@ -10,14 +10,14 @@ from torch import nn
 from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
-from kedit.edit import Delta, Edit, Edits
+from kedit.editing.checks import guarded
+from kedit.editing.edit import Delta, Edit, Edits
+from kedit.editing.provenance import made_by
+from kedit.editing.teaching import Wanted, demanded, lesson, recited, trainable
+from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.facts import EditRequest
-from kedit.metrics import losses_and_slope
-from kedit.provenance import made_by
-from kedit.rails import guarded
-from kedit.teaching import Wanted, demanded, lesson, recited, trainable
-from kedit.writes import WriteSite
+from kedit.forward.metrics import losses_and_slope
 
 
 @dataclass(frozen=True)

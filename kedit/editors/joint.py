@@ -14,26 +14,26 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
-from kedit.closed_form import Spared, exact_insert, null_space, ridge_insert, sparing
-from kedit.contexts import bare_first, memit_contexts
-from kedit.edit import Delta, Edit, Edits, LowRank, combined, one_by_one
+from kedit.editing.checks import guarded
+from kedit.editing.closed_form import Spared, exact_insert, null_space, ridge_insert, sparing
+from kedit.editing.contexts import bare_first, memit_contexts
+from kedit.editing.edit import Delta, Edit, Edits, LowRank, combined, one_by_one
+from kedit.editing.keys import LastTokens, training_rows, wanted_rows
+from kedit.editing.moments import Moment
+from kedit.editing.neighbours import neighbours
+from kedit.editing.provenance import Provenance, made_by
+from kedit.editing.reference_prompts import Family, family, skeletons
+from kedit.editing.spared import settings_of, spared
+from kedit.editing.stacked import Residuals, Stack
+from kedit.editing.targets import Goal, goals
+from kedit.editing.values import Training
+from kedit.editing.wordings import reworded
+from kedit.editing.write_sites import Half, WriteSite
 from kedit.errors import InputError
 from kedit.facts import EditRequest
-from kedit.family import Family, family, skeletons
-from kedit.goals import Goal, goals
-from kedit.keys import LastTokens, training_rows, wanted_rows
-from kedit.moments import Moment
-from kedit.neighbours import neighbours
-from kedit.prompts import KeyPosition, located
-from kedit.provenance import Provenance, made_by
-from kedit.rails import guarded
-from kedit.reading import Tokens
-from kedit.sites import has_post_norms, is_parallel
-from kedit.spared import settings_of, spared
-from kedit.stacked import Residuals, Stack
-from kedit.value import Training
-from kedit.wordings import reworded
-from kedit.writes import Half, WriteSite
+from kedit.forward.reading import Tokens
+from kedit.models.prompts import KeyPosition, located
+from kedit.models.sites import has_post_norms, is_parallel
 
 
 class _Strangers(NamedTuple):
@@ -67,23 +67,24 @@ class Joint:
             edit's two demands have different keys; at the subject's, if it comes first, one key.
         values: "own", or "shared" for one value for all demands (RaKE's code).
         solve: "stacked" solves for a layer's sites at once, in the metric of the moment of both
-            keys, cross block and all (`kedit.stacked`), and then has W_out write for its keys, as
-            W_O has moved them, what it was to write for those before, instead; "in_turn" solves
-            for each site by itself, its keys read under the edits before it.
+            keys, cross block and all (`kedit.editing.stacked`), and then has W_out write for its
+            keys, as W_O has moved them, what it was to write for those before, instead; "in_turn"
+            solves for each site by itself, its keys read under the edits before it.
         insert: "ridge" weighs errors against disturbance (MEMIT); "exact" has no errors (ROME, and
             in batches EMMET, Gupta et al. 2024, arXiv 2403.14236).
         weight: λ, of C against the keys.
-        wordings: a relation request is made in so many other wordings too (kedit.wordings).
+        wordings: a relation request is made in so many other wordings too (kedit.editing.wordings).
         neighbours: so many prompts a request, about other pairs, whose outputs shall stay.
         family: the same of so many pairs in each wording, read once for all requests with these
-            words (kedit.family), on the unedited model.
+            words (kedit.editing.reference_prompts), on the unedited model.
         keep: what each of these weighs; a demand behind one context weighs 1.
         shrink: share of the mean of each site's keys' energies that every direction is taken to
-            have besides (`kedit.moments.Moment.shrunk`).
+            have besides (`kedit.editing.moments.Moment.shrunk`).
         null_space: 0; or the share of the keys' energy that the directions may hold in which alone
-            deltas are made (`kedit.closed_form.null_space`), instead of weighing all by C.
-        balance: 0; or attention's share of what a layer's halves bring (`kedit.goals.balanced`);
-            ours, after IntAttn-Edit (Liu et al. 2025, arXiv 2510.27400).
+            deltas are made (`kedit.editing.closed_form.null_space`), instead of weighing all by C.
+        balance: 0; or attention's share of what a layer's halves bring
+            (`kedit.editing.targets.balanced`); ours, after IntAttn-Edit (Liu et al. 2025, arXiv
+            2510.27400).
         batch: so many requests are inserted together, as `MEMIT` has it.
         contexts, text, n_tokens: as `MEMIT` has them.
         moments: as `MEMIT` has them, one for each of `groups`: with both halves and
@@ -124,7 +125,7 @@ class Joint:
 
     @property
     def groups(self) -> list[list[WriteSite]]:
-        """What it needs moments of: the sites of each solve (kedit.spared.Sparing)."""
+        """What it needs moments of: the sites of each solve (kedit.editing.spared.Sparing)."""
         sites = self._sites(self.halves)
         if self.solve == "in_turn":
             return [[site] for site in sites]

@@ -12,13 +12,17 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
-from kedit.contexts import rome_contexts
-from kedit.edit import Delta, Edit, Edits, LowRank, one_by_one
+from kedit.editing.checks import guarded
+from kedit.editing.contexts import rome_contexts
+from kedit.editing.edit import Delta, Edit, Edits, LowRank, one_by_one
+from kedit.editing.neurons import Neuron, above, attributions, refined
+from kedit.editing.provenance import made_by
+from kedit.editing.write_sites import Half, WriteSite, read_keys
 from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest
-from kedit.metrics import last_logits
-from kedit.neurons import Neuron, above, attributions, refined
-from kedit.prompts import (
+from kedit.forward.metrics import last_logits
+from kedit.forward.reading import Tokens, read
+from kedit.models.prompts import (
     answer_ids,
     device,
     first_difference,
@@ -26,10 +30,6 @@ from kedit.prompts import (
     prompt_ids,
     require_room,
 )
-from kedit.provenance import made_by
-from kedit.rails import guarded
-from kedit.reading import Tokens, read
-from kedit.writes import Half, WriteSite, read_keys
 
 log = logging.getLogger("kedit")
 

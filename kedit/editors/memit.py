@@ -11,20 +11,20 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
-from kedit.closed_form import ridge_insert
-from kedit.contexts import bare_first, memit_contexts
-from kedit.edit import Delta, Edit, Edits, one_by_one
+from kedit.editing.checks import guarded
+from kedit.editing.closed_form import ridge_insert
+from kedit.editing.contexts import bare_first, memit_contexts
+from kedit.editing.edit import Delta, Edit, Edits, one_by_one
+from kedit.editing.keys import RelationEdit, keys, residual, training_rows, written_for
+from kedit.editing.moments import Moment
+from kedit.editing.provenance import made_by
+from kedit.editing.spared import settings_of, spared
+from kedit.editing.values import Slot, Training, first_rows, train
+from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest
-from kedit.keys import RelationEdit, keys, residual, training_rows, written_for
-from kedit.moments import Moment
-from kedit.prompts import KeyPosition
-from kedit.provenance import made_by
-from kedit.rails import guarded
-from kedit.sites import has_post_norms
-from kedit.spared import settings_of, spared
-from kedit.value import Slot, Training, first_rows, train
-from kedit.writes import WriteSite
+from kedit.models.prompts import KeyPosition
+from kedit.models.sites import has_post_norms
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class MEMIT:
 
     @property
     def groups(self) -> list[list[WriteSite]]:
-        """What it needs moments of, layer by layer (kedit.spared.Sparing)."""
+        """What it needs moments of, layer by layer (kedit.editing.spared.Sparing)."""
         return [[WriteSite(layer)] for layer in self.layers]
 
     @guarded
@@ -87,7 +87,7 @@ class MEMIT:
 
         Raises:
             InputError: the family cannot be edited, or its moments are not to be had
-                (`kedit.spared.spared`); later: a prompt has no token at the key position.
+                (`kedit.editing.spared.spared`); later: a prompt has no token at the key position.
         """
         seconds = spared(model, self)
         of_site = {second.sites[0]: second for second in seconds}

@@ -10,15 +10,15 @@ import torch
 from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
-from kedit.edit import Edit, Edits
+from kedit.cache import hashed
+from kedit.editing.checks import guarded
+from kedit.editing.edit import Edit, Edits
+from kedit.editing.factors import gradient_factors
+from kedit.editing.hypernetwork import Hypernetwork, read_hypernetwork
+from kedit.editing.provenance import fingerprint, made_by
+from kedit.editing.teaching import demanded, lesson
 from kedit.errors import InputError
-from kedit.factors import gradient_factors
 from kedit.facts import EditRequest
-from kedit.hypernetwork import Hypernetwork, read_hypernetwork
-from kedit.kept import hashed
-from kedit.provenance import fingerprint, made_by
-from kedit.rails import guarded
-from kedit.teaching import demanded, lesson
 
 SHIPPED = Path(__file__).parent / "trained"
 NAME = "mend.safetensors"  # what experiments.train_mend calls it

@@ -10,13 +10,13 @@ ROME and MEMIT with the published C only where its files are handed in
 from collections.abc import Mapping
 from dataclasses import replace
 
-from kedit.edit import Editor
+from kedit.editing.edit import Editor
+from kedit.editing.values import Training
 from kedit.editors.ft import FT
 from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.rome import ROME
-from kedit.value import Training
 
 # Meng et al. 2022 and 2023, and RaKE's copies of their files. Their C is of 100,000 articles of
 # Wikipedia, in float32; ours, by default, of the text that ships with kedit, in float64.

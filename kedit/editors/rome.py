@@ -8,18 +8,18 @@ import torch
 from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
-from kedit.closed_form import exact_insert, legacy_insert
-from kedit.contexts import ROME_LENGTHS, bare_first, rome_contexts
-from kedit.edit import Edit, Edits, LowRank, one_by_one
+from kedit.editing.checks import guarded
+from kedit.editing.closed_form import exact_insert, legacy_insert
+from kedit.editing.contexts import ROME_LENGTHS, bare_first, rome_contexts
+from kedit.editing.edit import Edit, Edits, LowRank, one_by_one
+from kedit.editing.keys import RelationEdit, keys, training_rows, written_for
+from kedit.editing.moments import Moment
+from kedit.editing.provenance import made_by
+from kedit.editing.spared import settings_of, spared
+from kedit.editing.values import Slot, Training, first_rows, train
+from kedit.editing.write_sites import WriteSite
 from kedit.facts import EditRequest
-from kedit.keys import RelationEdit, keys, training_rows, written_for
-from kedit.moments import Moment
-from kedit.prompts import KeyPosition
-from kedit.provenance import made_by
-from kedit.rails import guarded
-from kedit.spared import settings_of, spared
-from kedit.value import Slot, Training, first_rows, train
-from kedit.writes import WriteSite
+from kedit.models.prompts import KeyPosition
 
 UPSTREAM_REMOVALS = 5  # contexts of the removal prompt in RaKE's code
 
@@ -49,9 +49,10 @@ class ROME:
             the relation's name, and the key of the removal prompt.
         contexts: put before the prompts; none: the model makes them up by `seed`,
         lengths: of so many tokens, and so many of that length.
-        moments: C itself, in place of the text that it is measured on: a `kedit.moments.Moment`, or
-            an .npz file of the statistics that ROME's code keeps (`kedit.spared`).
-        text: of C, as `kedit.text.corpus_of` has it; "": the one that ships with kedit.
+        moments: C itself, in place of the text that it is measured on: a
+            `kedit.editing.moments.Moment`, or an .npz file of the statistics that ROME's code keeps
+            (`kedit.editing.spared`).
+        text: of C, as `kedit.data.corpus.corpus_of` has it; "": the one that ships with kedit.
         n_tokens: of it; 0 for four times the key's length.
     """
 
@@ -73,7 +74,7 @@ class ROME:
 
     @property
     def groups(self) -> list[list[WriteSite]]:
-        """What it needs moments of (kedit.spared.Sparing)."""
+        """What it needs moments of (kedit.editing.spared.Sparing)."""
         return [[WriteSite(self.layer)]]
 
     @guarded
@@ -84,7 +85,7 @@ class ROME:
 
         Raises:
             InputError: the family cannot be edited, or its moment is not to be had
-                (`kedit.spared.spared`); later: a prompt has no token at the key position.
+                (`kedit.editing.spared.spared`); later: a prompt has no token at the key position.
         """
         ((site,),) = self.groups
         (second,) = spared(model, self)

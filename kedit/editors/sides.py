@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformer_lens import HookedTransformer
 
-from kedit.edit import Edit, Editor, Edits, combined
+from kedit.editing.edit import Edit, Editor, Edits, combined
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 

@@ -1,0 +1,129 @@
+"""WriteSite: the matrices that write to the residual stream, W_out and W_O, as one idea.
+
+Both are linear memories: raw output = key @ weight + bias. An editor that knows a WriteSite is
+written once for MLP and attention.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.utilities.components_utils import get_act_name
+
+from kedit.errors import InputError
+from kedit.models.sites import attn_written, mlp_written
+
+Half = Literal["mlp", "attn"]
+
+
+@dataclass(frozen=True, order=True)
+class WriteSite:
+    """W_out of a layer's MLP, or W_O of its attention with all its heads.
+
+    The key of W_out is the MLP's neurons after the nonlinearity (and the gate), that of W_O all
+    heads' z, one after the other.
+    """
+
+    layer: int
+    half: Half = "mlp"
+
+    @property
+    def parameter(self) -> str:
+        """The matrix among the model's named parameters."""
+        return f"blocks.{self.layer}.{'mlp.W_out' if self.half == 'mlp' else 'attn.W_O'}"
+
+    @property
+    def key_hook(self) -> str:
+        """Where the key can be read: [batch, pos, d_mlp], or [batch, pos, head, d_head]."""
+        return get_act_name("post" if self.half == "mlp" else "z", self.layer)
+
+    @property
+    def raw_hook(self) -> str:
+        """Where what is written can be read, behind a post-norm if the family has one."""
+        return get_act_name("mlp_out" if self.half == "mlp" else "attn_out", self.layer)
+
+    def weight(self, model: HookedTransformer) -> Float[Tensor, "d_key d_model"]:
+        """The matrix with its heads, if any, one below the other; do not write to it.
+
+        Raises:
+            InputError: the model has no such matrix.
+        """
+        weight = dict(model.named_parameters()).get(self.parameter)
+        if weight is None:
+            raise InputError(
+                f"{model.cfg.model_name} has no {self.parameter}: it has {model.cfg.n_layers} "
+                f"layers{' without MLPs' if model.cfg.attn_only else ''}"
+            )
+        return flat(weight.detach())
+
+    def bias(self, model: HookedTransformer) -> Float[Tensor, " d_model"]:
+        """What is added to key @ weight."""
+        # a family without biases has them all the same, of zeros
+        return dict(model.named_parameters())[self.parameter.replace(".W_", ".b_")].detach()
+
+    def rows(self, model: HookedTransformer, heads: Sequence[int]) -> Int[Tensor, " row"]:
+        """Which rows of W_O are those of `heads`; all of the matrix if there are none, or no heads
+        in it.
+        """
+        rows = torch.arange(self.d_key(model))
+        if self.half == "mlp" or not heads:
+            return rows
+        return rows.view(model.cfg.n_heads, -1)[sorted(set(heads))].flatten()
+
+    def raw(
+        self, model: HookedTransformer, keys: Float[Tensor, "*n d_key"]
+    ) -> Float[Tensor, "*n d_model"]:
+        """What is written for `keys`, before a post-norm."""
+        return keys @ self.weight(model) + self.bias(model)
+
+    def d_key(self, model: HookedTransformer) -> int:
+        return self.weight(model).shape[0]
+
+    def written(self, model: HookedTransformer, raw: Tensor) -> Tensor:
+        """The raw output as it reaches the residual stream."""
+        block = model.blocks[self.layer]
+        return attn_written(block, raw) if self.half == "attn" else mlp_written(block, raw)
+
+
+def flat(weight: Float[Tensor, "*key d_model"]) -> Float[Tensor, "d_key d_model"]:
+    """A matrix of heads as one matrix; any other as it is."""
+    return weight.flatten(0, -2)
+
+
+def flat_keys(act: Float[Tensor, "batch pos *key"]) -> Float[Tensor, "batch pos d_key"]:
+    """What a key hook gives, heads one after the other."""
+    return (
+        act if act.ndim == 3 else rearrange(act, "batch pos head d_head -> batch pos (head d_head)")
+    )
+
+
+@torch.no_grad()
+def read_keys(
+    model: HookedTransformer, tokens: Tensor, sites: list[WriteSite], start: int | None = None
+) -> dict[WriteSite, Float[Tensor, "batch pos d_key"]]:
+    """Keys of equally long rows at each site, from one forward up to the highest layer needed.
+
+    Args:
+        tokens: ids; or, with `start`, the residual stream before that layer: no site is below it.
+    """
+    found: dict[WriteSite, Tensor] = {}
+
+    def keep(site: WriteSite):
+        def hook(act: Tensor, hook: object) -> None:
+            found[site] = flat_keys(act).detach().clone()
+
+        return hook
+
+    model.run_with_hooks(
+        tokens,
+        fwd_hooks=[(site.key_hook, keep(site)) for site in sites],
+        start_at_layer=start,
+        stop_at_layer=max(site.layer for site in sites) + 1,
+        attention_mask=tokens.new_ones(tokens.shape[:2], dtype=torch.long),  # else it is guessed
+    )
+    return found

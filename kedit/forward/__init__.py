@@ -1,0 +1,1 @@
+"""Forward passes: runs and their metrics, patched cells, and many prompts at once."""

@@ -1,0 +1,142 @@
+"""All paths' tokens through one block together; through attention each over its own past."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.components.transformer_block import TransformerBlock
+
+from kedit.forward.paths import Path
+from kedit.forward.runs import Held, States
+from kedit.models.sites import (
+    attend,
+    attn_read,
+    attn_written,
+    behind,
+    has_plain_attention,
+    is_parallel,
+    mlp_out,
+    sees_all,
+    w_o,
+)
+
+
+def through_block(
+    block: TransformerBlock, layer: int, is_last: bool, corrupted: States, paths: Sequence[Path]
+) -> None:
+    """All paths through one block; behind the last block only the last position matters."""
+    pre = _joined([path.resid for path in paths])
+    pasts = []
+    for path in paths:
+        run, first = path.column.before or corrupted, path.column.first
+        pasts.append((run.keys[layer][:, :first], run.values[layer][:, :first]))
+    sizes = [path.resid.shape for path in paths]
+    if has_plain_attention(block) and sees_all(block, corrupted.resid[0].shape[1]):
+        written = _plain_attention(block, pre, sizes, pasts, is_last)
+    else:
+        written = _own_attention(block, pre, sizes, pasts, is_last)
+    if is_last:
+        pre = _joined([path.resid[:, :, -1:] for path in paths])
+        sizes = [torch.Size([*size[:2], 1, size[3]]) for size in sizes]
+
+    # behind the last block the held position is there only if it is the last one
+    gone = [is_last and path.resid.shape[2] > 1 for path in paths]
+
+    def held(half: Held, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Each path's part of `tokens` where `half` is overwritten at this layer, and by what."""
+        return [
+            (part[path.n_free(layer) :, :, 0], path.column.hold.values[layer])
+            for path, part, lost in zip(paths, _apart(tokens, sizes), gone, strict=True)
+            if path.column.hold and path.column.hold.half == half and not lost
+        ]
+
+    for part, value in held("attn_out", written):
+        part[:] = value
+    mid = pre + written
+    read = pre if is_parallel(block) else mid
+    computed = torch.ones(len(read), dtype=torch.bool, device=read.device)
+    overwritten = held("mlp_out", computed)
+    if not any(part.numel() for part, _ in overwritten):
+        out = mlp_out(block, read[None])[0]
+    else:
+        for part, _ in overwritten:
+            part[:] = False
+        out = torch.empty_like(read)
+        if computed.any():
+            out[computed] = mlp_out(block, read[computed][None])[0]
+        for part, value in held("mlp_out", out):
+            part[:] = value
+    for path, resid in zip(paths, _apart(mid + out, sizes), strict=True):
+        path.resid = resid
+
+
+Past = tuple[Float[Tensor, "_ _ kv_head d_head"], Float[Tensor, "_ _ kv_head d_head"]]
+
+
+def _plain_attention(
+    block: TransformerBlock,
+    pre: Float[Tensor, "token d_model"],
+    sizes: Sequence[torch.Size],
+    pasts: Sequence[Past],
+    is_last: bool,
+) -> Float[Tensor, "written_token d_model"]:
+    """attn_out of all tokens (the last positions, if `is_last`), each path over its own past."""
+    read = attn_read(block, pre)
+    asking = _joined([part[:, :, -1:] for part in _apart(read, sizes)]) if is_last else read
+    query, keys, values = block.attn.calculate_qkv_matrices(asking[None], read[None], read[None])
+    asked = [torch.Size([*size[:2], 1 if is_last else size[2], size[3]]) for size in sizes]
+    z = [
+        attend(block, q, k, v, *past).flatten(0, 2)
+        for q, k, v, past in zip(
+            _apart(query[0], asked),
+            _apart(keys[0], sizes),
+            _apart(values[0], sizes),
+            pasts,
+            strict=True,
+        )
+    ]
+    return attn_written(block, F.linear(torch.cat(z), w_o(block), block.attn.b_O))
+
+
+def _own_attention(
+    block: TransformerBlock,
+    pre: Float[Tensor, "token d_model"],
+    sizes: Sequence[torch.Size],
+    pasts: Sequence[Past],
+    is_last: bool,
+) -> Float[Tensor, "written_token d_model"]:
+    """`_plain_attention` for every other family, by TransformerLens' own attention: slower."""
+    written = []
+    for part, past in zip(_apart(attn_read(block, pre), sizes), pasts, strict=True):
+        read = part.flatten(0, 1)
+        out = block.attn(read, read, read, past_kv_cache_entry=_SharedPast(*past, len(part)))
+        written.append((out[:, -1:] if is_last else out).flatten(0, 1))
+    return attn_written(block, torch.cat(written))
+
+
+def _joined(parts: Sequence[Tensor]) -> Float[Tensor, "token width"]:
+    """All tokens of all paths, one after the other."""
+    return torch.cat([part.flatten(0, 2) for part in parts])
+
+
+def _apart(tokens: Tensor, sizes: Sequence[torch.Size]) -> list[Tensor]:
+    """Views of each path's tokens as [row, sample, pos, ...]."""
+    counts = [size[:3].numel() for size in sizes]
+    return [
+        part.unflatten(0, size[:3]) for part, size in zip(tokens.split(counts), sizes, strict=True)
+    ]
+
+
+class _SharedPast:
+    """One run's keys and values, read by every row, as TransformerLens' attention takes them."""
+
+    def __init__(self, past_keys: Tensor, past_values: Tensor, n_rows: int) -> None:
+        self.past_keys, self.past_values, self._n_rows = past_keys, past_values, n_rows
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            behind(self.past_keys, keys, self._n_rows),
+            behind(self.past_values, values, self._n_rows),
+        )

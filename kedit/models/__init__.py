@@ -1,0 +1,1 @@
+"""Models as kedit loads them, and what differs between their families."""

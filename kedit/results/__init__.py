@@ -1,0 +1,1 @@
+"""Results of tracing and scoring: plain data that is saved and loaded without a model."""

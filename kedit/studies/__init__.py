@@ -1,0 +1,1 @@
+"""Studies of edits: functions from a model and data to a typed result."""
