@@ -1,0 +1,33 @@
+"""From a result to its figure: the one place where kedit reaches for figures, when it is asked to.
+
+A figure function takes a result and plain options, and returns a matplotlib Figure, which shows
+itself in a notebook.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kedit.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# by the type of a result: the module and the function that draws it
+PLOTS: Mapping[str, tuple[str, str]] = {
+    "FactTrace": ("figures.trace", "heatmap"),
+    "PromptTrace": ("figures.trace", "heatmap"),
+}
+
+
+def plot(result: Any, *args: Any, **options: Any) -> "Figure":
+    """The figure of a result; `args` and `options` are those of its figure function.
+
+    Raises:
+        InputError: there is no figure of such a thing.
+    """
+    name = type(result).__name__
+    if name not in PLOTS:
+        raise InputError(f"no figure shows a {name}; there are figures of {', '.join(PLOTS)}")
+    module, function = PLOTS[name]
+    return getattr(import_module(module), function)(result, *args, **options)
