@@ -6,7 +6,8 @@ from typing import Literal
 
 from simple_parsing import field as option
 
-from experiments._run import command, open_run
+from experiments import _options as options
+from experiments._command import command, loaded, open_run
 from kedit.editors.specs import names
 
 
@@ -14,8 +15,7 @@ from kedit.editors.specs import names
 class Config:
     """Which editors on which cases, from which side, and what is measured."""
 
-    model: str = "gemma-3-270m"
-    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
+    model: str = options.model()
     editors: str = option(
         default="rome,memit,ft",
         help=f"Any of {', '.join(names())}; each with changes to its settings if wanted: "
@@ -26,69 +26,55 @@ class Config:
     perspective: Literal["both", "entity", "relation", "together"] = "both"
     """Which side is edited; both: each by itself; together: both requests of a case in one edit,
     by one editor or by two: "memit&joint", of which either may be left out, as in "memit&"."""
-    cases: str = "auto"
-    """builtin, toy, or a file of edits: CounterFact, EasyEdit's, zsRE, or rake.jsonl as build_rake
-    makes it (auto: the toy's own for the toy, else what build_rake made, else builtin)."""
-    limit: int = 20
-    """How many cases, over as many relations as there are; 0 for all."""
-    skip: int = 0
-    """Leave out so many cases before: those that settings were tuned on."""
-    text: str = ""
-    """Text whose statistics edits are to spare: a file, hf:NAME, self for what the model says
-    by seed, or "" for kedit's text (the toy: self)."""
-    tokens_a_key: int = 4
-    """Tokens of that text for each number of a key, where an editor has not been told n_tokens."""
-    held_out: str = ""
-    """Text whose perplexity must not blow up: a file, hf:NAME, self, or "" for the part of kedit's
-    text that is held out (the toy: self)."""
-    chunks: int = 2
-    """Of that text."""
-    window: int = 128
-    """Tokens of a chunk: fewer are read sooner."""
-    probes: int = 0
-    """Of each kind a case is tested with, at most so many (scoring takes time); 0 for all."""
+    cases: str = options.cases()
+    limit: int = options.n_cases(20)
+    skip: int = options.skip()
+    text: str = options.text()
+    tokens_a_key: int = options.tokens_a_key()
+    held_out: str = options.held_out()
+    chunks: int = options.chunks()
+    window: int = options.window()
+    probes: int = options.probes()
     ranks: bool = True
     """Rank each relation's name among all (slower)."""
     say: bool = False
     """Let each edited model speak after its prompts, and look whether it says the target (slow)."""
-    seed: int = 0
-    """Of the choice of cases, of contexts, own text and the bootstrap."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    dtype: str = "float32"
-    """Of the weights; on CUDA also bfloat16 or float16."""
-    out: str = ""
-    """The run's folder (default: results/compare_editors/MODEL-HASH)."""
+    seed: int = options.seed("the choice of cases, of contexts, own text and the bootstrap")
+    device: str = options.device()
+    dtype: str = options.dtype()
+    out: str = options.out("compare_editors")
 
 
 def run(config: Config) -> Path:
     """Edits, scores, sums up, draws and prints; what is in the run's folder is not done again."""
-    from dataclasses import replace
+    from experiments._edit_options import to_edit
+    from experiments._printing import console, say, show
+    from figures.compare import comparison
+    from figures.frontier import of_comparison
+    from figures.style import save
+    from kedit.data.choose import labels_of
+    from kedit.editors.lists import parse_specs
+    from kedit.studies.comparing import compare, sides_of
 
-    from experiments._edit_cases import SIDES, Side, edit_cases, prepared
-    from experiments._score import chosen, labels, passage, scores_before, to_edit
-    from experiments._verdict import finish
-    from kedit.scoring.drift import baseline
-    from kedit.scoring.score import Scoring
-
-    sides: list[Side] = (
-        ["together"]
-        if config.perspective == "together"
-        else [side for side in SIDES if config.perspective in ("both", side)]
-    )
-    config = replace(config, cases=chosen(config.cases, config.model))
-    found = to_edit(config, sides)
-    sides = [side for side in sides if side in found.sides]
-    scoring = Scoring(labels(found.every) if config.ranks else (), config.say, seed=config.seed)
+    found = to_edit(config, sides_of(config.perspective))
     with open_run("compare_editors", config) as folder:
-        folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = folder.load(config)
-        arms = prepared(model, config.editors, sides, config)
-        text = baseline(model, passage(model, config))
-        usable = scores_before(folder, model, found.cases, scoring)
-        outcomes = edit_cases(folder, model, usable, arms, scoring, text)
+        folder.write("README.txt", _EXPLAINED)
         folder.write_json("skipped.json", found.skipped)
-        finish(config, folder, list(usable.values()), outcomes, float(text.nll.mean().exp()))
+        result = compare(
+            loaded(config, folder), found.cases, parse_specs(config.editors),
+            perspective=found.sides, labels=labels_of(found.every) if config.ranks else (),
+            say=config.say, text=config.text, tokens_a_key=config.tokens_a_key,
+            held_out_text=config.held_out, chunks=config.chunks, window=config.window,
+            tuned=config.editors.endswith(".json"), seed=config.seed, journal=folder,
+        )  # fmt: skip
+        result.save(folder)
+        save(comparison(result), folder.path, "comparison")
+        save(of_comparison(result), folder.path, "frontier")
+        papers, *sides = result.tables()
+        for table in (*sides, papers):
+            show(table, max(140, 50 + 20 * len(result.editors) // len(sides)))
+        console().print(result.note, highlight=False)
+        say(f"Everything is in {folder.path}")
     return folder.path
 
 

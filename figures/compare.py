@@ -28,6 +28,7 @@ from figures.style import (
 )
 from kedit.scoring.summary import Key, Measure
 from kedit.stats import Interval
+from kedit.studies.comparison import Comparison
 
 # Okabe and Ito's, as in style.py; 6 and 7: no pair of them comes twice among 42 editors
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -46,6 +47,15 @@ EXPLAINED = (
     "likelier than its rival (both named under each group); magnitude: probability of the answer − "
     "of its rival, in percentage points; transfer: to the side that was not edited"
 )
+
+
+def comparison(found: Comparison) -> Figure:
+    """What the editors of a comparison do on both sides."""
+    return compared(
+        {side: {one.editor: one.measures for one in ones} for side, ones in found.sides.items()},
+        Source(found.model, f"seed {found.seed}"),
+        {(one.side, one.editor): one.costs.failed for one in found.editors},
+    )
 
 
 @styled

@@ -17,12 +17,14 @@ from figures.style import (
     finite,
     legend_above,
     new_figure,
+    plural,
     readable,
     short_names,
     styled,
     titled,
 )
 from kedit.stats import Interval
+from kedit.studies.comparison import Comparison
 
 STEPS = (1, 2, 5, 10, 20)  # percent, between the harmonic means that are drawn as curves
 CURVES = 5  # at most so many
@@ -40,6 +42,16 @@ class Place(NamedTuple):
 
     locality: Interval
     generalisation: Interval
+
+
+def of_comparison(found: Comparison) -> Figure:
+    """What the editors of a comparison gain, against what they keep."""
+    places = {
+        side: {one.editor: [Place(one.locality, one.generalisation)] for one in ones}
+        for side, ones in found.sides.items()
+    }
+    told = f"n = {plural(found.n_cases, 'case')}; seed {found.seed}"
+    return frontier(places, Source(found.model, told))
 
 
 @styled

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # by the type of a result: the module and the function that draws it
 PLOTS: Mapping[str, tuple[str, str]] = {
+    "Comparison": ("figures.compare", "comparison"),
     "FactTrace": ("figures.trace", "heatmap"),
     "PromptTrace": ("figures.trace", "heatmap"),
 }

@@ -103,3 +103,18 @@ def _with(settings: Any, path: list[str], value: Any, told: str) -> Any:
         require_setting(type(settings), field, value, told)
         value = float(value) if get_type_hints(type(settings))[field] is float else value
     return dataclasses.replace(settings, **{field: value})
+
+
+def label_of(editor: Editor) -> str:
+    """What tells an editor from others: its name, and the settings that are not its defaults."""
+    if isinstance(editor, Sides):
+        return " & ".join(label_of(one) if one else "" for one in (editor.entity, editor.relation))
+    names = [name for name, kind in EDITORS.items() if type(editor) is kind]
+    if not names or not dataclasses.is_dataclass(editor):
+        return repr(editor)
+    changed = [
+        f":{field.name}={getattr(editor, field.name)!r}".replace(" ", "")
+        for field in dataclasses.fields(editor)
+        if getattr(editor, field.name) != field.default
+    ]
+    return names[0] + "".join(changed)

@@ -1,0 +1,290 @@
+"""What a comparison of editors found: measures, shares, paired tests and costs of each of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from kedit.errors import InputError
+from kedit.results.base import Result
+from kedit.run_folder import RunFolder
+from kedit.scoring.summary import LIFTS, Key, Measure
+from kedit.stats import Interval, holm, paired
+from kedit.studies.papers_table import papers_table
+from kedit.tables import Table, csv_text, percent, plural
+
+INTERVALS = "95 % intervals over cases (Wilson's of rates, else by the bootstrap)"
+ALPHA = 0.05
+# what is printed, from top to bottom; `rows` has every statistic
+PRINTED = {
+    "success": "success",
+    "magnitude": "magnitude",
+    "reciprocal rank": "1/rank among all relations",
+    "says it": "says it",
+    **dict.fromkeys(LIFTS, "Scores"),
+    "gain": "Scores",
+}
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A difference of one measure from another editor's, case by case.
+
+    Args:
+        p, adjusted: its p-value, as it is and by Holm's method over the tests made together.
+    """
+
+    key: Key
+    difference: Interval
+    p: float
+    adjusted: float
+
+    def row(self) -> dict[str, Any]:
+        """For a table."""
+        mean, low, high = self.difference.floats()
+        bounds = {"low": low, "high": high, "difference": mean}
+        return {**self.key._asdict(), **bounds, "p": self.p, "p (Holm)": self.adjusted}
+
+
+@dataclass(frozen=True)
+class ByCase:
+    """A measure after the edits, for each case; NaN for a case without such prompts."""
+
+    key: Key
+    values: Float[ndarray, " case"]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Means over the edits that did not fail; None where nothing was measured.
+
+    Args:
+        failed: how many did.
+        seconds, mib: that making an edit took; memory beyond what was held before, in MiB.
+        perplexity, kl: of held-out text after the edit; KL(before ‖ after) a token, in nats.
+        norm: ‖delta‖ / ‖weight‖, the largest of an edit.
+    """
+
+    failed: int
+    seconds: float | None
+    mib: float | None
+    perplexity: float | None
+    kl: float | None
+    norm: float | None
+
+    def named(self) -> dict[str, float | None]:
+        """With the names that tables have."""
+        return {
+            "failed": float(self.failed),
+            "seconds an edit": self.seconds,
+            "MiB an edit": self.mib,
+            "perplexity": self.perplexity,
+            "KL a token (nats)": self.kl,
+            "norm of delta / weight": self.norm,
+        }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One editor on one side.
+
+    Args:
+        side: that was edited: "entity", "relation", or "together".
+        measures: before and after.
+        locality, generalisation: shares of what was kept, and of what was gained.
+        tests: against the first editor of the same side, of its measures and of its Scores; none
+            for the first one itself.
+        by_case: what was measured after each case's edit, for tests against other editors.
+        is_tuned: its settings were chosen for the model by somebody.
+    """
+
+    editor: str
+    side: str
+    measures: tuple[Measure, ...]
+    locality: Interval
+    generalisation: Interval
+    tests: tuple[PairedTest, ...]
+    by_case: tuple[ByCase, ...]
+    costs: Costs
+    is_tuned: bool
+
+    @property
+    def label(self) -> str:
+        return self.editor if self.is_tuned else f"{self.editor} (untuned)"
+
+    def measure(self, key: Key) -> Measure | None:
+        """One of its measures, if it is there."""
+        return next((one for one in self.measures if one.key == key), None)
+
+
+@dataclass(frozen=True)
+class Comparison(Result):
+    """Editors compared on the same cases.
+
+    Args:
+        perplexity: of the held-out text before any edit.
+        held_out: what that text is called.
+        editors: each on each side, in the order they were given.
+    """
+
+    FILE = "comparison.json"
+
+    model: str
+    n_cases: int
+    seed: int
+    perplexity: float
+    held_out: str
+    editors: tuple[Compared, ...]
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(str, self.tables()))
+
+    @property
+    def sides(self) -> dict[str, list[Compared]]:
+        """The editors by the side that they edited."""
+        found: dict[str, list[Compared]] = {}
+        for one in self.editors:
+            found.setdefault(one.side, []).append(one)
+        return found
+
+    @property
+    def note(self) -> str:
+        """What a reader of the tables needs to know."""
+        n_failed = sum(one.costs.failed for one in self.editors)
+        return (
+            f"Means in percent with {INTERVALS}, if there are two cases or more; -: nothing to "
+            f"measure; perplexity and KL on {self.held_out}. Score: harmonic mean of what was "
+            "gained of what there was to gain and of what was kept: by success (lifts), by "
+            "magnitude (kept: 1 - how far a magnitude has moved), and by all of these; transfer: "
+            "the share gained on the side that was not edited. "
+            f"*: unlike {self.editors[0].editor}, p < {ALPHA} (sign flips over cases, Holm over "
+            "one table; of Scores bootstrap draws of the cases, Holm over the Scores). "
+            f"{plural(n_failed, 'edit')} failed (records.jsonl says why) and count as no edit. "
+            f"Seed {self.seed}."
+        )
+
+    def table(self, side: str = "") -> Table:
+        """Measures before and after, by editor, of one edited side; by default of the first.
+
+        Raises:
+            InputError: that side was not edited.
+        """
+        sides = self.sides
+        side = side or next(iter(sides))
+        if side not in sides:
+            raise InputError(f"side {side!r} was not edited; {' and '.join(sides)} were")
+        ones = sides[side]
+        found = list(self._lines(ones))
+        return Table(
+            f"{edited_from(side)}: {self.model}, {plural(self.n_cases, 'case')}",
+            ("", "before", *(one.label for one in ones)),
+            tuple(cells for _, cells in found),
+            parts=tuple(part for part, _ in found),
+        )
+
+    def tables(self) -> list[Table]:
+        """The paper's own table, then one for each side that was edited."""
+        papers = papers_table(
+            {(one.side, one.editor): one.measures for one in self.editors}, INTERVALS
+        )
+        return [papers, *map(self.table, self.sides)]
+
+    def to_markdown(self) -> str:
+        """All tables, and what a reader needs to know of them."""
+        return "\n\n".join([*(one.to_markdown() for one in self.tables()), self.note])
+
+    def _repr_html_(self) -> str:
+        tables = "".join(one._repr_html_() for one in self.tables()[1:])
+        return f"{tables}<p><small>{self.note}</small></p>"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every measure of every editor and side."""
+        return [
+            {"edited": one.side, "editor": one.editor, **measure.to_record()}
+            for one in self.editors
+            for measure in one.measures
+        ]
+
+    def test_rows(self) -> list[dict[str, Any]]:
+        """All tests against the first editor of each side."""
+        return [
+            {"edited": one.side, "editor": one.editor, **test.row()}
+            for one in self.editors
+            for test in one.tests
+        ]
+
+    def test(self, against: str, statistic: str = "magnitude", side: str = "") -> Table:
+        """Paired tests of every other editor against one: sign flips over cases, Holm over all.
+
+        Args:
+            statistic: "success" or "magnitude".
+
+        Raises:
+            InputError: there is no such editor, or no such statistic of it.
+        """
+        side = side or next(iter(self.sides))
+        ones = {one.editor: one for one in self.sides.get(side, ())}
+        if against not in ones:
+            raise InputError(f"editor {against!r}: {' or '.join(ones)} was compared")
+        first = {
+            one.key: one.values for one in ones.pop(against).by_case
+            if one.key.statistic == statistic
+        }  # fmt: skip
+        if not first:
+            raise InputError(f"statistic {statistic!r}: success or magnitude is wanted")
+        tests = {
+            (name, one.key): paired(one.values, first[one.key], seed=self.seed)
+            for name, other in ones.items()
+            for one in other.by_case
+            if one.key in first
+        }
+        adjusted = holm(np.array([test.p for test in tests.values()])) if tests else ()
+        return Table(
+            f"{statistic}: unlike {against}? {edited_from(side)}",
+            ("editor", "measure", "difference", "p", "p (Holm)"),
+            tuple(
+                (name, f"{key.perspective} {key.group}", percent(test.difference),
+                 f"{test.p:.2g}", f"{p:.2g}")
+                for ((name, key), test), p in zip(tests.items(), adjusted, strict=True)
+            ),
+            f"In percentage points, 95 % intervals by the bootstrap; p: sign flips over "
+            f"{plural(self.n_cases, 'case')}, Holm over this table; seed {self.seed}.",
+        )  # fmt: skip
+
+    def save(self, folder: RunFolder) -> None:
+        """comparison.json, .csv and .md, and tests.csv."""
+        super().save(folder)
+        folder.write("tests.csv", csv_text(self.test_rows()))
+        folder.write("comparison.md", self.to_markdown() + "\n")
+
+    def _lines(self, ones: Sequence[Compared]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """What is printed of the editors of one side: by statistic, then costs."""
+        side = ones[0].side
+        sure = [{t.key for t in one.tests if t.adjusted < ALPHA} for one in ones]
+        for statistic, part in PRINTED.items():
+            for first in ones[0].measures:
+                key = first.key
+                # a Score of the side that was not edited weighs what nobody asked for
+                unasked = statistic in LIFTS and side not in (key.perspective, "together")
+                if key.statistic != statistic or unasked:
+                    continue
+                cells = [
+                    percent(own.after if (own := one.measure(key)) else None) + "*" * (key in keys)
+                    for one, keys in zip(ones, sure, strict=True)
+                ]
+                name = f"{key.perspective} {key.group}"
+                name += f" ({statistic})" if statistic in LIFTS else ""
+                yield part, (name, percent(first.before), *cells)
+        costs: list[Mapping[str, float | None]] = [one.costs.named() for one in ones]
+        for name in costs[0]:
+            cells = ["-" if (cost := own[name]) is None else f"{cost:.3g}" for own in costs]
+            before = f"{self.perplexity:.3g}" if name == "perplexity" else ""
+            yield "costs", (name, before, *cells)
+
+
+def edited_from(side: str) -> str:
+    """A heading: "Edited from the entity side", or from both ("together")."""
+    return "Edited from both sides" if side == "together" else f"Edited from the {side} side"
