@@ -1,9 +1,70 @@
-"""Where a language model keeps a relation, and what changes when it is edited."""
+"""kedit: where a language model keeps a relation, and what changes when a fact is edited.
+
+    import kedit
+
+    model = kedit.load("gemma-3-270m")
+    fact = kedit.Fact.of("The capital of {} is called", "Japan", "Tokyo", relation="capital")
+    kedit.trace(model, fact, corrupt="relation").plot()
+
+The names of the public face are fetched when they are asked for, so that `import kedit` is quick.
+"""
 
 import os
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if "torch" not in sys.modules:
     # Threads that wait by spinning make everything several times slower beside one other busy
     # process. OpenMP reads this once, when torch is loaded; what a user has set stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+if TYPE_CHECKING:
+    from kedit import editors as editors
+    from kedit.data import load_cases as load_cases
+    from kedit.data import load_facts as load_facts
+    from kedit.editing.edit import Edit as Edit
+    from kedit.editing.export import export as export
+    from kedit.editors.registry import make_editor as make_editor
+    from kedit.errors import InputError as InputError
+    from kedit.facts import EditCase as EditCase
+    from kedit.facts import EditRequest as EditRequest
+    from kedit.facts import Fact as Fact
+    from kedit.facts import Relation as Relation
+    from kedit.journal import Journal as Journal
+    from kedit.models.load import load as load
+    from kedit.studies.comparing import compare as compare
+    from kedit.studies.comparison import Comparison as Comparison
+    from kedit.tables import Table as Table
+
+# the public face: each name, and the module that has it ("": a module itself)
+PUBLIC = {
+    "editors": "",
+    "load": "kedit.models.load",
+    "Fact": "kedit.facts",
+    "Relation": "kedit.facts",
+    "EditRequest": "kedit.facts",
+    "EditCase": "kedit.facts",
+    "load_facts": "kedit.data",
+    "load_cases": "kedit.data",
+    "make_editor": "kedit.editors.registry",
+    "Edit": "kedit.editing.edit",
+    "export": "kedit.editing.export",
+    "compare": "kedit.studies.comparing",
+    "Comparison": "kedit.studies.comparison",
+    "Journal": "kedit.journal",
+    "Table": "kedit.tables",
+    "InputError": "kedit.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"kedit has no {name!r}; its public names: {', '.join(PUBLIC)}")
+    if not PUBLIC[name]:
+        return import_module(f"kedit.{name}")
+    return getattr(import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC})

@@ -76,6 +76,26 @@ class Fact:
             raise RecordError(f"template: exactly one {{}} is wanted, got {self.template!r}")
         _ = self.relation_spans  # raises where the words are not found
 
+    @classmethod
+    def of(cls, prompt: str, subject: str, object: str, relation: str = "") -> "Fact":
+        """A fact of one's own: kedit.Fact.of("The capital of {} is", "Japan", "Tokyo", "capital").
+
+        Args:
+            prompt: what ends where the object begins; {} stands for the subject, or the subject
+                itself stands in it once.
+            relation: the noun phrase that names the relation; edits of its side need it.
+
+        Raises:
+            RecordError: as `Fact`, or the prompt has no place for the subject, or several.
+        """
+        if "{}" not in prompt:
+            if prompt.count(subject) != 1:
+                raise RecordError(
+                    f"prompt: {{}} or the subject {subject!r} is wanted in it once, got {prompt!r}"
+                )
+            prompt = prompt.replace(subject, "{}")
+        return cls(subject, Relation(relation, relation), object, prompt)
+
     @property
     def prompt(self) -> str:
         return self.template.replace("{}", self.subject)

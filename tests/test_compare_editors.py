@@ -16,22 +16,30 @@ import torch
 from transformer_lens import HookedTransformer
 
 from experiments import compare_editors
-from experiments._edit_cases import Arm, Outcome, edit_cases, prepared
-from experiments._listed_editors import split
-from experiments._memory import peak_since_now
-from experiments._papers_table import COLUMNS
-from experiments._run import RunFolder
-from experiments._score import fewer_probes
 from experiments.compare_editors import Config
+from kedit.data.choose import fewer_probes
 from kedit.editing import moments as moments_module
 from kedit.editing.edit import Edit
 from kedit.editing.provenance import made_by
+from kedit.editors.joint import Joint
+from kedit.editors.lists import parse_specs
+from kedit.editors.registry import label_of, make_editor
 from kedit.errors import InputError
 from kedit.facts import EditRequest
+from kedit.journal import Journal
 from kedit.models import toy as toy_module
+from kedit.records import to_record
+from kedit.results.outcomes import Outcome
+from kedit.run_folder import RunFolder
 from kedit.scoring.drift import baseline, held_out
 from kedit.scoring.score import Scoring, score
 from kedit.scoring.summary import LIFTS, Key
+from kedit.studies.comparing import compare
+from kedit.studies.comparison import Comparison
+from kedit.studies.edits import Assessment, edit_cases
+from kedit.studies.memory import peak_since_now
+from kedit.studies.papers_table import COLUMNS
+from kedit.studies.prepare import Arm, prepare
 
 pytestmark = pytest.mark.slow
 
@@ -65,24 +73,22 @@ def test_every_case_is_edited_by_every_editor_from_both_sides(run: Path) -> None
 
 
 def test_measures_of_both_sides_have_values_before_after_and_lifts(run: Path) -> None:
-    found = json.loads((run / "comparison.json").read_text())
-    assert [(one["edited"], one["editor"]) for one in found] == [
+    found = Comparison.load(run)
+    assert [(one.side, one.editor) for one in found.editors] == [
         (side, name) for side in ("entity", "relation") for name in TOLD.split(",")
     ]
-    for arm in found:
-        rows = {(m["perspective"], m["group"], m["statistic"]): m for m in arm["measures"]}
+    for one in found.editors:
         for side, group in (("entity", "efficacy"), ("relation", "removal")):
-            one = rows[side, group, "magnitude"]
-            assert one["lift"] == pytest.approx(one["after"] - one["before"])
-            assert one["after low"] <= one["after"] <= one["after high"] and one["n_cases"] == 3
-        other = "relation" if arm["edited"] == "entity" else "entity"
-        assert (other, "transfer", "gain") in rows and (
-            arm["edited"],
-            "transfer",
-            "gain",
-        ) not in rows
-    entity = {(m["perspective"], m["group"], m["statistic"]): m for m in found[0]["measures"]}
-    assert entity["entity", "efficacy", "magnitude"]["lift"] > 0.5  # it does edit
+            measure = one.measure(Key(side, group, "magnitude"))
+            assert measure and measure.before and measure.after and measure.lift
+            assert measure.lift.mean == pytest.approx(measure.after.mean - measure.before.mean)
+            assert measure.after.low <= measure.after.mean <= measure.after.high
+            assert measure.n_cases == 3
+        other = "relation" if one.side == "entity" else "entity"
+        assert one.measure(Key(other, "transfer", "gain"))
+        assert not one.measure(Key(one.side, "transfer", "gain"))
+    edited = found.editors[0].measure(Key("entity", "efficacy", "magnitude"))
+    assert edited and edited.lift and edited.lift.mean > 0.5  # it does edit
 
 
 def test_tests_are_of_every_editor_against_the_first(run: Path) -> None:
@@ -98,25 +104,20 @@ def test_tests_are_of_every_editor_against_the_first(run: Path) -> None:
 @pytest.mark.parametrize("way", LIFTS)
 @pytest.mark.parametrize("side", ["entity", "relation"])
 def test_scores_are_tested_as_differences_of_the_scores(run: Path, side: str, way: str) -> None:
-    arms = [
-        one for one in json.loads((run / "comparison.json").read_text()) if one["edited"] == side
-    ]
-    first, second = (
-        next(
-            m["after"] for m in arm["measures"]
-            if (m["perspective"], m["group"], m["statistic"]) == (side, "Score", way)
-        )
-        for arm in arms
-    )  # fmt: skip
-    own = [one for one in arms[1]["tests"] if one["group"] == "Score"]
-    assert {one["statistic"] for one in own} == {*LIFTS}
-    (test,) = [one for one in own if one["statistic"] == way]
-    assert not [one for one in arms[0]["tests"]]
-    assert test["difference"] == pytest.approx(second - first)
-    assert test["low"] <= test["difference"] <= test["high"] and 0 < test["p"] <= 1
-    for arm in arms:
-        for share in (arm["locality"], arm["generalisation"]):
-            assert -1 <= share["low"] <= share["mean"] <= share["high"] <= 1
+    first, second = Comparison.load(run).sides[side]
+    key = Key(side, "Score", way)
+    own = [one for one in second.tests if one.key.group == "Score"]
+    assert {one.key.statistic for one in own} == {*LIFTS} and not first.tests
+    (test,) = [one for one in own if one.key == key]
+    then, now = first.measure(key), second.measure(key)
+    assert then and now and then.after and now.after
+    mean, low, high = test.difference.floats()
+    assert mean == pytest.approx(float(now.after.mean - then.after.mean))
+    assert low <= mean <= high and 0 < test.p <= 1
+    for one in (first, second):
+        for share in (one.locality, one.generalisation):
+            mean, low, high = share.floats()
+            assert -1 <= low <= mean <= high <= 1
 
 
 def test_tables_and_figure_are_there(run: Path) -> None:
@@ -145,7 +146,7 @@ def test_cases_with_their_own_prompt_alone_are_compared(
     config = replace(TOY, cases=str(file), perspective="entity", out=str(tmp_path / "run"))
     folder = compare_editors.run(config)
     text = (folder / "comparison.json").read_text()
-    first, _ = json.loads(text, parse_constant=pytest.fail)
+    first, _ = json.loads(text, parse_constant=pytest.fail)["editors"]
     assert first["locality"] == {"mean": None, "low": None, "high": None}
     assert first["generalisation"]["mean"] is not None
     assert (first["generalisation"]["low"] is None) == (n_cases == 1)
@@ -169,10 +170,10 @@ def test_both_requests_of_a_case_are_one_edit(tmp_path: Path) -> None:
         TOY, editors=",".join(told), perspective="together", limit=1, ranks=False,
         out=str(tmp_path),
     )  # fmt: skip
-    found = json.loads((compare_editors.run(config) / "comparison.json").read_text())
-    assert [one["editor"] for one in found] == told
-    for arm in found:
-        rows = {(m["perspective"], m["group"], m["statistic"]) for m in arm["measures"]}
+    found = Comparison.load(compare_editors.run(config)).editors
+    assert [one.editor for one in found] == told
+    for one in found:
+        rows = {measure.key for measure in one.measures}
         assert not [key for key in rows if key[1] == "transfer"]  # there is no other side
         assert {key[0] for key in rows if key[2] == "lifts"} == {"entity", "relation", "both"}
     before, *edits = records(tmp_path)
@@ -207,6 +208,40 @@ def arm(make: Callable[[Sequence[EditRequest]], Edit]) -> Arm:
     return Arm("broken", "entity", make)
 
 
+def test_editors_are_compared_in_memory_and_a_journal_saves_doing_it_again(
+    toy: HookedTransformer, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, cases = Journal(), toy_module.cases()[:1]
+    editors = ["ft", Joint(layers=(1,), n_tokens=64)]
+    settings = {"perspective": "relation", "chunks": 1, "labels": ()}
+    found = compare(toy, cases, editors, **settings, journal=journal)
+    assert [one.editor for one in found.editors] == ["ft", "joint:layers=(1,):n_tokens=64"]
+    assert Comparison.from_record(to_record(found)).to_record() == found.to_record()
+    monkeypatch.setattr("kedit.studies.edits.edit_of", pytest.fail)
+    again = compare(toy, cases, editors, **settings, journal=journal)
+    assert again.to_record() == found.to_record()
+    against = found.test("ft")
+    assert {row[0] for row in against.rows} == {"joint:layers=(1,):n_tokens=64"}
+    with pytest.raises(InputError, match="editor 'rome'.*was compared"):
+        found.test("rome")
+    with pytest.raises(InputError, match="was not edited"):
+        found.table("entity")
+
+
+def test_tests_against_the_first_editor_are_those_that_are_saved(run: Path) -> None:
+    found = Comparison.load(run)
+    saved = [one for one in found.editors[1].tests if one.key.statistic == "magnitude"]
+    rows = found.test("ft").rows
+    assert len(rows) == len(saved) > 5
+    assert [row[3] for row in rows] == [f"{one.p:.2g}" for one in saved]
+
+
+def test_an_editors_label_makes_the_editor_again() -> None:
+    for spec in ("joint:layers=(1,):n_tokens=64", "rome:layer=2:key='legacy'", "ft:layer=0"):
+        editor = make_editor(spec, "unknown/model")
+        assert make_editor(label_of(editor), "unknown/model") == editor
+
+
 def test_an_edit_in_trouble_is_named_and_counts_as_no_edit(
     toy: HookedTransformer, tmp_path: Path
 ) -> None:
@@ -226,8 +261,8 @@ def test_an_edit_in_trouble_is_named_and_counts_as_no_edit(
         folder = RunFolder(tmp_path / str(number))
         folder.path.mkdir()
         broken = arm(make)
-        found = edit_cases(folder, toy, {case: before}, [broken], Scoring(say=False), text)
-        (outcome,) = found[broken]
+        how = Assessment(Scoring(say=False), text)
+        (outcome,) = edit_cases(toy, {case: before}, [broken], how, folder)[broken]
         assert trouble in outcome.trouble
         assert outcome.counted(before) == before
         # what was measured is kept all the same
@@ -241,7 +276,7 @@ def test_editors_are_split_at_commas_outside_of_brackets_and_quotation_marks() -
         "rome", "memit:layers=(1,2):weight=3", "joint:heads=((0,1),(1,3))", "ft:text='a,b'",
         "rome:contexts=('Smile :), he says. ',)", "rome:text=Bob's.txt", "ft",
     ]  # fmt: skip
-    assert split(" ,".join(told)) == told
+    assert parse_specs(" ,".join(told)) == told
 
 
 @pytest.mark.parametrize(
@@ -278,9 +313,9 @@ def test_the_papers_table_has_both_sides_of_every_editor_and_the_model_before(ru
     told = [(side, name) for side in ("entity", "relation") for name in TOLD.split(",")]
     assert [(row[0], row[1]) for row in rows] == [("", "before"), *told]
     found = {
-        (one["edited"], one["editor"], *(measure[name] for name in Key._fields)): measure
-        for one in json.loads((run / "comparison.json").read_text())
-        for measure in one["measures"]
+        (one.side, one.editor, *measure.key): measure
+        for one in Comparison.load(run).editors
+        for measure in one.measures
     }
     for side, name, *cells in rows[1:]:
         wanted = [
@@ -293,9 +328,13 @@ def test_the_papers_table_has_both_sides_of_every_editor_and_the_model_before(ru
             )
         ]
         shown = [float(cell.split(" ")[0]) for cell in cells]
-        assert shown == pytest.approx([100 * one["after"] for one in wanted], abs=0.5)
+        assert shown == pytest.approx(
+            [100 * one.after.mean for one in wanted if one.after], abs=0.5
+        )
         before = [float(cell.split(" ")[0]) for cell in rows[0][2:]]
-        assert before == pytest.approx([100 * one["before"] for one in wanted], abs=0.5)
+        assert before == pytest.approx(
+            [100 * one.before.mean for one in wanted if one.before], abs=0.5
+        )
     assert any(row[2] != rows[0][2] for row in rows)
 
 
@@ -308,9 +347,8 @@ def test_one_pass_over_the_text_serves_all_editors(
     corpus = tmp_path / "text.txt"
     corpus.write_text("Bruno Birch likes to speak Danish. " * 400, encoding="utf-8")
     told = "rome:n_tokens=256,memit:n_tokens=256,joint:n_tokens=256,ft"
-    config = Config(model="toy", text=str(corpus))
-    arms = prepared(toy, told, ("relation",), config)
-    assert [arm.told for arm in arms] == told.split(",")
+    arms = prepare(toy, told.split(","), ["relation"], text=str(corpus))
+    assert [arm.name for arm in arms] == told.split(",")
     (first, *kept) = passes  # W_out of layers 1 and 2, and both halves of 0 and 1
     assert sorted(len(job.sites) for job in first) == [1, 1, 2, 2]
     assert all(job.file.exists() for jobs in kept for job in jobs)

@@ -35,6 +35,12 @@ class Edit:
     deltas: Mapping[str, Delta]
     made: Provenance
 
+    def __repr__(self) -> str:
+        deltas = (f"{name}: {shape_of(delta)}" for name, delta in self.deltas.items())
+        n = len(self.made.requests)
+        asked = "1 request" if n == 1 else f"{n} requests"
+        return f"Edit({self.made.editor}, {asked}, {'; '.join(deltas)})"
+
     @contextlib.contextmanager
     def applied(self, model: HookedTransformer) -> Iterator[HookedTransformer]:
         """`model` with the deltas added in place, while the block runs; then it is as it was.

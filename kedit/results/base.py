@@ -3,9 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from kedit.errors import InputError
 from kedit.records import from_record, to_record
@@ -17,14 +15,20 @@ if TYPE_CHECKING:
 
     from kedit.run_folder import RunFolder
 
+Loaded = TypeVar("Loaded", bound="Result")
+
 
 class Result:
     """A frozen dataclass with what a study found: it has `table()` for people, `rows()` for code.
 
-    FILE is its file in a run's folder; its CSV file has the same name.
+    FILE is its file in a run's folder; its CSV file has the same name. Its decorator is
+    `@dataclass(frozen=True, repr=False)`, so that it is shown as its table.
     """
 
     FILE: ClassVar[str]
+
+    def __repr__(self) -> str:
+        return str(self.table())
 
     def table(self) -> Table:
         """What a reader should see first."""
@@ -43,7 +47,7 @@ class Result:
         return to_record(self)
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
+    def from_record(cls: type[Loaded], record: Mapping[str, Any]) -> Loaded:
         """The inverse of `to_record`."""
         return from_record(cls, record)
 
@@ -53,7 +57,7 @@ class Result:
         folder.write(self.FILE.replace(".json", ".csv"), csv_text(self.rows()))
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls: type[Loaded], folder: str | Path) -> Loaded:
         """The result that a run's folder holds; no model is loaded.
 
         Raises:

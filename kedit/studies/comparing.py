@@ -164,7 +164,7 @@ def costs_of(outcomes: Sequence[Outcome]) -> Costs:
     """Means over edits; what failed counts in the number of failures only."""
     whole = [one for one in outcomes if not one.trouble]
 
-    def mean(values: Sequence[float | None]) -> float | None:
+    def mean(values: Sequence[int | float | None]) -> float | None:
         there = [value for value in values if value is not None]
         return sum(there) / len(there) if there else None
 

@@ -120,7 +120,7 @@ class Compared:
         return next((one for one in self.measures if one.key == key), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Result):
     """Editors compared on the same cases.
 

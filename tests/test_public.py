@@ -1,0 +1,53 @@
+"""The public face: five lines in a notebook do what a command does; importing it is quick."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformer_lens import HookedTransformer
+
+import kedit
+from kedit.errors import RecordError
+from kedit.facts import Relation
+from kedit.models import toy as toy_module
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", kedit.PUBLIC)
+def test_a_public_name_is_there_with_its_documentation(name: str) -> None:
+    found = getattr(kedit, name)
+    assert found.__doc__ and name in dir(kedit)
+
+
+def test_importing_kedit_brings_neither_torch_nor_matplotlib() -> None:
+    code = (
+        "import kedit, sys\n"
+        "kedit.Fact.of('The capital of {} is', 'Japan', 'Tokyo')\n"
+        "assert not {'torch', 'matplotlib', 'transformer_lens'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_an_unknown_name_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(AttributeError, match="no 'traces'.*load_cases"):
+        _ = kedit.traces  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AttributeError, match="no 'Rome'.*ROME"):
+        _ = kedit.editors.Rome  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_fact_of_ones_own_is_made_of_its_parts() -> None:
+    made = kedit.Fact.of("The capital of {} is called", "Japan", "Tokyo", relation="capital")
+    assert made.prompt == "The capital of Japan is called"
+    assert made.relation == Relation("capital", "capital")
+    assert made == kedit.Fact.of("The capital of Japan is called", "Japan", "Tokyo", "capital")
+    for prompt in ("The capital is", "Japan's capital, of Japan, is"):
+        with pytest.raises(RecordError, match="subject 'Japan' is wanted in it once"):
+            kedit.Fact.of(prompt, "Japan", "Tokyo")
+
+
+def test_an_edit_is_shown_by_what_it_changes(toy: HookedTransformer) -> None:
+    edit = kedit.make_editor("ft", toy)(toy, [toy_module.cases()[0].entity])
+    shapes = "blocks.1.mlp.W_out: (256, 64); blocks.1.mlp.b_out: (64,)"
+    assert repr(edit) == f"Edit(ft, 1 request, {shapes})"
