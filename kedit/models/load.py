@@ -67,6 +67,11 @@ def source_of(model: HookedTransformer) -> str:
     return source
 
 
+def name_of(model: HookedTransformer) -> str:
+    """What results call `model`: the name that it was loaded by, else TransformerLens' own."""
+    return getattr(model, SOURCE, None) or model.cfg.model_name
+
+
 def both_forms(
     name: str,
 ) -> tuple[HookedTransformer, PreTrainedModel, PreTrainedTokenizerBase]:
