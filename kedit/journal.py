@@ -3,9 +3,13 @@
 A study that is given the same journal again goes on from there: what is in it is not done again.
 """
 
+import atexit
 import contextlib
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kedit.errors import InputError
@@ -51,6 +55,7 @@ class Journal:
     def __init__(self) -> None:
         self.records: dict[str, dict[str, Any]] = {}
         self._kept: dict[str, Mapping[str, Tensor]] = {}
+        self._scratch: Path | None = None
 
     @property
     def where(self) -> str:
@@ -70,6 +75,13 @@ class Journal:
     def tensors(self, key: str) -> "Mapping[str, Tensor]":
         """The tensors of a record."""
         return self._kept[key]
+
+    def file(self, name: str) -> Path:
+        """Where a study keeps a file of its own; in memory, it lasts as long as the process."""
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="kedit-"))
+            atexit.register(shutil.rmtree, self._scratch, ignore_errors=True)
+        return self._scratch / name
 
     def replace(self, records: Mapping[str, Record]) -> None:
         """Has these records and no others."""

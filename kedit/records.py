@@ -24,9 +24,13 @@ Value = TypeVar("Value")
 
 
 def to_record(value: Any) -> Any:
-    """`value` as JSON has it: fields by name, arrays as lists, None for NaN and infinity."""
+    """`value` as JSON has it: fields by name, arrays as lists, None for NaN and infinity.
+
+    A field that is not compared (`field(compare=False)`) is no part of the record.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {one.name: to_record(getattr(value, one.name)) for one in dataclasses.fields(value)}
+        names = [one.name for one in dataclasses.fields(value) if one.compare]
+        return {name: to_record(getattr(value, name)) for name in names}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: to_record(one) for name, one in value._asdict().items()}  # pyright: ignore
     if isinstance(value, Mapping):

@@ -93,6 +93,9 @@ class RunFolder(Journal):
             )
         return found
 
+    def file(self, name: str) -> Path:
+        return self.path / name
+
     def replace(self, records: Mapping[str, Record]) -> None:
         if dict(records) != self.records:
             super().replace(records)
