@@ -83,9 +83,9 @@ def prepared(
     Raises:
         InputError: an editor that is not known, or told wrongly.
     """
-    from experiments._toy_mend import trained_for_toy
     from kedit.editors.registry import make_editor
     from kedit.errors import InputError
+    from kedit.studies.toy_mend import trained_for_toy
 
     arms = []
     if not split(editors):

@@ -82,8 +82,8 @@ def _longest_first(config: Any, outline: "Outline") -> list[Need]:
 def _needs(config: Any, outline: "Outline") -> Iterator[Need]:
     """What a run reads of the files that its options name."""
     from experiments._edit_price import WINDOW as PRICE
-    from experiments._exercises import EXCERPT
     from kedit.scoring.drift import WINDOW
+    from kedit.studies.mend_practice import EXCERPT
 
     text, held_out = getattr(config, "text", ""), getattr(config, "held_out", "")
     editors = list(editors_of(config))

@@ -19,8 +19,8 @@ from experiments._edit_verdict import Done
 from experiments._moments import with_tokens
 from experiments._run import command, open_run
 from experiments._text_length import require_bytes, require_tokens
-from experiments._toy_mend import trained_for_toy
 from kedit.editors.specs import names
+from kedit.studies.toy_mend import trained_for_toy
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from experiments._early import require_possible
-from experiments._run import command, open_run
+from experiments import _options as options
+from experiments._command import command, loaded, open_run
+from experiments._printing import say, show
 
 
 @dataclass(frozen=True)
 class Config:
     """What is practised, which matrices are edited, and how long."""
 
-    model: str = "gemma-3-270m"
-    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
+    model: str = options.model()
     cases: str = "auto"
     """What is practised on, with commas between: builtin, toy, or files of edits (CounterFact,
     EasyEdit's, zsRE, rake.jsonl); auto: the toy's own for the toy, else what build_rake made, else
@@ -55,10 +55,8 @@ class Config:
     kedit's text (the toy: self)."""
     seed: int = 0
     """Of the split, of what is drawn, and of the network's start."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    out: str = ""
-    """The run's folder (default: results/train_mend/MODEL-HASH)."""
+    device: str = options.device()
+    out: str = options.out("train_mend")
 
 
 def run(config: Config) -> Path:
@@ -67,30 +65,48 @@ def run(config: Config) -> Path:
     Raises:
         InputError: a loss that is NaN or infinite; what was kept stays.
     """
-    from dataclasses import replace
+    from dataclasses import fields, replace
 
-    from experiments._exercises import practice_of, requests_for
-    from experiments._mend_report import finish
-    from experiments._mend_training import train
-    from experiments._score import chosen
+    from experiments._early import require_possible
+    from figures.style import save
+    from figures.training import losses
+    from kedit.data.choose import cases_source
+    from kedit.studies.mend import train_mend
+    from kedit.studies.mend_requests import SIDES, read_requests
+    from kedit.studies.mend_training import Recipe
 
-    require_possible(config, "train_mend")  # in a notebook nothing has done so yet
-    cases = ",".join(chosen(source, config.model) for source in config.cases.split(","))
+    require_possible(config, "train_mend")  # in a notebook no command has done so
+    cases = ",".join(cases_source(source, config.model) for source in config.cases.split(","))
     config = replace(config, cases=cases)
-    requests = requests_for(config)
+    told = {field.name: getattr(config, field.name) for field in fields(Recipe)}
+    recipe = Recipe(**{**told, "matrices": tuple(config.matrices.split(","))})
+    sides = SIDES if config.perspective == "both" else (config.perspective,)
+    requests = read_requests(
+        config.cases, config.model, but=config.but, sides=sides,
+        held_out=config.held_out, seed=config.seed,
+    )  # fmt: skip
     with open_run("train_mend", config) as folder:
-        folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = folder.load(config)
-        practice = practice_of(config, model, requests)
-        train(config, folder, model, practice)
-        finish(config, folder, model, practice)
+        folder.write("README.txt", _EXPLAINED)
+        model = loaded(config, folder)
+        found = train_mend(
+            model, requests, recipe, text=config.text, removal=config.removal, seed=config.seed,
+            journal=folder,
+        )  # fmt: skip
+        found.save(folder)
+        folder.write("validation.md", found.table().to_markdown() + "\n")
+        save(losses(found), folder.path, "training")
+        show(found.table())
+        size = Path(found.file).stat().st_size / 2**20
+        say(f"{size:.1f} MiB. To compare it: --editors mend:file={found.file}")
+        say(f"Everything is in {folder.path}")
     return folder.path
 
 
 _EXPLAINED = """\
 mend.safetensors   the network that validated best: compare_editors --editors mend:file=...
-records.jsonl      a line each validation: losses of training since the last one and of validation
-validation.*       what the best network does with requests it never saw: .md and .json
+records.jsonl      a line each validation: losses of training since the last one and of validation;
+                   then a line each held-out request, with what the best network does with it
+validation.*       the means of these: .md, .csv and .json
 training.png, .pdf the losses
 checkpoint.safetensors   where training goes on if the same command is given again
 """

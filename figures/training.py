@@ -1,8 +1,5 @@
 """How a training went: losses against steps."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -10,50 +7,32 @@ from matplotlib.ticker import LogLocator
 from figures.style import (
     DOUBLE,
     PART_COLOURS,
-    Source,
     legend_above,
     new_figure,
-    readable,
     styled,
     titled,
 )
+from kedit.results.mend import TrainedMend
+from kedit.tables import plural
 
 COLOURS = {"training": "0.6", "entity": PART_COLOURS["subject"], "relation": "#D55E00"}
 
 
-class Loss(NamedTuple):
-    """Losses in nats; of training they are means over the steps since the last ones.
-
-    Args:
-        edit: negative log-likelihood of what the edit wants.
-        before: the same without an edit.
-        kl: of what should stay.
-    """
-
-    step: int
-    edit: float
-    before: float
-    kl: float
-
-
 @styled
-def losses(
-    training: Sequence[Loss], validation: Mapping[str, Sequence[Loss]], best: int, source: Source
-) -> Figure:
-    """What the edits want on the left, with the unedited model as dashes; what should stay right.
-
-    Args:
-        validation: by side.
-        best: the step whose network was kept.
-    """
+def losses(trained: TrainedMend) -> Figure:
+    """Left, what the edits want, with the unedited model as dashes; right, what should stay."""
+    told = (
+        f"n = {plural(trained.n_held_out, 'edit')} to validate with, {trained.n_train:,} to train "
+        f"on; seed {trained.seed}"
+    )
     caption = (
-        f"{readable(source.told)}. Means over exercises: dots, of those that are validated with; "
+        f"{told}. Means over exercises: dots, of those that are validated with; "
         "grey, of those practised since the last dot, so that it starts later. Right: KL(unedited "
         "‖ edited) of the next token. “kept”: the step whose network is used."
     )
-    figure = new_figure(DOUBLE, 2.2, titled("Training MEND", source.model), caption)
+    figure = new_figure(DOUBLE, 2.2, titled("Training MEND", trained.model), caption)
     edit, kl = figure.subplots(1, 2)
-    series = {"training": training, **validation}
+    series = {"training": trained.training, **trained.validation}
     for name, ones in series.items():
         if not ones:
             continue
@@ -68,8 +47,12 @@ def losses(
                 ones[-1].before, color=COLOURS[name], linestyle="--", linewidth=0.8,
                 label=f"before the edit, {name} edits",
             )  # fmt: skip
-    _labelled(edit, "What the edit wants", "negative log-likelihood\nof the target (nats)", best)
-    _labelled(kl, "What should stay", "change of the next token’s\ndistribution (KL, nats)", best)
+    _labelled(
+        edit, "What the edit wants", "negative log-likelihood\nof the target (nats)", trained.best
+    )
+    _labelled(
+        kl, "What should stay", "change of the next token’s\ndistribution (KL, nats)", trained.best
+    )
     kl.set_yscale("log")
     for formatter in (kl.yaxis.set_major_formatter, kl.yaxis.set_minor_formatter):
         formatter("{x:g}")  # not as powers: mathematical text is switched off

@@ -18,6 +18,7 @@ PLOTS: Mapping[str, tuple[str, str]] = {
     "Comparison": ("figures.compare", "comparison"),
     "FactTrace": ("figures.trace", "heatmap"),
     "PromptTrace": ("figures.trace", "heatmap"),
+    "TrainedMend": ("figures.training", "losses"),
 }
 
 

@@ -13,7 +13,6 @@ import functools
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from experiments import _toy_mend, train_mend
+from experiments import train_mend
 from kedit.editors import mend
 from kedit.facts import Fact
 from kedit.forward.metrics import METRICS
@@ -36,6 +35,7 @@ from kedit.models import toy as toy_module
 from kedit.models.load import load, prepare, quiet
 from kedit.models.prompts import encode
 from kedit.results.grids import EffectGrid
+from kedit.studies import toy_mend as toy_mend_module
 from probes.corrupt import Corruption
 from probes.patch import Patch, Question, sweep
 from tests import twins
@@ -53,7 +53,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("kedit")
 
-TOY_MEND = _toy_mend.RECIPE
+TOY_MEND = toy_mend_module.RECIPE
 VOCAB = 1000  # more than either tokenizer's
 WINDOW = 4  # tokens a local layer sees: fewer than a prompt has
 LOCAL_GLOBAL = ["sliding_attention", "full_attention"] * 2
@@ -188,7 +188,11 @@ def toy_mend(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MEND for the toy, in the folder of its training."""
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("mend") / "run"
-    return train_mend.run(replace(TOY_MEND, out=str(out))) / mend.NAME
+    told = {name: value for name, value in vars(TOY_MEND).items() if name != "matrices"}
+    config = train_mend.Config(
+        model="toy", cases="toy", held_out=toy_mend_module.HELD_OUT, out=str(out), **told
+    )
+    return train_mend.run(config) / mend.NAME
 
 
 @pytest.fixture

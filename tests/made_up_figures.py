@@ -40,6 +40,7 @@ from tests import test_figures_compare as compared
 from tests import test_figures_frontier as places
 from tests import test_figures_neurons as found_neurons
 from tests import test_figures_score as scores
+from tests import test_train_mend
 
 MODEL = "/somewhere/else/EleutherAI/a-model-with-a-name-of-many-words-1.4b-deduped.gguf"
 LONG = "In the third volume of the letters, of whose author nothing is known, somebody says that {}"
@@ -216,8 +217,7 @@ def records(n: int) -> list[benchmark.Share]:
 
 
 def trained(n: int) -> Figure:
-    ones = [training.Loss(100 * step, 5 / (step + 1), 6.0, 1e-4 * (step + 1)) for step in range(n)]
-    return training.losses(ones[1:], {"entity": ones, "relation": ones}, 100 * (n - 1), SOURCE)
+    return training.losses(test_train_mend.made_up(n, MODEL))
 
 
 EDITORS = [*compared.MANY, "joint:layers=(10, 11):weight=1000:training.steps=20"]

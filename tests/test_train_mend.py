@@ -8,53 +8,94 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
-from experiments import _mend_training, _toy_mend
-from experiments._exercises import Practice, materials, practice_of, requests_for, split
-from experiments._mend_training import CHECKPOINT
-from experiments._run import open_run
 from experiments.train_mend import Config, run
+from figures.training import losses
 from kedit.editing import metalearning
 from kedit.editing.hypernetwork import read_hypernetwork
 from kedit.editors.ft import FT
 from kedit.editors.mend import MEND, NAME
 from kedit.editors.sides import Sides
 from kedit.errors import InputError
+from kedit.journal import Journal
 from kedit.models import toy as toy_module
+from kedit.results.mend import HeldOutRate, Loss, TrainedMend
+from kedit.run_folder import RunFolder
+from kedit.stats import Interval
+from kedit.studies import mend_training
+from kedit.studies import toy_mend as toy_mend_module
+from kedit.studies.mend import train_mend
+from kedit.studies.mend_practice import Practice, practice_of
+from kedit.studies.mend_requests import materials, read_requests, requests_for, split
+from kedit.studies.mend_training import CHECKPOINT, Recipe, train
 from tests.conftest import TOY_MEND
 
 ROOT = Path(__file__).parent.parent
 CASES = toy_module.cases()
-SHORT = Config(
-    model="toy", rank=4, batch=2, steps=6, validate=2, held_out=4, text=str(ROOT / "README.md")
-)
+SHORT = Recipe(rank=4, batch=2, steps=6, validate=2)
+TEXT = str(ROOT / "README.md")
+REQUESTS = requests_for(CASES, held_out=4)
 
 
-def trained(config: Config, toy: HookedTransformer, out: Path) -> Path:
-    """The folder of a training, without table and figure."""
-    with open_run("train_mend", replace(config, out=str(out))) as folder:
-        _mend_training.train(config, folder, toy, practice_of(config, toy, requests_for(config)))
-    return folder.path
+def trained(recipe: Recipe, toy: HookedTransformer, out: Path) -> Path:
+    """The folder of a training, in which nothing was edited with the network."""
+    out.mkdir(exist_ok=True)
+    train(toy, practice_of(toy, REQUESTS, text=TEXT), recipe, RunFolder(out))
+    return out
+
+
+def made_up(n: int, model: str = "toy") -> TrainedMend:
+    """A training with so many validations."""
+    ones = tuple(Loss(100 * step, 5 / (step + 1), 6.0, 1e-4 * (step + 1)) for step in range(n))
+    half = Interval(*(np.array(value) for value in (0.5, 0.3, 0.7)))
+    rates = (HeldOutRate("entity", "own prompt", half, half, 8),)
+    return TrainedMend(
+        model, 0, 1200, 96, 100 * (n - 1), 100 * (n - 1), ones[1:],
+        {"entity": ones, "relation": ones}, rates, {"line 3": "it has no object"},
+    )  # fmt: skip
+
+
+def test_a_training_is_read_back_as_it_was_written_without_its_file(tmp_path: Path) -> None:
+    found = replace(made_up(3), file="mend.safetensors")
+    assert TrainedMend.from_record(json.loads(json.dumps(found.to_record()))) == found
+    found.save(RunFolder(tmp_path))
+    assert TrainedMend.load(tmp_path) == found and TrainedMend.load(tmp_path).file == ""
+    assert "mend.safetensors" not in (tmp_path / TrainedMend.FILE).read_text()
+    assert found.to_pandas()["after low"].tolist() == [0.3]
+    assert "50 [30, 70]" in str(found.table())
+    assert losses(found).get_suptitle() == found.plot().get_suptitle()
+
+
+@pytest.mark.slow
+def test_a_training_in_memory_goes_on_and_does_nothing_twice(
+    toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal()
+    found = train_mend(toy, REQUESTS, SHORT, text=TEXT, journal=journal)
+    assert found.n_steps == 6 and {rate.n for rate in found.rates} == {found.n_held_out // 2}
+    assert MEND(found.file)(toy, [CASES[0].entity]).deltas
+    for place in ("mend_training.practise", "mend._preferred"):
+        monkeypatch.setattr(f"kedit.studies.{place}", None)  # not called
+    assert train_mend(toy, REQUESTS, SHORT, text=TEXT, journal=journal) == found
 
 
 @pytest.mark.slow
 def test_it_learns_to_edit_people_it_never_saw(toy_mend: Path) -> None:
-    found = {
-        (line["side"], line["prompts"]): line
-        for line in json.loads((toy_mend.parent / "validation.json").read_text())
-    }
-    assert {line["n"] for line in found.values()} == {16}
+    lines = TrainedMend.load(toy_mend.parent).rates
+    found = {(line.side, line.prompts): line for line in lines}
+    assert {line.n for line in lines} == {16}
     for side in ("entity", "relation"):
         for prompts in ("own prompt", "other wordings"):
             line = found[side, prompts]
             # before: no fact is as it shall be; the bound of the interval is above that
-            assert line["before"][0] == 0 and line["after"][1] > 0, (side, prompts)
-        assert found[side, "own prompt"]["after"][0] > 0.5
-        assert found[side, "neighbours"]["after"][0] > 0.6
+            assert line.before.mean == 0 and line.after.low > 0, (side, prompts)
+        assert found[side, "own prompt"].after.mean > 0.5
+        assert found[side, "neighbours"].after.mean > 0.6
 
 
 @pytest.mark.slow
@@ -62,10 +103,9 @@ def test_validation_falls_and_the_best_is_kept(toy_mend: Path) -> None:
     text = (toy_mend.parent / "records.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     totals = {
-        int(line["key"]): sum(
-            TOY_MEND.edit_weight * one["edit"] + one["kl"] for one in line["validation"].values()
-        )
+        int(line["key"]): 2 * TOY_MEND.total(line["validation"])
         for line in lines
+        if "validation" in line
     }
     best = min(totals, key=totals.__getitem__)
     assert best > 0 and totals[best] < 0.5 * totals[0]
@@ -93,10 +133,13 @@ def test_options_out_of_range_are_refused_before_the_model_is_loaded(
     option: str, value: float, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kedit.models.load.load", None)  # not called
-    config = replace(SHORT, out=str(tmp_path / "run"), **{option: value})
+    config = replace(Config(model="toy", out=str(tmp_path / "run")), **{option: value})
     with pytest.raises(InputError, match=wanted):
         run(config)
     assert not (tmp_path / "run").exists()
+    if option != "held_out":
+        with pytest.raises(InputError, match=wanted.split(": ")[-1]):
+            replace(SHORT, **{option: value})
 
 
 def test_training_stops_at_a_loss_that_is_no_number_and_keeps_what_was_kept(
@@ -111,7 +154,7 @@ def test_training_stops_at_a_loss_that_is_no_number_and_keeps_what_was_kept(
         return replace(found, edit=math.nan) if sum(n_trained) == 4 else found
 
     n_trained: list[bool] = []
-    monkeypatch.setattr(metalearning, "practise", broken)
+    monkeypatch.setattr(mend_training, "practise", broken)
     with pytest.raises(InputError, match=r"after 3 steps the edit loss \(training\) is nan"):
         trained(SHORT, toy, tmp_path / "broken")
     lines, wanted = (
@@ -170,11 +213,10 @@ def test_probes_that_a_case_has_are_its_material() -> None:
 
 
 def test_exercises_hang_on_the_seed_and_the_key_alone(toy: HookedTransformer) -> None:
-    practice = practice_of(SHORT, toy, requests_for(SHORT))
+    practice = practice_of(toy, REQUESTS, text=TEXT)
     assert practice.batch(toy, 3, "7") == practice.batch(toy, 3, "7") != practice.batch(toy, 3, "8")
-    other = replace(SHORT, seed=1)
-    drawn = practice_of(other, toy, requests_for(other)).batch(toy, 3, "7")
-    assert practice.batch(toy, 3, "7") != drawn
+    for other in (replace(practice, seed=1), practice_of(toy, REQUESTS, text=TEXT, seed=1)):
+        assert practice.batch(toy, 3, "7") != other.batch(toy, 3, "7")
     assert practice.validation(toy) == practice.validation(toy)
     for exercise in practice.batch(toy, 20, "7"):
         (edit,) = exercise.edits
@@ -187,7 +229,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_bit(
     toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
 ) -> None:
     whole = trained(SHORT, toy, tmp_path / "whole")
-    step, calls = _mend_training._step, []
+    step, calls = mend_training._step, []
 
     def breaking(*args: object):
         calls.append(1)
@@ -195,7 +237,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_bit(
             raise KeyboardInterrupt
         return step(*args)  # pyright: ignore
 
-    monkeypatch.setattr(_mend_training, "_step", breaking)
+    monkeypatch.setattr(mend_training, "_step", breaking)
     with pytest.raises(KeyboardInterrupt):
         trained(SHORT, toy, tmp_path / "resumed")
     monkeypatch.undo()
@@ -263,7 +305,7 @@ def test_a_folder_that_lost_something_ends_as_one_that_lost_nothing(
 def test_a_training_that_was_killed_before_its_checkpoint_writes_no_record_twice(
     toy: HookedTransformer, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep, calls = _mend_training._keep, []
+    keep, calls = mend_training._keep, []
 
     def killed(*told: Any) -> None:
         calls.append(1)
@@ -271,7 +313,7 @@ def test_a_training_that_was_killed_before_its_checkpoint_writes_no_record_twice
             raise KeyboardInterrupt
         keep(*told)
 
-    monkeypatch.setattr(_mend_training, "_keep", killed)
+    monkeypatch.setattr(mend_training, "_keep", killed)
     with pytest.raises(KeyboardInterrupt):
         trained(SHORT, toy, tmp_path)
     monkeypatch.undo()
@@ -313,20 +355,34 @@ def test_accumulated_batches_are_one_large_batch(
 
 @pytest.mark.slow
 def test_attention_can_be_edited_too(tmp_path: Path, toy: HookedTransformer) -> None:
-    config = replace(SHORT, matrices="W_V,W_O", layers=(2,), steps=2)
+    config = replace(SHORT, matrices=("W_V", "W_O"), layers=(2,), steps=2)
     file = trained(config, toy, tmp_path) / NAME
     edit = MEND(str(file))(toy, [CASES[0].entity])
     assert set(edit.deltas) == {"blocks.2.attn.W_V", "blocks.2.attn.W_O"}
 
 
 def test_nothing_to_train_on_is_said() -> None:
-    with pytest.raises(InputError, match=r"auto: 128 edits .* 0 to train on"):
-        requests_for(replace(SHORT, but="toy"))
+    with pytest.raises(InputError, match=r"toy: 128 edits .* 0 to train on"):
+        read_requests("toy", "toy", but="toy")
 
 
 def test_a_recipe_names_files_without_their_folders(toy: HookedTransformer, tmp_path: Path) -> None:
-    file = trained(replace(SHORT, steps=1), toy, tmp_path) / NAME
-    assert read_hypernetwork(file)[1].recipe["text"] == "README.md"
+    cases = tmp_path / "own.jsonl"
+    facts = [fact for fact in toy_module.facts() if fact.relation.name == "birthplace"]
+    told = [
+        {"subject": one.subject, "relation": "birthplace", "object": one.object, "target": "Delft",
+         "template": one.template}
+        for one in facts if one.object != "Delft"
+    ]  # fmt: skip
+    cases.write_text("\n".join(map(json.dumps, told)), encoding="utf-8")
+    requests = read_requests(str(cases), "toy", sides=("entity",), held_out=2)
+    recipe = replace(SHORT, steps=1)
+    found = train_mend(toy, requests, recipe, text=TEXT, journal=RunFolder(tmp_path))
+    file = tmp_path / NAME
+    assert found.file == str(file)
+    kept = read_hypernetwork(file)[1].recipe
+    assert (kept["text"], kept["cases"]) == ("README.md", "own.jsonl")
+    assert (kept["perspective"], kept["held_out"], kept["trained for"]) == ("entity", 2, 0)
     assert str(ROOT).encode() not in file.read_bytes()
 
 
@@ -334,12 +390,14 @@ def test_the_toys_is_trained_when_it_is_asked_for_and_then_kept(
     toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEDIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(_toy_mend, "RECIPE", replace(_toy_mend.RECIPE, steps=2, validate=2))
-    assert _toy_mend.trained_for_toy(FT(1), toy, "toy") == FT(1)
-    assert _toy_mend.trained_for_toy(MEND("mine"), toy, "toy") == MEND("mine")
-    assert _toy_mend.trained_for_toy(MEND(), toy, "gpt2") == MEND()
-    both = _toy_mend.trained_for_toy(Sides(MEND(), None), toy, "toy")
+    monkeypatch.setattr(
+        toy_mend_module, "RECIPE", replace(toy_mend_module.RECIPE, steps=2, validate=2)
+    )
+    assert toy_mend_module.trained_for_toy(FT(1), toy, "toy") == FT(1)
+    assert toy_mend_module.trained_for_toy(MEND("mine"), toy, "toy") == MEND("mine")
+    assert toy_mend_module.trained_for_toy(MEND(), toy, "gpt2") == MEND()
+    both = toy_mend_module.trained_for_toy(Sides(MEND(), None), toy, "toy")
     assert isinstance(both, Sides) and isinstance(both.entity, MEND)
     assert both.entity(toy, [CASES[0].entity]).deltas
-    monkeypatch.setattr(_mend_training, "train", None)  # not called
-    assert _toy_mend.trained_for_toy(MEND(), toy, "toy") == both.entity
+    monkeypatch.setattr(mend_training, "train", None)  # not called
+    assert toy_mend_module.trained_for_toy(MEND(), toy, "toy") == both.entity
