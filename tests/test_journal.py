@@ -1,5 +1,6 @@
 """A journal does each item once, costs nobody for a bad one, and is the same on disk; records."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Journal:
 def run(journal: Journal, items: list[int], done: list[int], size: int = 1, **options: Any):
     """Squares of the items; 3 cannot be squared, and 4 is left out."""
 
-    def squares(ones: "list[int]") -> list[Any]:
+    def squares(ones: Sequence[int]) -> list[Any]:
         if 3 in ones:
             raise InputError("three is bad")
         done.extend(ones)

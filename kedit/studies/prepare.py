@@ -15,8 +15,10 @@ from kedit.editors.registry import label_of, make_editor
 from kedit.editors.sides import parts_of, with_each
 from kedit.errors import InputError
 from kedit.facts import EditCase, EditRequest, Perspective
+from kedit.models.load import source_of
 from kedit.progress import progress
 from kedit.records import key_of
+from kedit.studies.toy_mend import trained_for_toy
 
 Side = Literal["entity", "relation", "together"]  # together: both requests of a case in one edit
 SIDES: tuple[Perspective, ...] = ("entity", "relation")
@@ -79,6 +81,7 @@ def prepare(
                 else one
             )
             editor = with_settings(editor, {"text": text, "seed": seed})
+            editor = trained_for_toy(editor, model, source_of(model))
             made.append((name, side, with_tokens(model, editor, tokens_a_key)))
     read_moments(model, [editor for _, _, editor in made])
     with progress("editors") as bars:
