@@ -1,6 +1,7 @@
 """A run's folder: a journal on disk, with the options, inputs and versions it was made from."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -25,6 +26,7 @@ log = logging.getLogger("kedit")
 
 CONFIG, VERSIONS = "config.json", "versions.json"
 RECORDS, DAMAGED = "records.jsonl", "records.damaged.jsonl"
+LONGEST = 160  # bytes of a file's name, so that there is room for what is added to it
 PACKAGES = ("kedit", "torch", "transformer-lens", "transformers", "numpy")
 
 
@@ -199,6 +201,17 @@ def write_whole(path: Path, text: str) -> None:
     scratch = path.with_name(f"{path.name}.part")
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
+
+
+def file_name(text: str) -> str:
+    """`text` as the name of a file, without its suffix: on one line, without / and not too long."""
+    name = "".join(one if one.isprintable() and one not in "/\\" else "_" for one in text)
+    name = name.encode("utf-8", "replace").decode()
+    if len(name.encode()) <= LONGEST:
+        return name
+    # what is cut off is told by a digest, for another name may begin in the same way
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{name.encode()[: LONGEST - 9].decode('utf-8', 'ignore')}-{digest}"
 
 
 def _commit() -> str:
