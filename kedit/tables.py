@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Row = tuple[str, ...]
+# by metric, as kedit.forward.metrics.METRICS has them: what its differences are in
+EFFECT_UNITS = {"prob": "probability", "logprob": "nats", "logit_diff": "logits"}
 WIDTH = 100  # of a table at least, where the screen has it: title and note break at its edge
 # what begins a cell, a tag, emphasis, code, a link, a formula
 _MARKUP = re.compile(r"[\\|<*`\[$]")

@@ -19,6 +19,7 @@ from kedit.models.prompts import Prompt, encode, plain_ids
 from probes.noise_kinds import LARGEST, noise_kind
 
 PARTS = ("relation", "subject")
+KEPT_SHARE = 0.5  # of its clean probability: an answer that keeps more was hardly corrupted
 UPSTREAM_SEED = 1  # Meng et al.'s code draws from numpy.random.RandomState(1), anew for each trace
 
 

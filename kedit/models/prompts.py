@@ -4,7 +4,7 @@ An answer's tokens are those that it has behind its prompt, never those that it 
 depend on what joins the two (`kedit.spacing`) and on the tokenizer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -90,6 +90,16 @@ def encode(model: HookedTransformer, fact: Fact) -> Prompt:
     asked = giving(model, plain, telling(model, answer, rival if fact.rival else ()))
     require_room(model, fact.prompt, len(asked.tokens))
     return asked
+
+
+def readable(model: HookedTransformer, facts: Iterable[Fact]) -> Iterator[Fact]:
+    """Those that the model can read: within its context, of tokens that its embedding has."""
+    for fact in facts:
+        try:
+            encode(model, fact)
+        except InputError:
+            continue
+        yield fact
 
 
 def encode_text(model: HookedTransformer, text: str, answer_ids: Sequence[int] = ()) -> Prompt:
