@@ -56,21 +56,6 @@ def require_kinds_to_compare(order: "Sequence[Sequence[Fact]]", limit: int) -> N
         )
 
 
-def require_facts_to_ask(order: "Sequence[Sequence[Fact]]", choose: int) -> None:
-    """Looks whether facts are left to ask of when heads were chosen on the first ones.
-
-    Raises:
-        InputError: there are none.
-    """
-    from kedit.errors import InputError
-
-    if len(order) <= choose:
-        raise InputError(
-            f"--choose {choose}: heads are chosen on so many facts and asked about others. Facts: "
-            f"{len(order)}. Fewer to --choose are wanted, or more --facts or --relations"
-        )
-
-
 def require_facts_of_a_relation(order: "Sequence[Sequence[Fact]]", fewest: int) -> None:
     """Looks whether a relation has `fewest` facts.
 

@@ -1,21 +1,23 @@
 """What do a relation's heads do? They are asked, on other facts than they were chosen on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from experiments._run import command, open_run
+from experiments import _options as options
+from experiments._command import command, loaded, open_run
+from experiments._printing import say, say_skipped, show
+from kedit.data.choose import facts_source, of_relations, usable_facts
+from kedit.data.enough import require_facts_to_ask
+from kedit.heads import Head
 
 
 @dataclass(frozen=True)
 class Config:
     """Which heads, and on which facts they are asked."""
 
-    model: str = "gemma-3-270m"
-    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
-    facts: str = "auto"
-    """builtin, toy, or a file: known_1000.json, CounterFact, or JSON Lines of your own (auto:
-    the toy's own for the toy, else builtin)."""
+    model: str = options.model()
+    facts: str = options.facts()
     relations: str = "12"
     """Only facts of these: ids or names, separated by commas; or of so many, those that have the
     most subjects."""
@@ -35,41 +37,55 @@ class Config:
     """Facts (whether the model answers them or not) whose relation is decoded; 0 for none."""
     metric: Literal["prob", "logprob", "logit_diff"] = "prob"
     """Which score tables and figures show; all three are measured."""
-    seed: int = 0
-    """Of the choice of facts, replacements, random heads, probes and the bootstrap."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    dtype: str = "float32"
-    """Of the weights; on CUDA also bfloat16 or float16."""
-    out: str = ""
-    """The run's folder (default: results/ask_heads/MODEL-HASH)."""
+    seed: int = options.seed(
+        "the choice of facts, replacements, random heads, probes and the bootstrap"
+    )
+    device: str = options.device()
+    dtype: str = options.dtype()
+    out: str = options.out("ask_heads")
 
 
 def run(config: Config) -> Path:
-    """Chooses, asks, decodes, sums up, draws, prints; no fact is asked about again."""
-    from dataclasses import replace
+    """Asks heads into a folder; no fact is asked about again."""
+    from figures import questions
+    from figures.style import save
+    from kedit.tables import csv_text
+    from probes.studies.heads import ask_heads
 
-    from experiments._enough import require_facts_to_ask
-    from experiments._facts import of_relations, say_skipped, spread_out, usable_facts
-    from experiments._head_answers import finish
-    from experiments._head_questions import ask_heads
-
-    if config.facts == "auto":
-        config = replace(config, facts="toy" if config.model == "toy" else "builtin")
+    config = replace(config, facts=facts_source(config.facts, config.model))
     pool, skipped = usable_facts(config.facts)
     say_skipped(config.facts, skipped)
-    order = spread_out(of_relations(pool, config.relations), config.seed)
-    require_facts_to_ask(order, config.choose)
+    facts = of_relations(pool, config.relations)
+    require_facts_to_ask(facts, config.choose)
+    heads = [Head.named(name) for name in config.heads.split(",")] if config.heads else None
     with open_run("ask_heads", config, ("metric",)) as folder:
-        folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
+        folder.write("README.txt", _EXPLAINED)
         folder.write_json("skipped.json", skipped)
-        finish(config, folder, ask_heads(config, folder, pool, order))
+        found = ask_heads(
+            loaded(config, folder), facts, heads, pool=pool, choose=config.choose,
+            n_heads=config.n_heads, limit=config.limit, corrupt=config.corrupt,
+            window=config.window, decoded=config.decoded, metric=config.metric, seed=config.seed,
+            journal=folder,
+        )  # fmt: skip
+        found.save(folder)
+        folder.write("ov.csv", csv_text(found.ov_rows()))
+        folder.write("knockout.csv", csv_text(found.knockout_rows()))
+        folder.write("paths.csv", csv_text(found.path_rows()))
+        save(questions.answers(found), folder.path, "heads")
+        save(questions.knockouts(found), folder.path, "knockout")
+        save(questions.paths(found), folder.path, "paths")
+        if found.decoded:
+            folder.write("decoding.csv", csv_text(found.decoding_rows()))
+            save(questions.decoding(found), folder.path, "decoding")
+        show(found.table())
+        say(f"Everything is in {folder.path}")
     return folder.path
 
 
 _EXPLAINED = """\
 records.jsonl   a line for each fact that heads were chosen on, and for each that they were asked
-                about; or why it could not be used
+                about, or why it could not be used; and what was decoded
+heads.json      all answers, fact by fact, from which kedit has the result back
 heads.csv       each head's answers: means over facts with 95 % bootstrap intervals
 ov.csv          what each head would write, fact by fact, were it to read the subject alone
 knockout.csv    the answer's relative change with attention edges cut, by layer

@@ -1,7 +1,5 @@
 """What heads answered: estimates with intervals by head, paths between heads, cut edges."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -10,7 +8,6 @@ from figures.style import (
     DOUBLE,
     SITE_COLOURS,
     SITES,
-    Source,
     Study,
     effect_label,
     layer_axis,
@@ -19,34 +16,30 @@ from figures.style import (
     titled,
 )
 from figures.trace import WINDOWS, draw_table, layer_label
-from kedit.stats import Interval
+from kedit.results.decoding import by_layer
+from kedit.results.head_answers import CUTS, HeadAnswers
+from kedit.tables import plural
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499")  # Okabe and Ito's
 
 
 @styled
-def answers(panels: Mapping[str, Mapping[str, Interval]], study: Study) -> Figure:
-    """A panel a question, a row a head (the first at the top), its mean with an interval.
-
-    Args:
-        panels: by question, its unit in brackets; then by head.
-    """
-    names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+def answers(found: HeadAnswers) -> Figure:
+    """A panel a question, a row a head (the first at the top), its mean with an interval."""
+    panels, study = found.panels(), _study(found)
+    names = list(dict.fromkeys(name for panel in panels for name in panel.means))
     title = titled("What the heads do", study.model)
     figure = new_figure(DOUBLE, 0.6 + 0.19 * len(names), title, study.caption("lines"))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for ax, (question, panel), colour in zip(
-        axes, panels.items(), COLOURS * len(panels), strict=False
-    ):
+    for ax, panel, colour in zip(axes, panels, COLOURS, strict=False):
         for row, name in enumerate(names):
-            if name in panel:
-                mean, low, high = panel[name].floats()
+            if name in panel.means:
+                mean, low, high = panel.means[name].floats()
                 ax.plot([low, high], [row, row], color=colour)
                 ax.plot(mean, row, "o", color=colour, markersize=3.5)
         ax.axvline(0, color="0.6", linewidth=0.6)
-        asked, _, unit = question.removesuffix(")").partition(" (")
-        ax.set_title(asked)
-        ax.set_xlabel(f"change of the answer\n({unit})")
+        ax.set_title(panel.asked)
+        ax.set_xlabel(f"change of the answer\n({panel.unit})")
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
@@ -55,23 +48,20 @@ def answers(panels: Mapping[str, Mapping[str, Interval]], study: Study) -> Figur
 
 
 @styled
-def knockouts(curves: Mapping[str, Interval], window: int, study: Study) -> Figure:
-    """The answer's relative change by the cut windows' layer, a panel a cut.
-
-    Args:
-        curves: by cut, as in "last to subject": the last token no longer reads the subject.
-    """
+def knockouts(found: HeadAnswers) -> Figure:
+    """The answer's relative change by the cut windows' layer, a panel a cut."""
+    curves, study, window = found.curves(), _study(found, of_clean_runs=True), found.window
     title = titled(f"Attention knockout: edges cut in {window} layers", study.model)
     caption = study.caption("bands") + (WINDOWS if window > 1 else "")
     figure = new_figure(DOUBLE, 2.1, title, caption)
     axes = figure.subplots(1, max(1, len(curves)), sharey=True, squeeze=False)[0]
-    for ax, (name, curve), colour in zip(axes, curves.items(), COLOURS * len(curves), strict=False):
+    for ax, (name, curve), colour in zip(axes, curves.items(), COLOURS, strict=False):
         layers = np.arange(len(curve.mean))
         ax.axhline(0, color="0.6", linewidth=0.6)
         ax.fill_between(layers, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.2, lw=0)
         ax.plot(layers, 100 * curve.mean, color=colour)
         layer_axis(ax, len(layers))
-        reader, _, read = name.partition(" to ")
+        reader, read, _ = CUTS[name]
         ax.set_title(f"{read} hidden from\nthe {reader}{' token' if reader == 'last' else ''}")
         ax.set_xlabel(layer_label(window))
         ax.spines[["top", "right"]].set_visible(False)
@@ -80,39 +70,45 @@ def knockouts(curves: Mapping[str, Interval], window: int, study: Study) -> Figu
 
 
 @styled
-def paths(effects: Mapping[str, Mapping[str, float]], study: Study) -> Figure:
+def paths(found: HeadAnswers) -> Figure:
     """What goes from each head (row) straight to each receiver (column), averaged over facts."""
+    effects, study = found.paths(), _study(found)
     receivers = sorted({name for own in effects.values() for name in own}, key=_place)
-    table = np.array([[own.get(name, np.nan) for name in receivers] for own in effects.values()])
+    table = np.array(
+        [
+            [float(own[name].mean) if name in own else np.nan for name in receivers]
+            for own in effects.values()
+        ]
+    )
     title = titled("Paths: effect of a head through one receiver alone", study.model)
     caption = f"{study.caption('in paths.csv')} Hatched: the receiver comes before."
     figure = new_figure(DOUBLE, 0.75 + 0.19 * max(len(effects), 4), title, caption)
     label = effect_label(study.metric, lines=2)
-    draw_table(figure, figure.subplots(), table, list(effects), receivers, label)
+    draw_table(figure, figure.subplots(), table, list(map(str, effects)), receivers, label)
     return figure
 
 
 @styled
-def decoding(
-    found: Mapping[str, Mapping[str, tuple[Interval, Interval]]], chance: float, source: Source
-) -> Figure:
+def decoding(found: HeadAnswers) -> Figure:
     """Accuracy by layer, a panel for what was held out, a curve a site; dotted: control task."""
-    title = titled("Where a linear probe decodes the relation, at the last token", source.model)
+    title = titled("Where a linear probe decodes the relation, at the last token", found.model)
     caption = (
-        f"{source.told}; bands: Wilson’s 95\u00a0% interval over what is held out; dotted: the "
-        "control task, each wording’s relation drawn at random; grey line: always the commonest "
-        "relation."
+        f"n = {plural(found.n_decoded, 'fact')}; seed {found.seed}; bands: Wilson’s 95\u00a0% "
+        "interval over what is held out; dotted: the control task, each wording’s relation drawn "
+        "at random; grey line: always the commonest relation."
     )
     figure = new_figure(DOUBLE, 2.2, title, caption)
-    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    for ax, (split, sites) in zip(axes, found.items(), strict=True):
-        for site, (accuracy, control) in sites.items():
+    axes = figure.subplots(1, len(found.decoded), sharey=True, squeeze=False)[0]
+    for ax, (split, decoded) in zip(axes, found.decoded.items(), strict=True):
+        curves = by_layer(decoded)
+        for site in (site for site in SITES if site in curves):
+            accuracy, control = curves[site]
             layers, colour = np.arange(len(accuracy.mean)), SITE_COLOURS[site]
             ax.fill_between(layers, accuracy.low, accuracy.high, color=colour, alpha=0.2, lw=0)
             ax.plot(layers, accuracy.mean, color=colour, label=SITES[site])
             ax.plot(layers, control.mean, color=colour, linestyle=":")
             layer_axis(ax, len(layers))
-        ax.axhline(chance, color="0.6", linewidth=0.6)
+        ax.axhline(decoded[0].chance, color="0.6", linewidth=0.6)
         ax.set_title(f"{split}s held out")
         ax.set_xlabel("layer")
         ax.set_ylim(0, 1.02)
@@ -120,6 +116,12 @@ def decoding(
     axes[0].set_ylabel("accuracy")
     figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right center")
     return figure
+
+
+def _study(found: HeadAnswers, of_clean_runs: bool = False) -> Study:
+    """What the line under a figure says."""
+    corruption = "" if of_clean_runs else f"the {found.corrupt}’s words replaced by others"
+    return Study(len(found.facts), corruption, found.metric, found.seed, found.model)
 
 
 def _place(receiver: str) -> tuple[float, str]:

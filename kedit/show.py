@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PLOTS: Mapping[str, tuple[str, str]] = {
     "Comparison": ("figures.compare", "comparison"),
     "FactTrace": ("figures.trace", "heatmap"),
+    "HeadAnswers": ("figures.questions", "answers"),
     "PromptTrace": ("figures.trace", "heatmap"),
     "TrainedMend": ("figures.training", "losses"),
 }

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from kedit.errors import InputError
 from kedit.facts import Fact
 from kedit.forward.openings import Tokens
 from kedit.models.prompts import device, encode
+from kedit.results.decoding import Decoded
 from kedit.stats import Interval, bootstrap_ratio, rate_interval
 
 SITES = ("resid_post", "mlp_out", "attn_out", "z")
@@ -61,27 +62,6 @@ class Features:
     def groups(self, split: Split) -> tuple[str, ...]:
         """Of each fact, what must not be in both parts."""
         return {"subject": self.subjects, "wording": self.wordings}[split]
-
-
-class Decoded(NamedTuple):
-    """How well a site tells relations apart, in shares of the facts that were held out.
-
-    Args:
-        head: of "z"; None for the other sites.
-        accuracy: of the probe for the relation; this and the control with 95 % intervals as rates
-            have them (`kedit.stats.rate_interval`), selectivity by the bootstrap.
-        control: of the same probe for relations drawn at random, one for each wording.
-        selectivity: accuracy - control.
-        chance: of always saying the commonest relation.
-    """
-
-    site: str
-    layer: int
-    head: int | None
-    accuracy: Interval
-    control: Interval
-    selectivity: Interval
-    chance: float
 
 
 @torch.no_grad()

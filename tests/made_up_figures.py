@@ -31,6 +31,8 @@ from figures.style import Source, Study
 from kedit.editing.write_sites import Half
 from kedit.heads import Head
 from kedit.models.prompts import ROLES
+from kedit.results.decoding import Decoded
+from kedit.results.head_answers import CUTS, HeadAnswers
 from kedit.results.heads import AttentionShare, KindTest, Looks, RelationHeads, Sharing
 from kedit.results.prompts import PromptTrace
 from kedit.results.traces import AverageEffect
@@ -41,6 +43,7 @@ from tests import test_figures_frontier as places
 from tests import test_figures_neurons as found_neurons
 from tests import test_figures_score as scores
 from tests import test_train_mend
+from tests.made_up_heads import fact_of, found_of
 
 MODEL = "/somewhere/else/EleutherAI/a-model-with-a-name-of-many-words-1.4b-deduped.gguf"
 LONG = "In the third volume of the letters, of whose author nothing is known, somebody says that {}"
@@ -86,7 +89,7 @@ def traced(n_facts: int) -> dict[str, Callable[[], Figure]]:
         "relations.clusters": lambda: relations.clusters(by_relation(3, 1), SHARED, study),
         "relations.looks": lambda: relations.looks([look("L3H1", n_facts)], study),
         "kinds.attention_shares": lambda: kinds.attention_shares(shares(n_facts), TESTS, study),
-        "questions.knockouts": lambda: questions.knockouts(knocked(5), 1, study),
+        "questions.knockouts": lambda: questions.knockouts(asked(1, n_facts, 5, 1)),
     }
 
 
@@ -125,33 +128,24 @@ def shares(n_facts: int) -> list[AttentionShare]:
     ]
 
 
-def answered(alone: bool) -> dict[str, dict[str, Interval]]:
-    names = [f"L{layer}H{layer % 9}" for layer in range(24)]
-    one = Interval(np.array(-0.00022), *[np.array(np.nan)] * 2) if alone else interval(-2e-4, 1e-4)
-    direct = {"direct effect (logits)": dict.fromkeys(names, one)}
-    more = dict.fromkeys([*names, "all of them together", "as many random ones"], one)
-    return direct | {f"ablated, {by} (probability)": more for by in ("mean", "resample")}
-
-
-def knocked(n_layers: int) -> dict[str, Interval]:
+def asked(n_heads: int, n_facts: int = 60, n_layers: int = 30, window: int = 9) -> HeadAnswers:
+    """Heads of long names, all cuts, and a site decoded at every layer."""
     curve = np.linspace(0, -0.9, n_layers)
-    cuts = ("last to subject", "last to relation", "last to the rest", "relation to subject")
-    return dict.fromkeys(cuts, Interval(curve, curve - 0.1, curve + 0.1))
-
-
-def paths(n_heads: int) -> dict[str, dict[str, float]]:
-    names = [f"L{layer}H{layer % 9}" for layer in range(n_heads)]
-    receivers = [f"L{layer}.mlp" for layer in range(30)] + ["logits"]
-    return {name: {to: (-1) ** n / (n + 1) for n, to in enumerate(receivers)} for name in names}
-
-
-def decoded() -> dict[str, dict[str, tuple[Interval, Interval]]]:
-    curve = np.linspace(0.2, 0.9, 30)
-    both = Interval(curve, curve - 0.1, curve + 0.1), Interval(curve / 9, curve / 9, curve / 9)
-    return {
-        split: dict.fromkeys(("resid_post", "mlp_out", "z"), both)
-        for split in ("subject", "wording")
-    }
+    receivers = [f"L{layer}.mlp" for layer in range(n_layers)] + ["logits"]
+    own = [Head(layer, layer % 9) for layer in range(n_heads)]
+    facts = [
+        fact_of(own, (n + 1) * -2e-4, dict.fromkeys(CUTS, tuple(curve - n / 100)), receivers)
+        for n in range(n_facts)
+    ]
+    sites = [
+        Decoded(
+            site, layer, None, interval(0.2 + layer / 50), interval(layer / 50, 0.0), TOTAL, 0.2
+        )
+        for site in ("resid_post", "mlp_out", "attn_out")
+        for layer in range(30)
+    ]
+    decoded = dict.fromkeys(("subject", "wording"), tuple(sites))
+    return found_of(facts, model=MODEL, window=window, decoded=decoded)
 
 
 PROMPT = edit.Prompt(
@@ -310,22 +304,22 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         "n = 1": lambda: neurons.relations([ANY], {"mlp": COUNTS[:1].sum(2)}, None, ALONE),
     },
     "questions.answers": {
-        "many": lambda: questions.answers(answered(False), STUDY),
-        "n = 1": lambda: questions.answers(answered(True), FEW[1]),
+        "many": lambda: questions.answers(asked(24)),
+        "n = 1": lambda: questions.answers(asked(24, 1)),
     },
     "prompts.head_maps": {
         "many heads": lambda: prompts.head_maps(patched([LONG, "a", ANY, " is", "b"]), "", MODEL),
         "one token": lambda: prompts.head_maps(patched(["a"]), "logit_diff", MODEL),
         "nothing": lambda: prompts.head_maps(patched(["a", "b"], 0.0), "", MODEL),
     },
-    "questions.decoding": {"many": lambda: questions.decoding(decoded(), 0.2, SOURCE)},
+    "questions.decoding": {"many": lambda: questions.decoding(asked(1))},
     "questions.knockouts": {
-        "many": lambda: questions.knockouts(knocked(48), 9, STUDY),
-        "none": lambda: questions.knockouts({}, 9, STUDY),
+        "many": lambda: questions.knockouts(asked(1, n_layers=48)),
+        "none": lambda: questions.knockouts(found_of([fact_of([], knockout={})], model=MODEL)),
     },
     "questions.paths": {
-        "many": lambda: questions.paths(paths(24), STUDY),
-        "n = 1": lambda: questions.paths({"L0H1": {"logits": 0.0}}, FEW[1]),
+        "many": lambda: questions.paths(asked(24)),
+        "n = 1": lambda: questions.paths(found_of([fact_of([Head(0, 1)], 0.0)], model=MODEL)),
     },
     "relations.clusters": {
         "many": lambda: relations.clusters(by_relation(12, 0.7), SHARED, STUDY),

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from experiments import ask_heads, patch_heads, relation_kinds
+from experiments import patch_heads, relation_kinds
 from experiments._facts import of_relations
 from experiments._trace import Config
 from figures.kinds import attention_shares
-from figures.questions import decoding, knockouts, paths
 from figures.relations import clusters
-from figures.style import Source, Study
+from figures.style import Study
 from kedit.errors import InputError
 from kedit.models import toy as toy_module
 from kedit.results.heads import AttentionShare, KindTest
@@ -88,72 +87,6 @@ def test_kinds_of_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         relation_kinds.run(replace(config, sites=["mlp_out"], out=str(tmp_path / "other")))
 
 
-@pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("asked") / "run"
-    config = ask_heads.Config(model="toy", choose=3, limit=3, n_heads=3, decoded=40, out=str(out))
-    return ask_heads.run(config)
-
-
-@pytest.mark.slow
-def test_heads_are_asked_on_facts_that_they_were_not_chosen_on(asked: Path):
-    records = [json.loads(line) for line in (asked / "records.jsonl").read_text().splitlines()]
-    chosen = {one["prompt"] for one in records if one["key"].startswith("chosen on")}
-    about = {one["prompt"] for one in records if one["key"].startswith("asked")}
-    assert len(chosen) == len(about) == 3 and not chosen & about
-
-
-@pytest.mark.slow
-def test_the_answers_are_those_of_the_records(asked: Path):
-    records = [json.loads(line) for line in (asked / "records.jsonl").read_text().splitlines()]
-    answers = [one for one in records if one["key"].startswith("asked")]
-    told = {(row["head"], row["question"]): float(row["mean"]) for row in rows(asked / "heads.csv")}
-    head = next(iter(answers[0]["heads"]))
-    direct = np.mean([one["heads"][head]["direct"] for one in answers])
-    assert told[head, "direct effect (logits)"] == pytest.approx(direct)
-    ablated = np.mean([one["ablated"]["mean"]["together"]["prob"] for one in answers])
-    assert told["together", "ablated, mean (probability)"] == pytest.approx(ablated)
-    assert ablated < -0.05  # the heads were chosen for something
-    written = {(row["prompt"], row["head"]): row["writes"] for row in rows(asked / "ov.csv")}
-    assert len(written) == len(answers) * len(answers[0]["heads"])
-    for token in answers[0]["heads"][head]["ov writes"]:
-        assert repr(token) in written[answers[0]["prompt"], head]
-    cut = {row["cut"] for row in rows(asked / "knockout.csv")}
-    assert "last to subject" in cut
-    assert {row["to"] for row in rows(asked / "paths.csv")} >= {"logits"}
-    assert {row["held out"] for row in rows(asked / "decoding.csv")} <= {"subject", "wording"}
-    for name in ("heads", "knockout", "paths", "decoding"):
-        assert (asked / f"{name}.png").stat().st_size > 10_000
-
-
-@pytest.mark.slow
-def test_a_second_run_asks_nothing_again(asked: Path, monkeypatch: pytest.MonkeyPatch):
-    from experiments import _head_choice, _head_questions
-
-    def never(*_: object) -> None:
-        raise AssertionError("asked again")
-
-    before = (asked / "heads.csv").read_text()
-    monkeypatch.setattr(_head_questions, "_asked", never)
-    monkeypatch.setattr(_head_choice, "_attributed", never)
-    config = ask_heads.Config(model="toy", choose=3, limit=3, n_heads=3, decoded=40, out=str(asked))
-    ask_heads.run(config)
-    assert (asked / "heads.csv").read_text() == before
-
-
-def test_named_heads_must_be_there(tmp_path: Path):
-    config = ask_heads.Config(model="toy", heads="L9H9", choose=1, limit=1, out=str(tmp_path / "a"))
-    with pytest.raises(InputError, match="--heads L9H9: toy has 4 layers of 4 heads, L0H0 to L3H3"):
-        ask_heads.run(config)
-    with pytest.raises(InputError, match="a name as L11H2"):
-        ask_heads.run(replace(config, heads="nine", out=str(tmp_path / "b")))
-
-
-def interval(values: list[float]) -> Interval:
-    mean = np.array(values)
-    return Interval(mean, mean - 0.1, mean + 0.1)
-
-
 def test_shares_are_drawn_as_they_are():
     bounds = [np.asarray(0.1), np.asarray(0.6)]
     shares = [
@@ -171,20 +104,6 @@ def test_shares_are_drawn_as_they_are():
     assert "p = 0.03" in caption_of(figure)
     with pytest.raises(InputError, match="no shares"):
         attention_shares([], [], STUDY)
-
-
-def test_knockouts_paths_and_decoding_are_drawn_as_they_are():
-    curves = {"last to subject": interval([-0.1, -0.5]), "last to relation": interval([0, -0.2])}
-    first, second = knockouts(curves, 5, STUDY).axes
-    assert first.get_title("left") == "subject hidden from\nthe last token"
-    for ax, wanted in ((first, [-10, -50]), (second, [0, -20])):
-        np.testing.assert_allclose(np.asarray(ax.lines[-1].get_ydata()), wanted)
-    figure = paths({"L0H1": {"L2.mlp": 0.3, "logits": -0.1}, "L3H0": {"logits": 0.2}}, STUDY)
-    table = np.ma.asarray(figure.axes[0].collections[0].get_array()).reshape(2, 2)
-    np.testing.assert_allclose(table.filled(np.nan), [[0.3, -0.1], [np.nan, 0.2]])
-    found = {"subject": {"z": (interval([0.5, 0.9]), interval([0.2, 0.1]))}}
-    (ax,) = decoding(found, 0.1, Source("toy", "n = 5 facts")).axes
-    np.testing.assert_allclose(np.asarray(ax.lines[0].get_ydata()), [0.5, 0.9])
 
 
 def test_clusters_show_the_means_in_the_trees_order():

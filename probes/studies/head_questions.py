@@ -1,0 +1,126 @@
+"""All that is asked of heads on one fact."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from transformer_lens import HookedTransformer
+
+from kedit.data.choose import drawn_for
+from kedit.facts import Fact
+from kedit.forward.runs import Run
+from kedit.heads import Head
+from kedit.models.prompts import Prompt
+from kedit.models.sites import is_parallel
+from kedit.results.head_answers import CUTS, Ablated, FactAnswers, HeadAnswer, Scores
+from probes.ablation import StandIn, ablate, mean_z
+from probes.direct import direct_effects
+from probes.knockout import Cut, knockout
+from probes.ov_circuit import ov_writes
+from probes.path_patching import Receiver, path_patch
+from probes.studies.head_choice import FactRuns
+
+
+def fact_answers(
+    model: HookedTransformer,
+    fact: Fact,
+    runs: FactRuns,
+    heads: Sequence[Head],
+    references: Sequence[Prompt],
+    window: int,
+) -> FactAnswers:
+    """What each of `heads` does for `fact`.
+
+    Args:
+        references: other facts' prompts, whose mean outputs stand in for a head's.
+        window: layers in which attention edges are cut together.
+    """
+    direct = direct_effects(model, runs.clean, runs.question)
+    *alone, together, random = _ablated(model, fact, runs, heads, references)
+    answers = []
+    for head, ablated in zip(heads, alone, strict=True):
+        written = ov_writes(model, runs.prompt, runs.clean, head)
+        answers.append(
+            HeadAnswer(
+                head=head,
+                direct=float(direct.heads[head]),
+                ov_rank=written.answer_rank,
+                ov_writes=tuple(one.token for one in written.top),
+                ablated=ablated,
+                paths=_paths(model, runs, head, heads),
+            )
+        )
+    return FactAnswers(
+        prompt=fact.prompt,
+        relation=fact.relation.name,
+        clean=Scores(*runs.question.scores(model, runs.clean.last)[:, 0].tolist()),
+        heads=tuple(answers),
+        together=together,
+        random=random,
+        knockout=_knocked_out(model, runs, window),
+    )
+
+
+def _ablated(
+    model: HookedTransformer,
+    fact: Fact,
+    runs: FactRuns,
+    heads: Sequence[Head],
+    references: Sequence[Prompt],
+) -> Iterable[Ablated]:
+    """Changes with each head replaced, with all of them, and with as many random others."""
+    every = {
+        Head(layer, head)
+        for layer in range(model.cfg.n_layers)
+        for head in range(model.cfg.n_heads)
+    }
+    others = sorted(every - set(heads))
+    random = drawn_for(fact).sample(others, min(len(heads), len(others)))
+    sets = [*(frozenset({head}) for head in heads), frozenset(heads), frozenset(random)]
+
+    def changes(stand_in: StandIn) -> list[Scores]:
+        asked = [frozenset[Head](), *sets]
+        scores = ablate(model, runs.prompt, runs.question, asked, stand_in)
+        return [Scores(*values) for values in (scores[:, 1:] - scores[:, :1]).T.tolist()]
+
+    mean = changes(mean_z(model, references, runs.prompt))
+    resample = changes(torch.stack(runs.corrupted.z)[:, 0])
+    return map(Ablated, mean, resample)
+
+
+def _knocked_out(
+    model: HookedTransformer, runs: FactRuns, window: int
+) -> Mapping[str, tuple[float, ...]]:
+    """The answer's relative change by layer, for the cuts that the prompt has tokens for."""
+    found, roles = {}, runs.prompt.roles
+    for name, edges in CUTS.items():
+        read = tuple(role for role in edges.roles if role in roles)
+        if read and edges.reader in roles:
+            curve = knockout(model, runs.prompt, runs.question, Cut(edges.reader, read), window)
+            found[name] = tuple(curve.relative_change.tolist())
+    return found
+
+
+def _paths(
+    model: HookedTransformer, runs: FactRuns, sender: Head, heads: Sequence[Head]
+) -> Mapping[str, Scores]:
+    """Indirect effects from `sender` through each receiver alone."""
+    receivers = _receivers(model, sender, heads)
+    clean, corrupted = Run(runs.prompt.tokens[None]), runs.corruption.run
+    effects = path_patch(model, clean, corrupted, sender, receivers, runs.question)
+    changes = (effects.restored - effects.corrupted[:, None]).T.tolist()
+    return {
+        str(receiver): Scores(*values) for receiver, values in zip(receivers, changes, strict=True)
+    }
+
+
+def _receivers(model: HookedTransformer, sender: Head, heads: Sequence[Head]) -> list[Receiver]:
+    """The logits, later heads' inputs (k and v: of the group they share), and later MLPs."""
+    cfg = model.cfg
+    group = cfg.n_heads // (cfg.n_key_value_heads or cfg.n_heads)
+    first = sender.layer + is_parallel(model.blocks[sender.layer])
+    later = [head for head in heads if head.layer > sender.layer]
+    mlps = () if cfg.attn_only else range(first, cfg.n_layers)
+    found = [Receiver("logits"), *(Receiver("mlp", layer) for layer in mlps)]
+    found += [Receiver("q", layer, head) for layer, head in later]
+    shared = dict.fromkeys((layer, head // group) for layer, head in later)
+    return found + [Receiver(kind, *place) for place in shared for kind in ("k", "v")]
