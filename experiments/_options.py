@@ -83,8 +83,8 @@ def held_out() -> Any:
     )
 
 
-def chunks() -> Any:
-    return option(default=2, help="Of that text.")
+def chunks(default: int = 2) -> Any:
+    return option(default=default, help="Of that text.")
 
 
 def window() -> Any:

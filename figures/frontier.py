@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +23,8 @@ from figures.style import (
     styled,
     titled,
 )
+from kedit.results.frontier import FrontierPoint
+from kedit.results.tuning import Tuning
 from kedit.stats import Interval
 from kedit.studies.comparison import Comparison
 
@@ -37,25 +39,30 @@ CURVE = {"color": "0.8", "linewidth": 0.7, "zorder": 0.5}
 NARROWEST = 10.0  # percent: an axis
 
 
-class Place(NamedTuple):
-    """Where an editor lies: shares of what was kept, and of what was gained."""
-
-    locality: Interval
-    generalisation: Interval
+# the name by which experiments/_verdict.py and _tables.py still know it
+Place = FrontierPoint
 
 
 def of_comparison(found: Comparison) -> Figure:
     """What the editors of a comparison gain, against what they keep."""
     places = {
-        side: {one.editor: [Place(one.locality, one.generalisation)] for one in ones}
+        side: {one.editor: [FrontierPoint(one.locality, one.generalisation)] for one in ones}
         for side, ones in found.sides.items()
     }
     told = f"n = {plural(found.n_cases, 'case')}; seed {found.seed}"
     return frontier(places, Source(found.model, told))
 
 
+def of_tuning(found: Tuning) -> Figure:
+    """What the settings of each editor gain, against what they keep."""
+    places = {one.name: [each.point for each in one.tries] for one in found.tuned}
+    return frontier(
+        {found.perspective: places}, Source(found.model, f"{found.edits}; seed {found.seed}")
+    )
+
+
 @styled
-def frontier(arms: Mapping[str, Mapping[str, Sequence[Place]]], source: Source) -> Figure:
+def frontier(arms: Mapping[str, Mapping[str, Sequence[FrontierPoint]]], source: Source) -> Figure:
     """A panel for each edited side, a mark with its two intervals for each editor.
 
     The axes are as wide as the marks and their intervals, the same for all panels. A mark is hollow
@@ -126,7 +133,7 @@ def _limits(intervals: Iterable[Interval]) -> tuple[float, float]:
     return float(low - wider), float(high + wider)
 
 
-def _at(one: Place) -> np.ndarray:
+def _at(one: FrontierPoint) -> np.ndarray:
     return 100 * np.array([float(one.locality.mean), float(one.generalisation.mean)])
 
 
@@ -154,7 +161,7 @@ def _curves(ax: Axes, across: tuple[float, float], up: tuple[float, float]) -> N
         )  # fmt: skip
 
 
-def _draw(ax: Axes, ones: Sequence[Place], colour: str, shape: str, size: float) -> None:
+def _draw(ax: Axes, ones: Sequence[FrontierPoint], colour: str, shape: str, size: float) -> None:
     """The chosen settings large, with intervals; the others small, the best of all joined."""
     at = np.array([_at(one) for one in ones])
     if len(ones) > 1:

@@ -1,28 +1,29 @@
 """What the settings of each editor that were tried came to."""
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.style import DOUBLE, Source, new_figure, number, readable, styled, titled
+from figures.style import DOUBLE, new_figure, readable, styled, titled
+from kedit.results.tuning import Tuning
+from kedit.tables import number
 
 PANELS = ("Score: harmonic mean of the shares", "Mean of the shares")
 BEST, OTHERS = "#D55E00", "0.55"
 
 
 @styled
-def tuning(tried: Mapping[str, Sequence[tuple[float, float]]], source: Source) -> Figure:
-    """A dot for each try, a row for each editor, the one that was chosen in colour.
-
-    Args:
-        tried: by editor Score and mean share of each try, the best one first.
-    """
+def tuning(found: Tuning) -> Figure:
+    """A dot for each try, a row for each editor, the one that was chosen in colour."""
+    tried = {
+        own.name: [(float(one.score.mean), float(one.mean.mean)) for one in own.tries]
+        for own in found.tuned
+    }
     caption = (
-        f"{readable(source.told)}. Shares: what was gained of what there was to gain, and what was "
-        "kept of neighbours. Colour: the settings that were chosen, by Score, then by mean."
+        f"{readable(found.edits)}; seed {found.seed}. Shares: what was gained of what "
+        "there was to gain, and what was kept of neighbours. Colour: the settings "
+        "that were chosen, by Score, then by mean."
     )
-    title = titled("As many settings of each editor", source.model)
+    title = titled("As many settings of each editor", found.model)
     figure = new_figure(DOUBLE, 0.6 + 0.28 * len(tried), title, caption)
     axes = figure.subplots(1, 2, sharey=True)
     heights = np.arange(len(tried))[::-1]

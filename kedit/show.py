@@ -20,6 +20,7 @@ PLOTS: Mapping[str, tuple[str, str]] = {
     "HeadAnswers": ("figures.questions", "answers"),
     "PromptTrace": ("figures.trace", "heatmap"),
     "TrainedMend": ("figures.training", "losses"),
+    "Tuning": ("figures.tuning", "tuning"),
 }
 
 

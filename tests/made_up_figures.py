@@ -1,6 +1,6 @@
 """Every figure of `figures`, of made-up results: long names, many heads, one fact, two facts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,10 +32,12 @@ from kedit.editing.write_sites import Half
 from kedit.heads import Head
 from kedit.models.prompts import ROLES
 from kedit.results.decoding import Decoded
+from kedit.results.frontier import FrontierPoint
 from kedit.results.head_answers import CUTS, HeadAnswers
 from kedit.results.heads import AttentionShare, KindTest, Looks, RelationHeads, Sharing
 from kedit.results.prompts import PromptTrace
 from kedit.results.traces import AverageEffect
+from kedit.results.tuning import Try, TunedEditor, Tuning
 from kedit.stats import Interval
 from tests import test_figures as effects
 from tests import test_figures_compare as compared
@@ -185,12 +187,19 @@ def ablated(kinds: Mapping[str, int]) -> Figure:
     return ablation.ablation(found, kinds, SOURCE)
 
 
-def placed(*ones: tuple[float, float], alone: bool = False) -> list[frontier.Place]:
+def placed(*ones: tuple[float, float], alone: bool = False) -> list[FrontierPoint]:
     made = [places.place(*one) for one in ones]
     if not alone:
         return made
     bare = [[Interval(side.mean, *NOTHING[1:]) for side in one] for one in made]
-    return [frontier.Place(*one) for one in bare]
+    return [FrontierPoint(*one) for one in bare]
+
+
+def tuned(names: Sequence[str], *tries: tuple[float, float]) -> Tuning:
+    """Tries of every editor: the Score and the mean share of each."""
+    point = FrontierPoint(interval(0.8), interval(0.6))
+    ones = tuple(Try("", interval(one), TOTAL, interval(mean), point, {}, 0) for one, mean in tries)
+    return Tuning(MODEL, "relation", 1100, 0, tuple(TunedEditor(name, ones) for name in names))
 
 
 def written(n_layers: int, score: sites.Estimate) -> Figure:
@@ -361,6 +370,9 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         "long bucket": lambda: trace.averages(long_bucket(), STUDY),
         "nothing": lambda: trace.averages(effects.sites(empty=effects.BUCKETS), STUDY),
     },
+    "frontier.of_tuning": {
+        "many": lambda: frontier.of_tuning(tuned(EDITORS, (0.86, 0.9), (0.85, 0.89))),
+    },
     "trace.heatmap": {
         "any tokens": lambda: trace.heatmap(
             effects.fact((*effects.WORDS, ANY, LONG, "\x00")), "resid_post", model=MODEL
@@ -371,9 +383,9 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
     "training.losses": {"long": lambda: trained(12), "one": lambda: trained(1)},
     "tuning.tuning": {
         "many": lambda: tuning.tuning(
-            dict.fromkeys(EDITORS, [(0.86, 0.9), (0.0, 0.1), (0.85, 0.89)]), SOURCE
+            tuned(EDITORS, (0.86, 0.9), (0.0, 0.1), (0.85, 0.89))
         ),
-        "one": lambda: tuning.tuning({"rome": [(1.0, 1.0)]}, SOURCE),
+        "one": lambda: tuning.tuning(tuned(["rome"], (1.0, 1.0))),
     },
 }  # fmt: skip
 for n_facts in FEW:

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from figures.compare import COLOURS
-from figures.frontier import CURVE, NARROWEST, Place, frontier
+from figures.frontier import CURVE, NARROWEST, frontier
 from figures.style import Source
+from kedit.results.frontier import FrontierPoint
 from kedit.stats import Interval
 from tests.figure_checks import assert_fits
 
@@ -17,8 +18,8 @@ def interval(mean: float, width: float = 0.05) -> Interval:
     return Interval(*map(np.array, (mean, mean - width, mean + width)))
 
 
-def place(locality: float, generalisation: float) -> Place:
-    return Place(interval(locality), interval(generalisation))
+def place(locality: float, generalisation: float) -> FrontierPoint:
+    return FrontierPoint(interval(locality), interval(generalisation))
 
 
 TOY = Source("toy", "n = 3 cases; seed 0")
@@ -64,7 +65,7 @@ def test_settings_are_named_only_where_they_tell_editors_apart() -> None:
 
 def test_what_is_not_a_number_is_left_out() -> None:
     nan = Interval(*[np.array(np.nan)] * 3)
-    figure = frontier({"relation": {"rome": [Place(nan, nan)]}}, TOY)
+    figure = frontier({"relation": {"rome": [FrontierPoint(nan, nan)]}}, TOY)
     assert not lines(figure, COLOURS[0])
     assert_fits(figure)
 
@@ -84,7 +85,7 @@ def test_the_axes_are_on_the_marks_but_never_a_hairs_breadth() -> None:
     (ax,) = frontier({"relation": near}, TOY).axes
     for low, high in (ax.get_xlim(), ax.get_ylim()):
         assert low > 60 and high < 103
-    sure = Place(*[interval(0.9, 0.0)] * 2)
+    sure = FrontierPoint(*[interval(0.9, 0.0)] * 2)
     (ax,) = frontier({"relation": {"rome": [sure]}}, TOY).axes
     assert np.ptp(ax.get_xlim()) == np.ptp(ax.get_ylim()) == NARROWEST
 

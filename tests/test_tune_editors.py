@@ -6,20 +6,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
+from transformer_lens import HookedTransformer
 
-from experiments import _tuning, tune_editors
-from experiments._listed_editors import split
-from experiments._tuning import space_of, tries
+from experiments import tune_editors
 from experiments.tune_editors import Config
+from kedit.data.choose import fewer_probes, spread_cases
+from kedit.editors.joint import Joint
+from kedit.editors.lists import parse_specs
+from kedit.editors.registry import make_editor
 from kedit.errors import InputError
+from kedit.journal import Journal
+from kedit.models.toy import cases as toy_cases
+from kedit.results.tuning import Tuning
+from kedit.studies.tuning import WIDEST, Space, read_space, space_of, tried, tune
 
 pytestmark = pytest.mark.slow
 
-TOY = Config(
-    model="toy", editors="rome:where=last,w_out,ft+l", tries=3, limit=2, perspective="relation"
-)
+EDITORS = ["rome:where=last", "w_out", "ft+l"]
+TOY = Config(model="toy", editors=",".join(EDITORS), tries=3, limit=2, perspective="relation")
 RANKED_BY = ("Score", "Score by magnitude", "mean share")
-SPACE = {"training.clamp": [0.5, 2.0], "layers": [[1], [1, 2]], "bound": [0.005, 0.02, 0.1]}
+SPACE: Space = {"training.clamp": [0.5, 2.0], "layers": [(1,), (1, 2)], "bound": [0.005, 0.02, 0.1]}
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +38,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_editor_has_as_many_tries_and_the_first_is_its_own() -> None:
-    told = tries(replace(TOY, tries=6), space_of("", 4))
-    assert list(told) == ["rome:where=last", "w_out", "ft+l"]
-    for name, ones in told.items():
-        assert ones[0] == name and len(set(ones)) == len(ones) == 6
-        assert all(one.startswith(name) for one in ones)
+    found = tried("toy", EDITORS, "relation", space_of(4), 6, seed=0)
+    assert list(found) == EDITORS
+    for name, ones in found.items():
+        first, *_ = ones
+        assert first == name and len(ones) == 6
+        for spec, editor in ones.items():
+            assert spec.startswith(name) and editor == make_editor(spec, "toy", "relation")
 
 
 def test_a_try_has_the_same_values_for_all_that_have_the_field() -> None:
-    told = tries(replace(TOY, tries=3), {field: values for field, values in SPACE.items()})
-    rome, joint, ft = (ones[1:] for ones in told.values())
+    found = tried("toy", EDITORS, "relation", SPACE, 3, seed=0)
+    rome, joint, ft = ([*ones][1:] for ones in found.values())
     assert all("training.clamp" in one and "bound" not in one for one in rome + joint)
     assert all("halves" not in one and "where" not in one for one in joint)  # what makes it w_out
     for one, other in zip(rome, joint, strict=True):
@@ -49,9 +58,15 @@ def test_a_try_has_the_same_values_for_all_that_have_the_field() -> None:
     assert all("bound=" in one and "clamp" not in one for one in ft)
 
 
+def test_settings_of_an_editor_that_are_not_its_defaults_stay() -> None:
+    (ones,) = tried("toy", [Joint(layers=(2,))], "relation", SPACE, 3, seed=0).values()
+    assert {one.layers for one in ones.values() if isinstance(one, Joint)} == {(2,)}
+    assert [*ones][0] == "joint:layers=(2,)" and all("clamp" in one for one in [*ones][1:])
+
+
 def test_too_few_different_settings_are_refused() -> None:
     with pytest.raises(InputError, match=r"ft\+l: --tries 5, but there are 4 settings"):
-        tries(replace(TOY, tries=5, editors="ft+l"), {"bound": [0.1, 0.2, 0.3]})
+        tried("toy", ["ft+l"], "relation", {"bound": [0.1, 0.2, 0.3]}, 5, seed=0)
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", '{"bound": 3}', '{"bound": []}'])
@@ -59,7 +74,7 @@ def test_a_space_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "space.json"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="--space"):
-        space_of(str(file), 4)
+        read_space(file)
 
 
 def test_the_best_is_the_one_with_the_highest_score_then_mean(run: Path) -> None:
@@ -92,17 +107,32 @@ def test_it_goes_on_and_is_read_by_the_comparison(
     config = json.loads((run / "config.json").read_text())["all"]
     assert tune_editors.run(Config(**config)) == run
     assert (run / "records.jsonl").read_text() == before
-    assert split(str(run / "tuned.json")) == list(
+    assert parse_specs(str(run / "tuned.json")) == list(
         json.loads((run / "tuned.json").read_text())["editors"].values()
     )
     for name in ("tuning", "frontier"):
         assert (run / f"{name}.png").stat().st_size > 10_000
     with pytest.raises(InputError, match="no file of tune_editors"):
-        split(str(run / "config.json"))
+        parse_specs(str(run / "config.json"))
 
 
 def test_spaces_have_layers_of_the_models_depth() -> None:
     for n_layers in (4, 18, 48):
-        layers = space_of("", n_layers)["layers"]
-        assert {len(one) for one in layers} <= set(range(1, _tuning.WIDEST + 1))
+        layers = space_of(n_layers)["layers"]
+        assert {len(one) for one in layers} <= set(range(1, WIDEST + 1))
         assert all(one[0] >= 0 and one[-1] < n_layers for one in layers) and len(layers) > 3
+
+
+def test_a_journal_in_memory_is_gone_on_with_and_a_folder_loaded(
+    run: Path, toy: HookedTransformer
+) -> None:
+    journal = Journal()
+    done = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    journal.replace({one["key"]: one for one in done})
+    chosen = [fewer_probes(case, TOY.probes) for case in spread_cases(toy_cases(), TOY.limit, 0)]
+    result = tune(toy, chosen, EDITORS, space=SPACE, tries=TOY.tries, journal=journal)
+    assert [*journal.records.values()] == done
+    assert result.to_record() == Tuning.load(run).to_record()
+    assert result.best == json.loads((run / "tuned.json").read_text())["editors"]
+    assert Tuning.from_record(result.to_record()).rows() == result.rows()
+    assert set(result.to_pandas()["editor"]) == set(EDITORS) and isinstance(result.plot(), Figure)

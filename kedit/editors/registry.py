@@ -91,6 +91,15 @@ def make_editor(
     return made
 
 
+def with_setting(editor: Editor, field: str, value: Any) -> Editor:
+    """A copy with another value of a field, which is dotted where it lies in another.
+
+    Raises:
+        InputError: there is no such field, or it cannot have such a value.
+    """
+    return _with(editor, field.split("."), value, f"{label_of(editor)}:{field}={value}")
+
+
 def _with(settings: Any, path: list[str], value: Any, told: str) -> Any:
     """A copy in which the field at `path` is `value`."""
     field, *inner = path

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from kedit.facts import Perspective
+from kedit.results.frontier import FrontierPoint
 from kedit.results.scores import EditScore, ProbeScore
 from kedit.stats import (
     Interval,
@@ -152,6 +153,11 @@ class Shares(NamedTuple):
     def locality(self) -> Float[ndarray, " one_and_draws"]:
         """The mean of what was kept; NaN where no case has a prompt for it."""
         return _plain_mean(self.kept)
+
+    @property
+    def point(self) -> FrontierPoint:
+        """What was kept and what was gained, with intervals."""
+        return FrontierPoint(row_interval(self.locality), row_interval(self.generalisation))
 
 
 @dataclass(frozen=True)

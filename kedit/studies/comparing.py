@@ -11,7 +11,6 @@ from kedit.data.choose import labels_of
 from kedit.data.corpus import corpus_of
 from kedit.editing.edit import Editor
 from kedit.editors.specs import by_side, has_preset, parted
-from kedit.errors import InputError
 from kedit.facts import EditCase
 from kedit.journal import Journal
 from kedit.models.load import source_of
@@ -23,7 +22,7 @@ from kedit.scoring.summary import BY_ALL, LIFTS, Key, by_case, changes, shares
 from kedit.stats import Paired, holm, other_sign, paired, row_interval
 from kedit.studies.comparison import ByCase, Compared, Comparison, Costs, PairedTest
 from kedit.studies.edits import Assessment, edit_cases
-from kedit.studies.prepare import SIDES, Arm, Side, prepare
+from kedit.studies.prepare import SIDES, Arm, Side, prepare, require_sides
 from kedit.studies.scoring import scores_before
 
 Perspectives = Literal["both", "entity", "relation", "together"]
@@ -79,11 +78,7 @@ def compare(
     """
     journal = Journal() if journal is None else journal
     sides = sides_of(perspective) if isinstance(perspective, str) else list(perspective)
-    for case in cases:
-        if case.relation is None and sides != ["entity"]:
-            raise InputError(
-                f"case {case.id} has no relation side: perspective='entity' needs none"
-            )
+    require_sides(cases, sides)
     labels = labels_of(cases) if labels is None else labels
     arms = prepare(model, editors, sides, text=text, tokens_a_key=tokens_a_key, seed=seed)
     held = baseline(model, held_out(model, held_out_text, chunks, seed, window))

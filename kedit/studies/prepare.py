@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from transformer_lens import HookedTransformer
 
@@ -49,6 +49,14 @@ class Arm:
         return self.make(requests_of(case, self.side))
 
 
+class Wanted(NamedTuple):
+    """An editor that is to be made ready: on which side, and under which name."""
+
+    name: str
+    side: Side
+    editor: Editor
+
+
 def prepare(
     model: HookedTransformer,
     editors: Sequence[str | Editor],
@@ -70,25 +78,46 @@ def prepare(
     """
     if not editors:
         raise InputError("no editor is told: --editors rome,memit,ft")
+    wanted = [
+        Wanted(one, side, make_editor(one, model, "relation" if side == "relation" else "entity"))
+        if isinstance(one, str)
+        else Wanted(label_of(one), side, one)
+        for side in sides
+        for one in editors
+    ]
+    return ready(model, wanted, text=text, tokens_a_key=tokens_a_key, seed=seed)
+
+
+def ready(
+    model: HookedTransformer,
+    wanted: Sequence[Wanted],
+    *,
+    text: str = "",
+    tokens_a_key: int = 4,
+    seed: int = 0,
+) -> list[Arm]:
+    """As `prepare`, for editors that have names and sides already."""
     # all are looked at before the first takes its time
-    made: list[tuple[str, Side, Editor]] = []
-    for side in sides:
-        for one in editors:
-            name = one if isinstance(one, str) else label_of(one)
-            editor = (
-                make_editor(one, model, "relation" if side == "relation" else "entity")
-                if isinstance(one, str)
-                else one
-            )
-            editor = with_settings(editor, {"text": text, "seed": seed})
-            editor = trained_for_toy(editor, model, source_of(model))
-            made.append((name, side, with_tokens(model, editor, tokens_a_key)))
-    read_moments(model, [editor for _, _, editor in made])
+    made: list[Wanted] = []
+    for one in wanted:
+        editor = with_settings(one.editor, {"text": text, "seed": seed})
+        editor = trained_for_toy(editor, model, source_of(model))
+        made.append(one._replace(editor=with_tokens(model, editor, tokens_a_key)))
+    read_moments(model, [one.editor for one in made])
     with progress("editors") as bars:
         return [
             Arm(name, side, editor.on(model))
             for name, side, editor in bars.track(made, description="contexts")
         ]
+
+
+def require_sides(cases: Sequence[EditCase], sides: Sequence[Side]) -> None:
+    """Raises InputError for a case that has no relation side, if that is to be edited."""
+    for case in cases:
+        if case.relation is None and list(sides) != ["entity"]:
+            raise InputError(
+                f"case {case.id} has no relation side: perspective='entity' needs none"
+            )
 
 
 def requests_of(case: EditCase, side: Side) -> list[EditRequest]:
