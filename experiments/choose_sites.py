@@ -1,79 +1,71 @@
 """Where should a relation edit be written? Causal effect, separation and editing, site by site."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from experiments._run import command, open_run
-from experiments._sites import POSITIONS
+from experiments import _options as options
+from experiments._command import command, loaded, open_run
 
 
 @dataclass(frozen=True)
 class Config:
     """Which sites on which cases, and how editing there is tried."""
 
-    model: str = "gemma-3-270m"
-    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
-    cases: str = "auto"
-    """builtin, toy, or a file of edits: CounterFact, EasyEdit's, zsRE, or rake.jsonl as build_rake
-    makes it (auto: the toy's own for the toy, else what build_rake made, else builtin).
-    Take cases that nothing is tested on later."""
-    limit: int = 8
-    """How many cases, over as many relations as there are; 0 for all."""
-    skip: int = 0
-    """Leave out so many cases before."""
-    positions: list[str] = field(default_factory=lambda: list(POSITIONS))
+    model: str = options.model()
+    cases: str = options.cases("Take cases that nothing is tested on later.")
+    limit: int = options.n_cases(8)
+    skip: int = options.skip()
+    positions: list[str] = field(default_factory=lambda: ["subject_last", "object_last", "last"])
     """Tokens whose keys are taken: any of subject_last, object_last and last."""
     layers: list[int] = field(default_factory=list)
     """Which layers; none for all of the model's."""
     neighbours: int = 12
     """Of each case, that its keys are to be told from."""
-    probes: int = 2
-    """Of each kind a case is tested with, at most so many (scoring takes time); 0 for all."""
+    probes: int = options.probes(2)
     settings: str = ""
     """More settings of the joint editor, each as field=value: neighbours=8:weight=3."""
     best: int = 5
     """So many sites are chosen, and held against as many random ones."""
-    text: str = ""
-    """Text whose statistics edits are to spare: a file, hf:NAME, self for what the model says
-    by seed, or "" for kedit's text (the toy: self)."""
-    tokens_a_key: int = 4
-    """Tokens of that text for each number of a key, where an editor has not been told n_tokens."""
-    held_out: str = ""
-    """Text whose perplexity must not blow up: a file, hf:NAME, self, or "" for the part of kedit's
-    text that is held out (the toy: self)."""
-    chunks: int = 2
-    """Of that text."""
-    window: int = 128
-    """Tokens of a chunk: fewer are read sooner."""
-    seed: int = 0
-    """Of the choice of cases, neighbours, replacements, contexts, own text and the bootstrap."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    out: str = ""
-    """The run's folder (default: results/choose_sites/MODEL-HASH)."""
+    text: str = options.text()
+    tokens_a_key: int = options.tokens_a_key()
+    held_out: str = options.held_out()
+    chunks: int = options.chunks()
+    window: int = options.window()
+    seed: int = options.seed(
+        "the choice of cases, neighbours, replacements, contexts, own text and the bootstrap"
+    )
+    device: str = options.device()
+    out: str = options.out("choose_sites")
 
 
 def run(config: Config) -> Path:
     """Traces, compares keys, edits, sums up and draws; what is in the run's folder is kept."""
-    from dataclasses import replace
+    from experiments._edit_options import to_edit
+    from experiments._printing import say, show
+    from figures.sites import sites
+    from figures.style import save
+    from kedit.data.choose import cases_source
+    from probes.studies.write_sites import choose_sites
 
-    from experiments._score import chosen, passage, scores_before, to_edit
-    from experiments._site_report import finish
-    from experiments._sites import measured
-    from kedit.scoring.drift import baseline
-    from kedit.scoring.score import Scoring
-
-    config = replace(config, cases=chosen(config.cases, config.model))
-    every, cases, skipped, _ = to_edit(config, ["relation"])
-    scoring = Scoring((), say=False, seed=config.seed)
+    config = replace(config, cases=cases_source(config.cases, config.model))
+    found = to_edit(config, ["relation"])
     with open_run("choose_sites", config) as folder:
-        folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = folder.load(config)
-        text = baseline(model, passage(model, config))
-        usable = scores_before(folder, model, cases, scoring)
-        found = measured(config, folder, model, usable, every, scoring, text)
-        folder.write_json("skipped.json", skipped)
-        finish(config, folder, found)
+        folder.write("README.txt", _EXPLAINED)
+        folder.write_json("skipped.json", found.skipped)
+        result = choose_sites(
+            loaded(config, folder), found.cases, pool=found.every,
+            positions=config.positions,  # pyright: ignore[reportArgumentType]
+            layers=config.layers, neighbours=config.neighbours, settings=config.settings,
+            best=config.best, text=config.text, tokens_a_key=config.tokens_a_key,
+            held_out_text=config.held_out, chunks=config.chunks, window=config.window,
+            seed=config.seed, journal=folder,
+        )  # fmt: skip
+        result.save(folder)
+        save(sites(result), folder.path, "sites")
+        for table in result.tables():
+            show(table, 175)
+        say(result.note)
+        say(f"Everything is in {folder.path}")
     return folder.path
 
 

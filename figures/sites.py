@@ -1,8 +1,7 @@
 """Write sites of a relation edit: effect, separation and editing by layer, and how they agree."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,17 +13,17 @@ from figures.neurons import HALVES
 from figures.style import (
     DOUBLE,
     SIGNED,
-    estimate,
     layer_axis,
     new_figure,
     norm,
-    plural,
     styled,
     titled,
 )
 from figures.trace import hatch_cell
 from kedit.editing.write_sites import Half
 from kedit.models.prompts import KeyPosition
+from kedit.results.sites import EVERYWHERE, SHARE, SiteFindings, SiteNumbers
+from kedit.tables import plural
 
 POSITIONS: dict[KeyPosition, str] = {
     "subject_last": "Subject’s last token",
@@ -42,80 +41,17 @@ AGAINST = {  # criterion: the title of its panel and the label of its axis
     "effect of subject": ("Subject’s effect", "effect (nats)"),
     "separation": ("Separation", "separation"),
 }
-EDITED = "mean share"
 UNKNOWN = 0.5  # a Score whose interval is wider says nothing
 SHAPES: dict[KeyPosition, str] = {"subject_last": "v", "object_last": "s", "last": "o"}
 
 
-class Estimate(NamedTuple):
-    """A mean over `n` cases with its bootstrap interval; NaN where there are none."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-@dataclass(frozen=True)
-class SiteNumbers:
-    """What was measured at a write site, or one head's rows of W_O, at a key position.
-
-    Args:
-        editor: the editor that was tried there, as the command line has it; "" for a head.
-        found: by quantity.
-    """
-
-    layer: int
-    half: Half
-    head: int | None
-    where: KeyPosition
-    editor: str
-    found: Mapping[str, Estimate]
-
-    def to_record(self) -> dict[str, Any]:
-        """For JSON, which has no NaN."""
-        found = {
-            name: {field: None if value != value else value for field, value in one.items()}
-            for name, one in ((name, one._asdict()) for name, one in self.found.items())
-        }
-        return asdict(self) | {"found": found}
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "SiteNumbers":
-        """The inverse of `to_record`."""
-        found = {
-            name: Estimate(**{k: np.nan if v is None else v for k, v in one.items()})  # pyright: ignore
-            for name, one in record["found"].items()
-        }
-        return cls(**{**record, "found": found})
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What the line under the figure says of its numbers.
-
-    Args:
-        model: its name, in words.
-        n_cases: that could be scored; fewer may have been traced.
-        seed: of the choice of cases, of replacements and of the bootstrap.
-    """
-
-    model: str
-    n_cases: int
-    seed: int = 0
-
-
 @styled
-def sites(
-    found: Sequence[SiteNumbers], correlations: Mapping[str, Estimate], sample: Sample
-) -> Figure:
+def sites(findings: SiteFindings) -> Figure:
     """A map for each quantity, by module, key position and layer; below, what editing goes with.
 
-    Args:
-        found: heads are not drawn.
-        correlations: by criterion, Spearman's ρ with the mean share over all sites.
+    Heads are not drawn.
     """
-    found = [one for one in found if one.head is None]
+    found = findings.edited
     rows: list[tuple[Half, KeyPosition]] = [
         (half, where)
         for where in POSITIONS
@@ -124,14 +60,14 @@ def sites(
     ]
     traced = [one.found[name].n for one in found for name in list(MAPS)[:2]]
     caption = (
-        f"n = {plural(sample.n_cases, 'case')} ({_span(traced)} traced); seed {sample.seed}. "
+        f"n = {plural(findings.n_cases, 'case')} ({_span(traced)} traced); seed {findings.seed}. "
         "Effect: of restoring one layer on the answer’s log-probability. Separation: 1 where the "
         "key has nothing in common with neighbours’ keys. Score and mean share: of what there was "
         "to gain or to keep. Hatched: nothing to measure, or a Score whose 95\u00a0% bootstrap "
         f"interval over cases is wider than {UNKNOWN:g}; blank: a layer that was left out. "
         "ρ: Spearman’s, over all sites, with its interval."
     )
-    title = titled("Where to write a relation edit", sample.model)
+    title = titled("Where to write a relation edit", findings.model)
     height = 2 * (0.75 + 0.15 * max(3, len(rows)))
     figure = new_figure(DOUBLE, height + 1.9, title, caption)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 1.9))[:, 0]
@@ -145,11 +81,16 @@ def sites(
     for ax in panels[:, 0]:
         ax.set_yticks(range(len(rows)), names)
     scatters = below.subplots(1, len(AGAINST), sharey=True, squeeze=False)[0]
+    correlations = {
+        one.criterion: one.rho
+        for one in findings.correlations
+        if (one.editing, one.where) == (SHARE, EVERYWHERE)
+    }
     for ax, (name, (criterion, label)) in zip(scatters, AGAINST.items(), strict=True):
         _scatter(ax, name, found)
         ax.set_xlabel(label)
         rho = correlations.get(name)
-        shown = "undefined" if rho is None or np.isnan(rho.mean) else estimate(*rho[:3])
+        shown = "undefined" if rho is None or np.isnan(rho.mean) else rho.told
         ax.set_title(f"{criterion}\nρ = {shown}")
     scatters[0].set_ylabel("mean share\nof an edit there")
     below.legend(*scatters[-1].get_legend_handles_labels(), loc="outside right center")
@@ -207,7 +148,7 @@ def _scatter(ax: Axes, name: str, found: Sequence[SiteNumbers]) -> None:
         for half, (label, colour) in HALVES.items():
             own = [one for one in found if (one.where, one.half) == (where, half)]
             if own:
-                across, up = ([one.found[field].mean for one in own] for field in (name, EDITED))
+                across, up = ([one.found[field].mean for one in own] for field in (name, SHARE))
                 label = f"{label}, {POSITIONS[where].lower()}"
                 ax.scatter(across, up, 9, color=colour, marker=shape, alpha=0.75, label=label)
     ax.spines[["top", "right"]].set_visible(False)

@@ -19,6 +19,7 @@ PLOTS: Mapping[str, tuple[str, str]] = {
     "FactTrace": ("figures.trace", "heatmap"),
     "HeadAnswers": ("figures.questions", "answers"),
     "PromptTrace": ("figures.trace", "heatmap"),
+    "SiteFindings": ("figures.sites", "sites"),
     "TrainedMend": ("figures.training", "losses"),
     "Tuning": ("figures.tuning", "tuning"),
 }

@@ -36,6 +36,7 @@ from kedit.results.frontier import FrontierPoint
 from kedit.results.head_answers import CUTS, HeadAnswers
 from kedit.results.heads import AttentionShare, KindTest, Looks, RelationHeads, Sharing
 from kedit.results.prompts import PromptTrace
+from kedit.results.sites import EVERYWHERE, Correlation, Estimate, SiteFindings, SiteNumbers
 from kedit.results.traces import AverageEffect
 from kedit.results.tuning import Try, TunedEditor, Tuning
 from kedit.stats import Interval
@@ -202,16 +203,20 @@ def tuned(names: Sequence[str], *tries: tuple[float, float]) -> Tuning:
     return Tuning(MODEL, "relation", 1100, 0, tuple(TunedEditor(name, ones) for name in names))
 
 
-def written(n_layers: int, score: sites.Estimate) -> Figure:
+def written(n_layers: int, score: Estimate) -> Figure:
     made = [
-        sites.SiteNumbers(layer, half, None, where, "joint", dict.fromkeys(
-            (*sites.MAPS, sites.EDITED), score))
+        SiteNumbers(layer, half, None, where, "joint", dict.fromkeys(
+            (*sites.MAPS, "mean share"), score))
         for layer in range(0, n_layers, 2)
         for half in neurons.HALVES
         for where in sites.POSITIONS
     ]  # fmt: skip
-    rho = sites.Estimate(-0.29, -0.42, -0.02, 8)
-    return sites.sites(made, dict.fromkeys(sites.AGAINST, rho), sites.Sample(MODEL, score.n))
+    rho = Estimate(-0.29, -0.42, -0.02, 8)
+    told = [Correlation(name, "mean share", EVERYWHERE, rho) for name in sites.AGAINST]
+    return sites.sites(SiteFindings(
+        MODEL, 0, score.n, n_best=5, skipped={}, totals={}, sites=tuple(made),
+        correlations=tuple(told), controls=(),
+    ))  # fmt: skip
 
 
 def records(n: int) -> list[benchmark.Share]:
@@ -361,9 +366,9 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         "nothing": lambda: score.start([], SOURCE),
     },
     "sites.sites": {
-        "many": lambda: written(48, sites.Estimate(0.6, 0.5, 0.9, 8)),
-        "n = 1": lambda: written(3, sites.Estimate(0.6, np.nan, np.nan, 1)),
-        "unknown": lambda: written(18, sites.Estimate(0.0, 0.0, 0.9, 2)),
+        "many": lambda: written(48, Estimate(0.6, 0.5, 0.9, 8)),
+        "n = 1": lambda: written(3, Estimate(0.6, np.nan, np.nan, 1)),
+        "unknown": lambda: written(18, Estimate(0.0, 0.0, 0.9, 2)),
     },
     "trace.averages": {
         "48 layers": lambda: trace.averages(effects.sites(shape=(48,), empty=()), STUDY, TOTAL),

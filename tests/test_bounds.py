@@ -12,7 +12,6 @@ import pytest
 
 from experiments._bounds import require_options_in_bounds
 from experiments._neurons import HALVES
-from experiments._sites import POSITIONS
 from figures import report
 from kedit.bounds import RULES, Bound, Choice, rule_of
 from kedit.editing.values import Training
@@ -20,6 +19,7 @@ from kedit.editors import specs as told
 from kedit.editors.registry import EDITORS, VARIANTS, make_editor
 from kedit.errors import InputError
 from probes.patch import SITES
+from probes.studies.places import POSITIONS
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(file.stem for file in (ROOT / "experiments").glob("[a-z]*.py"))

@@ -5,7 +5,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,24 +13,41 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from transformer_lens import HookedTransformer
 
-from experiments import _score, _site_report, choose_sites
-from experiments._edit_cases import Outcome
-from experiments._site_report import CRITERIA, EDITED, EVERYWHERE, controls, correlations
-from experiments._sites import EFFECTS, POSITIONS, SEPARATIONS, Measured, Place
-from experiments._sites import HALVES as SITE_HALVES
+from experiments import choose_sites as command
+from experiments._edit_options import to_edit
 from experiments.choose_sites import Config
 from figures import sites as figure_module
 from figures.neurons import HALVES
-from figures.sites import AGAINST, MAPS, UNKNOWN, Estimate, Sample, SiteNumbers
+from figures.sites import AGAINST, MAPS, UNKNOWN
+from kedit.data import choose
 from kedit.editing.write_sites import Half
+from kedit.editors.joint import Joint
+from kedit.editors.registry import make_editor
 from kedit.errors import InputError
 from kedit.facts import EditCase, Fact
+from kedit.journal import Journal
+from kedit.lines import read_lines
 from kedit.models import toy as toy_module
 from kedit.models.prompts import KeyPosition, located
+from kedit.results.outcomes import Outcome
 from kedit.results.scores import EditScore, ProbeScore
+from kedit.results.sites import (
+    EDITED,
+    EVERYWHERE,
+    Estimate,
+    SiteFindings,
+    SiteNumbers,
+)
 from kedit.scoring.summary import Key, changes
+from kedit.stats import resampled_means, resamples
 from probes.corrupt import replaced
 from probes.patch import Patch
+from probes.studies import site_controls, write_sites
+from probes.studies.places import HALVES as SITE_HALVES
+from probes.studies.places import POSITIONS, Place, plain_joint
+from probes.studies.site_controls import CRITERIA, Measured, controls, correlations
+from probes.studies.site_effects import EFFECTS, SEPARATIONS
+from probes.studies.write_sites import choose_sites
 from probes.trace import trace
 from tests.figure_checks import assert_fits, caption_of
 
@@ -46,26 +62,26 @@ N_HEADS = len(POSITIONS) * len(LAYERS) * 4
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return choose_sites.run(replace(TOY, out=str(tmp_path_factory.mktemp("sites") / "run")))
+    return command.run(replace(TOY, out=str(tmp_path_factory.mktemp("sites") / "run")))
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time."""
-    monkeypatch.setattr(figure_module, "sites", lambda *told: Figure())
+    monkeypatch.setattr(figure_module, "sites", lambda found: Figure())
 
 
 def records(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
-def numbers(folder: Path) -> dict:
-    return json.loads((folder / "sites.json").read_text())
+def findings(folder: Path) -> str:
+    return (folder / "sites.json").read_text()
 
 
 def found(folder: Path) -> dict[Place, SiteNumbers]:
-    read = [SiteNumbers.from_record(one) for one in numbers(folder)["sites"]]
-    return {Place(one.layer, one.half, one.head, one.where): one for one in read}
+    sites = SiteFindings.load(folder).sites
+    return {Place(one.layer, one.half, one.head, one.where): one for one in sites}
 
 
 def test_every_site_and_head_is_traced_and_compared_and_every_site_edited(run: Path) -> None:
@@ -78,7 +94,7 @@ def test_every_site_and_head_is_traced_and_compared_and_every_site_edited(run: P
         assert {one.found[name].n for name in ("effect of subject", *SEPARATIONS)} == {3}
         edited = place.head is None
         assert {one.found[name].n for name in EDITED} == {3 if edited else 0}
-        assert one.editor == (place.told(STRONG) if edited else "")
+        assert one.editor == (place.spec(STRONG) if edited else "")
         for name, (mean, low, high, n) in one.found.items():
             # of a Score the middle of the draws is not the estimate
             assert not n or (low <= high and (low <= mean <= high or name == "Score"))
@@ -119,9 +135,9 @@ def test_an_effect_is_that_of_its_layer_position_and_head(
         wanted = float(effect if place.head is None else effect[place.head])
         assert value == pytest.approx(wanted, abs=1e-4)
     assert np.std(list(one["nats"].values())) > 0.05
-    total = numbers(run)["total effects"][name]
-    assert total["mean"] == pytest.approx(np.mean([record["total"] for record in own]))
-    assert total["low"] <= total["mean"] <= total["high"] and total["n"] == 3
+    total = SiteFindings.load(run).totals[name]
+    assert total.mean == pytest.approx(np.mean([record["total"] for record in own]))
+    assert total.low <= total.mean <= total.high and total.n == 3
 
 
 def test_score_and_shares_are_those_of_the_comparison_of_editors(run: Path) -> None:
@@ -146,9 +162,9 @@ def test_score_and_shares_are_those_of_the_comparison_of_editors(run: Path) -> N
 
 
 def test_the_chosen_sites_are_the_best_and_the_table_has_all(run: Path) -> None:
-    chosen = [SiteNumbers.from_record(one) for one in json.loads((run / "chosen.json").read_text())]
+    chosen = json.loads((run / "chosen.json").read_text())
     best = sorted(one.found["mean share"].mean for one in found(run).values() if one.editor)
-    assert [one.found["mean share"].mean for one in chosen] == best[-1:-4:-1]
+    assert [one["found"]["mean share"]["mean"] for one in chosen] == best[-1:-4:-1]
     rows = list(csv.DictReader((run / "sites.csv").read_text().splitlines()))
     assert len(rows) == N_SITES + N_HEADS
     for row, one in zip(rows, found(run).values(), strict=True):
@@ -166,10 +182,10 @@ def test_a_stopped_run_goes_on_and_ends_the_same(run: Path, tmp_path: Path) -> N
     kept = b"".join(lines[:-5])
     (stopped / "records.jsonl").write_bytes(kept + b'{"key": "torn')
     (stopped / "sites.json").unlink()
-    choose_sites.run(replace(TOY, out=str(stopped)))
+    command.run(replace(TOY, out=str(stopped)))
     assert (stopped / "records.jsonl").read_bytes().startswith(kept)
     assert [one["key"] for one in records(stopped)] == [one["key"] for one in records(run)]
-    assert numbers(stopped) == numbers(run)
+    assert findings(stopped) == findings(run)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -182,16 +198,16 @@ def test_a_finished_run_does_nothing_twice(
     finished = tmp_path / "run"
     shutil.copytree(run, finished)
     for module, name in (
-        ("probes.trace", "trace"), ("probes.separation", "separation"),
-        ("kedit.editing.moments", "moments"), ("experiments._sites", "prepared"),
-        ("kedit.scoring.score", "score"),
+        ("site_effects", "trace"), ("site_effects", "separation"), ("site_effects", "moments"),
+        ("write_sites", "prepare"),
     ):  # fmt: skip
-        monkeypatch.setattr(f"{module}.{name}", again)
-    choose_sites.run(replace(TOY, out=str(finished)))
+        monkeypatch.setattr(f"probes.studies.{module}.{name}", again)
+    monkeypatch.setattr("kedit.studies.scoring.score", again)
+    command.run(replace(TOY, out=str(finished)))
     assert (finished / "records.jsonl").read_bytes() == (run / "records.jsonl").read_bytes()
-    assert numbers(finished) == numbers(run)
+    assert findings(finished) == findings(run)
     with pytest.raises(AssertionError, match="done before"):  # they would have been called
-        choose_sites.run(replace(TOY, out=str(tmp_path / "new")))
+        command.run(replace(TOY, out=str(tmp_path / "new")))
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -208,11 +224,11 @@ def test_a_bad_record_costs_only_itself(tmp_path: Path, monkeypatch: pytest.Monk
     def benchmark(source: str) -> tuple[list[EditCase], dict[str, str]]:
         return [*cases, *toy_module.cases()[3:]], {}
 
-    monkeypatch.setattr(_score, "benchmark", benchmark)
-    monkeypatch.setattr(_score, "spread", lambda every, limit, seed: cases)
+    monkeypatch.setattr(choose, "usable_cases", benchmark)
+    monkeypatch.setattr(choose, "spread_cases", lambda every, limit, seed: cases)
     config = replace(TOY, layers=[1], positions=["last"], probes=0, out=str(tmp_path))
-    folder = choose_sites.run(config)
-    skipped = numbers(folder)["skipped"]
+    folder = command.run(config)
+    skipped = SiteFindings.load(folder).skipped
     assert sorted(reason[:12] for reason in skipped.values()) == ["'far far far", "no other rel"]
     place = found(folder)[Place(1, "mlp", None, "last")].found
     names = ("effect of relation", "effect of subject", "separation", "Score")
@@ -232,7 +248,7 @@ def test_a_bad_record_costs_only_itself(tmp_path: Path, monkeypatch: pytest.Monk
 )
 def test_what_cannot_be_run_is_refused(changed: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        choose_sites.run(replace(TOY, **changed, out=str(tmp_path)))
+        command.run(replace(TOY, **changed, out=str(tmp_path)))
 
 
 def test_a_relation_prompt_is_corrupted_at_its_subject_and_keeps_its_object(run: Path) -> None:
@@ -328,7 +344,9 @@ def test_a_share_counts_as_no_less_than_all_lost_and_trouble_as_no_edit() -> Non
     def edited(trouble: str) -> dict[str, float]:
         outcomes = [Outcome(trouble, one, 1.0, None, None, None, None) for one in scored(2, 5)]
         measured = Measured([place], {}, {}, scored(8, 10), {place: outcomes})
-        return {name: float(row[0, 0]) for name, row in _site_report._edited(measured, 0).items()}
+        return {
+            name: float(row[0, 0]) for name, row in site_controls.by_editing(measured, 0).items()
+        }
 
     place = Place(0, "mlp", None, "last")
     lost = edited("")
@@ -344,34 +362,54 @@ def test_draws_of_cases_are_the_same_for_every_quantity() -> None:
     places = [Place(layer, "mlp", None, "last") for layer in range(6)]
     table = np.random.default_rng(0).normal(size=(8, 6))
     tables = dict.fromkeys((*EFFECTS, *SEPARATIONS), table)
-    measured = SimpleNamespace(
-        places=places, tables=tables, totals={}, before=[None] * 8, outcomes={}
-    )
-    asked = {}
+    measured = Measured(places, tables, {}, [EditScore("", "", "", (), None, {})] * 8, {})
 
-    def edited(measured: object, seed: int) -> dict[str, np.ndarray]:
-        from kedit.stats import resampled_means, resamples
-
-        asked["mean share"] = resampled_means(2 * table, resamples(8, _site_report.DRAWS, seed))
-        return asked | {"Score": asked["mean share"]}
+    def edited(measured: Measured, seed: int) -> dict[str, np.ndarray]:
+        share = resampled_means(2 * table, resamples(8, site_controls.DRAWS, seed))
+        return dict.fromkeys(EDITED, share)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_site_report, "_edited", edited)
-        told = _site_report.summed_up(TOY, measured)  # pyright: ignore
+        patch.setattr(site_controls, "by_editing", edited)
+        told = write_sites.summed_up(measured, "toy", {}, {}, best=3, seed=0)
     rho = {one.criterion: one.rho for one in told.correlations if one.where == "last"}
     assert rho["separation"] == pytest.approx((1, 1, 1, 6))
     assert rho["effect of subject × separation"].low < 1
 
 
+def test_the_study_runs_in_memory_and_a_journal_saves_it_from_doing_work_again(
+    run: Path, toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, journal = SiteFindings.load(run), Journal()
+    journal.replace(read_lines(run / "records.jsonl").records)
+    found = to_edit(TOY, ["relation"])
+    cases = found.cases
+    settings = {"layers": LAYERS, "neighbours": 6, "settings": STRONG, "best": 3, "chunks": 1}
+    told = choose_sites(toy, cases, pool=found.every, **settings, journal=journal)
+    assert told.to_record() == saved.to_record()
+    made = SiteFindings.from_record(told.to_record())
+    assert made.to_record() == told.to_record() and made.best == told.best
+    assert [str(one) for one in made.tables()] == [str(one) for one in told.tables()]
+    assert len(told.rows()) == N_SITES + N_HEADS
+    few = {**settings, "layers": [1], "positions": ["last"]}
+    new = Journal()
+    first = choose_sites(toy, cases[:1], **few, journal=new)
+    assert len(new.records) == 1 + len(EFFECTS) + 1 + 2 and first.n_cases == 1
+    monkeypatch.setattr(Journal, "add", lambda *told: pytest.fail("done before"))
+    assert choose_sites(toy, cases[:1], **few, journal=new).to_record() == first.to_record()
+
+
+def test_the_editor_of_a_place_is_the_one_that_its_spec_tells(toy: HookedTransformer) -> None:
+    settings = "neighbours=8:weight=3:"
+    for half in SITE_HALVES:
+        place = Place(2, half, None, "object_last")
+        editor = place.editor(plain_joint(toy, settings))
+        assert editor == make_editor(place.spec(settings), toy, "relation")
+        assert isinstance(editor, Joint) and (editor.layers, editor.halves) == ((2,), (half,))
+        assert (editor.where, editor.neighbours, editor.weight) == ("object_last", 8, 3)
+
+
 def drawn(folder: Path) -> Figure:
-    saved = numbers(folder)
-    told = {
-        one["criterion"]: Estimate(**one["rho"])
-        for one in saved["correlations"]
-        if (one["editing"], one["where"]) == ("mean share", EVERYWHERE)
-    }
-    sites = [SiteNumbers.from_record(one) for one in saved["sites"]]
-    return figure_module.sites(sites, told, Sample("toy", saved["cases"], seed=7))
+    return figure_module.sites(replace(SiteFindings.load(folder), seed=7))
 
 
 def maps(figure: Figure) -> dict[str, Axes]:
@@ -433,7 +471,9 @@ def test_layers_that_were_left_out_are_blank_and_wide_scores_hatched() -> None:
         for layer in (0, 1, 9)
         for half in SITE_HALVES
     ]  # fmt: skip
-    figure = figure_module.sites(made, {}, Sample("gemma-3-270m", 4))
+    figure = figure_module.sites(
+        SiteFindings("gemma-3-270m", 0, 4, 5, {}, {}, tuple(made), correlations=(), controls=())
+    )
     for name, ax in maps(figure).items():
         values = np.ma.asarray(ax.collections[0].get_array()).reshape(2, -1)
         known = np.flatnonzero(~np.ma.getmaskarray(values)[0])

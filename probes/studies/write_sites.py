@@ -1,0 +1,168 @@
+"""Where should a relation edit be written? Causal effect, separation and editing, site by site."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from transformer_lens import HookedTransformer
+
+from kedit.editing.edit import Editor, Edits
+from kedit.editors.joint import Joint
+from kedit.facts import EditCase
+from kedit.journal import Journal
+from kedit.models.load import source_of
+from kedit.models.prompts import KeyPosition
+from kedit.results.outcomes import Outcome
+from kedit.results.scores import EditScore
+from kedit.results.sites import SiteFindings, SiteNumbers
+from kedit.scoring.drift import baseline, held_out
+from kedit.scoring.score import Scoring
+from kedit.studies.edits import Assessment, edit_cases
+from kedit.studies.prepare import Arm, prepare
+from kedit.studies.scoring import scores_before
+from probes.studies.places import POSITIONS, Place, places, plain_joint, positions_of
+from probes.studies.site_controls import (
+    Measured,
+    controls,
+    correlations,
+    drawn,
+    estimates,
+    total_effects,
+)
+from probes.studies.site_effects import EFFECTS, SEPARATIONS, Records, effects, separations
+
+
+# plain settings, each by its name
+def choose_sites(
+    model: HookedTransformer,
+    cases: Sequence[EditCase],
+    *,
+    pool: Sequence[EditCase] | None = None,
+    positions: Sequence[KeyPosition] = POSITIONS,
+    layers: Sequence[int] = (),
+    neighbours: int = 12,
+    settings: str = "",
+    best: int = 5,
+    text: str = "",
+    tokens_a_key: int = 4,
+    held_out_text: str = "",
+    chunks: int = 2,
+    window: int = 128,
+    seed: int = 0,
+    journal: Journal | None = None,
+) -> SiteFindings:
+    """Traces each case, compares its keys, and edits it at every site; then what goes with what.
+
+    Args:
+        cases: with a relation side; nothing should be tested on them later.
+        pool: cases whose words replace others; None: `cases`.
+        positions: whose keys are taken.
+        layers: none for all of the model's.
+        neighbours: of each case, that its keys are to be told from.
+        settings: more of the joint editor's, each as field=value: neighbours=8:weight=3.
+        best: so many sites are chosen, and held against as many random ones.
+        text, tokens_a_key: whose statistics edits are to spare (`kedit.studies.prepare.prepare`).
+        held_out_text, chunks, window: whose perplexity is watched: which text, how many chunks of
+            it, and tokens of a chunk (`kedit.scoring.drift.held_out`).
+        seed: of neighbours, replacements, contexts, own text and the bootstrap.
+        journal: keeps what is finished; what it holds is not done again.
+
+    Raises:
+        InputError: a layer or a setting that there is not, or no case can be scored.
+    """
+    journal = Journal() if journal is None else journal
+    every, plain = places(model, layers, positions), plain_joint(model, settings)
+    held = baseline(model, held_out(model, held_out_text, chunks, seed, window))
+    assessment = Assessment(Scoring((), say=False, seed=seed), held)
+    before = scores_before(model, cases, assessment.scoring, journal)
+    usable, pool = list(before), cases if pool is None else pool
+    traced = {name: effects(model, usable, pool, every, name, seed, journal) for name in EFFECTS}
+    apart = separations(model, usable, every, neighbours, text, tokens_a_key, seed, journal)
+    make = functools.partial(
+        prepare, model, sides=["relation"], text=text, tokens_a_key=tokens_a_key, seed=seed
+    )
+    arms = {
+        place: (place.spec(settings), place.editor(plain)) for place in every if place.head is None
+    }
+    outcomes = _edits(model, before, arms, make, assessment, journal)
+    tables = {name: _table(every, records, "nats") for name, records in traced.items()}
+    tables |= {name: _table(every, apart, name) for name in SEPARATIONS}
+    totals = {
+        name: np.array([one.get("total", np.nan) for one in records])
+        for name, records in traced.items()
+    }
+    measured = Measured(every, tables, totals, list(before.values()), outcomes)
+    skipped = {key: one["skipped"] for key, one in journal.records.items() if "skipped" in one}
+    specs = {place: spec for place, (spec, _) in arms.items()}
+    return summed_up(measured, source_of(model), specs, skipped, best, seed)
+
+
+# six parameters: what was measured, and what is told of it
+def summed_up(
+    measured: Measured,
+    model: str,
+    specs: Mapping[Place, str],
+    skipped: Mapping[str, str],
+    best: int,
+    seed: int,
+) -> SiteFindings:
+    """Means with intervals, and what goes with editing.
+
+    Args:
+        specs: the editor of each place, as the command line has it.
+    """
+    rows = drawn(measured, seed)
+    sites = [
+        SiteNumbers(**place._asdict(), editor=specs.get(place, ""), found=found)
+        for place, found in zip(measured.places, estimates(measured, rows), strict=True)
+    ]
+    at = [index for index, place in enumerate(measured.places) if place.head is None]
+    own, edited = [measured.places[i] for i in at], {name: row[:, at] for name, row in rows.items()}
+    return SiteFindings(
+        model=model,
+        seed=seed,
+        n_cases=len(measured.before),
+        n_best=best,
+        skipped=skipped,
+        totals=total_effects(measured, seed),
+        sites=tuple(sites),
+        correlations=tuple(correlations(edited, own)),
+        controls=tuple(controls(edited, best, seed)),
+    )
+
+
+def _table(every: Sequence[Place], records: Records, field: str) -> Float[ndarray, "case place"]:
+    """NaN where a record says nothing of a place."""
+    rows = [record.get(field, {}) for record in records]
+    return np.array([[row.get(place.name) for place in every] for row in rows], dtype=float)
+
+
+def _edits(
+    model: HookedTransformer,
+    cases: Mapping[EditCase, EditScore],
+    editors: Mapping[Place, tuple[str, Joint]],
+    make: Callable[[Sequence[Editor]], list[Arm]],
+    assessment: Assessment,
+    journal: Journal,
+) -> dict[Place, list[Outcome]]:
+    """Each case edited at every place; one key position at a time, for moments take memory."""
+    found: dict[Place, list[Outcome]] = {}
+    for where in positions_of(editors):
+        own = {place: editors[place] for place in editors if place.where == where}
+        ready = functools.cache(functools.partial(make, [editor for _, editor in own.values()]))
+        arms = {
+            place: Arm(spec, "relation", _one_of(ready, number))
+            for number, (place, (spec, _)) in enumerate(own.items())
+        }
+        if any(arm.key(case) not in journal.records for arm in arms.values() for case in cases):
+            ready()  # before the first edit, which else would seem to take that time
+        outcomes = edit_cases(model, cases, list(arms.values()), assessment, journal)
+        found |= {place: outcomes[arm] for place, arm in arms.items()}
+    return found
+
+
+def _one_of(ready: Callable[[], list[Arm]], number: int) -> Edits:
+    """What one of several editors makes, which are made ready together when the first is wanted."""
+    return lambda requests: ready()[number].make(requests)
