@@ -1,0 +1,47 @@
+"""Scoring cases in a journal: resumed, in the same order, and bad cases cost only themselves."""
+
+from dataclasses import replace
+
+import pytest
+from transformer_lens import HookedTransformer
+
+from kedit.errors import InputError
+from kedit.journal import Journal
+from kedit.models import toy as toy_module
+from kedit.scoring.score import Scoring, score
+from kedit.studies import scoring as room
+from kedit.studies.scoring import score_each, scores_before, unscored
+
+FAST = Scoring(say=False)
+
+
+def test_a_case_is_scored_once_and_anew_when_it_is_another(
+    toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases, journal = toy_module.cases()[:2], Journal()
+    scores = score_each(toy, cases, FAST, journal=journal)
+    assert scores == score(toy, cases, FAST) and len(journal.records) == 2
+    changed = replace(cases[0], probes=cases[0].probes[:1])
+    again = score_each(toy, [changed, cases[1]], FAST, journal=journal)
+    assert [len(one.probes) for one in again] == [1, len(cases[1].probes)]
+    assert len(journal.records) == 3
+    monkeypatch.setattr(room, "score", None)  # what is there is not scored again
+    assert score_each(toy, cases, FAST, journal=journal) == scores
+    assert scores_before(toy, cases, FAST, journal) == dict(zip(cases, scores, strict=True))
+
+
+def test_a_case_that_cannot_be_scored_costs_only_itself(toy: HookedTransformer) -> None:
+    good, other = toy_module.cases()[:2]
+    long = replace(other.probes[0], prompt="Ada Alder " * 60)
+    bad, journal = replace(other, probes=(*other.probes, long)), Journal()
+    assert list(scores_before(toy, [good, bad], FAST, journal)) == [good]
+    assert list(unscored([good, bad], journal)) == [bad.id]
+    assert "the model reads 64" in unscored([good, bad], journal)[bad.id]
+    with pytest.raises(InputError, match="no case could be scored: the journal's records says"):
+        scores_before(toy, [bad], FAST, journal)
+
+
+def test_the_first_cases_have_texts(toy: HookedTransformer) -> None:
+    cases = toy_module.cases()[:2]
+    scores = score_each(toy, cases, FAST, n_texts=1)
+    assert [one.fluency is None for one in scores] == [False, True]
