@@ -19,6 +19,16 @@ def say_skipped(source: str, skipped: Mapping[str, str]) -> None:
         say(f"skipped: {len(skipped) - LISTED} more records of {source}")
 
 
+def say_unscored(reasons: Mapping[str, str], n_cases: int) -> None:
+    """Prints how many cases could not be scored before any edit, and why the first could not."""
+    if reasons:
+        first = next(iter(reasons.values()))
+        say(
+            f"{len(reasons)} of {n_cases} cases cannot be scored and are left out (records.jsonl "
+            f"says why). The first: {first}"
+        )
+
+
 def say(text: str) -> None:
     """Prints a line as it is: square brackets and paths too."""
     console().print(text, highlight=False, soft_wrap=True)

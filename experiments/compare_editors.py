@@ -48,13 +48,14 @@ class Config:
 def run(config: Config) -> Path:
     """Edits, scores, sums up, draws and prints; what is in the run's folder is not done again."""
     from experiments._edit_options import to_edit
-    from experiments._printing import console, say, show
+    from experiments._printing import console, say, say_unscored, show
     from figures.compare import comparison
     from figures.frontier import of_comparison
     from figures.style import save
     from kedit.data.choose import labels_of
     from kedit.editors.lists import parse_specs
     from kedit.studies.comparing import compare, sides_of
+    from kedit.studies.scoring import unscored
 
     found = to_edit(config, sides_of(config.perspective))
     with open_run("compare_editors", config) as folder:
@@ -67,6 +68,7 @@ def run(config: Config) -> Path:
             held_out_text=config.held_out, chunks=config.chunks, window=config.window,
             tuned=config.editors.endswith(".json"), seed=config.seed, journal=folder,
         )  # fmt: skip
+        say_unscored(unscored(found.cases, folder), len(found.cases))
         result.save(folder)
         save(comparison(result), folder.path, "comparison")
         save(of_comparison(result), folder.path, "frontier")
