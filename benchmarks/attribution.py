@@ -20,9 +20,8 @@ import torch
 from transformer_lens import HookedTransformer
 
 from benchmarks._timing import report, seconds, timed
-from experiments._facts import spread_out
-from experiments._head_choice import known
 from kedit.data import load_facts
+from kedit.data.choose import spread_facts
 from kedit.facts import Fact
 from kedit.forward.metrics import METRICS
 from kedit.forward.runs import Run, States
@@ -31,6 +30,7 @@ from kedit.models.prompts import encode
 from kedit.stats import bootstrap_ratio, rank_correlation
 from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule, prompt_seed, replaced
+from probes.known import first_known, told_apart
 from probes.patch import Patch, Question, sweep
 from probes.trace import question_of
 
@@ -79,7 +79,9 @@ def _runs(
     """Facts that the model answers right, with both runs' states, the question, where they part."""
     pool = load_facts("builtin")
     noise = noise_rule(model, "s3", pool, "relation")
-    for fact in itertools.islice(known(model, spread_out(pool, seed=0), pool), n_facts):
+    wordings = (first_known(model, worded)[0] for worded in spread_facts(pool, seed=0))
+    known = (told_apart(model, fact, pool) for fact in wordings if fact is not None)
+    for fact in itertools.islice(known, n_facts):
         prompt = encode(model, fact)
         if by == "noise":
             seed = prompt_seed(0, fact)

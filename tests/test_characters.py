@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from experiments import edit_fact, trace_relation
-from experiments._papers_table import papers_markdown
-from kedit.markdown import escaped, table
 from kedit.screen import print_anything
+from kedit.tables import Table, escaped
 
 MARKED = "[/old] $x$ <b>巴黎</b> | é"
 # as a subprocess of another encoding: each writes to the folder that it is given
@@ -36,8 +35,8 @@ def run(encoding: str, *told: str) -> subprocess.CompletedProcess[bytes]:
 def test_markdown_shows_texts_as_they_are():
     assert escaped(MARKED) == "\\[/old] \\$x\\$ \\<b>巴黎\\</b> \\| é"
     assert escaped("a*b*`c`\n") == "a\\*b\\*\\`c\\`↵"
-    assert table(("a", "b"), [("1", escaped("|"))]) == "| a | b |\n| --- | --- |\n| 1 | \\| |"
-    assert "| rome:x=(\\|) |" in papers_markdown([("entity", "rome:x=(|)", "5 [1, 9]")])
+    table = Table("", ("a", "b"), (("1", "|"),))
+    assert table.to_markdown() == "| a | b |\n| --- | --- |\n| 1 | \\| |"
 
 
 def test_standard_output_takes_what_its_encoding_lacks(monkeypatch: pytest.MonkeyPatch):

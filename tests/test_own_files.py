@@ -9,14 +9,15 @@ import pytest
 from transformer_lens import HookedTransformer
 
 from experiments import trace_relation
-from experiments._edit_cases import requests_of
-from experiments._facts import LISTED, say_skipped, usable_facts
-from experiments._score import ToEdit, to_edit
-from experiments._trace import Config as Trace
+from experiments._edit_options import ToEdit, to_edit
+from experiments._printing import LISTED, say_skipped
 from experiments.compare_editors import Config
+from experiments.trace_relation import Config as Trace
 from kedit.data import builtin, load_cases
+from kedit.data.choose import usable_facts
 from kedit.errors import InputError, RecordError
 from kedit.models import toy as toy_module
+from kedit.studies.prepare import requests_of
 from tests.test_cases import EASYEDIT, EDIT, MQUAKE, OWN, written
 
 BOTH = ("entity", "relation")

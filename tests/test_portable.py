@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import score_model
-from experiments._run import open_run
+from experiments._command import open_run
 from kedit.errors import InputError
 from tests.test_rooms import MAY_IMPORT, imported
 
@@ -17,13 +17,13 @@ POSIX_ONLY = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tt
 IMPORTING = """
 import sys
 sys.modules |= dict.fromkeys(["fcntl", "resource"])  # importing one of them fails
-import experiments._run, experiments.trace_relation, experiments.compare_editors
+import experiments._command, experiments.trace_relation, experiments.compare_editors
 """
 
 HOLDING = """
 import sys, time
 from experiments import score_model
-from experiments._run import open_run
+from experiments._command import open_run
 with open_run("x", score_model.Config(model="toy", out=sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from experiments._moments import read_moments, with_tokens
 from kedit.editing import moments as moments_module
 from kedit.editing import spared as room
 from kedit.editing.edit import Delta, Edit, LowRank
@@ -28,6 +27,7 @@ from kedit.editors.registry import make_editor
 from kedit.editors.rome import ROME
 from kedit.errors import InputError
 from kedit.models import toy as toy_module
+from kedit.studies.prepare import read_moments, with_tokens
 
 REQUEST = toy_module.cases()[0].entity
 N = 1280
