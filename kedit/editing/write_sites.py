@@ -6,7 +6,6 @@ written once for MLP and attention.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from einops import rearrange
@@ -16,9 +15,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
-from kedit.models.sites import attn_written, mlp_written
-
-Half = Literal["mlp", "attn"]
+from kedit.models.sites import Half, attn_written, mlp_written
 
 
 @dataclass(frozen=True, order=True)

@@ -6,6 +6,7 @@ hang together. Everything is computed by HookedTransformer's own modules and wei
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from kedit.errors import InputError
 
+Half = Literal["mlp", "attn"]
 # what HookedTransformer can be told to compute in another way, for more hook points
 SWITCHES = ("use_attn_in", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_result")
 TANH_GELUS = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}  # three names for one function
