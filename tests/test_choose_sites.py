@@ -388,7 +388,7 @@ def test_the_study_runs_in_memory_and_a_journal_saves_it_from_doing_work_again(
     assert told.to_record() == saved.to_record()
     made = SiteFindings.from_record(told.to_record())
     assert made.to_record() == told.to_record() and made.best == told.best
-    assert [str(one) for one in made.tables()] == [str(one) for one in told.tables()]
+    assert repr(made) == repr(told) and str(told.table()) in repr(told)
     assert len(told.rows()) == N_SITES + N_HEADS
     few = {**settings, "layers": [1], "positions": ["last"]}
     new = Journal()

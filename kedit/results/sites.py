@@ -105,7 +105,7 @@ class Control:
     best: Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SiteFindings(Result):
     """Write sites at key positions, measured and edited; intervals are over cases.
 
@@ -129,6 +129,9 @@ class SiteFindings(Result):
     sites: tuple[SiteNumbers, ...]
     correlations: tuple[Correlation, ...]
     controls: tuple[Control, ...]
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(str, self.tables()))
 
     @property
     def edited(self) -> list[SiteNumbers]:

@@ -12,7 +12,7 @@ from kedit.editing.edit import Editor, Edits
 from kedit.editors.joint import Joint
 from kedit.facts import EditCase
 from kedit.journal import Journal
-from kedit.models.load import source_of
+from kedit.models.load import name_of
 from kedit.models.prompts import KeyPosition
 from kedit.results.outcomes import Outcome
 from kedit.results.scores import EditScore
@@ -96,7 +96,7 @@ def choose_sites(
     measured = Measured(every, tables, totals, list(before.values()), outcomes)
     skipped = {key: one["skipped"] for key, one in journal.records.items() if "skipped" in one}
     specs = {place: spec for place, (spec, _) in arms.items()}
-    return summed_up(measured, source_of(model), specs, skipped, best, seed)
+    return summed_up(measured, name_of(model), specs, skipped, best, seed)
 
 
 # six parameters: what was measured, and what is told of it
