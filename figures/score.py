@@ -16,18 +16,18 @@ from figures.style import (
     DOUBLE,
     FONT,
     SMALL,
-    Source,
     finite,
     layout_of,
     legend_above,
     new_figure,
-    plural,
     readable,
     styled,
     text_width,
     titled,
 )
-from kedit.scoring.summary import E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE, Key, Measure
+from kedit.results.measures import Key, Measure, Scores
+from kedit.scoring.summary import E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE
+from kedit.tables import plural
 
 
 class Dots(NamedTuple):
@@ -124,17 +124,20 @@ ROW, RELATION_ROW = 0.34, 0.14  # inches
 NAME_WIDTH = 30  # characters of a relation's name
 
 
-@styled
-def start(measures: Sequence[Measure], source: Source) -> Figure:
-    """A row for each group of probes, the entity side above the relation side.
+def score(scores: Scores, by: str = "") -> Figure:
+    """The figure of a model's scores: `start`, or `by_relation` where `by` is "relation"."""
+    return by_relation(scores) if by == "relation" else start(scores)
 
-    Args:
-        measures: of all cases; what they were before an edit is drawn.
-    """
+
+@styled
+def start(scores: Scores) -> Figure:
+    """A row for each group of probes, the entity side above the relation side."""
+    measures = scores.overall
     sides = {side: _groups(measures, side) for side in SIDES}
     heights = [max(len(groups), 1) for groups in sides.values()]
-    caption = _caption(max((one.n_cases for one in measures), default=0), source, EXPLAINED)
-    title = titled("Where the model stands before any edit", source.model)
+    n_cases = max((one.n_cases for one in measures), default=0)
+    caption = _caption(n_cases, scores.seed, EXPLAINED)
+    title = titled("Where the model stands before any edit", scores.model)
     figure = new_figure(DOUBLE, 1.2 + ROW * sum(heights), title, caption)
     axes = figure.subplots(
         2, 2, sharex="col", sharey="row", height_ratios=heights, width_ratios=(3, 1)
@@ -159,24 +162,18 @@ def start(measures: Sequence[Measure], source: Source) -> Figure:
 
 
 @styled
-def by_relation(
-    each: Mapping[str, Sequence[Measure]], kinds: Mapping[str, str], source: Source
-) -> Figure:
-    """A row for each relation, from the one whose name ranks best to the one whose ranks worst.
-
-    Args:
-        each: measures of each relation's cases; what they were before an edit is drawn.
-        kinds: how each relation behaves, as kedit.facts.Kind has it.
-    """
+def by_relation(scores: Scores) -> Figure:
+    """A row for each relation, from the one whose name ranks best to the one whose ranks worst."""
+    each = scores.by_relation
     found = {name: _by_key(measures) for name, measures in each.items()}
     names = sorted(found, key=lambda name: (-_rank(found[name]), name))
     n_cases = {name: max((one.n_cases for one in each[name]), default=0) for name in names}
-    caption = _caption(sum(n_cases.values()), source, PROMPTS_EXPLAINED)
-    title = titled("Where the model stands before any edit, by relation", source.model)
+    caption = _caption(sum(n_cases.values()), scores.seed, PROMPTS_EXPLAINED)
+    title = titled("Where the model stands before any edit, by relation", scores.model)
     figure = new_figure(DOUBLE, 1.3 + RELATION_ROW * max(len(names), 6), title, caption)
     axes = figure.subplots(1, len(PANELS), sharey=True, width_ratios=(1, 1.35, 1))
     _rows(axes, [readable(name, NAME_WIDTH) for name in names])
-    own = [kinds.get(name, "") for name in names]
+    own = [scores.kinds.get(name, "") for name in names]
     _mark_kinds(axes[0], own)
     for ax, (title, unit, series) in zip(axes, PANELS, strict=True):
         ax.set_title(title)
@@ -354,9 +351,9 @@ def _as_marker(text: str) -> TextPath:
     return TextPath(shift, text, size=size, prop=FontProperties(family=FONT))
 
 
-def _caption(n_cases: int, source: Source, explained: str) -> str:
+def _caption(n_cases: int, seed: int, explained: str) -> str:
     return (
-        f"n = {plural(n_cases, 'case')}; {readable(source.told)}; means over cases, lines: "
+        f"n = {plural(n_cases, 'case')}; seed {seed}; means over cases, lines: "
         "95\u00a0% intervals over cases (Wilson’s of rates, of magnitude and rank by the "
         f"bootstrap), pale: fewer than {FEW} cases, hollow: a single case, no interval; "
         f"{explained}."

@@ -20,6 +20,7 @@ PLOTS: Mapping[str, tuple[str, str]] = {
     "HeadAnswers": ("figures.questions", "answers"),
     "PromptTrace": ("figures.trace", "heatmap"),
     "SiteFindings": ("figures.sites", "sites"),
+    "Scores": ("figures.score", "score"),
     "TrainedMend": ("figures.training", "losses"),
     "Tuning": ("figures.tuning", "tuning"),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -233,6 +234,7 @@ SAMPLE = neurons.Sample(MODEL, 10, 80)
 ALONE = replace(SAMPLE, n_relations=1)
 COUNTS = found_neurons.counts(12, *HEADS)
 BY_HALF: dict[Half, np.ndarray] = {"mlp": 2 * COUNTS.sum(2), "attn": COUNTS.sum(2)}
+scored = partial(scores.scores_of, model=MODEL)
 LONG_NAMES = {f"{RELATION} {n}": scores.made_up(n, n_cases=n + 1) for n in range(34)}
 
 # by function, then by what is special about it
@@ -353,17 +355,20 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
     },
     "score.by_relation": {
         "34": lambda: score.by_relation(
-            LONG_NAMES, dict.fromkeys(LONG_NAMES, "symmetric"), SOURCE
+            scored(each=LONG_NAMES, kinds=dict.fromkeys(LONG_NAMES, "symmetric"))
         ),
-        "real names": lambda: score.by_relation(scores.of_each(), scores.KIND_OF, SOURCE),
-        "any": lambda: score.by_relation({ANY: scores.SINGLE, "": []}, {}, SOURCE),
-        "nothing": lambda: score.by_relation({}, {}, SOURCE),
+        "real names": lambda: score.by_relation(scored(each=scores.of_each())),
+        "any": lambda: score.by_relation(
+            scored(each={ANY: scores.SINGLE, "": []}, kinds={})
+        ),
+        "nothing": lambda: score.by_relation(scored()),
     },
+    "score.score": {"by": lambda: score.score(scored(each=scores.of_each()), "relation")},
     "score.start": {
-        "whole file": lambda: score.start(scores.WHOLE_FILE, SOURCE),
-        "n = 1": lambda: score.start(scores.SINGLE, SOURCE),
-        "one side": lambda: score.start(scores.entity_only(scores.made_up(0)), SOURCE),
-        "nothing": lambda: score.start([], SOURCE),
+        "whole file": lambda: score.start(scored(scores.WHOLE_FILE)),
+        "n = 1": lambda: score.start(scored(scores.SINGLE)),
+        "one side": lambda: score.start(scored(scores.entity_only(scores.made_up(0)))),
+        "nothing": lambda: score.start(scored()),
     },
     "sites.sites": {
         "many": lambda: written(48, Estimate(0.6, 0.5, 0.9, 8)),

@@ -20,19 +20,19 @@ from figures.score import (
     SHOWN,
     SIDES,
     STATISTICS,
+    by_relation,
     start,
 )
 from figures.score import FEW as FEWEST
-from figures.score import by_relation as drawn_by_relation
-from figures.style import Source
 from kedit.data import relations
 from kedit.facts import Group
+from kedit.results.measures import Key, Measure, Scores
 from kedit.results.scores import EditScore, ProbeScore
-from kedit.scoring.summary import E_EFFICACY, R_EFFICACY, Key, Measure, measures
+from kedit.scoring.summary import E_EFFICACY, R_EFFICACY, measures
 from kedit.stats import Interval
 from tests.figure_checks import caption_of
 
-SOURCE = Source("gemma-3-270m", "seed 0")
+MODEL = "gemma-3-270m"
 NAMES = relations.labels()
 FEW = NAMES[:5]
 TABLE = relations.table().values()
@@ -67,6 +67,12 @@ def made_up(seed, n_cases=20):
         for statistic, without in LACKING.items()
         if place not in without
     ]
+
+
+def scores_of(found=(), *, each=None, kinds=KIND_OF, model=MODEL):
+    each = {name: tuple(own) for name, own in (each or {}).items()}
+    perplexity = interval(20.0, 21.0, 22.0)
+    return Scores(model, 0, tuple(found), each, kinds, perplexity, "a text", 16, 20, {})
 
 
 def of_each(names=NAMES):
@@ -130,21 +136,21 @@ SINGLE = [replace(one, n_cases=1, n_prompts=1) for one in made_up(0)]
 
 
 def test_every_figure_says_what_it_shows():
-    for figure in (start(WHOLE_FILE, SOURCE), drawn_by_relation(of_each(FEW), KIND_OF, SOURCE)):
-        assert SOURCE.model in figure.get_suptitle()
+    for figure in (start(scores_of(WHOLE_FILE)), by_relation(scores_of(each=of_each(FEW)))):
+        assert MODEL in figure.get_suptitle()
         caption = caption_of(figure)
         wanted = (" cases; seed 0", "intervals over cases", "Wilson", "bootstrap", "single case")
         assert all(part in caption for part in wanted), caption
 
 
 def test_by_relation_is_no_longer_than_a_page():
-    width, height = drawn_by_relation(of_each(), KIND_OF, SOURCE).get_size_inches()
+    width, height = by_relation(scores_of(each=of_each())).get_size_inches()
     assert width == 7 and height < 7.5
 
 
 def test_start_holds_the_numbers_in_percent_the_sides_apart():
     found = made_up(0)
-    figure = start(found, SOURCE)
+    figure = start(scores_of(found))
     for ax, side in zip(figure.axes[::2], SIDES, strict=True):
         assert ax.get_title("left") == SIDES[side]
         assert ax.get_xlim()[0] < 0 and ax.get_xlim()[1] > 100
@@ -160,7 +166,7 @@ def test_start_holds_the_numbers_in_percent_the_sides_apart():
 
 
 def test_start_orders_the_groups_from_top_to_bottom_and_names_what_is_weighed():
-    figure = start(made_up(0)[::-1], SOURCE)
+    figure = start(scores_of(made_up(0)[::-1]))
     for ax, side in zip(figure.axes[::2], SIDES, strict=True):
         groups = [group for group in GROUPS if (side, group) in CONTRASTS]
         assert rows(ax) == [SHOWN.get(group, group) for group in groups]
@@ -170,7 +176,7 @@ def test_start_orders_the_groups_from_top_to_bottom_and_names_what_is_weighed():
 
 
 def test_the_dots_of_a_row_lie_below_one_another_about_its_middle():
-    figure = start(made_up(0), SOURCE)
+    figure = start(scores_of(made_up(0)))
     for ax, names in (
         (figure.axes[2], ["success", "reciprocal rank", "exact match", "says it"]),
         (figure.axes[0], ["success", "exact match", "says it"]),
@@ -182,7 +188,7 @@ def test_the_dots_of_a_row_lie_below_one_another_about_its_middle():
 
 def test_magnitudes_have_an_axis_of_their_own_centred_on_zero():
     found = [one for one in made_up(0) if one.key.statistic == "magnitude"]
-    figure = start(made_up(0), SOURCE)
+    figure = start(scores_of(made_up(0)))
     furthest = max(abs(bound) for one in found for bound in percent(one))
     for left, right, side in zip(figure.axes[::2], figure.axes[1::2], SIDES, strict=True):
         assert list(series(right)) == ["magnitude"] and "magnitude" not in series(left)
@@ -196,7 +202,7 @@ def test_magnitudes_have_an_axis_of_their_own_centred_on_zero():
 
 
 def test_start_writes_cases_and_prompts_beside_each_row():
-    figure = start(made_up(0, n_cases=17), SOURCE)
+    figure = start(scores_of(made_up(0, n_cases=17)))
     for left, right, side in zip(figure.axes[::2], figure.axes[1::2], SIDES, strict=True):
         groups = [group for group in GROUPS if (side, group) in CONTRASTS]
         assert len(rows(left)) == len(groups)
@@ -210,7 +216,7 @@ def test_start_writes_cases_and_prompts_beside_each_row():
 
 
 def test_start_says_what_its_colours_and_shapes_mean():
-    (legend,) = start(made_up(0), SOURCE).legends
+    (legend,) = start(scores_of(made_up(0))).legends
     assert [text.get_text() for text in legend.get_texts()] == [one.name for one in STATISTICS]
     handles = [(line.get_color(), line.get_marker()) for line in legend.get_lines()]
     assert handles == [(one.colour, one.shape) for one in STATISTICS]
@@ -222,17 +228,17 @@ def test_what_has_no_number_before_the_edit_is_left_out():
     lifts = Measure(Key("entity", "Score", "lifts"), None, after, None, 3, 9)
     only_after = Measure(E_EFFICACY, None, after, None, 3, 9)
     whole = Measure(Key("entity", "Score", "harmonic mean"), after, None, None, 3, 9)
-    figure = start([lifts, only_after, whole], SOURCE)
+    figure = start(scores_of([lifts, only_after, whole]))
     assert rows(figure.axes[0]) == [] and all(map(is_empty, figure.axes))
-    figure = drawn_by_relation({"country": [lifts, only_after, whole]}, {}, SOURCE)
+    figure = by_relation(scores_of(each={"country": [lifts, only_after, whole]}, kinds={}))
     assert rows(figure.axes[0]) == ["country"] and all(map(is_empty, figure.axes))
 
 
 def test_a_file_without_a_relation_side_leaves_those_panels_empty():
-    figure = start(entity_only(made_up(0)), SOURCE)
+    figure = start(scores_of(entity_only(made_up(0))))
     assert [is_empty(ax) for ax in figure.axes] == [False, False, True, True]
     each = {name: entity_only(found) for name, found in of_each().items()}
-    figure = drawn_by_relation(each, KIND_OF, SOURCE)
+    figure = by_relation(scores_of(each=each))
     assert [is_empty(ax) for ax in figure.axes] == [True, True, False]
     assert rows(figure.axes[0]) == sorted(NAMES)
 
@@ -240,7 +246,7 @@ def test_a_file_without_a_relation_side_leaves_those_panels_empty():
 @pytest.mark.parametrize(("n_cases", "hollow"), [(1, True), (2, False)])
 def test_a_single_case_is_hollow_and_has_no_interval(n_cases, hollow):
     found = made_up(0, n_cases)
-    figure = drawn_by_relation({"country": found, "capital": made_up(1)}, KIND_OF, SOURCE)
+    figure = by_relation(scores_of(each={"country": found, "capital": made_up(1)}))
     row, ax = rows(figure.axes[0]).index("country"), figure.axes[1]
     for prompt in PROMPTS:
         faces = np.asarray(series(ax)[prompt.name].get_facecolor())
@@ -251,7 +257,7 @@ def test_a_single_case_is_hollow_and_has_no_interval(n_cases, hollow):
 
 def test_relations_are_sorted_by_the_rank_of_their_names():
     each = of_each() | {"a relation without ranks": entity_only(made_up(0))}
-    figure = drawn_by_relation(each, KIND_OF, SOURCE)
+    figure = by_relation(scores_of(each=each))
     names = rows(figure.axes[0])
     assert len(names) == 35 and names[-1] == "a relation without ranks"
     ranks = [
@@ -263,7 +269,7 @@ def test_relations_are_sorted_by_the_rank_of_their_names():
 
 def test_by_relation_holds_the_numbers_of_every_row():
     each = of_each()
-    figure = drawn_by_relation(each, KIND_OF, SOURCE)
+    figure = by_relation(scores_of(each=each))
     assert len({ax.get_ylim() for ax in figure.axes}) == 1
     names = rows(figure.axes[0])
     assert set(names) == set(NAMES)
@@ -278,7 +284,7 @@ def test_by_relation_holds_the_numbers_of_every_row():
 def test_a_relation_without_one_statistic_keeps_its_row():
     each = of_each(FEW)
     each[FEW[1]] = [one for one in each[FEW[1]] if one.key != R_EFFICACY]
-    ax = drawn_by_relation(each, KIND_OF, SOURCE).axes[0]
+    ax = by_relation(scores_of(each=each)).axes[0]
     row = rows(ax).index(FEW[1])
     first, _, paraphrases = PROMPTS
     assert set(points(ax, first.name)) == set(range(5)) - {row}
@@ -287,7 +293,7 @@ def test_a_relation_without_one_statistic_keeps_its_row():
 
 def test_relations_carry_the_mark_and_the_colour_of_their_kind_and_their_cases():
     each = {name: made_up(seed, n_cases=seed + 2) for seed, name in enumerate(NAMES)}
-    figure = drawn_by_relation(each, {**KIND_OF, "country": ""}, SOURCE)
+    figure = by_relation(scores_of(each=each, kinds={**KIND_OF, "country": ""}))
     left, right = figure.axes[0], figure.axes[-1]
     for row, label in enumerate(left.get_yticklabels()):
         name = label.get_text()
@@ -318,13 +324,13 @@ def test_by_relation_shows_which_prompts_its_legend_and_its_titles_name():
         Key("entity", "efficacy", "success"): edit,
         Key("entity", "paraphrase", "success"): paraphrases,
     }
-    legend = drawn_by_relation(of_each(FEW), KIND_OF, SOURCE).legends[0]
+    legend = by_relation(scores_of(each=of_each(FEW))).legends[0]
     assert [text.get_text() for text in legend.get_texts()] == [one.name for one in PROMPTS]
 
 
 def test_a_long_name_is_shortened():
     long = {f"{name} of a film or of a television programme": made_up(0) for name in FEW}
-    names = rows(drawn_by_relation(long, KIND_OF, SOURCE).axes[0])
+    names = rows(by_relation(scores_of(each=long)).axes[0])
     assert {len(name) for name in names} == {30} and all(name[-1] == "…" for name in names)
 
 
@@ -342,7 +348,7 @@ def test_measures_of_scores_are_drawn_as_they_come():
         return EditScore(id, "country", "hierarchical", (entity, relation), None, {})
 
     found = measures([case("1", -1.0, 1), case("2", -3.0, 2), case("3", -3.0, 4)], draws=50)
-    figure = start(found, SOURCE)
+    figure = start(scores_of(found))
     above, below = figure.axes[::2]
     assert points(above, "success") == {0: pytest.approx(100 / 3)}
     assert points(below, "success") == {0: 100}
@@ -353,7 +359,7 @@ def test_measures_of_scores_are_drawn_as_they_come():
 
 def test_what_rests_on_few_cases_is_pale():
     each = {"capital": made_up(0, n_cases=FEWEST - 1), "country": made_up(0, n_cases=FEWEST)}
-    ax = drawn_by_relation(each, KIND_OF, SOURCE).axes[0]
+    ax = by_relation(scores_of(each=each)).axes[0]
     edges = np.asarray(series(ax)[PROMPTS[0].name].get_edgecolor())[:, :3]
     pale, full = (edges[rows(ax).index(name)] for name in each)
     np.testing.assert_allclose(full, to_rgb(PROMPTS[0].colour))

@@ -21,6 +21,7 @@ from kedit.forward.runs import Run
 from kedit.models.hugging_face import gemma_270m_folder, read_folder
 from kedit.models.load import load
 from kedit.models.prompts import answer_ids, answers_ids, decoded, encode, prompt_ids
+from kedit.results.measures import Scores
 from kedit.scoring.score import Scoring, score
 from kedit.stats import rank_correlation
 from probes.attribution import attributed
@@ -175,12 +176,12 @@ def test_before_an_edit_gemma_prefers_the_true_object_and_keeps_to_one_line(
     config = score_model.Config(
         cases="builtin", limit=12, texts=1, text=str(ROOT / "README.md"), out=str(tmp_path / "run")
     )
-    measured = json.loads((score_model.run(config) / "measures.json").read_text())
-    rows = {(m["perspective"], m["group"], m["statistic"]): m for m in measured["overall"]}
-    assert measured["cases"] == 12
+    measured = Scores.load(score_model.run(config))
+    rows = {(*one.key,): one.row() for one in measured.overall}
+    assert measured.n_cases == 12
     assert rows["entity", "efficacy", "success"]["before"] < 0.5
     assert rows["entity", "efficacy", "says the rival"]["before"] > 0.3  # it knows such facts
-    assert 1 < measured["perplexity"]["mean"] < 100
+    assert 1 < measured.perplexity.mean < 100
     said = [
         probe["said"]
         for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()

@@ -10,14 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformer_lens import HookedTransformer
 
 from experiments import score_model
-from experiments._run import open_run
-from experiments._score import benchmark, score_cases, spread
 from experiments.score_model import Config
+from kedit.data.choose import spread_cases, usable_cases
 from kedit.errors import InputError
 from kedit.models import toy as toy_module
-from kedit.scoring.score import Scoring
+from kedit.records import to_record
+from kedit.results.measures import OF_PROMPTS, Scores
+from kedit.run_folder import RunFolder
+from kedit.scoring.summary import STATISTICS
+from kedit.studies.scoring import score_cases
 
 pytestmark = pytest.mark.slow
 
@@ -48,10 +52,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_metric_of_both_sides_has_a_value_an_interval_and_an_n(run: Path) -> None:
-    found = json.loads((run / "measures.json").read_text())
-    assert (found["cases"], found["skipped"]) == (20, 0)
-    assert found["perplexity"]["low"] <= found["perplexity"]["mean"] <= found["perplexity"]["high"]
-    rows = {(m["perspective"], m["group"], m["statistic"]): m for m in found["overall"]}
+    found = Scores.load(run)
+    assert (found.n_cases, found.skipped, found.model) == (20, {}, "toy")
+    mean, low, high = found.perplexity.floats()
+    assert low <= mean <= high and found.n_chunks == 16
+    rows = {(*one.key,): one.row() for one in found.overall}
     for side, group in (
         ("entity", "efficacy"), ("entity", "paraphrase"), ("entity", "neighborhood"),
         ("entity", "other relations"), ("relation", "efficacy"), ("relation", "paraphrase"),
@@ -66,7 +71,7 @@ def test_every_metric_of_both_sides_has_a_value_an_interval_and_an_n(run: Path) 
     assert rows["entity", "efficacy", "says the rival"]["before"] == 1
     assert rows["both", "generated text", "n-gram entropy"]["n_cases"] == 2
     assert rows["both", "Score", "harmonic mean"]["before"] == 0
-    assert len(found["by relation"]) == 4
+    assert len(found.by_relation) == len(found.kinds) == 4
 
 
 def test_the_table_holds_all_cases_and_each_relation(run: Path) -> None:
@@ -97,10 +102,8 @@ def test_a_stopped_run_goes_on_and_ends_the_same(run: Path, tmp_path: Path) -> N
     finished = lines.read_bytes()
     score_model.run(replace(TOY, out=str(tmp_path)))
     assert lines.read_bytes().startswith(finished[: finished.rfind(b"\n") + 1])
-    again = json.loads((tmp_path / "measures.json").read_text())
-    whole = json.loads((run / "measures.json").read_text())
-    for one, other in zip(again["overall"], whole["overall"], strict=True):
-        assert one == pytest.approx(other, abs=1e-5)
+    for one, other in zip(Scores.load(tmp_path).overall, Scores.load(run).overall, strict=True):
+        assert one.row() == pytest.approx(other.row(), abs=1e-5)
 
 
 def test_bad_records_are_counted_and_named_and_the_rest_is_scored(tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_bad_records_are_counted_and_named_and_the_rest_is_scored(tmp_path: Path
         "line 3", "broken JSON", "line 4", "subject", "line 5", "tokens, the model reads 64",
     ):  # fmt: skip
         assert message in text
-    assert json.loads((folder / "measures.json").read_text())["cases"] == 2
+    assert Scores.load(folder).n_cases == 2 and Scores.load(folder).skipped == skipped
 
 
 def test_a_file_of_which_nothing_can_be_used_stops_before_the_model_is_loaded(
@@ -132,25 +135,43 @@ def test_a_file_of_which_nothing_can_be_used_stops_before_the_model_is_loaded(
         score_model.run(replace(TOY, cases=source))
 
 
-def test_a_case_that_is_built_anew_is_scored_anew(tmp_path: Path, toy: object) -> None:
-    cases = toy_module.cases()[:2]
-    with open_run("x", replace(TOY, out=str(tmp_path))) as folder:
-        score_cases(folder, toy, cases, Scoring(say=False), 0)  # pyright: ignore
-        assert len(folder.records) == 2
-        changed = replace(cases[0], probes=cases[0].probes[:1])
-        scores = score_cases(folder, toy, [changed, cases[1]], Scoring(say=False), 0)  # pyright: ignore
-        assert len(folder.records) == 3
-    assert [len(score.probes) for score in scores] == [1, len(cases[1].probes)]
+def test_a_result_in_memory_is_the_one_of_the_folder(run: Path, toy: HookedTransformer) -> None:
+    journal = RunFolder(run)  # with all of its records: nothing is scored again
+    n_records = len(journal.records)
+    found = score_cases(toy, spread_cases(toy_module.cases(), 20, 0), texts=2, journal=journal)
+    assert to_record(found) == to_record(Scores.load(run)) and len(journal.records) == n_records
+    assert to_record(Scores.from_record(found.to_record())) == to_record(found)
+
+
+def test_the_tables_are_of_all_cases_and_of_each_relation(run: Path) -> None:
+    found = Scores.load(run)
+    table, by_relation, summary = found.table(), found.table(by="relation"), found.summary()
+    assert table.title == "toy before any edit, 20 cases" and not table.parts
+    groups = {
+        (one.key.perspective, one.key.group) for one in found.overall if "both" not in one.key
+    }
+    assert {row[:2] for row in table.rows} == {one for one in groups if one[1] != "Score"}
+    assert table.rows[0][:3] == ("entity", "efficacy", "0 [0, 16]")
+    assert set(by_relation.parts) == set(found.by_relation)
+    assert [row[1] for row in summary.rows] == [
+        "generated text, n-gram entropy", "Score, harmonic mean", "Score, harmonic mean",
+        "efficacy, harmonic mean", "paraphrase, harmonic mean",
+    ]  # fmt: skip
+    assert tuple(STATISTICS) == OF_PROMPTS
+    with pytest.raises(InputError, match="a table by 'editor'"):
+        found.table(by="editor")
+    assert "before any edit" in found.plot().get_suptitle()
+    assert "by relation" in found.plot(by="relation").get_suptitle()
 
 
 def test_few_cases_are_of_many_relations() -> None:
     cases = toy_module.cases()
-    chosen = spread(cases, 8, seed=0)
+    chosen = spread_cases(cases, 8, seed=0)
     relations = [case.entity.fact.relation.id for case in chosen]
     assert all(relations.count(relation) == 2 for relation in set(relations))
     assert len(set(relations)) == 4
-    assert chosen == spread(cases, 8, seed=0) != spread(cases, 8, seed=1)
-    assert benchmark("toy") == (cases, {}) and spread(cases, 0, 0) == cases
+    assert chosen == spread_cases(cases, 8, seed=0) != spread_cases(cases, 8, seed=1)
+    assert usable_cases("toy") == (cases, {}) and spread_cases(cases, 0, 0) == cases
 
 
 def test_what_is_missing_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:

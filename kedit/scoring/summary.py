@@ -5,9 +5,8 @@ for every measure, so that differences and harmonic means are drawn as a whole.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import exp
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,6 +14,7 @@ from numpy import ndarray
 
 from kedit.facts import Perspective
 from kedit.results.frontier import FrontierPoint
+from kedit.results.measures import Key, Measure
 from kedit.results.scores import EditScore, ProbeScore
 from kedit.stats import (
     Interval,
@@ -24,15 +24,6 @@ from kedit.stats import (
     resamples,
     row_interval,
 )
-
-
-class Key(NamedTuple):
-    """Which side, which probes, which statistic of theirs."""
-
-    perspective: str
-    group: str
-    statistic: str
-
 
 # each of a probe, or None where it has no such thing
 STATISTICS: dict[str, Callable[[ProbeScore], float | None]] = {
@@ -158,37 +149,6 @@ class Shares(NamedTuple):
     def point(self) -> FrontierPoint:
         """What was kept and what was gained, with intervals."""
         return FrontierPoint(row_interval(self.locality), row_interval(self.generalisation))
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A number before and after an edit, over cases.
-
-    Args:
-        key: what it is.
-        before, after, lift: means with 95 % intervals over cases, of RATES Wilson's, else by the
-            bootstrap; lift = after - before, case by case. Without an edit only `before`; Scores on
-            lifts have only `after`. What a single case has is without an interval.
-        n_cases, n_prompts: that it rests on.
-    """
-
-    key: Key
-    before: Interval | None
-    after: Interval | None
-    lift: Interval | None
-    n_cases: int
-    n_prompts: int
-
-    def to_record(self) -> dict[str, Any]:
-        """Plain numbers, for JSON and CSV; None for bounds that there are not."""
-        intervals = {
-            column: value
-            for name in ("before", "after", "lift")
-            if (interval := getattr(self, name)) is not None
-            for column, value in interval.named(name).items()
-        }
-        counts = {"n_cases": self.n_cases, "n_prompts": self.n_prompts}
-        return self.key._asdict() | intervals | counts
 
 
 def measures(scores: Sequence[EditScore], draws: int = 2000, seed: int = 0) -> list[Measure]:

@@ -5,16 +5,74 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 from transformer_lens import HookedTransformer
 
+from kedit.data.choose import labels_of
+from kedit.data.corpus import corpus_of
 from kedit.errors import InputError
 from kedit.facts import EditCase
 from kedit.journal import Journal
+from kedit.models.load import name_of
 from kedit.records import key_of
+from kedit.results.measures import Scores
 from kedit.results.scores import EditScore
+from kedit.scoring.drift import held_out as chunks_of
+from kedit.scoring.drift import surprise
 from kedit.scoring.score import Scoring, own_words, score
+from kedit.scoring.summary import by_relation, measures
+from kedit.stats import Interval, bootstrap_ratio
 
 TOGETHER = 16  # cases scored at once: more saves no time, and less is lost when interrupted
+
+
+# eight parameters: what is scored, and what is measured beside the likelihoods
+def score_cases(
+    model: HookedTransformer,
+    cases: Sequence[EditCase],
+    *,
+    labels: Sequence[str] | None = None,
+    say: bool = True,
+    texts: int = 0,
+    held_out: str = "",
+    seed: int = 0,
+    journal: Journal | None = None,
+) -> Scores:
+    """Where `model` stands before any edit: every metric of both sides, with intervals over cases.
+
+    Args:
+        labels: the relations' names among which a relation's rank is taken; None: those of `cases`.
+        say: let the model speak after the prompts, and look whether it says the answer.
+        texts: of so many cases, the first ones, texts are generated for their n-gram entropy.
+        held_out: text for perplexity, as `kedit.scoring.drift.held_out` has it.
+        seed: of texts and of the bootstrap.
+
+    Raises:
+        InputError: no case can be scored, or the text cannot be read.
+    """
+    journal = Journal() if journal is None else journal
+    labels = labels_of(cases) if labels is None else tuple(labels)
+    scoring = Scoring(labels, say, seed=seed)
+    scores = score_each(model, cases, scoring, n_texts=texts, journal=journal)
+    if not scores:
+        raise InputError(f"no case could be scored: {journal.where} says why")
+    nll = surprise(model, chunks_of(model, held_out, seed=seed)).mean(1).tolist()
+    mean_nll = bootstrap_ratio(np.array(nll), np.ones(len(nll)), seed=seed)
+    return Scores(
+        model=name_of(model),
+        seed=seed,
+        overall=tuple(measures(scores, seed=seed)),
+        by_relation={
+            relation: tuple(measures(own, seed=seed))
+            for relation, own in by_relation(scores).items()
+        },
+        kinds={score.relation: score.kind for score in scores},
+        perplexity=Interval(*(np.exp(value) for value in mean_nll)),
+        text=corpus_of(str(model.cfg.model_name), held_out, seed, held_out=True).name,
+        n_chunks=len(nll),
+        n_cases=len(scores),
+        skipped=unscored(cases, journal),
+    )
 
 
 def score_each(
