@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from kedit.models.load import load as load
     from kedit.studies.comparing import compare as compare
     from kedit.studies.comparison import Comparison as Comparison
+    from kedit.studies.mend import train_mend as train_mend
+    from kedit.studies.scoring import score_cases as score_cases
+    from kedit.studies.tuning import tune as tune
     from kedit.tables import Table as Table
 
 # the public face: each name, and the module that has it ("": a module itself)
@@ -51,6 +54,9 @@ PUBLIC = {
     "Edit": "kedit.editing.edit",
     "export": "kedit.editing.export",
     "compare": "kedit.studies.comparing",
+    "score_cases": "kedit.studies.scoring",
+    "tune": "kedit.studies.tuning",
+    "train_mend": "kedit.studies.mend",
     "Comparison": "kedit.studies.comparison",
     "Journal": "kedit.journal",
     "Table": "kedit.tables",
