@@ -16,11 +16,10 @@ from transformer_lens import HookedTransformer
 
 from kedit.forward.metrics import last_logits
 from kedit.forward.reading import Tokens, batches, nearness, read, read_on
+from kedit.forward.saying import says as says
 from kedit.models.prompts import decoded, end_ids
-from kedit.spacing import is_unspaced
 
 ROWS = 32  # prompts whose logits over the vocabulary lie in memory at once
-ARTICLES = {"a", "an", "the"}
 Choice = Callable[[int, Float[Tensor, " vocab"]], int]  # (prompt's number, its logits) -> token
 
 
@@ -57,22 +56,6 @@ def sampled(
     length = min(length, model.cfg.n_ctx)
     room = [max(0, length - len(prompt)) for prompt in prompts]
     return _continued(model, prompts, room, choice, line=False)
-
-
-def says(text: str, answers: Sequence[str]) -> bool:
-    """Whether `text` opens with one of `answers`: case, articles and punctuation aside.
-
-    Whole words are compared; in scripts without blanks between words, characters.
-    """
-    words = _words(text)
-    for answer in answers:
-        wanted = _words(answer)
-        if wanted and is_unspaced(wanted[-1][-1]):
-            if "".join(words).startswith("".join(wanted)):
-                return True
-        elif wanted and words[: len(wanted)] == wanted:
-            return True
-    return False
 
 
 def ngram_entropy(text: str) -> float:
@@ -144,10 +127,3 @@ def _entropy(sequence: Sequence[object]) -> float:
         total = counts.total()
         entropy.append(-sum(c / total * math.log2(c / total) for c in counts.values()))
     return (2 / 3 * entropy[0] + 4 / 3 * entropy[1]) / 2
-
-
-def _words(text: str) -> list[str]:
-    words = re.findall(r"\w+", text.casefold())
-    while words and words[0] in ARTICLES:
-        words = words[1:]
-    return words
