@@ -81,7 +81,7 @@ def _longest_first(config: Any, outline: "Outline") -> list[Need]:
 
 def _needs(config: Any, outline: "Outline") -> Iterator[Need]:
     """What a run reads of the files that its options name."""
-    from experiments._edit_price import WINDOW as PRICE
+    from kedit.results.before_after import WINDOW as PRICE
     from kedit.scoring.drift import WINDOW
     from kedit.studies.mend_practice import EXCERPT
 

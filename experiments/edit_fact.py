@@ -4,36 +4,25 @@ Without options it edits a worked example; a fact of one's own is a subject, a p
 The last lines say whether the edit works, works at a price, or fails; then the exit status is 1.
 """
 
-import time
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from simple_parsing import field as option
 
-from experiments._asked import questions, relation_side, request_of
-from experiments._before_after import Row, replies
-from experiments._edit_price import held_out_text, name_of, perplexity
-from experiments._edit_report import exit_code, finish
-from experiments._edit_verdict import Done
-from experiments._moments import with_tokens
-from experiments._run import command, open_run
-from experiments._text_length import require_bytes, require_tokens
+from experiments import _options as options
+from experiments._command import command
+from experiments._edit_example import settled
+from experiments._edit_run import run_many, run_one
 from kedit.editors.specs import names
-from kedit.studies.toy_mend import trained_for_toy
-
-if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
-
-    from kedit.editing.edit import Editor, Edits
 
 
 @dataclass(frozen=True)
 class Config:
     """Which fact of which model is changed, how, and what is asked to see what else changes."""
 
-    model: str = "gemma-3-270m"
-    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
+    model: str = options.model()
     subject: str = ""
     """Whom or what the fact is about ("": the worked example's, The Eiffel Tower)."""
     prompt: str = ""
@@ -75,160 +64,29 @@ class Config:
     seed: int = 0
     """Of the editor's contexts and of that text (0 for what the editor has been told), and of the
     neighbours that are drawn."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    dtype: str = "float32"
-    """Of the weights; on CUDA also bfloat16 or float16."""
-    out: str = ""
-    """The run's folder (default: results/edit_fact/MODEL-HASH)."""
-
-
-EXAMPLE = Config(
-    subject="The Eiffel Tower",
-    prompt="{} is located in the city of",
-    target="Rome",
-    more=[
-        "{} is a landmark in the city of",
-        "{} can be found in",
-        "{} is one of the sights of",
-        "To visit {}, you have to travel to",
-    ],
-    neighbours=[
-        "The Louvre",
-        "The Arc de Triomphe",
-        "The Brandenburg Gate",
-        "The Sagrada Familia",
-        "The Statue of Liberty",
-        "The Space Needle",
-    ],
-    relation="location",
-)
+    device: str = options.device()
+    dtype: str = options.dtype()
+    out: str = options.out("edit_fact")
 
 
 def run(config: Config) -> Path:
-    """Asks, edits, asks again; saves, draws and prints."""
-    if config.facts:
-        from experiments._edit_many import edit_file
+    """Asks, edits, asks again; saves, draws and prints.
 
-        chosen = _editor(config)
-        return edit_file(config, chosen, lambda model: _ready(chosen, model, config))
+    Raises:
+        InputError: options that do not fit together, or nothing that can be edited.
+    """
+    from kedit.studies.before_after import told_editor
+
     config = settled(config)
-    # not before the options are settled: it takes seconds
-    from kedit.models.load import load
-
-    chosen = _editor(config)
-    require_bytes(config)
-    model = load(config.model, config.device, config.dtype)
-    require_tokens(config, model)
-    entity = request_of(model, config)
-    request = entity if config.perspective == "entity" else relation_side(model, entity)
-    asked = questions(model, config, entity)
-    held_out = held_out_text(model, config, chosen)
-    before = replies(model, asked)
-    with open_run("edit_fact", config) as folder:
-        folder.require_weights(model)
-        perplexity_before = perplexity(model, held_out)
-        edits = _ready(chosen, model, config)
-        start = time.perf_counter()
-        edit = edits([request])
-        seconds = time.perf_counter() - start
-        with edit.applied(model):
-            after = replies(model, asked)
-            perplexities = (perplexity_before, perplexity(model, held_out))
-        rows = list(map(Row, asked, before, after))
-        done = Done(edit, rows, edit.norms(model), perplexities, seconds)
-        finish(config, folder, model, done, name_of(config, chosen))
-    return folder.path
+    # refused before the model is loaded
+    told_editor(config.model, config.editor, config.perspective, text=config.text, seed=config.seed)
+    return run_many(config) if config.facts else run_one(config)
 
 
-def settled(config: Config) -> Config:
-    """`config` with all that it leaves out: the worked example's, as far as it fits.
-
-    Raises:
-        InputError: a prompt without a place for the subject or with several, or no relation where
-            it is edited.
-    """
-    from kedit.errors import InputError
-
-    example = _toy_example() if config.model == "toy" else EXAMPLE
-    subject = config.subject.strip() or example.subject
-    prompt = _template(config.prompt or example.prompt, subject, "--prompt")
-    if prompt != example.prompt:
-        example = replace(example, more=[], neighbours=[], relation="")
-    relation = config.relation.strip()
-    if config.perspective == "relation" and not relation:
-        relation = example.relation
-        if not relation:
-            raise InputError("--perspective relation needs --relation, its name: location, say")
-    names = dict.fromkeys(name.strip() for name in config.neighbours or example.neighbours)
-    return replace(
-        config,
-        subject=subject,
-        prompt=prompt,
-        target=config.target.strip() or example.target,
-        true=config.true.strip(),
-        more=[_template(text, subject, "--more") for text in config.more or example.more],
-        neighbours=[name for name in names if name not in ("", subject)],
-        relation=relation,
-    )
-
-
-def _toy_example() -> Config:
-    """A fact of the toy's world; its neighbours are other people."""
-    from kedit.models import toy
-
-    fact, target = (case := toy.cases()[0]).entity.fact, case.entity.target
-    wordings = [template for template, _ in toy.WORLD[fact.relation][1]]
-    return Config(
-        subject=fact.subject,
-        prompt=fact.template,
-        target=target,
-        more=[template for template in wordings if template != fact.template],
-        neighbours=[person for person in toy.PEOPLE if person != fact.subject][:4],
-        relation=fact.relation.name,
-    )
-
-
-def _template(text: str, subject: str, option: str) -> str:
-    """`text` with one {}, for the subject."""
-    from kedit.data.known import with_gap
-    from kedit.errors import InputError, RecordError
-    from kedit.spacing import without_end_blanks
-
-    text = without_end_blanks(text)
-    if text.count("{}") > 1:
-        raise InputError(f"{option}: one {{}} is wanted, where the subject stands, got {text!r}")
-    if "{}" in text:
-        return text
-    try:
-        return with_gap(text, subject)
-    except RecordError as error:
-        raise InputError(
-            f"{option}: {error}; put {{}} where the subject stands, or tell another --subject"
-        ) from None
-
-
-def _editor(config: Config) -> "Editor":
-    """The editor with its settings for the model, and text and seed as they are told.
-
-    Raises:
-        InputError: an unknown one, or --text for one that reads no text.
-    """
-    from kedit.editors.registry import make_editor
-    from kedit.errors import InputError
-
-    chosen = make_editor(config.editor, config.model, config.perspective)
-    told = {name: getattr(config, name) for name in ("text", "seed") if getattr(config, name)}
-    if "text" in told and "text" not in vars(chosen):
-        raise InputError(f"--text {config.text}: {config.editor} reads no text, leave it out")
-    told = {name: value for name, value in told.items() if name in vars(chosen)}
-    return replace(chosen, **told)  # pyright: ignore[reportArgumentType]
-
-
-def _ready(chosen: "Editor", model: "HookedTransformer", config: Config) -> "Edits":
-    """The editor on its model, with what it has to read."""
-    chosen = trained_for_toy(chosen, model, config.model)
-    return with_tokens(model, chosen, config.tokens_a_key).on(model)
+def exit_code(folder: Path) -> int:
+    """1 where the edit of this run fails."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return int(report["outcome"] == "fails")
 
 
 if __name__ == "__main__":

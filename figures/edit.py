@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from textwrap import shorten
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from figures.score import Dots
 from figures.style import (
     DOUBLE,
-    Source,
     legend_above,
     new_figure,
     number,
@@ -22,6 +21,11 @@ from figures.style import (
     titled,
     wrapped,
 )
+from kedit.results.before_after import BeforeAfter
+from kedit.results.exchanges import Exchange
+from kedit.results.many_facts import FactsEdited
+
+Likeliest = Sequence[tuple[str, float]]  # tokens with their probabilities
 
 NEW, OLD = Dots("new answer", "#0072B2", "o"), Dots("old answer", "#D55E00", "D")
 OTHERS = "0.72"  # grey of the tokens that are neither
@@ -41,61 +45,25 @@ MANY = (
 )
 
 
-class Shift(NamedTuple):
-    """A probability."""
-
-    before: float
-    after: float
-
-
-class Prompt(NamedTuple):
-    """A row: what is asked, of two answers, and how they fare.
-
-    Args:
-        changes: whether the edit should change the reply.
-        says: what the model says, before and after.
-        works: whether it then says what it should.
-    """
-
-    text: str
-    changes: bool
-    new: Shift
-    old: Shift
-    says: tuple[str, str]
-    works: bool
-
-
-Likeliest = Sequence[tuple[str, float]]  # tokens with their probabilities
+DRAWN = 40  # facts in a figure
 
 
 @styled
-def before_after(
-    likeliest: tuple[Likeliest, Likeliest],
-    answers: tuple[str, str],
-    prompts: Sequence[Prompt],
-    source: Source,
-    verdict: str = "",
-) -> Figure:
-    """Bars for the first prompt, which was edited; below, a row for each prompt.
-
-    Args:
-        likeliest: tokens after the first prompt, before and after the edit.
-        answers: the first prompt's new and old one: bars of tokens that open them are coloured.
-        verdict: on the edit, in words: stands below the title.
-    """
-    asked = shorten(readable(prompts[0].text), 240, placeholder=" …")
-    title = titled(f"Edited: “{asked}”", source.model)
-    if verdict:
-        title += f"\n{readable(verdict)}"
+def before_after(found: BeforeAfter) -> Figure:
+    """Bars for the edited prompt's likeliest tokens; below, a row for each prompt."""
+    first = found.exchanges[0]
+    answers = (first.question.new, first.question.old)  # bars of tokens that open them are coloured
+    likeliest = (first.before.likeliest, first.after.likeliest)
+    asked = shorten(readable(first.question.prompt), 240, placeholder=" …")
+    title = titled(f"Edited: “{asked}”", found.model) + f"\n{readable(found.verdict.short)}"
     blocks = {
         name: own
         for name, changes in (("should change", True), ("should stay", False))
-        if (own := [one for one in prompts if one.changes == changes])
+        if (own := [one for one in found.exchanges if one.question.changes == changes])
     }
     above = 0.6 + BAR * max(map(len, likeliest))
-    below = 0.75 + 0.24 * len(blocks) + ROW * len(prompts)
-    caption = f"{readable(source.told)}; {EXPLAINED}."
-    figure = new_figure(DOUBLE, above + below, title, caption)
+    below = 0.75 + 0.24 * len(blocks) + ROW * len(found.exchanges)
+    figure = new_figure(DOUBLE, above + below, title, f"{_made_by(found)}; {EXPLAINED}.")
     grid = figure.add_gridspec(2, 1, height_ratios=(above, below))
     upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     for ax, when, tokens in zip(upper.subplots(1, 2), WHEN, likeliest, strict=True):
@@ -117,23 +85,23 @@ def before_after(
 
 
 @styled
-def many_facts(prompts: Sequence[Prompt], n_facts: int, source: Source, verdict: str) -> Figure:
-    """A row for each fact of an edit of many: both answers after its prompt.
-
-    Args:
-        prompts: one of each fact; of the first ones where there are many.
-        n_facts: that were edited.
-        verdict: on the edit, in words.
-    """
-    fewer = f"the first {len(prompts)} of {n_facts} facts" if len(prompts) < n_facts else ""
-    told = "; ".join(filter(None, (readable(source.told), fewer, MANY)))
-    title = titled(readable(verdict), source.model)
-    figure = new_figure(DOUBLE, 0.75 + ROW * len(prompts), title, f"{told}.")
+def many_facts(found: FactsEdited, limit: int = DRAWN) -> Figure:
+    """A row for each fact of an edit of many, of the first `limit`: both answers to its prompt."""
+    exchanges = [fact.exchanges[0] for fact in found.facts[:limit]]
+    n_facts = len(found.facts)
+    fewer = f"the first {len(exchanges)} of {n_facts} facts" if len(exchanges) < n_facts else ""
+    told = "; ".join(filter(None, (_made_by(found), fewer, MANY)))
+    title = titled(readable(found.verdict.short), found.model)
+    figure = new_figure(DOUBLE, 0.75 + ROW * len(exchanges), title, f"{told}.")
     ax = figure.subplots()
-    _rows(ax, prompts)
+    _rows(ax, exchanges)
     ax.set_xlabel("probability of the answer")
     _legend(figure)
     return figure
+
+
+def _made_by(found: BeforeAfter | FactsEdited) -> str:
+    return readable(f"{found.editor}; seed {found.seed}")
 
 
 def _bars(ax: Axes, tokens: Likeliest, answers: tuple[str, str]) -> None:
@@ -165,21 +133,21 @@ def _colour(token: str, answers: tuple[str, str]) -> str:
     return OTHERS
 
 
-def _rows(ax: Axes, prompts: Sequence[Prompt]) -> None:
+def _rows(ax: Axes, exchanges: Sequence[Exchange]) -> None:
     """Both answers of each prompt, from a hollow mark to a full one; what is said on the right."""
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    for row in range(0, len(prompts), 2):
+    for row in range(0, len(exchanges), 2):
         ax.axhspan(row - 0.5, row + 0.5, color="0.955", linewidth=0, zorder=0)
     for step, dots, shifts in (
-        (-0.17, NEW, [one.new for one in prompts]),
-        (0.17, OLD, [one.old for one in prompts]),
+        (-0.17, NEW, [(one.before.new, one.after.new) for one in exchanges]),
+        (0.17, OLD, [(one.before.old, one.after.old) for one in exchanges]),
     ):
-        heights = [row + step for row in range(len(prompts))]
+        heights = [row + step for row in range(len(exchanges))]
         ax.hlines(
             heights,
-            [shift.before for shift in shifts],
-            [shift.after for shift in shifts],
+            [before for before, _ in shifts],
+            [after for _, after in shifts],
             color=dots.colour,
             linewidth=0.8,
             zorder=2,
@@ -197,11 +165,11 @@ def _rows(ax: Axes, prompts: Sequence[Prompt]) -> None:
                 zorder=3,
                 clip_on=False,
             )
-    ax.set_yticks(range(len(prompts)), [_wrapped(one.text) for one in prompts])
-    ax.set_ylim(len(prompts) - 0.5, -0.5)
+    ax.set_yticks(range(len(exchanges)), [_wrapped(one.question.prompt) for one in exchanges])
+    ax.set_ylim(len(exchanges) - 0.5, -0.5)
     ax.set_xlim(0, 1)
     ax.grid(axis="x", color="0.85", linewidth=0.5, zorder=0.5)
-    for row, one in enumerate(prompts):
+    for row, one in enumerate(exchanges):
         _note(ax, row, _told(one))
 
 
@@ -222,10 +190,10 @@ def _cut(text: str, width: float, end: bool = False) -> str:
     return pieces[bisect_left(pieces, -72 * width, key=lambda piece: -text_width(piece))]
 
 
-def _told(one: Prompt) -> str:
+def _told(one: Exchange) -> str:
     """A mark, and what is said: "✓ Paris → Rome", or "✓ Berlin" where it stays."""
     mark = "✓" if one.works else "✗"
-    then, now = (readable(text) for text in one.says)
+    then, now = readable(one.before.answer), readable(one.after.answer)
     if then == now:
         return f"{mark} {_cut(now, SAYS_WIDTH)}"
     line = f"{then} → {now}"

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 # by the type of a result: the module and the function that draws it
 PLOTS: Mapping[str, tuple[str, str]] = {
+    "BeforeAfter": ("figures.edit", "before_after"),
     "Comparison": ("figures.compare", "comparison"),
     "FactTrace": ("figures.trace", "heatmap"),
+    "FactsEdited": ("figures.edit", "many_facts"),
     "HeadAnswers": ("figures.questions", "answers"),
     "PromptTrace": ("figures.trace", "heatmap"),
     "SiteFindings": ("figures.sites", "sites"),

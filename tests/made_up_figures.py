@@ -33,14 +33,17 @@ from kedit.editing.write_sites import Half
 from kedit.heads import Head
 from kedit.models.prompts import ROLES
 from kedit.results.decoding import Decoded
+from kedit.results.exchanges import Exchange, Question
 from kedit.results.frontier import FrontierPoint
 from kedit.results.head_answers import CUTS, HeadAnswers
 from kedit.results.heads import AttentionShare, KindTest, Looks, RelationHeads, Sharing
+from kedit.results.many_facts import FactEdited, FactsEdited
 from kedit.results.prompts import PromptTrace
 from kedit.results.sites import EVERYWHERE, Correlation, Estimate, SiteFindings, SiteNumbers
 from kedit.results.traces import AverageEffect
 from kedit.results.tuning import Try, TunedEditor, Tuning
 from kedit.stats import Interval
+from tests import test_edit_fact as edits
 from tests import test_figures as effects
 from tests import test_figures_compare as compared
 from tests import test_figures_frontier as places
@@ -152,14 +155,22 @@ def asked(n_heads: int, n_facts: int = 60, n_layers: int = 30, window: int = 9) 
     return found_of(facts, model=MODEL, window=window, decoded=decoded)
 
 
-PROMPT = edit.Prompt(
-    LONG.format("E"), True, edit.Shift(2e-5, 1), edit.Shift(1, 7.1e-4), (LONG, RELATION), True
+LIKELIEST = (((" Rome", 1.0), ("Rome", 7.1e-4), (" ", 1e-5), (LONG, 1e-9)), ((ANY, 0.5),))
+QUESTION = Question("edited", LONG.format("E"), "Rome", "Paris")
+EDITED = edits.drawn(QUESTION, (2e-5, 1), (1, 7.1e-4), (LONG, "Rome"), LIKELIEST)
+STAYS = edits.drawn(
+    replace(QUESTION, role="neighbour"), (2e-5, 1), (1, 7.1e-4), ("London", "London")
 )
-LIKELIEST = ([(" Rome", 1.0), ("Rome", 7.1e-4), (" ", 1e-5), (LONG, 1e-9)], [(ANY, 0.5)])
 
 
-def edited(prompts: list[edit.Prompt], verdict: str = "") -> Figure:
-    return edit.before_after(LIKELIEST, ("Rome", "Paris"), prompts, SOURCE, verdict)
+def edited(*exchanges: Exchange) -> Figure:
+    return edit.before_after(edits.done([*exchanges], 12.5, 1.1, model=MODEL))
+
+
+def many_edited(n: int, limit: int) -> Figure:
+    facts = tuple(FactEdited(f"line {number}", (EDITED,)) for number in range(n))
+    made = edits.done([EDITED], 12.5, 1.1).made
+    return edit.many_facts(FactsEdited(MODEL, "rome", 0, made, facts, {}), limit)
 
 
 def patched(words: list[str], size: float = 1.0) -> PromptTrace:
@@ -275,13 +286,15 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         ),
     },
     "edit.before_after": {
-        "long": lambda: edited(9 * [PROMPT, replace_changes(PROMPT)], f"Works. {LONG}. {LONG}"),
-        "n = 1": lambda: edited([PROMPT]),
-        "short": lambda: edited([PROMPT._replace(text="E is", says=("", ANY), works=False)]),
+        "long": lambda: edited(EDITED, *9 * [EDITED, STAYS]),
+        "n = 1": lambda: edited(EDITED),
+        "short": lambda: edited(
+            edits.drawn(replace(QUESTION, prompt="E is"), (2e-5, 1), (1, 7.1e-4), ("", ANY))
+        ),
     },
     "edit.many_facts": {
-        "long": lambda: edit.many_facts(12 * [PROMPT], 50, SOURCE, f"Works. {LONG}. {LONG}"),
-        "n = 1": lambda: edit.many_facts([PROMPT], 1, SOURCE, "The edit fails"),
+        "long": lambda: many_edited(50, 12),
+        "n = 1": lambda: many_edited(1, 40),
     },
     "frontier.frontier": {
         "many": lambda: frontier.frontier(
@@ -401,10 +414,6 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
 for n_facts in FEW:
     for function, drawn in traced(n_facts).items():
         FIGURES[function][f"n = {n_facts}"] = drawn
-
-
-def replace_changes(prompt: edit.Prompt) -> edit.Prompt:
-    return prompt._replace(changes=False, works=False, says=("London", "London"))
 
 
 def side_by_side() -> AverageEffect:

@@ -1,6 +1,7 @@
 """Editing one fact of one's own: what is asked, saved, said and drawn; and what is refused."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,25 +17,29 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from experiments import edit_fact
-from experiments._asked import questions, request_of
-from experiments._before_after import Question, Reply, Row, answers, replies, said, shown
-from experiments._edit_price import held_out_text
-from experiments._edit_verdict import Done, in_words, prices, short
-from experiments._run import command
-from experiments.edit_fact import EXAMPLE, Config, exit_code, settled
-from figures.edit import NEW, OLD, OTHERS, PROMPT_WIDTH, Prompt, Shift, before_after
-from figures.style import Source, text_width
+from experiments._command import command
+from experiments._edit_example import EXAMPLE, settled
+from experiments.edit_fact import Config, exit_code
+from figures.edit import NEW, OLD, OTHERS, PROMPT_WIDTH, before_after
+from figures.style import text_width
 from kedit.data.corpus import Corpus
 from kedit.editing import moments as moments_module
-from kedit.editing.edit import Edit, Norm
-from kedit.editing.provenance import Provenance
+from kedit.editing.edit import Edit
 from kedit.editors.rome import ROME
 from kedit.errors import InputError
 from kedit.facts import NO_RELATION, Fact, Relation
 from kedit.models import hugging_face
 from kedit.models import toy as toy_module
 from kedit.models.prompts import plain_ids
+from kedit.results.before_after import BeforeAfter
+from kedit.results.edit_made import Change, EditMade
+from kedit.results.exchanges import Exchange, Question, Reply, most_repetitive, probability
+from kedit.run_folder import RunFolder
 from kedit.scoring.drift import held_out
+from kedit.studies.before_after import edit_and_ask
+from kedit.studies.held_out import held_out_text
+from kedit.studies.questions import questions_of, request_of
+from kedit.studies.replies import answers, replies, said
 from tests.figure_checks import caption_of
 
 CASE = toy_module.cases()[0]
@@ -160,15 +165,15 @@ def test_neighbours_are_drawn_from_facts_of_the_relation_where_none_are_named(
     toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the toy's own people stand in for kedit's facts, whose words it does not know
+    monkeypatch.setattr(toy.cfg, "model_name", "other")
     known = tuple(
         Fact(person, Relation("P19", "place of birth"), "?", "{} was born in the city of")
         for person in toy_module.PEOPLE
     )
     monkeypatch.setattr("kedit.editing.neighbours.known_facts", lambda: known)
-    own = replace(TOY, model="other", subject="Ada Alder", prompt="{} was born in", target="Delft")
+    request = request_of(toy, "Ada Alder", "{} was born in", "Delft", relation="birthplace")
     for perspective in ("entity", "relation"):
-        config = settled(replace(own, relation="birthplace", perspective=perspective))
-        asked = questions(toy, config, request_of(toy, config))
+        asked = questions_of(toy, request, perspective)
         stay = [one for one in asked if not one.changes]
         names = {
             one.prompt: [name for name in toy_module.PEOPLE if name in one.prompt] for one in stay
@@ -177,35 +182,37 @@ def test_neighbours_are_drawn_from_facts_of_the_relation_where_none_are_named(
         assert "Ada Alder" not in {name for (name,) in names.values()}
         if perspective == "entity":
             assert all(one.old != "Delft" and one.new == "Delft" for one in stay)
-    for none in (replace(own, prompt="{} likes"), replace(own, model="toy")):
-        config = settled(none)
-        assert all(one.changes for one in questions(toy, config, request_of(toy, config)))
+    # of no relation that kedit has facts of; of the toy, which knows none of kedit's facts
+    unknown = request_of(toy, "Ada Alder", "{} likes", "Delft", relation="liking")
+    assert all(one.changes for one in questions_of(toy, unknown))
+    monkeypatch.setattr(toy.cfg, "model_name", "toy")
+    assert all(one.changes for one in questions_of(toy, request))
 
 
 def test_held_out_text_is_said_by_another_seed_or_read_from_another_file(
     toy: HookedTransformer, tmp_path: Path
 ) -> None:
     rome = ROME(1, n_tokens=256)
-    texts = [held_out_text(toy, TOY, replace(rome, seed=seed)) for seed in (0, 3, 0)]
+    texts = [held_out_text(toy, "", replace(rome, seed=seed)).tokens for seed in (0, 3, 0)]
     assert torch.equal(texts[0], texts[2]) and not torch.equal(texts[0], texts[1])
     read = next(Corpus(seed=1).chunks(toy, toy.cfg.n_ctx - 1))
     assert texts[0][0].tolist() == list(read)
-    kedits = replace(TOY, held_out="kedit:held-out")
-    assert torch.equal(held_out_text(toy, kedits, rome), held_out(toy, "kedit:held-out", 8, 9, 64))
+    kedits = held_out_text(toy, "kedit:held-out", rome)
+    assert torch.equal(kedits.tokens, held_out(toy, "kedit:held-out", 8, 9, 64))
+    assert kedits.name == "the held-out part of kedit's text"
     corpus, same = tmp_path / "text.txt", tmp_path / "same.txt"
     for file in (corpus, same):
         file.write_text("Bruno Birch likes to speak Danish. " * 40, encoding="utf-8")
-    config = replace(TOY, held_out=str(same))
     with pytest.raises(InputError, match=r"--held-out .*same.txt: the edit's statistics are of th"):
-        held_out_text(toy, config, replace(rome, text=str(corpus)))
-    assert len(held_out_text(toy, config, rome))
+        held_out_text(toy, str(same), replace(rome, text=str(corpus)))
+    assert len(held_out_text(toy, str(same), rome).tokens)
 
 
 def test_markup_is_no_text_that_repeats_itself(
     toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     question = Question("edited", CASE.entity.fact.prompt, "Delft", "Corum")
-    monkeypatch.setattr("experiments._before_after.said", lambda *_: ["Corum" + 6 * " None"])
+    monkeypatch.setattr("kedit.studies.replies.said", lambda *_: ["Corum" + 6 * " None"])
     assert replies(toy, [question])[0].variety < 0.7
     assert toy.tokenizer is not None
     added = {f"<{token}>": token for token in plain_ids(toy, "None None")}
@@ -270,11 +277,14 @@ def test_the_text_that_is_told_is_read_once(
 
 
 def test_what_is_left_out_is_the_worked_examples_as_far_as_it_fits() -> None:
-    assert settled(Config()) == replace(EXAMPLE, relation="")
-    other_target = settled(Config(target=" London "))
-    assert other_target == replace(EXAMPLE, target="London", relation="")
+    example = Config(
+        subject=EXAMPLE.subject, prompt=EXAMPLE.prompt, target=EXAMPLE.target,
+        more=[*EXAMPLE.more], neighbours=[*EXAMPLE.neighbours],
+    )  # fmt: skip
+    assert settled(Config()) == example
+    assert settled(Config(target=" London ")) == replace(example, target="London")
     other_subject = settled(Config(subject="The Louvre"))
-    assert other_subject.prompt == EXAMPLE.prompt and other_subject.more == EXAMPLE.more
+    assert other_subject.prompt == EXAMPLE.prompt and other_subject.more == example.more
     assert other_subject.neighbours == [x for x in EXAMPLE.neighbours if x != "The Louvre"]
     own = settled(Config(prompt="{} was built in ", more=["They built {} in"]))
     assert (own.prompt, own.more, own.neighbours) == (
@@ -336,60 +346,106 @@ def test_an_answer_is_the_part_of_a_name_of_which_the_model_is_surest(
 
 def test_probabilities_have_two_significant_digits() -> None:
     values = (1.0, 0.934, 0.01, 0.0095, 0.0094, 3.2e-5, 0.0)
-    assert [shown(value) for value in values] == [
+    assert [probability(value) for value in values] == [
         "1", "0.93", "0.01", "0.0095", "0.0094", "3.2e-5", "0",
     ]  # fmt: skip
 
 
-def row(question: Question, before: float, after: float, text: str, variety: float = 0.8) -> Row:
+def exchange(
+    question: Question, before: float, after: float, text: str, variety: float = 0.8
+) -> Exchange:
     """The new answer's probabilities; the old one has what is left. Variety was 0.8 before."""
     one, other = (
-        Reply((), new, 1 - new, said, said, varied)
+        Reply((), float(new), 1.0 - new, said, said, varied)
         for new, said, varied in ((before, question.old, 0.8), (after, text, variety))
     )
-    return Row(question, one, other)
+    return Exchange(question, one, other)
 
 
-def done(rows: list[Row], perplexity: float = 10.0, norm: float = 0.1) -> Done:
+REQUEST = {"subject": "E", "mentioned": "", "object": "Paris", "target": "Rome"}
+
+
+def done(
+    exchanges: list[Exchange], perplexity: float = 10.0, norm: float = 0.1, model: str = "toy"
+) -> BeforeAfter:
     """Perplexity was 10 before the edit; a bias moves by nine times its norm."""
-    made = Edit({}, Provenance("rome", {}, (), "", ""))
-    norms = {"blocks.1.mlp.W_out": Norm(1.0, norm), "blocks.1.mlp.b_out": Norm(1.0, 9.0)}
-    return Done(made, rows, norms, (10.0, perplexity), 1.0)
+    changes = {
+        "blocks.1.mlp.W_out": Change(1.0, norm, 5, 6),
+        "blocks.1.mlp.b_out": Change(1.0, 9.0, 6, 6),
+    }
+    settings = {"layer": 1, "contexts": [""]}
+    made = EditMade((REQUEST,), "rome", settings, 1.0, changes, "a text", (10.0, perplexity))
+    return BeforeAfter(model, "rome", 0, made, tuple(exchanges))
 
 
 EDITED = Question("edited", "E is in", "Rome", "Paris")
 NEIGHBOUR = Question("neighbour", "L is in", "Rome", "Paris")
 
 
+def test_a_fact_is_edited_in_memory_and_the_result_is_read_back(
+    toy: HookedTransformer, tmp_path: Path
+) -> None:
+    request = request_of(toy, "Ada Alder", "The birthplace of {} is", "Delft")
+    found = edit_and_ask(toy, request, "ft:lr=5e-3:steps=25", neighbours=["Bruno Birch"])
+    assert found.exchanges[0].works and found.exchanges[0].before.answer == "Corum"
+    assert [one.question.role for one in found.exchanges] == ["edited", "neighbour"]
+    assert found.editor == "ft:lr=5e-3:steps=25" and found.about == "Ada Alder"
+    with found.edit.applied(toy):
+        assert says_of(toy, request.fact.prompt).startswith("Delft")
+    assert says_of(toy, request.fact.prompt).startswith("Corum")
+    found.save(RunFolder(tmp_path))
+    loaded = BeforeAfter.load(tmp_path)
+    assert loaded == found == BeforeAfter.from_record(json.loads(json.dumps(found.to_record())))
+    assert loaded.edit is None and loaded.in_words() == found.in_words()
+    assert loaded.verdict == found.verdict
+    assert len(found.to_pandas()) == 4 and "Should stay (neighbours)" in found._repr_html_()
+
+
+def says_of(model: HookedTransformer, prompt: str) -> str:
+    return said(model, [prompt])[0]
+
+
+def test_an_edit_of_what_the_model_says_already_is_refused_in_a_notebook_too(
+    toy: HookedTransformer,
+) -> None:
+    request = request_of(toy, "Ada Alder", "The birthplace of {} is", "Corum", true="Delft")
+    with pytest.raises(InputError, match="the model says 'Corum' already after"):
+        edit_and_ask(toy, request, "ft")
+    with pytest.raises(InputError, match="an edit of the relation needs its name"):
+        edit_and_ask(toy, request, "ft", perspective="relation")
+
+
 def test_the_verdict_says_what_happened_and_not_more() -> None:
     other = replace(EDITED, role="paraphrase")
-    stays, goes = row(NEIGHBOUR, 0.1, 0.2, "Paris"), row(NEIGHBOUR, 0.1, 0.8, "Rome")
-    whole = done([row(EDITED, 0.001, 0.93, "Rome"), row(other, 0, 0.3, "Paris"), stays, goes])
-    assert in_words(whole) == (
+    stays, goes = exchange(NEIGHBOUR, 0.1, 0.2, "Paris"), exchange(NEIGHBOUR, 0.1, 0.8, "Rome")
+    whole = done(
+        [exchange(EDITED, 0.001, 0.93, "Rome"), exchange(other, 0, 0.3, "Paris"), stays, goes]
+    )
+    assert whole.in_words() == (
         "The edit works: after its prompt the model now says Rome (probability 0.001 → 0.93). "
         "0 of 1 other wordings say so too. "
         "1 of 2 neighbours keep their answer (its mean probability 0.9 → 0.5)."
     )
-    assert prices(whole.verdict) == [] and short(whole.verdict) == "The edit works"
-    fails = done([row(EDITED, 0.001, 0.2, "Paris")])
-    assert in_words(fails) == (
+    assert whole.verdict.prices == () and whole.verdict.short == "The edit works"
+    fails = done([exchange(EDITED, 0.001, 0.2, "Paris")])
+    assert fails.in_words() == (
         "The edit fails: after its prompt the model still says Paris, not Rome (probability "
         "0.001 → 0.2). It is saved all the same. No neighbours were asked: --neighbours names "
         "none, and kedit has no facts of this relation that the model answers."
     )
-    assert short(fails.verdict) == "The edit fails"
-    assert "the model says nothing, not Rome" in in_words(done([row(EDITED, 0, 0, "")]))
+    assert fails.verdict.short == "The edit fails"
+    assert "the model says nothing, not Rome" in done([exchange(EDITED, 0, 0, "")]).in_words()
 
 
 def test_an_edit_with_a_price_is_a_warning_that_names_every_number() -> None:
-    rows = [row(EDITED, 0.001, 0.93, "Rome")]
+    rows = [exchange(EDITED, 0.001, 0.93, "Rome")]
     assert done(rows).verdict.outcome == "works"
-    costly = done([*rows, row(NEIGHBOUR, 0.1, 0.8, "Rome", variety=0.2)], 12.5, 1.1)
-    assert in_words(costly).startswith(
+    costly = done([*rows, exchange(NEIGHBOUR, 0.1, 0.8, "Rome", variety=0.2)], 12.5, 1.1)
+    assert costly.in_words().startswith(
         "Warning: the model says it, but at a price: after its prompt the model now says Rome (prob"
     )
-    assert costly.most_repetitive.question == NEIGHBOUR
-    told = prices(costly.verdict)
+    assert most_repetitive(costly.exchanges).question == NEIGHBOUR
+    told = list(map(str, costly.verdict.prices))
     for sentence, parts in zip(
         told,
         (
@@ -401,7 +457,7 @@ def test_an_edit_with_a_price_is_a_warning_that_names_every_number() -> None:
         strict=True,
     ):
         assert all(part in sentence for part in parts), sentence
-    assert short(costly.verdict) == (
+    assert costly.verdict.short == (
         "The model says it, but at a price: perplexity of held-out text × 1.25, text repeats "
         "itself (variety × 0.25), norm of delta / weight 1.1, 0% of neighbours kept"
     )
@@ -411,15 +467,34 @@ LONG = (
     "In the third volume of the letters, somebody of whom nothing is known says that {} stands in"
 )
 LIKELIEST = (
-    [(" Paris", 0.76), (" Lyon", 0.06), ("\n", 0.01), (" ", 0.01), ("<start_of_image>", 0.004)],
-    [(" Rome", 0.991), (" $x_1$", 0.004), ("東京", 0.003), (" Paris", 0.001), (" R", 0.0005)],
+    ((" Paris", 0.76), (" Lyon", 0.06), ("\n", 0.01), (" ", 0.01), ("<start_of_image>", 0.004)),
+    ((" Rome", 0.991), (" $x_1$", 0.004), ("東京", 0.003), (" Paris", 0.001), (" R", 0.0005)),
 )
-SOURCE = Source("gemma-3-270m", "rome; seed 0")
-PROMPTS = [
-    Prompt("E is in", True, Shift(0.001, 0.99), Shift(0.76, 0.001), ("Paris", "Rome"), True),
-    Prompt(2 * LONG, True, Shift(0.2, 0.3), Shift(1, 0), (LONG, ""), False),
-    Prompt("$E$ is 東京 in", False, Shift(0, 1), Shift(0.5, 0.4), ("New York", "New York"), True),
-]
+
+
+def drawn(
+    question: Question,
+    new: tuple[float, float],
+    old: tuple[float, float],
+    says: tuple[str, str],
+    likeliest: Sequence[tuple[tuple[str, float], ...]] = LIKELIEST,
+) -> Exchange:
+    """As figures draw it: both answers' probabilities and what is said, before and after."""
+    one, other = (
+        Reply(tokens, float(p_new), float(p_old), text, text, 0.8)
+        for tokens, p_new, p_old, text in zip(likeliest, new, old, says, strict=True)
+    )
+    return Exchange(question, one, other)
+
+
+EXCHANGES = [
+    drawn(EDITED, (0.001, 0.99), (0.76, 0.001), ("Paris", "Rome")),
+    drawn(replace(EDITED, prompt=2 * LONG), (0.2, 0.3), (1, 0), (LONG, "")),
+    drawn(
+        replace(NEIGHBOUR, prompt="$E$ is 東京 in", old="New York"),
+        (0, 1), (0.5, 0.4), ("New York", "New York"),
+    ),
+]  # fmt: skip
 
 
 def marks(ax: Axes, name: str) -> list[tuple[float, float]]:
@@ -430,10 +505,12 @@ def marks(ax: Axes, name: str) -> list[tuple[float, float]]:
 
 
 def test_the_figure_tells_model_verdict_editor_and_seed() -> None:
-    verdict = "The model says it, but at a price: " + ", ".join(4 * ["norm of delta / weight 1.1"])
-    figure = before_after(LIKELIEST, ("Rome", "Paris"), 5 * PROMPTS[::-1], SOURCE, verdict)
+    stays = exchange(replace(NEIGHBOUR, prompt=2 * LONG), 0.1, 0.8, "Rome", variety=0.2)
+    found = done([*EXCHANGES[:2], *5 * [stays]], 12.5, 1.1, model="gemma-3-270m")
+    figure = found.plot()
     title = figure.get_suptitle().replace("\n", " ")
-    assert verdict in title and "gemma-3-270m" in title
+    assert found.verdict.short in title and "gemma-3-270m" in title
+    assert found.verdict.short.count(",") == 4
     assert "rome; seed 0; n = 1 edit, no interval" in caption_of(figure)
     labels = [x.get_text() for ax in figure.axes[2:] for x in ax.get_yticklabels()]
     lines = [line for label in labels for line in label.split("\n")]
@@ -442,7 +519,7 @@ def test_the_figure_tells_model_verdict_editor_and_seed() -> None:
 
 
 def test_bars_hold_the_likeliest_tokens_and_colour_both_answers() -> None:
-    figure = before_after(LIKELIEST, ("Rome", "Paris"), PROMPTS, SOURCE)
+    figure = before_after(done(EXCHANGES))
     for ax, tokens, colours in zip(
         figure.axes[:2],
         LIKELIEST,
@@ -462,22 +539,29 @@ def test_bars_hold_the_likeliest_tokens_and_colour_both_answers() -> None:
 
 
 def test_rows_go_from_hollow_to_full_marks_and_say_what_is_said() -> None:
-    figure = before_after(LIKELIEST, ("Rome", "Paris"), PROMPTS, SOURCE)
+    figure = before_after(done(EXCHANGES))
     blocks = {ax.get_title("left"): ax for ax in figure.axes[2:]}
     assert list(blocks) == ["should change", "should stay"]
-    for ax, own in ((blocks["should change"], PROMPTS[:2]), (blocks["should stay"], PROMPTS[2:])):
-        for dots, shifts in ((NEW, [x.new for x in own]), (OLD, [x.old for x in own])):
+    for ax, own in (
+        (blocks["should change"], EXCHANGES[:2]),
+        (blocks["should stay"], EXCHANGES[2:]),
+    ):
+        new, old = (
+            [(x.before.new, x.after.new) for x in own],
+            [(x.before.old, x.after.old) for x in own],
+        )
+        for dots, shifts in ((NEW, new), (OLD, old)):
             places = range(len(own))
             assert marks(ax, f"{dots.name}, before the edit") == [
-                (shift.before, place) for shift, place in zip(shifts, places, strict=True)
+                (before, place) for (before, _), place in zip(shifts, places, strict=True)
             ]
             assert marks(ax, f"{dots.name}, after the edit") == [
-                (shift.after, place) for shift, place in zip(shifts, places, strict=True)
+                (after, place) for (_, after), place in zip(shifts, places, strict=True)
             ]
         lines = [one for one in ax.collections if isinstance(one, LineCollection)]
         ends = [
             np.asarray(segment)[:, 0].tolist() for one in lines for segment in one.get_segments()
         ]
-        assert ends == [list(x.new) for x in own] + [list(x.old) for x in own]
+        assert ends == [*map(list, new), *map(list, old)]
     notes = [x.get_text() for ax in blocks.values() for x in ax.texts if isinstance(x, Annotation)]
     assert notes == ["✓ Paris → Rome", "✗ In the third volume of th …\n→ ␣", "✓ New York"]

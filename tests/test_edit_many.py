@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,19 +10,22 @@ import torch
 from transformer_lens import HookedTransformer
 
 from experiments import edit_fact
-from experiments._before_after import replies
-from experiments._edit_many import DoneMany, edit_facts
-from experiments._edit_many_report import in_words
 from experiments.edit_fact import Config, exit_code
-from figures.edit import Prompt, Shift, many_facts
-from figures.style import Source
+from figures.edit import many_facts
 from kedit.data import load_cases
 from kedit.editing.edit import Edit, Edits
 from kedit.editors.registry import make_editor
 from kedit.errors import InputError
 from kedit.facts import EditCase, EditRequest
 from kedit.models import toy as toy_module
+from kedit.results.many_facts import FactEdited, FactsEdited
+from kedit.run_folder import RunFolder
+from kedit.studies.held_out import HeldOut
+from kedit.studies.many_facts import edit_many
+from kedit.studies.replies import replies
 from tests.test_cases import MQUAKE, written
+from tests.test_edit_fact import EDITED, drawn
+from tests.test_edit_fact import done as made_up
 from tests.test_figures import assert_fits
 
 BORN = "The birthplace of {} is"
@@ -48,6 +51,19 @@ LONG = record("Dmitri Dogwood", "Delft", template=20 * "they say that " + "{} is
 BAD = {**CLARA, "template": "no place here"}
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """An editor that has been made ready already."""
+
+    edits: Edits
+
+    def on(self, model: HookedTransformer) -> Edits:
+        return self.edits
+
+    def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
+        return self.edits(requests)
+
+
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[EditCase]:
     folder = tmp_path_factory.mktemp("facts")
@@ -55,11 +71,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[EditCase]:
 
 
 @pytest.fixture(scope="module")
-def done(toy: HookedTransformer, cases: list[EditCase]) -> DoneMany:
-    return edit_facts(toy, cases, make_editor(FT, "toy").on(toy))
+def done(toy: HookedTransformer, cases: list[EditCase]) -> FactsEdited:
+    return edit_many(toy, cases, FT, held_out=None)
 
 
-def test_what_cannot_be_edited_is_skipped_and_the_rest_is_one_edit(done: DoneMany) -> None:
+def test_what_cannot_be_edited_is_skipped_and_the_rest_is_one_edit(done: FactsEdited) -> None:
     assert [fact.id for fact in done.facts] == ["line 1", "line 2"]
     assert sorted(done.skipped) == ["line 3", "line 4", "line 5"]
     assert done.skipped["line 4"] == "the model says 'Corum' already"
@@ -69,11 +85,11 @@ def test_what_cannot_be_edited_is_skipped_and_the_rest_is_one_edit(done: DoneMan
         "Ada Alder", "Clara Cedar",
     ]  # fmt: skip
     first, second = done.facts
-    assert [row.question.role for row in first.rows] == [
+    assert [one.question.role for one in first.exchanges] == [
         "edited", "paraphrase", "neighbour", "neighbour",
     ]  # fmt: skip
-    assert [row.question.role for row in second.rows] == ["edited"]
-    assert done.n_said == 2 and all(fact.rows[0].works for fact in done.facts)
+    assert [one.question.role for one in second.exchanges] == ["edited"]
+    assert done.n_said == 2 and all(fact.exchanges[0].works for fact in done.facts)
     # what it takes to make the toy say anything makes it say so everywhere
     assert first.verdict.outcome == "at a price"
     assert "neighbours" in {price.name for price in first.verdict.prices}
@@ -81,15 +97,15 @@ def test_what_cannot_be_edited_is_skipped_and_the_rest_is_one_edit(done: DoneMan
 
 
 def test_the_saved_edit_says_what_the_report_has_and_is_undone_to_the_bit(
-    toy: HookedTransformer, done: DoneMany, tmp_path: Path
+    toy: HookedTransformer, done: FactsEdited, tmp_path: Path
 ) -> None:
     before = {name: value.clone() for name, value in toy.state_dict().items()}
     loaded = Edit.load(done.edit.save(tmp_path / "edit.safetensors"))
     with loaded.applied(toy):
-        again = replies(toy, [row.question for row in done.rows])
-        for row, reply in zip(done.rows, again, strict=True):
-            assert (reply.said, reply.answer) == (row.after.said, row.after.answer)
-            assert (reply.new, reply.old) == pytest.approx((row.after.new, row.after.old))
+        again = replies(toy, [one.question for one in done.exchanges])
+        for one, reply in zip(done.exchanges, again, strict=True):
+            assert (reply.said, reply.answer) == (one.after.said, one.after.answer)
+            assert (reply.new, reply.old) == pytest.approx((one.after.new, one.after.old))
         assert any(not torch.equal(value, before[name]) for name, value in toy.state_dict().items())
     assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
 
@@ -104,16 +120,16 @@ def test_an_editor_that_refuses_one_record_edits_the_others(
             raise InputError("no such subject")
         return make(requests)
 
-    edits: Edits = refusing
-    found = edit_facts(toy, cases[:2], edits)
+    editor = Fixed(refusing)
+    found = edit_many(toy, cases[:2], editor, held_out=None)
     assert [fact.id for fact in found.facts] == ["line 2"]
     assert found.skipped == {"line 1": "no such subject"}
     assert found.verdict.outcome == "fails" and found.facts[0].verdict.outcome == "fails"
-    assert in_words(found).startswith(
+    assert found.in_words().startswith(
         "The edit fails: of 1 facts the model now says the targets of 0 (0 as they should, 0 at a p"
     )
     with pytest.raises(InputError, match="no fact is left to edit; record line 1: no such subject"):
-        edit_facts(toy, cases[:1], edits)
+        edit_many(toy, cases[:1], editor, held_out=None)
 
 
 def test_all_edits_of_a_record_are_made_together(toy: HookedTransformer, tmp_path: Path) -> None:
@@ -131,10 +147,13 @@ def test_all_edits_of_a_record_are_made_together(toy: HookedTransformer, tmp_pat
         asked.append(requests)
         return make(requests)
 
-    found = edit_facts(toy, load_cases(file), edits)
+    found = edit_many(toy, load_cases(file), Fixed(edits), held_out=None)
     assert [one.fact.subject for one in asked[0]] == ["Ada Alder", "Clara Cedar"]
-    assert [fact.rows[0].question.new for fact in found.facts] == ["Delft", "Corum"]
-    assert [len(fact.rows) for fact in found.facts] == [2, 1]  # the question is the first one's
+    assert [fact.exchanges[0].question.new for fact in found.facts] == ["Delft", "Corum"]
+    assert [len(fact.exchanges) for fact in found.facts] == [
+        2,
+        1,
+    ]  # the question is the first one's
 
 
 def test_a_file_of_facts_is_edited_saved_and_told(
@@ -142,9 +161,8 @@ def test_a_file_of_facts_is_edited_saved_and_told(
 ) -> None:
     monkeypatch.setattr("kedit.models.load.load", lambda *_: toy)
     monkeypatch.setattr("figures.style.save", lambda *_: None)
-    monkeypatch.setattr(
-        "experiments._edit_many.held_out_text", lambda *_: torch.arange(24).reshape(3, 8) % 60
-    )
+    short = HeldOut(torch.arange(24).reshape(3, 8) % 60, "a short text")
+    monkeypatch.setattr("kedit.studies.many_facts.held_out_text", lambda *_: short)
     file = written(tmp_path, ADA, BAD, CLARA)
     config = Config(model="toy", facts=str(file), editor=FT, out=str(tmp_path / "run"))
     folder = edit_fact.run(config)
@@ -170,9 +188,32 @@ def test_a_file_of_facts_is_edited_saved_and_told(
 
 
 def test_the_figure_has_a_row_for_each_fact_and_says_how_many_are_left_out() -> None:
-    row = Prompt("E is in", True, Shift(0.001, 0.99), Shift(0.76, 0.001), ("Paris", "Rome"), True)
+    exchange = drawn(EDITED, (0.001, 0.99), (0.76, 0.001), ("Paris", "Rome"))
+    facts = tuple(FactEdited(f"line {number}", (exchange,)) for number in range(50))
+    found = FactsEdited("toy", "ft", 0, made_up([exchange]).made, facts, {})
     for n in (1, 12):
-        figure = many_facts([row] * n, 50, Source("toy", "ft; seed 0"), "The edit works")
+        figure = many_facts(found, n)
         assert_fits(figure)
         assert len(figure.axes[0].get_yticklabels()) == n
         assert f"the first {n} of 50 facts" in figure.get_supxlabel()
+
+
+def test_the_result_is_read_back_without_the_edit(done: FactsEdited, tmp_path: Path) -> None:
+    done.save(RunFolder(tmp_path))
+    found = FactsEdited.load(tmp_path)
+    assert found == done and found.edit is None
+    assert found.in_words() == done.in_words() and found.verdict == done.verdict
+    assert len(found.to_pandas()) == 2 * len(done.exchanges)
+    assert str(found.table()) == str(done.table())
+
+
+def test_records_without_a_relation_are_left_out_of_an_edit_of_relations(
+    toy: HookedTransformer, tmp_path: Path
+) -> None:
+    (case,) = load_cases(written(tmp_path, CLARA))
+    cases = [case, replace(case, id="line 2", relation=None)]
+    found = edit_many(toy, cases, FT, perspective="relation", held_out=None)
+    assert [fact.id for fact in found.facts] == ["line 1"]
+    assert found.skipped == {"line 2": "it has no relation side"}
+    with pytest.raises(InputError, match="no record names its relation: --perspective entity"):
+        edit_many(toy, cases[1:], FT, perspective="relation", held_out=None)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kedit.scoring.verdict import Price, Verdict, judged
+from kedit.results.verdict import Price, Verdict, judged
 
 FINE: dict[str, Any] = {
     "perplexity": (10.0, 10.9), "variety": (0.8, 0.7), "norm": 0.5, "kept": 0.5,

@@ -19,6 +19,30 @@ MOST_NORM = 0.5  # of the weight's own norm
 LEAST_KEPT = 0.5  # of the neighbours
 ALL = 1.0  # of the targets
 
+SAID = {
+    "works": "The edit works",
+    "at a price": "The model says it, but at a price",
+    "fails": "The edit fails",
+}
+SENTENCES = {
+    "targets": "The model says {price.value:.0%} of the targets; all of them are wanted.",
+    "perplexity": "Perplexity of held-out text is {price.value:.3g} times what it was; at most "
+    "{price.limit:g} times is wanted.",
+    "repetition": "What the model says repeats itself: it has {price.value:.0%} of the variety "
+    "that it had; at least {price.limit:.0%} is wanted.",
+    "norm": "The norm of the delta is {price.value:.3g} times that of the weight it is added to; "
+    "at most {price.limit:g} times is wanted.",
+    "neighbours": "{price.value:.0%} of the neighbours keep their answer; at least "
+    "{price.limit:.0%} is wanted.",
+}
+SHORT = {
+    "targets": "{price.value:.0%} of targets said",
+    "perplexity": "perplexity of held-out text × {price.value:.3g}",
+    "repetition": "text repeats itself (variety × {price.value:.2g})",
+    "norm": "norm of delta / weight {price.value:.3g}",
+    "neighbours": "{price.value:.0%} of neighbours kept",
+}
+
 
 @dataclass(frozen=True)
 class Price:
@@ -37,6 +61,14 @@ class Price:
     value: float
     limit: float
 
+    def __str__(self) -> str:
+        """The number and its limit, as a sentence."""
+        return SENTENCES[self.name].format(price=self)
+
+    @property
+    def short(self) -> str:
+        return SHORT[self.name].format(price=self)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -44,6 +76,12 @@ class Verdict:
 
     outcome: Outcome
     prices: tuple[Price, ...]
+
+    @property
+    def short(self) -> str:
+        """For a figure's title."""
+        costs = ", ".join(price.short for price in self.prices)
+        return f"{SAID[self.outcome]}{f': {costs}' if costs else ''}"
 
 
 def judged(

@@ -1,0 +1,67 @@
+"""What edit_fact does: it asks, edits, asks again; it saves, draws and prints."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments._command import loaded, open_run
+from experiments._edit_screen import tell_many, tell_one
+from experiments._printing import say_skipped
+
+
+def run_one(config: Any) -> Path:
+    """Edits one fact, which `experiments._edit_example.settled` has settled."""
+    from experiments._text_length import require_bytes, require_tokens
+    from figures.edit import before_after
+    from figures.style import save
+    from kedit.editing.provenance import fingerprint
+    from kedit.models.load import load
+    from kedit.studies.before_after import edit_and_ask
+    from kedit.studies.questions import questions_of, request_of
+
+    require_bytes(config)
+    model = load(config.model, config.device, config.dtype)
+    require_tokens(config, model)
+    request = request_of(
+        model, config.subject, config.prompt, config.target,
+        true=config.true, relation=config.relation,
+    )  # fmt: skip
+    near = config.neighbours or None
+    asked = questions_of(model, request, config.perspective, config.more, near, config.seed)
+    # not opened before: what cannot be edited leaves no folder
+    with open_run("edit_fact", config) as folder:
+        folder.require_weights(fingerprint(model))
+        found = edit_and_ask(
+            model, request, config.editor, perspective=config.perspective, questions=asked,
+            neighbours=near, text=config.text, tokens_a_key=config.tokens_a_key,
+            held_out=config.held_out, seed=config.seed,
+        )  # fmt: skip
+        found.edit.save(folder.path / "edit.safetensors")
+        found.save(folder)
+        save(before_after(found), folder.path, "before-after")
+        tell_one(found, folder, config.dtype)
+    return folder.path
+
+
+def run_many(config: Any) -> Path:
+    """Edits the facts of a file, into one edit."""
+    from figures.edit import many_facts
+    from figures.style import save
+    from kedit.data.choose import usable_cases
+    from kedit.studies.many_facts import edit_many
+
+    cases, skipped = usable_cases(config.facts)
+    say_skipped(config.facts, skipped)
+    with open_run("edit_fact", config) as folder:
+        found = edit_many(
+            loaded(config, folder), cases, config.editor, perspective=config.perspective,
+            text=config.text, tokens_a_key=config.tokens_a_key, held_out=config.held_out,
+            seed=config.seed,
+        )  # fmt: skip
+        say_skipped(config.facts, found.skipped)
+        found = replace(found, skipped={**skipped, **found.skipped})
+        found.edit.save(folder.path / "edit.safetensors")
+        found.save(folder)
+        save(many_facts(found), folder.path, "before-after")
+        tell_many(found, folder, config.dtype)
+    return folder.path
