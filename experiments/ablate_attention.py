@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from experiments._run import command, open_run
+from experiments import _options as options
+from experiments._command import command, loaded, open_run
 
 
 @dataclass(frozen=True)
 class Config:
     """Which cases, from which side, and how the editors are set."""
 
-    model: str = "gemma-3-270m"
-    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
+    model: str = options.model()
     tuned: str = ""
     """What tune_editors wrote with --editors w_out,w_o,joint; none: the model's own settings."""
     perspective: Literal["entity", "relation"] = "relation"
@@ -21,62 +21,51 @@ class Config:
     """Random heads a layer whose rows of W_O may change, beside W_out; 0: half of all."""
     draws: int = 3
     """Of these heads."""
-    cases: str = "auto"
-    """builtin, toy, or a file of edits: CounterFact, EasyEdit's, zsRE, or rake.jsonl as build_rake
-    makes it (auto: the toy's own for the toy, else what build_rake made, else builtin).
-    Take others than those that settings were tuned on."""
-    limit: int = 20
-    """How many cases, over as many relations as there are; 0 for all."""
-    skip: int = 0
-    """Leave out so many cases before."""
-    text: str = ""
-    """Text whose statistics edits are to spare: a file, hf:NAME, self for what the model says
-    by seed, or "" for kedit's text (the toy: self)."""
-    tokens_a_key: int = 4
-    """Tokens of that text for each number of a key, where an editor has not been told n_tokens."""
-    held_out: str = ""
-    """Text whose perplexity must not blow up: a file, hf:NAME, self, or "" for the part of kedit's
-    text that is held out (the toy: self)."""
-    chunks: int = 2
-    """Of that text."""
-    window: int = 128
-    """Tokens of a chunk: fewer are read sooner."""
-    probes: int = 0
-    """Of each kind a case is tested with, at most so many (scoring takes time); 0 for all."""
-    seed: int = 0
-    """Of the choice of cases and of heads, of contexts, own text and the bootstrap."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    dtype: str = "float32"
-    """Of the weights; on CUDA also bfloat16 or float16."""
-    out: str = ""
-    """The run's folder (default: results/ablate_attention/MODEL-HASH)."""
+    cases: str = options.cases("Take others than those that settings were tuned on.")
+    limit: int = options.n_cases(20)
+    skip: int = options.skip()
+    text: str = options.text()
+    tokens_a_key: int = options.tokens_a_key()
+    held_out: str = options.held_out()
+    chunks: int = options.chunks()
+    window: int = options.window()
+    probes: int = options.probes()
+    seed: int = options.seed(
+        "the choice of cases and of heads, of contexts, own text and the bootstrap"
+    )
+    device: str = options.device()
+    dtype: str = options.dtype()
+    out: str = options.out("ablate_attention")
 
 
 def run(config: Config) -> Path:
     """Edits, scores, sums up, draws and prints; what is in the run's folder is not done again."""
-    from dataclasses import replace
+    from experiments._edit_options import to_edit
+    from experiments._printing import say, show
+    from figures.ablation import ablation
+    from figures.style import save
+    from kedit.editors.lists import read_tuned
+    from kedit.results.ablation import ABLATED
+    from kedit.studies.ablating import ablate
 
-    from experiments._ablation import ablate, arms_of
-    from experiments._ablation_report import finish
-    from experiments._edit_cases import prepared
-    from experiments._score import chosen, passage, scores_before, to_edit
-    from kedit.scoring.drift import baseline
-    from kedit.scoring.score import Scoring
-
-    config = replace(config, cases=chosen(config.cases, config.model))
-    cases = to_edit(config, [config.perspective]).cases
+    found = to_edit(config, [config.perspective])
     with open_run("ablate_attention", config) as folder:
-        folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
-        model = folder.load(config)
-        told = arms_of(config, model)
-        every = ",".join(dict.fromkeys(one for ones in told.values() for one in ones))
-        arms = prepared(model, every, [config.perspective], config)
-        text = baseline(model, passage(model, config))
-        scoring = Scoring(say=False, seed=config.seed)
-        usable = scores_before(folder, model, cases, scoring)
-        outcomes = ablate(folder, model, usable, arms, scoring, text)
-        finish(config, folder, list(usable.values()), told, outcomes)
+        folder.write("README.txt", _EXPLAINED)
+        names = tuple(ABLATED.values())
+        tuned = read_tuned(config.tuned, names) if config.tuned else {}
+        result = ablate(
+            loaded(config, folder), found.cases,
+            {arm: tuned.get(name, name) for arm, name in ABLATED.items()},
+            perspective=config.perspective, heads=config.heads, draws=config.draws,
+            text=config.text, tokens_a_key=config.tokens_a_key, held_out_text=config.held_out,
+            chunks=config.chunks, window=config.window, seed=config.seed, journal=folder,
+        )  # fmt: skip
+        result.save(folder)
+        save(ablation(result), folder.path, "ablation")
+        for table in result.tables():
+            show(table, 160)
+        say(result.note)
+        say(f"Everything is in {folder.path}")
     return folder.path
 
 

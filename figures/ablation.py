@@ -1,52 +1,43 @@
 """What changing W_out, W_O, both, or random heads of W_O does, as edits are and equally large."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.score import Dots
-from figures.style import DOUBLE, Source, legend_above, new_figure, plural, readable, styled, titled
+from figures.style import DOUBLE, legend_above, new_figure, styled, titled
+from kedit.results.ablation import ALL, BOTH, RANDOM, SCORE, Ablation
+from kedit.tables import plural
 
 LOOKS = (
     Dots("W_out", "#009E73", "s"),
     Dots("W_O", "#D55E00", "^"),
-    Dots("both", "#0072B2", "D"),
-    Dots("W_out and random heads", "0.5", "o"),
+    Dots(BOTH, "#0072B2", "D"),
+    Dots(RANDOM, "0.5", "o"),
 )
 TITLES = {"free": "Edits as they were made", "equal": "Scaled to the case’s smallest edit"}
-SCORE, ALL = "Score", "all"
-Estimate = tuple[float, ...]  # mean, low, high
 
 
 @styled
-def ablation(
-    found: Mapping[tuple[str, str, str], Mapping[str, Estimate]],
-    n_cases: Mapping[str, int],
-    source: Source,
-) -> Figure:
-    """A column for each norm; the Score, its parts, and the Score by kind of relation below.
-
-    Args:
-        found: by budget, kind of relation and arm, percentages by what they are of.
-        n_cases: by kind.
-    """
-    parts = list(next(iter(found.values())))
+def ablation(result: Ablation) -> Figure:
+    """A column for each norm; the Score, its parts, and the Score by kind of relation below."""
+    found = {(line.budget, line.kind, line.arm): line.shares for line in result.lines}
+    n_cases = {line.kind: line.n_cases for line in result.lines}
+    parts = list(result.lines[0].shares)
     rows = [(ALL, name) for name in parts] + [(kind, SCORE) for kind in n_cases if kind != ALL]
     caption = (
-        f"n = {plural(n_cases[ALL], 'case')}; {readable(source.told)}; lines: 95\u00a0% bootstrap "
-        "intervals over cases. Score: harmonic mean of the rows below it, each the share that was "
-        "gained of what there was to gain, or kept. Size: Frobenius norm over all matrices of the "
-        "edit."
+        f"n = {plural(n_cases[ALL], 'case')}; {result.perspective} edits; "
+        f"seed {result.seed}; lines: 95\u00a0% bootstrap intervals over cases. Score: "
+        "harmonic mean of the rows below it, each the share that was gained of what there was to "
+        "gain, or kept. Size: Frobenius norm over all matrices of the edit."
     )
-    title = titled("What attention adds to an edit", source.model)
+    title = titled("What attention adds to an edit", result.model)
     figure = new_figure(DOUBLE, 0.75 + 0.36 * len(rows), title, caption)
     axes = figure.subplots(1, 2, sharey=True, sharex=True)
     for ax, budget in zip(axes, TITLES, strict=True):
         for place, look in enumerate(LOOKS):
             offset = 0.17 * (place - (len(LOOKS) - 1) / 2)
-            bounds = [found[budget, kind, look.name][name] for kind, name in rows]
+            bounds = [found[budget, kind, look.name][name].floats(100) for kind, name in rows]
             _dots(ax, np.arange(len(rows)) + offset, np.array(bounds), look)
         ax.set_title(TITLES[budget])
         ax.set_xlabel("percent")

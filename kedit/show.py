@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # by the type of a result: the module and the function that draws it
 PLOTS: Mapping[str, tuple[str, str]] = {
     "BeforeAfter": ("figures.edit", "before_after"),
+    "Ablation": ("figures.ablation", "ablation"),
     "Comparison": ("figures.compare", "comparison"),
     "FactTrace": ("figures.trace", "heatmap"),
     "FactsEdited": ("figures.edit", "many_facts"),

@@ -32,6 +32,7 @@ from figures.style import Source, Study
 from kedit.editing.write_sites import Half
 from kedit.heads import Head
 from kedit.models.prompts import ROLES
+from kedit.results.ablation import Ablation, AblationLine
 from kedit.results.decoding import Decoded
 from kedit.results.exchanges import Exchange, Question
 from kedit.results.frontier import FrontierPoint
@@ -190,14 +191,14 @@ def ablated(kinds: Mapping[str, int]) -> Figure:
         "its paraphrases, success",
         "other objects of the subject",
     )
-    each: dict[str, tuple[float, ...]] = dict.fromkeys(parts, (80.0, 20.0, 100.0))
-    found = {
-        (budget, kind, arm.name): each
+    values = {part: Interval(*map(np.array, (0.8, 0.2, 1.0))) for part in parts}
+    lines = tuple(
+        AblationLine(budget, kind, arm.name, values, None, None, n_cases, 0)
         for budget in ablation.TITLES
-        for kind in kinds
+        for kind, n_cases in kinds.items()
         for arm in ablation.LOOKS
-    }
-    return ablation.ablation(found, kinds, SOURCE)
+    )
+    return ablation.ablation(Ablation(MODEL, "relation", 0, (), lines))
 
 
 def placed(*ones: tuple[float, float], alone: bool = False) -> list[FrontierPoint]:

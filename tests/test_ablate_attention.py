@@ -6,13 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from transformer_lens import HookedTransformer
 
 from experiments import ablate_attention
-from experiments._ablation import BUDGETS, RANDOM, arms_of
-from experiments._listed_editors import BOTH
 from experiments.ablate_attention import Config
+from kedit.data.choose import spread_cases
+from kedit.editors.joint import Joint
+from kedit.editors.registry import make_editor
 from kedit.errors import InputError
+from kedit.journal import Journal
+from kedit.models.toy import cases as toy_cases
+from kedit.results.ablation import ABLATED, BOTH, BUDGETS, RANDOM, Ablation
+from kedit.studies.ablating import ablate, arms_of, with_random_heads
+from kedit.studies.comparing import compare
+from kedit.studies.comparison import Comparison
 
 pytestmark = pytest.mark.slow
 
@@ -32,9 +40,9 @@ def edits(folder: Path) -> list[dict]:
 def test_every_case_is_edited_by_every_arm_at_both_norms(run: Path) -> None:
     found = edits(run)
     assert len(found) == 5 * (3 + 2) * 2
-    told = json.loads((run / "ablation.json").read_text())["editors"]
-    assert [len(ones) for ones in told.values()] == [1, 1, 1, 2]
-    assert {one["editor"] for one in found} == {each for ones in told.values() for each in ones}
+    arms = Ablation.load(run).arms
+    assert [len(arm.editors) for arm in arms] == [1, 1, 1, 2]
+    assert {one["editor"] for one in found} == {each for arm in arms for each in arm.editors}
 
 
 def test_at_equal_norms_all_edits_of_a_case_are_as_large_as_the_smallest(run: Path) -> None:
@@ -55,16 +63,28 @@ def test_at_equal_norms_all_edits_of_a_case_are_as_large_as_the_smallest(run: Pa
             assert norm == pytest.approx(one["norm"] * least / one["size"], rel=1e-3)
 
 
-def test_random_heads_are_drawn_by_seed_in_the_layers_of_both(toy: HookedTransformer) -> None:
-    one, other = (arms_of(replace(TOY, seed=seed), toy)[RANDOM] for seed in (0, 1))
-    assert one == arms_of(TOY, toy)[RANDOM] and one != other and len(set(one)) == 2
-    for told in one:
-        heads = eval(told.split("heads=")[1])
-        assert [layer for layer, _ in heads] == [0, 1]
+def test_random_heads_are_drawn_by_seed_in_the_layers_of_both() -> None:
+    both = Joint(layers=(0, 1), weight=3.0)
+    one, other = (with_random_heads(both, 4, 1, draws=2, seed=seed) for seed in (0, 1))
+    assert one == with_random_heads(both, 4, 1, draws=2, seed=0) and one != other
+    assert len({editor.heads for editor in one}) == 2
+    for editor in one:
+        assert [layer for layer, _ in editor.heads] == [0, 1] and replace(editor, heads=()) == both
+
+
+@pytest.mark.parametrize("n", [-1, 4, 5])
+def test_as_many_heads_as_a_layer_has_are_not_drawn(n: int) -> None:
+    with pytest.raises(InputError, match=f"--heads {n}: from 1 to 3 of a layer's 4"):
+        with_random_heads(Joint(layers=(0,)), 4, n, draws=1, seed=0)
+
+
+def test_both_must_be_a_joint_editor(toy: HookedTransformer) -> None:
+    with pytest.raises(InputError, match="rome: a joint editor is wanted"):
+        ablate(toy, toy_cases(), {**ABLATED, BOTH: "rome"})
 
 
 def test_differences_are_those_of_the_scores(run: Path) -> None:
-    lines = json.loads((run / "ablation.json").read_text())["lines"]
+    lines = Ablation.load(run).rows()
     assert {line["budget"] for line in lines} == set(BUDGETS)
     for line in lines:
         (both,) = (
@@ -110,10 +130,42 @@ def test_what_cannot_be_run_is_refused(changed: dict, message: str, tmp_path: Pa
         ablate_attention.run(replace(TOY, out=str(tmp_path / "run"), **changed))
 
 
-def test_tuned_settings_are_taken(toy: HookedTransformer, tmp_path: Path) -> None:
-    file = tmp_path / "tuned.json"
-    told = {name: f"{name}:layers=(2,)" for name in ("w_out", "w_o", "joint")}
-    file.write_text(json.dumps({"editors": told}), encoding="utf-8")
-    arms = arms_of(replace(TOY, tuned=str(file)), toy)
-    assert list(arms.values())[:3] == [[one] for one in told.values()]
-    assert all(one.startswith("joint:layers=(2,):heads=((2,") for one in arms[RANDOM])
+def test_tuned_settings_are_taken(toy: HookedTransformer) -> None:
+    told = {arm: f"{name}:layers=(2,)" for arm, name in ABLATED.items()}
+    arms = arms_of(toy, told, "relation", heads=1, draws=2, seed=0)
+    assert [[*ones] for ones in arms.values()][:3] == [[one] for one in told.values()]
+    for spec, editor in arms[RANDOM].items():
+        assert spec.startswith("joint:layers=(2,):heads=((2,")
+        assert editor == make_editor(spec, toy, "relation")
+
+
+def test_a_journal_in_memory_is_gone_on_with_and_a_folder_loaded(
+    run: Path, toy: HookedTransformer
+) -> None:
+    journal = Journal()
+    done = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    journal.replace({one["key"]: one for one in done})
+    chosen = spread_cases(toy_cases(), TOY.limit, 0)
+    result = ablate(toy, chosen, heads=1, draws=2, chunks=1, journal=journal)
+    assert [*journal.records.values()] == done
+    assert result.to_record() == Ablation.load(run).to_record()
+    assert Ablation.from_record(result.to_record()).rows() == result.rows()
+    assert isinstance(result.plot(), Figure)
+    assert [one.title for one in result.tables()] == [
+        f"relation edits {how}: toy" for how in BUDGETS.values()
+    ]
+
+
+def test_editors_are_compared_at_equal_norms(toy: HookedTransformer) -> None:
+    journal = Journal()
+    result = compare(
+        toy, toy_cases()[:1], ["ft", "ft+l:bound=0.01"], perspective="entity", labels=(),
+        norms="equal", journal=journal,
+    )  # fmt: skip
+    one, other = (record for record in journal.records.values() if "editor" in record)
+    assert one["size"] == other["size"] and one["budget"] == other["budget"] == "equal"
+    assert [costs.norm for costs in (own.costs for own in result.editors)] == [
+        pytest.approx(record["norm"]) for record in (one, other)
+    ]
+    assert result.norms == "equal" and "scaled down to the norm of the smallest" in result.note
+    assert Comparison.from_record(result.to_record()).norms == "equal"

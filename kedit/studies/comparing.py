@@ -20,8 +20,9 @@ from kedit.scoring.drift import baseline, held_out
 from kedit.scoring.score import Scoring
 from kedit.scoring.summary import BY_ALL, LIFTS, Key, by_case, changes, shares
 from kedit.stats import Paired, holm, other_sign, paired, row_interval
-from kedit.studies.comparison import ByCase, Compared, Comparison, Costs, PairedTest
+from kedit.studies.comparison import ByCase, Compared, Comparison, Costs, Norms, PairedTest
 from kedit.studies.edits import Assessment, edit_cases
+from kedit.studies.equal_norms import edit_equally
 from kedit.studies.prepare import SIDES, Arm, Side, prepare, require_sides
 from kedit.studies.scoring import scores_before
 
@@ -52,6 +53,7 @@ def compare(
     chunks: int = 2,
     window: int = 128,
     tuned: bool = False,
+    norms: Norms = "own",
     seed: int = 0,
     journal: Journal | None = None,
 ) -> Comparison:
@@ -69,6 +71,8 @@ def compare(
         held_out_text, chunks, window: whose perplexity is watched: which text, how many chunks of
             it, and tokens of a chunk (`kedit.scoring.drift.held_out`).
         tuned: the editors' settings were chosen for the model, whether or not it has presets.
+        norms: of edits: their own, or all "equal": scaled down to the smallest of their case and
+            side.
         seed: of contexts, of the model's own text and of the bootstrap.
         journal: keeps what is finished; what it holds is not done again.
 
@@ -84,7 +88,8 @@ def compare(
     held = baseline(model, held_out(model, held_out_text, chunks, seed, window))
     scoring = Scoring(tuple(labels), say, seed=seed)
     before = scores_before(model, cases, scoring, journal)
-    outcomes = edit_cases(model, before, arms, Assessment(scoring, held), journal)
+    how = {"own": edit_cases, "equal": edit_equally}[norms]
+    outcomes = how(model, before, arms, Assessment(scoring, held), journal)
     name = source_of(model)
     by_arm = [
         one
@@ -100,6 +105,7 @@ def compare(
         perplexity=float(held.nll.mean().exp()),
         held_out=corpus_of(name, held_out_text, seed, held_out=True).name,
         editors=tuple(_marked(one, name, tuned) for one in by_arm),
+        norms=norms,
     )
 
 

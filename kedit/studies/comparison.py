@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +18,8 @@ from kedit.tables import Table, csv_text, percent, plural
 
 INTERVALS = "95 % intervals over cases (Wilson's of rates, else by the bootstrap)"
 ALPHA = 0.05
+Norms = Literal["own", "equal"]  # of edits: as they are made, or that of their case's smallest
+SCALED = "Edits are scaled down to the norm of the smallest of their case and side. "
 # what is printed, from top to bottom; `rows` has every statistic
 PRINTED = {
     "success": "success",
@@ -128,6 +130,7 @@ class Comparison(Result):
         perplexity: of the held-out text before any edit.
         held_out: what that text is called.
         editors: each on each side, in the order they were given.
+        norms: of the edits.
     """
 
     FILE = "comparison.json"
@@ -138,6 +141,7 @@ class Comparison(Result):
     perplexity: float
     held_out: str
     editors: tuple[Compared, ...]
+    norms: Norms = "own"
 
     def __repr__(self) -> str:
         return "\n\n".join(map(str, self.tables()))
@@ -163,7 +167,7 @@ class Comparison(Result):
             f"*: unlike {self.editors[0].editor}, p < {ALPHA} (sign flips over cases, Holm over "
             "one table; of Scores bootstrap draws of the cases, Holm over the Scores). "
             f"{plural(n_failed, 'edit')} failed (records.jsonl says why) and count as no edit. "
-            f"Seed {self.seed}."
+            f"{SCALED if self.norms == 'equal' else ''}Seed {self.seed}."
         )
 
     def table(self, side: str = "") -> Table:
