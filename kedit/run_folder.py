@@ -199,7 +199,7 @@ def opened(
 def write_whole(path: Path, text: str) -> None:
     """The file is there whole, or as it was before."""
     scratch = path.with_name(f"{path.name}.part")
-    scratch.write_text(text, encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on every system
     scratch.replace(path)
 
 
