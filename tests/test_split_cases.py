@@ -9,17 +9,20 @@ import pytest
 from transformer_lens import HookedTransformer
 
 from experiments import build_rake, split_cases
-from experiments._score import spread
-from experiments._splits import PARTS, own_prompt_only, preferred, split
 from experiments.split_cases import Config
 from kedit.data import load_cases
+from kedit.data.choose import split_cases as split
+from kedit.data.choose import spread_cases
 from kedit.errors import InputError
 from kedit.facts import EditCase
+from kedit.journal import Journal
 from kedit.models import toy as toy_module
-from kedit.scoring.score import Scoring, score
+from kedit.studies import splits as room
+from kedit.studies.splits import Splits, preferred, split_by_preference
 from tests.test_cases import written
 from tests.test_rake import RECORDS
 
+PARTS = ("tune", "validate", "test")
 SIZES = {"tune": 8, "validate": 6, "test": 0}
 
 
@@ -71,25 +74,26 @@ def test_relations_are_balanced_in_every_part() -> None:
 
 
 def test_what_the_model_does_not_prefer_is_in_no_part(toy: HookedTransformer) -> None:
-    cases = toy_module.cases()
-    scores = score(toy, [own_prompt_only(case) for case in cases], Scoring(say=False))
-    known = preferred(cases, scores)
+    cases, journal = toy_module.cases(), Journal()
+    known = preferred(toy, cases, journal)
     assert len(known) > 60  # it knows nearly all of its world
-    (first,) = [s for s in scores if s.id == cases[0].id]
-    turned = replace(
-        first,
-        probes=tuple(
-            replace(p, logprob=p.rival_logprob, rival_logprob=p.logprob) for p in first.probes
-        ),
-    )
-    assert cases[0].id in known and cases[0].id not in preferred(cases, [turned])
-    parts = split(cases, known - {cases[3].id}, SIZES, 0, 0)
-    assert cases[3].id not in {case.id for own in parts.values() for case in own}
+    for record in journal.records.values():
+        if record["id"] == cases[0].id:
+            (probe,) = record["probes"]
+            told = {"logprob": probe["rival_logprob"], "rival_logprob": probe["logprob"]}
+            record["probes"] = [probe | told]
+    found = split_by_preference(toy, cases, SIZES, journal=journal)  # nothing is scored again
+    assert cases[0].id in known and found.n_preferred == len(known) - 1
+    assert cases[0].id not in {id for own in found.parts.values() for id in own}
+    assert Splits.from_record(json.loads(json.dumps(found.to_record()))) == found
+    *relations, every = found.table().rows
+    assert every == ("all", *(str(len(own)) for own in found.parts.values()))
+    assert [row[0] for row in relations] == sorted(one.name for one in toy_module.WORLD)
 
 
 def test_cases_that_were_tuned_on_are_never_tested_with() -> None:
     cases = many(3)
-    drawn = spread(cases, len(cases), 0)[:12]
+    drawn = spread_cases(cases, len(cases), 0)[:12]
     parts = split(cases, {case.id for case in cases}, SIZES, 12, 0)
     for part in ("validate", "test"):
         assert not subjects(parts[part]) & subjects(drawn)
@@ -102,29 +106,29 @@ def test_the_files_hold_the_records_as_they_are(
     source = written(tmp_path, *RECORDS, name="made_up.jsonl")
     rake = build_rake.run(build_rake.Config(source=str(source), out=str(tmp_path / "rake")))
     cases = load_cases(rake / "rake.jsonl")
-    monkeypatch.setattr("experiments._splits.preferred", lambda *_: {case.id for case in cases})
+    monkeypatch.setattr(room, "preferred", lambda *_: {case.id for case in cases})
     config = Config(
         model="toy", cases=str(rake / "rake.jsonl"), tune=2, validate=1, seen=0,
         out=str(tmp_path / "run"),
     )  # fmt: skip
     folder = split_cases.run(config)
-    told = json.loads((folder / "splits.json").read_text())
+    told = Splits.load(folder)
     lines = (rake / "rake.jsonl").read_text().splitlines()
     for part in PARTS:
         kept = (folder / f"{part}.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in kept] == [
             json.loads(line)
-            for id in told["parts"][part]
+            for id in told.parts[part]
             for line in lines
             if str(json.loads(line)["case_id"]) == id
         ]
-        assert [case.id for case in load_cases(folder / f"{part}.jsonl")] == told["parts"][part]
-        assert sum(told["by relation"][part].values()) == len(kept) > 0
+        assert [case.id for case in load_cases(folder / f"{part}.jsonl")] == list(told.parts[part])
+        assert sum(told.by_relation[part].values()) == len(kept) > 0
 
 
 def test_a_model_that_knows_nothing_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments._splits.preferred", lambda *_: set())
+    monkeypatch.setattr(room, "preferred", lambda *_: set())
     with pytest.raises(InputError, match="prefers the true object in no case"):
         split_cases.run(Config(model="toy", cases="toy", out=str(tmp_path)))
