@@ -8,10 +8,11 @@ import pytest
 from transformer_lens import HookedTransformer
 
 from experiments import say_text
+from kedit.journal import Journal
 from kedit.models import toy as toy_module
 from kedit.models.prompts import bos_ids, plain_ids
 from kedit.studies import documents as room
-from kedit.studies.documents import OPENINGS, Document, written
+from kedit.studies.documents import OPENINGS, Document, divided, write_documents, written
 
 # as long as it has to be, without a sentence twice, and nothing that the toy ever saw
 PROSE = (
@@ -80,6 +81,32 @@ def test_every_opening_has_its_documents_by_seed_and_round(
     assert [one.text for one in found[0]] != [] and len(found[0]) == len(set(OPENINGS))
     assert all(one[:3] == (len(OPENINGS), room.LENGTH, room.TOP_K) for one in asked)
     assert asked[0] == asked[3] and len({one[3] for one in asked}) == 3
+
+
+def test_documents_are_written_once_and_a_torn_round_is_made_up(
+    toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+
+    def documents(model: HookedTransformer, n: int, seed: int) -> list[Document]:
+        rounds.append(n)
+        return [Document(f"Text {n}-{k}.", "") for k in range(len(OPENINGS))]
+
+    monkeypatch.setattr(room, "written", documents)
+    journal = Journal()
+    found = write_documents(toy, 2, journal=journal)
+    assert found["1-3"] == Document("Text 1-3.", "") and rounds == [0, 1]
+    del journal.records["0-5"]
+    assert write_documents(toy, 3, journal=journal) | found == write_documents(toy, 3)
+    assert rounds == [0, 1, 0, 2, 0, 1, 2]  # of a torn round, what is missing
+
+
+def test_the_last_documents_are_held_out() -> None:
+    documents = {str(k): Document(10 * str(k), "short" if k == 3 else "") for k in range(10)}
+    texts = divided(documents, 0.25, {"1"})
+    assert [text[0] for text in texts.statistics] == list("024567")
+    assert [text[0] for text in texts.held_out] == list("89")
+    assert divided({}, 0.25) == ((), ())
 
 
 def test_the_command_writes_both_parts_and_goes_on(

@@ -4,14 +4,19 @@ The text that kedit ships (`kedit.data.corpus.KEDIT`) was made in this way, by e
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
 
 import torch
 from transformer_lens import HookedTransformer
 
 from kedit.forward.generation import sampled, variety
+from kedit.journal import Journal
 from kedit.models.prompts import bos_ids, decoded, device, markup_ids, plain_ids
+from kedit.records import from_record, to_record
 from kedit.scoring.drift import surprise
 
 OPENINGS = (
@@ -57,6 +62,51 @@ class Document:
 
     text: str
     unfit: str
+
+
+class Texts(NamedTuple):
+    """Documents whose statistics edits spare, and others that tell what an edit costs."""
+
+    statistics: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def write_documents(
+    model: HookedTransformer, rounds: int, *, seed: int = 0, journal: Journal | None = None
+) -> dict[str, Document]:
+    """`rounds` documents behind each of OPENINGS, those that are unfit too.
+
+    By their keys: 0-17 is behind opening 17, in round 0. More rounds add documents, change none.
+    """
+    journal = Journal() if journal is None else journal
+    of_round = lru_cache(maxsize=1)(lambda number: written(model, number, seed))
+
+    def documents(places: Sequence[tuple[int, int]]) -> list[dict[str, str]]:
+        return [to_record(of_round(number)[opening]) for number, opening in places]
+
+    entries = journal.each_batch(
+        list(product(range(rounds), range(len(OPENINGS)))),
+        lambda place: "{}-{}".format(*place), documents, len(OPENINGS),
+        unit="documents", doing="writing",
+    )  # fmt: skip
+    return {entry.key: from_record(Document, entry.record) for entry in entries}
+
+
+def divided(
+    documents: Mapping[str, Document], held_out: float, leave_out: Collection[str] = ()
+) -> Texts:
+    """The documents that are fit, in order; the last ones are held out.
+
+    Args:
+        held_out: share of the text.
+        leave_out: keys of documents that somebody read and does not want.
+    """
+    kept = [one.text for key, one in documents.items() if not one.unfit and key not in leave_out]
+    wanted, size, n_first = (1 - held_out) * sum(map(len, kept)), 0, 0
+    while n_first < len(kept) and size < wanted:
+        size += len(kept[n_first])
+        n_first += 1
+    return Texts(tuple(kept[:n_first]), tuple(kept[n_first:]))
 
 
 def written(model: HookedTransformer, n: int, seed: int = 0) -> list[Document]:
