@@ -2,17 +2,32 @@
 
 from pathlib import Path
 
-from experiments._enough import require_relations_to_compare
-from experiments._run import command
+from experiments._command import command
+from experiments._printing import say, show
 from experiments._trace import Config
+from experiments._traced import traced
+from kedit.data.comparable import require_relations_to_compare
 
 
 def run(config: Config) -> Path:
     """Traces, averages, clusters, draws, prints; what is in the run's folder is not done again."""
-    from experiments._head_report import finish
-    from experiments._report import traced
+    from figures.relations import clusters, looks
+    from figures.style import save
+    from probes.studies.heads_by_relation import compare_heads
 
-    return traced("patch_heads", config, finish, require_relations_to_compare)
+    with traced(config, "patch_heads", require_relations_to_compare) as done:
+        folder = done.folder
+        found = compare_heads(done.model, done.traces, done.facts, config.metric, folder)
+        for part, reason in found.not_compared.items():
+            say(f"{part} corrupted: heads are not compared by relation: {reason}")
+        if found.heads:
+            found.save(folder)
+            for part in found.parts:
+                save(clusters(found, part), folder.path, f"{part}-relations")
+            save(looks(found), folder.path, "looks")
+            show(found.table())
+        say(f"Everything is in {folder.path}")
+    return folder.path
 
 
 if __name__ == "__main__":

@@ -4,17 +4,14 @@ A clean text that the model goes on with an answer, and a corrupted one of as ma
 does not. Without options it patches a worked example.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-from experiments._run import RunFolder, command, console, open_run, write_whole
-from experiments._tables import plain_table, write_rows
-from experiments._trace import patches
-
-if TYPE_CHECKING:
-    from kedit.results.prompts import PromptTrace
+from experiments import _options as options
+from experiments._command import command, loaded, open_run
+from experiments._own_metric import function_of
+from experiments._printing import say, show
 
 DRAWING = ("metric", "strongest")  # options that change pictures and tables only
 KEY = "prompts"  # of the only record
@@ -24,8 +21,7 @@ KEY = "prompts"  # of the only record
 class Config:
     """Which texts are patched, what is scored, and what is restored."""
 
-    model: str = "gemma-3-270m"
-    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
+    model: str = options.model()
     clean: str = ""
     """The text that the answer follows ("": the worked example's)."""
     corrupted: list[str] = field(default_factory=list)
@@ -47,12 +43,9 @@ class Config:
     """Layers of MLP or attention outputs restored together; 10 as in the papers."""
     strongest: int = 5
     """How many cells of each site the table shows."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    dtype: str = "float32"
-    """Of the weights; on CUDA also bfloat16 or float16."""
-    out: str = ""
-    """The run's folder (default: results/patch_prompts/MODEL-HASH)."""
+    device: str = options.device()
+    dtype: str = options.dtype()
+    out: str = options.out("patch_prompts")
 
 
 EXAMPLE = Config(
@@ -71,20 +64,33 @@ TOY_EXAMPLE = Config(
 
 def run(config: Config) -> Path:
     """Patches, draws and prints; what is in the run's folder is not done again."""
+    from figures.prompts import head_maps
+    from figures.style import save
     from kedit.results.prompts import PromptTrace
+    from kedit.tables import csv_text
     from probes.prompts import patch_prompts
+    from probes.trace import patches_at
 
     config = settled(config)
-    restored, own = patches(config.sites, config.window), _function(config.own_metric)
+    restored, own = patches_at(config.sites, config.window), function_of(config.own_metric)
     with open_run("patch_prompts", config, DRAWING) as folder:
         if KEY not in folder.records:
-            model = folder.load(config)
             found = patch_prompts(
-                model, config.clean, config.corrupted, config.answer, config.foil, own, restored
-            )
+                loaded(config, folder), config.clean, config.corrupted, config.answer, config.foil,
+                own, restored,
+            )  # fmt: skip
             folder.add(KEY, found.to_record(), found.tensors())
         trace = PromptTrace.from_record(folder.records[KEY], folder.tensors(KEY))
-        finish(config, folder, trace)
+        metric = config.metric if config.metric in trace.metrics else trace.metrics[0]
+        table = trace.top(config.strongest, metric)
+        folder.write("table.csv", csv_text(trace.rows()))
+        folder.write("table.md", f"{table.to_markdown()}\n")
+        for name in trace.grids:
+            save(trace.plot(name, metric, config.model), folder.path, f"map-{name}")
+        if "z" in trace.grids:
+            save(head_maps(trace, metric, config.model), folder.path, "heads")
+        show(table)
+        say(f"All cells are in table.csv. Everything is in {folder.path}")
     return folder.path
 
 
@@ -107,53 +113,6 @@ def settled(config: Config) -> Config:
     if config.answer or config.own_metric:
         return config
     return replace(config, answer=example.answer, foil=config.foil or example.foil)
-
-
-def _function(told: str) -> "Callable[..., Any] | None":
-    """The function that FILE.py:FUNCTION names.
-
-    Raises:
-        InputError: there is none.
-    """
-    import runpy
-
-    from kedit.errors import InputError
-
-    if not told:
-        return None
-    file, _, name = told.rpartition(":")
-    if not Path(file).is_file():
-        raise InputError(
-            f"--own-metric {told}: FILE.py:FUNCTION is wanted, and no file is {file!r}"
-        )
-    found = runpy.run_path(file).get(name)
-    if not callable(found):
-        raise InputError(f"--own-metric {told}: {file} has no function {name!r}")
-    return found
-
-
-def finish(config: Config, folder: RunFolder, trace: "PromptTrace") -> None:
-    """Tables and figures into the folder; the strongest cells to the screen."""
-    from figures.prompts import head_maps
-    from figures.style import save
-    from figures.trace import heatmap
-    from kedit.results.prompts import COLUMNS, shown
-
-    metric = config.metric if config.metric in trace.metrics else trace.metrics[0]
-    told = f"{trace.clean!r}, corrupted: {trace.corrupted_how}.\n{trace.summary(metric)}"
-    write_rows(folder.path / "table.csv", trace.rows())
-    strongest = trace.table(config.strongest, metric)
-    write_whole(folder.path / "table.md", f"{told}\n\n{strongest}\n")
-    for name in trace.grids:
-        save(heatmap(trace, name, metric, config.model), folder.path, f"map-{name}")
-    if "z" in trace.grids:
-        save(head_maps(trace, metric, config.model), folder.path, "heads")
-    screen = console()
-    table = plain_table(f"The strongest cells of each site ({metric})", told, COLUMNS)
-    for row in trace.strongest(config.strongest, metric):
-        table.add_row(*shown(row))
-    screen.print(table)
-    screen.print(f"All cells are in table.csv. Everything is in {folder.path}", highlight=False)
 
 
 if __name__ == "__main__":

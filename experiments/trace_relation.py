@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
-from experiments._report import traced
-from experiments._run import command
+from experiments._command import command
+from experiments._printing import say
 from experiments._trace import Config
+from experiments._traced import traced
 
 
 def run(config: Config) -> Path:
     """Traces, averages, draws and prints; what is already in the run's folder is not done again."""
-    return traced("trace_relation", config)
+    with traced(config, "trace_relation") as done:
+        say(f"Everything is in {done.folder.path}")
+    return done.folder.path
 
 
 if __name__ == "__main__":

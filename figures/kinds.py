@@ -15,7 +15,8 @@ from figures.style import (
     titled,
 )
 from kedit.errors import InputError
-from kedit.results.heads import AttentionShare, KindTest
+from kedit.results.heads import AttentionShare
+from kedit.results.kinds import KindsCompared
 
 TITLES = {
     "restored": "Restored: attention of attention + MLP",
@@ -25,19 +26,19 @@ WIDTH = 0.38
 
 
 @styled
-def attention_shares(
-    shares: Sequence[AttentionShare], tests: Sequence[KindTest], study: Study
-) -> Figure:
+def attention_shares(found: KindsCompared) -> Figure:
     """A panel for each measure, a pair of bars (subject, relation corrupted) for each kind.
 
     Raises:
         InputError: nothing to draw.
     """
+    shares, tests = found.shares, found.tests
     measures = list(dict.fromkeys(one.measure for one in shares))
     kinds = list(dict.fromkeys(one.kind for one in shares))
     corrupted = list(dict.fromkeys(one.part for one in shares))
     if not shares:
         raise InputError("no shares to draw")
+    study = Study(found.n_facts, found.corruption, found.metric, found.seed, found.model)
     title = titled("Attention’s share of what is recalled, by kind of relation", study.model)
     chance = "; ".join(f"{one.measure}, {one.part}: p = {one.p:.2g}" for one in tests)
     caption = (

@@ -25,8 +25,10 @@ from figures.style import (
     titled,
 )
 from figures.trace import draw_table
+from kedit.errors import InputError
 from kedit.heads import Head
-from kedit.results.heads import Looks, RelationHeads, Sharing
+from kedit.results.heads import RelationHeads
+from kedit.results.relation_heads import HeadsByRelation
 from kedit.stats import largest
 
 COLUMNS = 18  # heads of a cluster map
@@ -48,13 +50,25 @@ ROLE_COLOURS = {
 
 
 @styled
-def clusters(heads: RelationHeads, shared: Sharing, study: Study) -> Figure:
+def clusters(found: HeadsByRelation, part: str = "") -> Figure:
     """Relations (alike ones side by side) against the heads that are strongest in any of them.
 
     A relation's effects are divided by its largest: which heads it has is compared, as by r, and
     not how much probability corrupting it takes, which stands on the right. A relation whose
     largest effect may be chance, its interval holding zero, is hatched, and chooses no column.
+
+    Args:
+        part: whose words were corrupted; "" for the first part that there is.
+
+    Raises:
+        InputError: the relations of this part were not compared.
     """
+    part = part or next(iter(found.parts), "")
+    if part not in found.parts:
+        raise InputError(f"no relations were compared with {part!r} corrupted")
+    heads, shared = found.heads[found.parts.index(part)], found.sharing[found.parts.index(part)]
+    corruption = f"the {part}'s {found.corruption}"
+    study = Study(shared.n_facts, corruption, found.metric, found.seed, found.model)
     peaks = [_peak(heads, row) for row in range(len(heads.relations))]
     sure = np.array([low * high > 0 for _, low, high in peaks])
     size = np.array([abs(mean) or 1.0 for mean, _, _ in peaks])
@@ -110,15 +124,22 @@ def _largest(ax: Axes, peaks: Sequence[tuple[float, float, float]], metric: str)
 
 
 @styled
-def looks(found: Sequence[Looks], study: Study) -> Figure:
-    """Where each head looks from the last token, by the prompt's parts; below, what it moves."""
-    title = titled("Where the strongest heads look, from the last token", study.model)
+def looks(result: HeadsByRelation) -> Figure:
+    """Where each head looks from the last token, by the prompt's parts; below, what it moves.
+
+    Raises:
+        InputError: no heads were looked at.
+    """
+    found = result.looks
+    if not found:
+        raise InputError("no heads were looked at: no relations were compared")
+    title = titled("Where the strongest heads look, from the last token", result.model)
     n_facts = found[0].n_facts
     spread = (
         "95 % bootstrap interval over facts" if n_facts > 1 else "no interval over a single fact"
     )
     caption = (
-        f"n = {plural(n_facts, 'fact')}, clean runs; seed {study.seed}; upper bar: attention; "
+        f"n = {plural(n_facts, 'fact')}, clean runs; seed {result.seed}; upper bar: attention; "
         "lower: weighted by the size of what is moved; numbers: attention to the subject, "
         f"{spread}."
     )

@@ -48,13 +48,23 @@ WINDOWS = (
 
 @styled
 def heatmap(
-    trace: FactTrace | PromptTrace, name: str, metric: str = "prob", model: str = ""
+    trace: FactTrace | PromptTrace, name: str = "", metric: str = "", model: str = ""
 ) -> Figure:
     """One fact's or prompt's effects, tokens from top to bottom, corrupted ones bold with asterisk.
 
     A grid by head shows the head with the largest effect, of either sign, at each layer and token.
-    `model` is named in the title: a trace does not know whose it is.
+
+    Args:
+        name: one of `trace.grids`; "" for the first.
+        metric: one of `trace.metrics`; "" for the first.
+        model: its name, for the title: a trace does not know whose it is.
+
+    Raises:
+        InputError: there is no such grid, or the metric was not measured.
     """
+    name, metric = name or next(iter(trace.grids)), metric or trace.metrics[0]
+    if name not in trace.grids:
+        raise InputError(f"site {name!r}: one of {', '.join(trace.grids)} is wanted")
     grid = trace.grids[name]
     effect = grid.indirect_effect(metric).numpy()
     labels = [readable(trace.labels[pos], LABEL_WIDTH) for pos in grid.positions]
@@ -104,7 +114,7 @@ def averages(
     The strongest cell of each panel is outlined, and its value written with its interval. Buckets
     of too few facts (`AverageEffect.enough`) hold no peak and do not set the scale; what goes
     beyond it has its last colour. `total` is clean - corrupted by metric, as
-    `probes.trace.total_effects` has it.
+    `kedit.results.averages.total_effects` has it.
 
     Raises:
         InputError: no effects, effects by head, or effects over different tokens.

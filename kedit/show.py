@@ -26,6 +26,9 @@ PLOTS: Mapping[str, tuple[str, str]] = {
     "Scores": ("figures.score", "score"),
     "TrainedMend": ("figures.training", "losses"),
     "Tuning": ("figures.tuning", "tuning"),
+    "TraceAverages": ("figures.traced", "effects"),
+    "HeadsByRelation": ("figures.relations", "clusters"),
+    "KindsCompared": ("figures.kinds", "attention_shares"),
 }
 
 

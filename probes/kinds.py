@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from kedit.errors import InputError
+from kedit.results.averages import finite_grid
 from kedit.results.heads import AttentionShare, KindTest
 from kedit.results.traces import FactTrace
 from kedit.stats import percentile_interval, permuted, resamples
-from probes.trace import finite_grid
 
 Measure = Literal["restored", "severed"]
 MEASURES: tuple[Measure, ...] = ("restored", "severed")

@@ -23,9 +23,10 @@ from kedit.models.prompts import (
 )
 from kedit.progress import progress
 from kedit.results.prompts import PromptTrace
+from kedit.results.tracing import SITES
 from kedit.spacing import without_end_blanks
 from probes.patch import Patch, Question, sweep
-from probes.trace import question_of
+from probes.trace import patches_at, question_of
 
 # single layers: a map by layer, not Meng et al.'s windows
 SINGLE = (Patch("resid_post"), Patch("mlp_out"), Patch("attn_out"), Patch("z"))
@@ -97,6 +98,38 @@ def patch_prompts(
         *(decoded(model, token) for token in tokens),
         given=decoded(model, *prompt.given),
     )
+
+
+# eight parameters: the texts, what is scored of them, and what is restored
+def patch(
+    model: HookedTransformer,
+    clean: str,
+    corrupted: str | Sequence[str],
+    site: str = "z",
+    *,
+    answer: str = "",
+    foil: str = "",
+    metric: Metric | OwnMetric | None = None,
+    window: int = 1,
+) -> PromptTrace:
+    """`patch_prompts` at one site: which cells of it bring the answer back?
+
+        patch(model, "When John and Mary went to the store, John gave a drink to",
+              "When John and Mary went to the store, Mary gave a drink to",
+              answer="Mary", foil="John").top(5)
+
+    Args:
+        site: "resid_post", "mlp_out", "attn_out", "z", or "severed": single residuals, each once
+            while MLP and once while attention outputs stay as they were corrupted.
+        window: layers of MLP or attention outputs that are restored together.
+
+    Raises:
+        InputError: no such site, or as `patch_prompts`.
+    """
+    if site not in SITES:
+        raise InputError(f"site {site!r}: one of {', '.join(SITES)} is wanted")
+    patches = patches_at([site], window)
+    return patch_prompts(model, clean, corrupted, answer, foil, metric, patches)
 
 
 def _require_asked(

@@ -11,10 +11,10 @@ from scipy.spatial.distance import squareform
 
 from kedit.errors import InputError
 from kedit.heads import Head
+from kedit.results.averages import BUCKETS, buckets, finite_grid
 from kedit.results.heads import RelationHeads, Sharing
 from kedit.results.traces import FactTrace
 from kedit.stats import bootstrap_ratio, largest, permuted, resamples, row_interval
-from probes.trace import BUCKETS, buckets, finite_grid
 
 FEWEST = 2  # facts of a relation: one has no other to be compared with
 

@@ -38,10 +38,14 @@ from kedit.results.exchanges import Exchange, Question
 from kedit.results.frontier import FrontierPoint
 from kedit.results.head_answers import CUTS, HeadAnswers
 from kedit.results.heads import AttentionShare, KindTest, Looks, RelationHeads, Sharing
+from kedit.results.kinds import KindsCompared
 from kedit.results.many_facts import FactEdited, FactsEdited
 from kedit.results.prompts import PromptTrace
+from kedit.results.relation_heads import HeadsByRelation
 from kedit.results.sites import EVERYWHERE, Correlation, Estimate, SiteFindings, SiteNumbers
+from kedit.results.trace_averages import TraceAverages
 from kedit.results.traces import AverageEffect
+from kedit.results.tracing import Counts, Tracing
 from kedit.results.tuning import Try, TunedEditor, Tuning
 from kedit.stats import Interval
 from tests import test_edit_fact as edits
@@ -94,9 +98,9 @@ def traced(n_facts: int) -> dict[str, Callable[[], Figure]]:
         "heads.heads": lambda: heads.heads(z, study),
         "curves.severed": lambda: curves.severed(ordinary, cut, study, TOTAL),
         "curves.sides": lambda: curves.sides(relation, subject, study, {"subject": TOTAL}),
-        "relations.clusters": lambda: relations.clusters(by_relation(3, 1), SHARED, study),
-        "relations.looks": lambda: relations.looks([look("L3H1", n_facts)], study),
-        "kinds.attention_shares": lambda: kinds.attention_shares(shares(n_facts), TESTS, study),
+        "relations.clusters": lambda: relations.clusters(related(study, by_relation(3, 1))),
+        "relations.looks": lambda: relations.looks(related(study, looks=[look("L3H1", n_facts)])),
+        "kinds.attention_shares": lambda: kinds.attention_shares(kinds_of(study, n_facts)),
         "questions.knockouts": lambda: questions.knockouts(asked(1, n_facts, 5, 1)),
     }
 
@@ -134,6 +138,37 @@ def shares(n_facts: int) -> list[AttentionShare]:
         for measure in ("restored", "severed")
         for kind in ("all", "symmetric", "asymmetric", "hierarchical")
     ]
+
+
+def kinds_of(study: Study, n_facts: int) -> KindsCompared:
+    return KindsCompared(
+        study.model, study.corruption, study.metric, study.seed, max(study.counts),
+        tuple(shares(n_facts)), tuple(TESTS),
+    )  # fmt: skip
+
+
+def related(
+    study: Study, heads: RelationHeads | None = None, looks: Sequence[Looks] = ()
+) -> HeadsByRelation:
+    """Relations of one part, or where heads look."""
+    shared = replace(SHARED, n_facts=max(study.counts))
+    return HeadsByRelation(
+        study.model, "words replaced by others of as many tokens", study.metric, study.seed,
+        (heads,) if heads else (), (shared,) if heads else (), {}, tuple(looks),
+    )  # fmt: skip
+
+
+def averaged(kind: str) -> Figure:
+    """One figure of both parts' averages, with all grids."""
+    parts = ("relation", "subject")
+    one = [[*effects.sites(part=part), *effects.cut(part=part)] for part in parts]
+    z = [replace(effects.effect("z", (18, 4)), part=part) for part in parts]
+    counts = Counts({part: 60 for part in parts}, {part: 9 for part in parts}, {}, {})
+    total = {part: {"total effect": TOTAL} for part in parts}
+    found = TraceAverages(
+        MODEL, Tracing(), "prob", "own", counts, {}, total, {}, (*one[0], *one[1], *z)
+    )
+    return found.plot(kind)
 
 
 def asked(n_heads: int, n_facts: int = 60, n_layers: int = 30, window: int = 9) -> HeadAnswers:
@@ -319,7 +354,7 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         "no effect": lambda: heads.heads(effects.effect("z", (4, 4), scale=0.0), STUDY),
         "nothing": lambda: heads.heads(effects.effect("z", (4, 4), empty=effects.BUCKETS), STUDY),
     },
-    "kinds.attention_shares": {"many": lambda: kinds.attention_shares(shares(99), TESTS, STUDY)},
+    "kinds.attention_shares": {"many": lambda: kinds.attention_shares(kinds_of(STUDY, 99))},
     "neurons.heads": {
         "many": lambda: neurons.heads(COUNTS, SAMPLE),
         "n = 1": lambda: neurons.heads(COUNTS[:1, :4, :4], ALONE),
@@ -352,11 +387,13 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         "n = 1": lambda: questions.paths(found_of([fact_of([Head(0, 1)], 0.0)], model=MODEL)),
     },
     "relations.clusters": {
-        "many": lambda: relations.clusters(by_relation(12, 0.7), SHARED, STUDY),
-        "all may be chance": lambda: relations.clusters(by_relation(4, 1e-9), SHARED, STUDY),
+        "many": lambda: relations.clusters(related(STUDY, by_relation(12, 0.7))),
+        "all may be chance": lambda: relations.clusters(related(STUDY, by_relation(4, 1e-9))),
     },
     "relations.looks": {
-        "many": lambda: relations.looks([look(f"L{n}H{n % 9}", 60) for n in range(12)], STUDY)
+        "many": lambda: relations.looks(
+            related(STUDY, looks=[look(f"L{n}H{n % 9}", 60) for n in range(12)])
+        )
     },
     "scaling.scaled": {
         "many": lambda: scaling.scaled(found_neurons.changes(), SAMPLE),
@@ -396,6 +433,9 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
     },
     "frontier.of_tuning": {
         "many": lambda: frontier.of_tuning(tuned(EDITORS, (0.86, 0.9), (0.85, 0.89))),
+    },
+    "traced.effects": {
+        kind: partial(averaged, kind) for kind in ("maps", "heads", "severed", "sides")
     },
     "trace.heatmap": {
         "any tokens": lambda: trace.heatmap(

@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pytest
 import torch
 
-from experiments import _report
-from experiments._run import RunFolder, open_run
+from experiments._command import open_run
 from experiments._trace import Config
 from figures.style import new_figure
 from figures.style import save as save_figure
 from kedit.results.grids import EffectGrid, Screen
+from kedit.results.traced import Traces
 from kedit.results.traces import FactTrace
+from kedit.results.tracing import Tracing
+from kedit.run_folder import RunFolder
 
 PARTS = ("relation", "subject")
 HOSTILE = "</script><img src=x>"
@@ -53,7 +54,7 @@ def trace(index: int, part: str) -> FactTrace:
 
 
 def save(folder: RunFolder, by_part: Mapping[str, FactTrace], key: str) -> None:
-    """As the experiment keeps a finished fact."""
+    """As the study keeps a finished fact."""
     tensors = {f"{part}:{n}": t for part, one in by_part.items() for n, t in one.tensors().items()}
     folder.add(key, {"traces": [one.to_record() for one in by_part.values()]}, tensors)
 
@@ -61,12 +62,12 @@ def save(folder: RunFolder, by_part: Mapping[str, FactTrace], key: str) -> None:
 def traced(path: Path, traces: Sequence[Mapping[str, FactTrace]]) -> Path:
     """The folder of a run that traced these; its figure is an empty one."""
     config = Config(model="toy", out=str(path / "run"), screen=0.3)
-    with open_run("trace_relation", config) as folder, pytest.MonkeyPatch.context() as patched:
-        figure = new_figure(2, 1, "Made up", "")
-        patched.setattr(_report, "_draw", lambda *_: save_figure(figure, folder.path, "maps"))
+    with open_run("trace_relation", config) as folder:
+        save_figure(new_figure(2, 1, "Made up", ""), folder.path, "maps")
         for i, by_part in enumerate(traces):
             save(folder, by_part, f"key{i}")
-        _report.finish(config, folder, {part: [one[part] for one in traces] for part in PARTS})
+        by_part = {part: tuple(one[part] for one in traces) for part in PARTS}
+        Traces("toy", Tracing(screen=0.3), by_part, (), {}).averages().save(folder)
     return folder.path
 
 

@@ -13,12 +13,11 @@ from experiments import edit_fact, patch_heads
 from experiments._early import require_possible
 from experiments._enough import (
     require_facts_of_a_relation,
-    require_kinds_to_compare,
-    require_relations_to_compare,
 )
 from experiments._text_length import require_bytes, require_tokens
 from experiments._trace import Config
 from kedit.data import load_facts
+from kedit.data.comparable import require_kinds_to_compare, require_relations_to_compare
 from kedit.data.enough import require_facts_to_ask
 from kedit.data.named import NO_FILES
 from kedit.errors import InputError, ModelUnavailable

@@ -20,19 +20,22 @@ import torch
 from experiments import patch_heads, trace_relation
 from experiments._bounds import require_options_in_bounds
 from experiments._facts import spread_out
-from experiments._report import _cell, _rows
 from experiments._run import RunFolder, command, console, open_run
 from experiments._tables import plain_table, write_rows
-from experiments._trace import Config, corrupting
+from experiments._trace import Config
 from figures import report
 from kedit.data import builtin
 from kedit.errors import InputError, NoReplacement
 from kedit.progress import progress
+from kedit.results.averages import BUCKETS
 from kedit.results.grids import EffectGrid
+from kedit.results.trace_averages import TraceAverages
+from kedit.results.traced import Traces
 from kedit.results.traces import AverageEffect, FactTrace
+from kedit.results.tracing import Counts, Tracing
+from kedit.stats import Interval
 from probes import trace as trace_module
 from probes.corrupt import Corruption, replaced
-from probes.trace import BUCKETS
 from tests import made_up_run
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +84,16 @@ def test_trace_relation_runs_on_the_toy(tmp_path: Path, options: dict) -> None:
     assert {row["grid"] for row in table(folder)} == {grid["name"] for grid in averages["averages"]}
 
 
+def averages_of(*effects: AverageEffect) -> TraceAverages:
+    """As of one fact that the model answers right, whose subject was corrupted."""
+    counts = Counts({"subject": 1}, {"subject": 1}, {}, {"subject": {}})
+    total = {"total effect": Interval(*np.array([[0.9] * 3, [0.8] * 3, [1.0] * 3]))}
+    return TraceAverages(
+        "toy", Tracing(corrupt="subject"), "prob", "own", counts, {}, {"subject": total}, {},
+        effects,
+    )  # fmt: skip
+
+
 def test_a_table_has_no_nan_and_no_interval_of_one_fact() -> None:
     n = len(BUCKETS)
     mean, bound = np.full((3, n, 2), 0.00042), np.full((3, n, 2), np.nan)
@@ -88,10 +101,13 @@ def test_a_table_has_no_nan_and_no_interval_of_one_fact() -> None:
     mean[:, 2, 1] = 0.9
     n_facts = (20, 0, 3, *[20] * (n - 3))
     made = AverageEffect("mlp_out", "subject", 3, BUCKETS, n_facts, n_facts, mean, bound, bound)
-    rows = list(_rows(TOY, {"subject": {"mlp_out": made}}))
-    assert [_cell(row) for row in rows[:4]] == ["L0 0.00042", "-", "only 3 facts", "L0 0.00042"]
+    found = averages_of(made)
+    cells = [row[1] for row in found.table().rows]
+    assert cells[:4] == ["L0 0.00042", "-", "only 3 facts", "L0 0.00042"]
+    rows = found.rows()
     assert rows[2]["facts"] == 3 and "effect" not in rows[2]
-    assert _cell(rows[0] | {"low": 0.0001, "high": 0.0012}) == "L0 0.0004 [0.0001, 0.0012]"
+    sure = replace(made, low=np.full_like(mean, 0.0001), high=np.full_like(mean, 0.0012))
+    assert averages_of(sure).table().rows[0][1] == "L0 0.0004 [0.0001, 0.0012]"
 
 
 def test_nan_is_null_in_json_empty_in_csv_and_nothing_in_a_record(tmp_path: Path) -> None:
@@ -290,7 +306,7 @@ def test_every_experiments_own_options_are_in_their_bounds(name: str) -> None:
 PRINTING = """
 import sys
 from experiments._run import command, console
-from experiments._trace import Config, corrupting
+from experiments._trace import Config
 def run(config):
     console().print("Łódź → naïve")
 command(Config, run)
@@ -379,7 +395,8 @@ def test_a_replacement_that_leaves_most_of_the_answer_is_left_out(
     options: dict[str, Any], kept: list[float]
 ) -> None:
     every = [weakened(made_up_run.trace(0, "subject"), share) for share in (0.1, 0.5, 0.51, 1.2)]
-    left = corrupting(replace(TOY, **options), {"subject": every})["subject"]
+    made = Traces("toy", Tracing(**options), {"subject": tuple(every)}, (), {})
+    left = made.averaged["subject"]
     assert [round(trace.kept_share, 2) for trace in left] == kept
 
 
@@ -391,7 +408,7 @@ def test_a_part_without_words_to_put_in_its_place_does_not_take_the_other_with_i
             raise NoReplacement("no other relation is as long")
         return replaced(model, fact, part, pool, seed)
 
-    monkeypatch.setattr("probes.corrupt.replaced", only_subjects)
+    monkeypatch.setattr("probes.studies.tracing.replaced", only_subjects)
     config = replace(TOY, limit=2, sites=["resid_post"], out=str(tmp_path / "run"))
     folder = trace_relation.run(config)
     found = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]

@@ -10,14 +10,16 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from experiments import patch_heads, relation_kinds
-from experiments._facts import of_relations
 from experiments._trace import Config
 from figures.kinds import attention_shares
 from figures.relations import clusters
 from figures.style import Study
+from kedit.data.choose import of_relations
 from kedit.errors import InputError
 from kedit.models import toy as toy_module
-from kedit.results.heads import AttentionShare, KindTest
+from kedit.results.heads import AttentionShare, KindTest, RelationHeads, Sharing
+from kedit.results.kinds import KindsCompared
+from kedit.results.relation_heads import HeadsByRelation
 from kedit.stats import Interval
 from tests.figure_checks import caption_of
 
@@ -37,7 +39,7 @@ def test_patch_heads_compares_relations(tmp_path: Path, capsys: pytest.CaptureFi
     assert {row["relation"] for row in heads} == {fact.relation.name for fact in toy_module.facts()}
     for row in heads:
         assert float(row["low"]) <= float(row["effect"]) + 1e-6 <= float(row["high"]) + 2e-6
-    (shared,) = json.loads((out / "sharing.json").read_text())
+    (shared,) = json.loads((out / "heads.json").read_text())["sharing"]
     assert shared["n_facts"] == 8 and 0 < shared["p"] <= 1
     looks = rows(out / "looks.csv")
     for head in {row["head"] for row in looks}:
@@ -53,7 +55,7 @@ def test_a_screened_run_tells_what_it_missed(tmp_path: Path, capsys: pytest.Capt
     config = replace(TOY, relations="2", limit=4, screen=0.3, out=str(tmp_path / "run"))
     out = patch_heads.run(config)
     (screen,) = json.loads((out / "averages.json").read_text())["screens"]
-    assert screen["grid"] == "z" and 0.5 < screen["recall"][0] <= 1
+    assert screen["grid"] == "z" and 0.5 < screen["recall"]["mean"] <= 1
     assert screen["n_kept"] < screen["n_cells"] / 3 + 1
     assert "of as many largest effects it kept" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(InputError, match="--screen 2.0: a number between 0 and 1 is wanted"):
@@ -80,7 +82,7 @@ def test_kinds_of_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     found = json.loads((out / "kinds.json").read_text(), parse_constant=pytest.fail)  # no NaN
     assert {one["measure"] for one in found["shares"]} == {"restored", "severed"}
     for one in found["shares"]:
-        assert one["share"] is None or 0 <= one["share"] <= 1
+        assert one["share"]["mean"] is None or 0 <= one["share"]["mean"] <= 1
     assert len(rows(out / "kinds.csv")) == len(found["shares"])
     assert "differ by" in capsys.readouterr().out
     with pytest.raises(InputError, match="needs the sweeps"):
@@ -89,13 +91,15 @@ def test_kinds_of_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_shares_are_drawn_as_they_are():
     bounds = [np.asarray(0.1), np.asarray(0.6)]
-    shares = [
+    shares = tuple(
         AttentionShare(part, measure, kind, Interval(np.asarray(share), *bounds), 9, 3)
         for part in ("subject", "relation")
         for measure in ("restored", "severed")
         for kind, share in (("all", 0.5), ("symmetric", 0.25))
-    ]
-    figure = attention_shares(shares, [KindTest("subject", "restored", 0.2, 0.03)], STUDY)
+    )
+    test = KindTest("subject", "restored", 0.2, 0.03)
+    found = KindsCompared("toy", "words replaced by others", "prob", 0, 9, shares, (test,))
+    figure = attention_shares(found)
     for ax in figure.axes:
         heights = sorted(bar.get_height() for bar in ax.patches if isinstance(bar, Rectangle))
         assert heights == [0.25, 0.25, 0.5, 0.5]
@@ -103,7 +107,12 @@ def test_shares_are_drawn_as_they_are():
         assert labels == [f"{kind}\n3 relations\n9 facts" for kind in ("all", "symmetric")]
     assert "p = 0.03" in caption_of(figure)
     with pytest.raises(InputError, match="no shares"):
-        attention_shares([], [], STUDY)
+        attention_shares(replace(found, shares=()))
+
+
+def compared(heads: RelationHeads, shared: Sharing) -> HeadsByRelation:
+    words = "words replaced by others"
+    return HeadsByRelation("toy", words, "prob", 0, (heads,), (shared,), {}, ())
 
 
 def test_clusters_show_the_means_in_the_trees_order():
@@ -112,7 +121,7 @@ def test_clusters_show_the_means_in_the_trees_order():
 
     traces = facts({"P1": Head(0, 0), "P2": Head(2, 3), "P3": Head(0, 0)})
     heads, shared = by_relation(traces, NAMES, "prob"), sharing(traces, "prob")
-    figure = clusters(heads, shared, STUDY)
+    figure = clusters(compared(heads, shared))
     ax = figure.axes[1]
     names = [label.get_text() for label in ax.get_yticklabels()]
     largest = np.abs(heads.mean).max((1, 2, 3))
@@ -141,7 +150,7 @@ def test_a_relation_whose_largest_effect_may_be_chance_is_hatched():
     heads, shared = by_relation(traces, NAMES, "prob"), sharing(traces, "prob")
     heads.low[1] = -1.0  # what is chance in one, and unknown in another
     heads.low[2], heads.high[2] = np.nan, np.nan
-    ax = clusters(heads, shared, STUDY).axes[1]
+    ax = clusters(compared(heads, shared)).axes[1]
     mask = np.ma.getmaskarray(np.ma.asarray(ax.collections[0].get_array())).reshape(3, -1)
     rows = {row: bool(mask[place].all()) for place, row in enumerate(heads.order)}
     assert rows == {0: False, 1: True, 2: True}

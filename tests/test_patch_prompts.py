@@ -24,7 +24,7 @@ from kedit.forward.runs import Run
 from kedit.models.prompts import prompt_ids
 from kedit.results.prompts import PromptTrace
 from probes.patch import Patch, Question
-from probes.prompts import SINGLE, patch_prompts
+from probes.prompts import SINGLE, patch, patch_prompts
 from tests import twins
 from tests.conftest import TOLERANCES
 
@@ -146,9 +146,25 @@ def test_rows_and_the_strongest_cells_are_the_grids(trace: PromptTrace):
         & (frame.position == place[1]) & (frame["head"] == place[2])
     ]  # fmt: skip
     assert same.effect.tolist() == [float(effect[place])]
-    header, rule, *lines = trace.table(2).splitlines()
-    assert header == "| site | layer | position | token | head | effect |"
-    assert len(lines) == 2 * len(trace.grids)
+    table = trace.top(2)
+    assert table.columns == ("site", "layer", "position", "token", "head", "effect")
+    assert len(table.rows) == 2 * len(trace.grids)
+    assert table.note.startswith(f"{CLEAN!r}, corrupted: ") and "Scored: the token" in table.note
+    assert trace.table() == trace.top(5) and "<table>" in trace._repr_html_()
+
+
+def test_one_site_is_patched_in_one_line(toy: HookedTransformer, trace: PromptTrace):
+    found = patch(toy, CLEAN, OTHERS[0], site="z", answer="Corum", foil="Brock")
+    assert list(found.grids) == ["z"]
+    assert torch.equal(found.grids["z"].restored, trace.grids["z"].restored)
+    assert found.top(3).rows == trace.top(3).rows[-3:]
+    drawn = np.asarray(found.plot().axes[0].collections[0].get_array())
+    assert np.abs(drawn).max() == pytest.approx(float(found.strongest(1)[0]["effect"]))
+    assert len(found.to_pandas()) == found.grids["z"].restored.numel()
+    with pytest.raises(InputError, match="site 'q': one of resid_post"):
+        patch(toy, CLEAN, OTHERS[0], site="q", answer="Corum")
+    with pytest.raises(InputError, match="site 'mlp_out': one of z is wanted"):
+        found.plot("mlp_out")
 
 
 def refused(name: str, wanted: str, **told: object) -> object:

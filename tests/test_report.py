@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments._run import RunFolder
 from figures import report
 from figures._run_files import read_run
 from figures.style import METRIC_NAMES, estimate
 from kedit.errors import InputError
 from kedit.forward.metrics import METRICS
 from kedit.results.traces import FactTrace, fact_traces
+from kedit.run_folder import RunFolder
 from tests.made_up_run import (
     N_LAYERS,
     PARTS,

@@ -10,10 +10,11 @@ from kedit.forward.metrics import METRICS
 from kedit.models import toy as toy_module
 from kedit.models.prompts import encode
 from kedit.results.grids import EffectGrid, Screen
+from kedit.results.screens import quality
 from kedit.results.traces import FactTrace
 from probes.corrupt import Corruption, add_noise, noise_rule
 from probes.patch import Patch
-from probes.screen import Screening, quality
+from probes.screen import Screening
 from probes.trace import trace
 
 FACT = toy_module.facts()[0]

@@ -8,10 +8,10 @@ from jaxtyping import TypeCheckError
 from kedit.errors import InputError
 from kedit.forward.metrics import METRICS
 from kedit.heads import Head
+from kedit.results.averages import BUCKETS
 from kedit.results.grids import EffectGrid
 from kedit.results.traces import FactTrace
 from probes.sharing import by_relation, profile, sharing, strongest
-from probes.trace import BUCKETS
 
 LAYERS, TOKENS, HEADS = 3, 5, 4
 CORRUPTED = (1, 2)

@@ -16,21 +16,20 @@ from kedit.facts import Fact
 from kedit.forward.metrics import METRICS
 from kedit.models import toy as toy_module
 from kedit.models.prompts import decoded, encode
+from kedit.results.averages import (
+    BUCKETS,
+    average,
+    buckets,
+    notebook_buckets,
+    total_effects,
+)
 from kedit.results.grids import EffectGrid
 from kedit.results.traces import FactTrace
 from probes.corrupt import Corruption, add_noise, noise_rule
 from probes.known import says
 from probes.patch import Patch
 from probes.screen import Screening
-from probes.trace import (
-    BUCKETS,
-    average,
-    buckets,
-    notebook_buckets,
-    paper_patches,
-    total_effects,
-    trace,
-)
+from probes.trace import paper_patches, trace
 from tests import twins
 from tests.conftest import clean_run
 

@@ -1,10 +1,9 @@
 """The scores of a sweep, cell by cell, and how they are stored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -130,51 +129,3 @@ def grids_of(records: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
         )
         for name, labels in records.items()
     }
-
-
-class Swept:
-    """What the results of sweeps share: their grids in records and in files, and as rows.
-
-    A dataclass of this kind has `labels`, the text under each of the prompt's tokens, and `grids`,
-    by EffectGrid.name.
-    """
-
-    labels: tuple[str, ...]
-    grids: Mapping[str, EffectGrid]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Every indirect effect with its place, for `pandas.DataFrame`."""
-        return effect_rows(self.grids, self.labels)
-
-    def to_record(self) -> dict[str, Any]:
-        """Everything but the tensors, for one line of JSON."""
-        return vars(self) | {"grids": grid_records(self.grids)}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The grids' numbers, for one safetensors file."""
-        return grid_tensors(self.grids)
-
-
-def effect_rows(
-    grids: Mapping[str, EffectGrid], labels: Sequence[str], metrics: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    """Every indirect effect with its place, a row each, as `pandas.DataFrame` takes them.
-
-    Args:
-        labels: the text under each of the prompt's tokens.
-        metrics: of which there are rows; all if empty.
-    """
-    return [
-        {
-            "site": name,
-            "layer": layer,
-            "position": grid.positions[column],
-            "token": labels[grid.positions[column]],
-            "head": head[0] if head else None,
-            "metric": metric,
-            "effect": float(effect),
-        }
-        for name, grid in grids.items()
-        for metric in metrics or grid.metrics
-        for (layer, column, *head), effect in np.ndenumerate(grid.indirect_effect(metric).numpy())
-    ]

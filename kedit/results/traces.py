@@ -9,7 +9,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from kedit.forward.metrics import METRICS
-from kedit.results.grids import EffectGrid, Swept, grids_of
+from kedit.results.grids import EffectGrid, grids_of
+from kedit.results.swept import Swept
 from kedit.stats import enough
 
 
@@ -48,6 +49,10 @@ class FactTrace(Swept):
     def __repr__(self) -> str:
         told = f"{self.prompt!r} -> {self.answer!r}, {self.part} corrupted, {', '.join(self.grids)}"
         return f"FactTrace({told})"
+
+    @property
+    def text(self) -> str:
+        return self.prompt
 
     @property
     def corrupted_how(self) -> str:
