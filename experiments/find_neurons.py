@@ -1,28 +1,28 @@
 """Where do a relation's neurons and heads sit, and do they do what attribution says?"""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from experiments._neurons import HALVES
-from experiments._run import command, open_run
+from experiments import _options as options
+from experiments._command import command, loaded, open_run
+from experiments._printing import say, say_skipped, show
+from kedit.data.choose import facts_source, usable_facts
+from kedit.data.enough import FEWEST_TO_SEARCH, require_facts_of_a_relation
 
 
 @dataclass(frozen=True)
 class Config:
     """Which facts of which relations, and what counts as their neurons."""
 
-    model: str = "gemma-3-270m"
-    """gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf file."""
-    facts: str = "auto"
-    """builtin, toy, or a file: facts of your own (JSON Lines, CSV), known_1000.json, CounterFact, a
-    relation file of evandez/relations ... (auto: the toy's own for the toy, else builtin)."""
+    model: str = options.model()
+    facts: str = options.facts()
     relations: int = 10
     """How many relations, of those of which the model knows enough facts; 0 for all."""
     limit: int = 8
     """At most so many facts a relation, and at least four; 0 for all."""
     wordings: int = 3
     """Every fact is asked in so many wordings, all answered right (in all it has, if fewer)."""
-    halves: list[str] = field(default_factory=lambda: list(HALVES))
+    halves: list[str] = field(default_factory=lambda: ["mlp", "attn"])
     """Any of mlp (neurons of W_out's key) and attn (numbers of all heads' z)."""
     steps: int = 20
     """Of the integrated gradients, as Dai et al. 2022."""
@@ -36,40 +36,61 @@ class Config:
     the 4 that are searched for the other 4; with --limit 4 only 1 of 2)."""
     controls: int = 5
     """Draws of as many random neurons, for each fact that is tested."""
-    seed: int = 0
-    """Of the choice of relations and facts, of random neurons, and of the bootstrap."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    dtype: str = "float32"
-    """Of the weights; on CUDA also bfloat16 or float16."""
-    out: str = ""
-    """The run's folder (default: results/find_neurons/MODEL-HASH)."""
+    seed: int = options.seed(
+        "the choice of relations and facts, of random neurons, and of the bootstrap"
+    )
+    device: str = options.device()
+    dtype: str = options.dtype()
+    out: str = options.out("find_neurons")
 
 
 def run(config: Config) -> Path:
-    """Searches, tests, draws and prints; what is already in the run's folder is not done again."""
-    from experiments._enough import require_facts_of_a_relation
-    from experiments._facts import say_skipped, spread_out, usable_facts
-    from experiments._neuron_report import finish
-    from experiments._neurons import FEWEST, scale_relations, search_relations, settled
+    """Finds neurons into a folder; what is already in it is not done again."""
+    from figures import neurons, scaling
+    from figures.style import save
+    from kedit.tables import csv_text
+    from probes.studies.neurons import find_neurons
 
-    config = settled(config)
+    config = replace(config, facts=facts_source(config.facts, config.model))
     facts, skipped = usable_facts(config.facts)
     say_skipped(config.facts, skipped)
-    require_facts_of_a_relation(spread_out(facts, config.seed), FEWEST)
+    require_facts_of_a_relation(facts, FEWEST_TO_SEARCH, config.limit)
     with open_run("find_neurons", config) as folder:
-        folder.path.joinpath("README.txt").write_text(_EXPLAINED, encoding="utf-8")
+        folder.write("README.txt", _EXPLAINED)
         folder.write_json("skipped.json", skipped)
-        model = folder.load(config)
-        searched, left_out = search_relations(config, folder, model, facts)
-        scaled = scale_relations(config, folder, model, searched)
-        finish(config, folder, model, searched, left_out, scaled)
+        found = find_neurons(
+            loaded(config, folder), facts, relations=config.relations, limit=config.limit,
+            wordings=config.wordings, steps=config.steps,
+            halves=config.halves,  # pyright: ignore[reportArgumentType]  # looked at before
+            threshold=config.threshold, agree_wordings=config.agree_wordings,
+            agree_facts=config.agree_facts, controls=config.controls, seed=config.seed,
+            journal=folder,
+        )  # fmt: skip
+        found.save(folder)
+        folder.write("effects.csv", csv_text(found.effect_rows()))
+        save(neurons.layers(found), folder.path, "layers")
+        save(neurons.relations(found), folder.path, "relations")
+        save(scaling.sharing(found), folder.path, "sharing")
+        save(scaling.scaled(found), folder.path, "scaling")
+        if "attn" in found.halves:
+            save(neurons.heads(found), folder.path, "heads")
+        show(found.table())
+        show(found.half_table())
+        show(found.scaling_table())
+        left_out = found.left_out
+        say(
+            f"{left_out.wrong} facts that the model answers otherwise in too many wordings and "
+            f"{left_out.unusable} that could not be used are left out (records.jsonl says why); "
+            f"{len(left_out.relations)} relations had too few others."
+        )
+        say(f"Everything is in {folder.path}")
     return folder.path
 
 
 _EXPLAINED = """\
-records.jsonl   a line for each fact as it is searched: its wordings and its neurons, or why it was
-                left out; and one as it is tested: what scaling neurons does to its answer
+records.jsonl   a line for each fact as it is asked: the wordings that the model answers right, or
+                why it was left out; one as it is searched: its neurons; one as it is tested: what
+                scaling neurons does to its answer
 tensors/        positive attributions of each fact, summed by layer (MLP) and by head (attention)
 neurons.json    all numbers by relation, layer and head; 95 % bootstrap intervals over relations
 neurons.csv     every neuron of every relation: half, layer, index, head

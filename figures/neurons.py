@@ -1,11 +1,9 @@
 """Neurons and heads of relations: by layer, by head, and relation by relation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
@@ -17,19 +15,20 @@ from figures.style import (
     DOUBLE,
     SINGLE,
     SITE_COLOURS,
-    estimate,
     layer_axis,
     new_figure,
-    plural,
     readable,
     styled,
     titled,
 )
 from figures.trace import draw_map, outline
-from kedit.editing.write_sites import Half
+from kedit.models.sites import Half
+from kedit.results.neuron_findings import NeuronFindings
+from kedit.results.neurons import strongest
 from kedit.stats import Interval
+from kedit.tables import estimate, plural, two_digits
 
-HALVES: dict[Half, tuple[str, str]] = {
+HALVES: Mapping[Half, tuple[str, str]] = {
     "mlp": ("MLP", SITE_COLOURS["mlp_out"]),
     "attn": ("Attention", SITE_COLOURS["attn_out"]),
 }
@@ -39,72 +38,26 @@ NAME_WIDTH = 22  # characters of a relation's name
 STRONGEST = 8  # heads that are named
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What the line under a figure says of its numbers.
-
-    Args:
-        model: its name, in words.
-        n_relations, n_facts: the facts are of all relations together.
-        seed: of the choice of facts and of the bootstrap.
-    """
-
-    model: str
-    n_relations: int
-    n_facts: int
-    seed: int = 0
-
-    def caption(self, explained: str) -> str:
-        """One line, which ends with where the figure shows its intervals."""
-        return (
-            f"n = {plural(self.n_relations, 'relation')}, {plural(self.n_facts, 'fact')}; "
-            f"seed {self.seed}; {explained}."
-        )
-
-    @property
-    def spread(self) -> str:
-        """What intervals are of; over one relation there are none."""
-        if self.n_relations == 1:
-            return "one relation, so no interval"
-        return "95\u00a0% bootstrap interval over relations"
-
-
-class ByLayer(NamedTuple):
-    """What the MLPs, or the attention, of all layers hold; intervals are over relations.
-
-    Args:
-        neurons: of a relation, by layer.
-        total: of a relation, in all layers.
-        mass: sum of a fact's positive attributions, by layer.
-        share: of the positive attributions of both halves.
-    """
-
-    neurons: Interval
-    total: Interval
-    mass: Interval
-    share: Interval | None
-
-
 @styled
-def layers(halves: Mapping[Half, ByLayer], sample: Sample) -> Figure:
+def layers(found: NeuronFindings) -> Figure:
     """A column for each half: above its neurons, below its attributions, layer by layer."""
-    caption = sample.caption(
+    caption = caption_of(
+        found,
         "neurons: those that a relation’s facts agree on; attribution: integrated gradients of the "
         "answer’s probability along one site’s key alone, positive ones summed over the layer, so "
         "that they need not add up to a probability; lines and "
-        f"brackets: {sample.spread}"
+        f"brackets: {spread_of(found)}",
     )
-    title = titled("Neurons of a relation by layer", sample.model)
+    title = titled("Neurons of a relation by layer", found.model)
     figure = new_figure(DOUBLE, 2.8, title, caption)
-    axes = figure.subplots(2, len(halves), sharex=True, sharey="row", squeeze=False)
-    for column, (half, found) in zip(axes.T, halves.items(), strict=True):
+    axes = figure.subplots(2, len(found.halves), sharex=True, sharey="row", squeeze=False)
+    for column, (half, own) in zip(axes.T, found.halves.items(), strict=True):
         name, colour = HALVES[half]
-        title = f"{name}: {estimate(*found.total.floats())} neurons per relation"
-        column[0].set_title(title)
-        if found.share:
-            share = estimate(*found.share.floats(100))
+        column[0].set_title(f"{name}: {two_digits(own.total)} neurons per relation")
+        if own.share:
+            share = estimate(*own.share.floats(100))
             column[1].set_title(f"{share} % of the positive attribution")
-        for ax, values in zip(column, (found.neurons, found.mass), strict=True):
+        for ax, values in zip(column, (own.neurons, own.mass), strict=True):
             _bars(ax, values, colour)
         column[1].set_xlabel("layer")
     axes[0, 0].set_ylabel("neurons\nper relation")
@@ -113,11 +66,12 @@ def layers(halves: Mapping[Half, ByLayer], sample: Sample) -> Figure:
 
 
 @styled
-def heads(counts: Int[ndarray, "relation layer head"], sample: Sample) -> Figure:
+def heads(found: NeuronFindings) -> Figure:
     """How many relations have neurons in each head; the heads with those of most are outlined."""
+    counts = np.stack([one.counts["attn"] for one in found.relations])
     shared = (counts > 0).sum(0)
-    title = titled("Relations with neurons in a head’s z", sample.model)
-    caption = sample.caption("outlined: the heads of most relations; counts, so no interval")
+    title = titled("Relations with neurons in a head’s z", found.model)
+    caption = caption_of(found, "outlined: the heads of most relations; counts, so no interval")
     n_heads = shared.shape[1]
     figure = new_figure(SINGLE, 0.8 + ROW * max(n_heads, 5), title, caption)
     ax = figure.subplots()
@@ -136,26 +90,23 @@ def heads(counts: Int[ndarray, "relation layer head"], sample: Sample) -> Figure
 
 
 @styled
-def relations(
-    names: Sequence[str],
-    counts: Mapping[Half, Int[ndarray, "relation layer"]],
-    shares: Float[ndarray, "relation layer head"] | None,
-    sample: Sample,
-) -> Figure:
-    """A row for each relation: its neurons by layer, a panel for each half; its strongest heads.
-
-    Args:
-        counts: neurons, by half.
-        shares: of each relation's positive attribution, that a head has; None without attention.
-    """
-    caption = sample.caption(
+def relations(found: NeuronFindings) -> Figure:
+    """A row for each relation: its neurons by layer, a panel for each half; its strongest heads."""
+    caption = caption_of(
+        found,
         "neurons: those that the relation’s facts agree on; heads: those with the largest share of "
         "the positive attributions of all sites, on average over relations; each relation’s own "
-        "numbers, so no interval"
+        "numbers, so no interval",
     )
-    title = titled("Neurons and heads, relation by relation", sample.model)
+    title = titled("Neurons and heads, relation by relation", found.model)
+    names = [readable(one.name, NAME_WIDTH) for one in found.relations]
     figure = new_figure(DOUBLE, 0.9 + ROW * max(len(names), 5), title, caption)
-    top = [] if shares is None else strongest(shares.mean(0))[:STRONGEST]
+    counts: dict[Half, ndarray] = {
+        half: np.stack([one.counts[half].sum(1) for one in found.relations])
+        for half in found.halves
+    }
+    shares = _head_shares(found)
+    top = strongest(shares.mean(0))[:STRONGEST]
     widths = [1.0] * len(counts) + [0.8] * bool(top)
     axes = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
     panels = axes[: len(counts)]
@@ -167,7 +118,7 @@ def relations(
     for ax, half in zip(panels, counts, strict=True):
         ax.set_title(HALVES[half][0])
     _scale(figure, meshes[0], panels, "neurons", len(names))
-    if shares is not None and top:
+    if top:
         there = 100 * np.stack([shares[:, layer, head] for layer, head in top], axis=1)
         mesh = draw_map(axes[-1], there, Normalize(0, there.max()), _tint(HEAD))
         labels = [f"L{layer}H{head}" for layer, head in top]
@@ -175,15 +126,28 @@ def relations(
         axes[-1].set_xlabel("")
         axes[-1].set_title("Strongest heads")
         _scale(figure, mesh, [axes[-1]], "share of positive\nattribution (%)", len(names))
-    axes[0].set_yticks(range(len(names)), [readable(name, NAME_WIDTH) for name in names])
+    axes[0].set_yticks(range(len(names)), names)
     return figure
 
 
-def strongest(values: ndarray) -> list[tuple[int, int]]:
-    """Layer and head of all entries above zero, from the largest down."""
-    order = np.argsort(-values, axis=None, kind="stable")
-    places = [divmod(int(flat), values.shape[1]) for flat in order]
-    return [place for place in places if values[place] > 0]
+def caption_of(found: NeuronFindings, explained: str) -> str:
+    """The line under a figure, which ends with where the figure shows its intervals."""
+    n_relations = plural(len(found.relations), "relation")
+    return f"n = {n_relations}, {plural(found.n_facts, 'fact')}; seed {found.seed}; {explained}."
+
+
+def spread_of(found: NeuronFindings) -> str:
+    """What intervals are of; over one relation there are none."""
+    if len(found.relations) == 1:
+        return "one relation, so no interval"
+    return "95\u00a0% bootstrap interval over relations"
+
+
+def _head_shares(found: NeuronFindings) -> Float[ndarray, "relation layer head"]:
+    """Of each relation's positive attribution; no heads where attention was not searched."""
+    if "attn" not in found.halves:
+        return np.zeros((len(found.relations), 0, 1))
+    return np.stack([one.head_shares for one in found.relations])
 
 
 def _tint(colour: str) -> Colormap:

@@ -17,7 +17,8 @@ from figures.style import (
 )
 from figures.trace import WINDOWS, draw_table, layer_label
 from kedit.results.decoding import by_layer
-from kedit.results.head_answers import CUTS, HeadAnswers
+from kedit.results.fact_answers import CUTS
+from kedit.results.head_answers import HeadAnswers
 from kedit.tables import plural
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499")  # Okabe and Ito's

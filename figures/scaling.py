@@ -1,6 +1,6 @@
 """Whether facts of one relation share neurons, and what scaling these does to answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,22 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
-from figures.neurons import HALVES, Sample
+from figures.neurons import HALVES, caption_of, spread_of
 from figures.score import Dots
 from figures.style import (
     DOUBLE,
     SINGLE,
     SMALL,
-    estimate,
     legend_above,
     new_figure,
-    number,
     styled,
     titled,
 )
-from kedit.editing.write_sites import Half
-from kedit.results.neurons import Change
-from kedit.stats import Interval
+from kedit.results.neuron_findings import NeuronFindings
+from kedit.tables import estimate, number
 
 BLOCKS = {
     "both": "Neurons of both halves",
@@ -42,29 +39,32 @@ SCALED = (
     "as many others at the same sites that write most there; random: as many others"
 )
 SHAPES = "os"  # a half each
+SHARED = {  # by field of SharedNeurons: what its row is called
+    "own": "neurons of a fact",
+    "within": "shared by two facts\nof one relation",
+    "between": "shared by two facts\nof two relations",
+}
 
 
 @styled
-def sharing(halves: Mapping[Half, Mapping[str, Interval]], sample: Sample) -> Figure:
-    """How many neurons a fact has, and how many of them another fact has too.
-
-    Args:
-        halves: by half, then by what a row is called.
-    """
-    rows = list(next(iter(halves.values())))
-    caption = sample.caption(f"means over facts and over pairs of facts; lines: {sample.spread}")
-    title = titled("Neurons that facts share", sample.model)
-    figure = new_figure(SINGLE, 0.75 + 0.34 * len(rows), title, caption)
+def sharing(found: NeuronFindings) -> Figure:
+    """How many neurons a fact has, and how many of them another fact has too."""
+    caption = caption_of(
+        found, f"means over facts and over pairs of facts; lines: {spread_of(found)}"
+    )
+    title = titled("Neurons that facts share", found.model)
+    figure = new_figure(SINGLE, 0.75 + 0.34 * len(SHARED), title, caption)
     ax = figure.subplots()
-    for place, (half, found) in enumerate(halves.items()):
+    for place, half in enumerate(found.halves):
         name, colour = HALVES[half]
-        heights = np.arange(len(rows)) + 0.4 * (place - (len(halves) - 1) / 2)
-        bounds = np.array([found[row].floats() for row in rows])
+        own = found.sharing[half]
+        heights = np.arange(len(SHARED)) + 0.4 * (place - (len(found.halves) - 1) / 2)
+        bounds = np.array([getattr(own, row).floats() for row in SHARED])
         _dots(ax, heights, bounds, Dots(name, colour, SHAPES[place]))
         for height, values in zip(heights, bounds, strict=True):
             text = estimate(*values) if np.isfinite(values[0]) else "no such pair"
             _note(ax, height, text, colour)
-    _rows(ax, rows)
+    _rows(ax, list(SHARED.values()))
     ax.set_xlim(left=0)
     ax.set_xlabel("neurons")
     legend_above(figure, *ax.get_legend_handles_labels())
@@ -72,25 +72,20 @@ def sharing(halves: Mapping[Half, Mapping[str, Interval]], sample: Sample) -> Fi
 
 
 @styled
-def scaled(found: Sequence[Change], sample: Sample) -> Figure:
-    """What suppressing and amplifying neurons does to the answer: a block for each half.
-
-    Args:
-        found: a row for each kind of `neurons`, in the given order, in each block.
-    """
-    blocks = {half: [one for one in found if one.half == half] for half in BLOCKS}
+def scaled(found: NeuronFindings) -> Figure:
+    """What suppressing and amplifying neurons does to the answer: a block for each half."""
+    blocks = {half: [one for one in found.changes if one.half == half] for half in BLOCKS}
     blocks = {half: own for half, own in blocks.items() if own}
     rows = {half: list(dict.fromkeys(one.neurons for one in own)) for half, own in blocks.items()}
-    clean = "-"
-    if found:
-        clean = estimate(*asked_most(found).clean.floats(100))
-    caption = sample.caption(
-        f"probability with nothing scaled: {clean} %; {SCALED}; lines: {sample.spread}; right: how "
-        "many neurons, under how many facts"
+    clean = estimate(*found.clean.floats(100)) if found.clean else "-"
+    caption = caption_of(
+        found,
+        f"probability with nothing scaled: {clean} %; {SCALED}; lines: {spread_of(found)}; right: "
+        "how many neurons, under how many facts",
     )
     heights = [len(own) for own in rows.values()] or [1]
     height = 0.65 + 0.3 * len(heights) + 0.19 * sum(heights)
-    title = titled("What scaling neurons does to the answer", sample.model)
+    title = titled("What scaling neurons does to the answer", found.model)
     figure = new_figure(DOUBLE, height, title, caption)
     panels = figure.subplots(
         len(heights), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights
@@ -112,11 +107,6 @@ def scaled(found: Sequence[Change], sample: Sample) -> Figure:
         ax.set_xlabel(label)
     legend_above(figure, *panels[0, 0].get_legend_handles_labels())
     return figure
-
-
-def asked_most(found: Sequence[Change]) -> Change:
-    """One with most facts: where a relation has no neurons of a half, its facts are left out."""
-    return max(found, key=lambda one: one.n_facts)
 
 
 def _dots(

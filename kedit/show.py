@@ -21,6 +21,7 @@ PLOTS: Mapping[str, tuple[str, str]] = {
     "FactTrace": ("figures.trace", "heatmap"),
     "FactsEdited": ("figures.edit", "many_facts"),
     "HeadAnswers": ("figures.questions", "answers"),
+    "NeuronFindings": ("figures.neurons", "layers"),
     "PromptTrace": ("figures.trace", "heatmap"),
     "SiteFindings": ("figures.sites", "sites"),
     "Scores": ("figures.score", "score"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,13 @@ from kedit.editing.neurons import Neuron, above, attributions, refined
 from kedit.editing.write_sites import Half, WriteSite
 from kedit.facts import Fact
 from kedit.models.prompts import encode
+from kedit.results.neurons import (
+    AttentionShare,
+    ByLayer,
+    NeuronPlace,
+    RelationNeurons,
+    SharedNeurons,
+)
 from kedit.stats import Interval, bootstrap_groups, bootstrap_ratio
 
 
@@ -65,37 +72,6 @@ class FactNeurons:
         )
 
 
-@dataclass(frozen=True)
-class RelationNeurons:
-    """What the facts of one relation have in common.
-
-    Args:
-        n_facts: that were searched.
-        neurons: those that enough of the facts agree on.
-        counts: how many of them there are, in units as FactNeurons.mass has them.
-        mass: mean over the facts.
-    """
-
-    name: str
-    n_facts: int
-    neurons: frozenset[Neuron]
-    counts: Mapping[Half, Int[ndarray, "layer unit"]]
-    mass: Mapping[Half, Float[ndarray, "layer unit"]]
-
-    @property
-    def head_shares(self) -> Float[ndarray, "layer head"]:
-        """Of the positive attributions at all sites that were searched."""
-        return self.mass["attn"] / max(sum(part.sum() for part in self.mass.values()), 1e-30)
-
-
-class Sharing(NamedTuple):
-    """Neurons of a fact, and how many of them are another fact's too, on average."""
-
-    own: Interval
-    within: Interval  # two facts of one relation; NaN where no relation has two
-    between: Interval  # two facts of different relations; NaN where there is one relation
-
-
 def search(
     model: HookedTransformer,
     worded: Sequence[Fact],
@@ -136,14 +112,17 @@ def gathered(
     model: HookedTransformer, name: str, found: Sequence[FactNeurons], agreement: float = 0.5
 ) -> RelationNeurons:
     """A relation's neurons: those of more than a share (`agreement`) of its facts."""
-    neurons = refined([fact.neurons for fact in found], agreement)
-    halves = list(found[0].mass)
+    neurons, halves = refined([fact.neurons for fact in found], agreement), list(found[0].mass)
     return RelationNeurons(
-        name,
-        len(found),
-        neurons,
-        {half: counted(model, neurons, half) for half in halves},
-        {half: torch.stack([fact.mass[half] for fact in found]).mean(0).numpy() for half in halves},
+        id=found[0].relation,
+        name=name,
+        n_facts=len(found),
+        neurons=tuple(_placed(model, one) for one in sorted(neurons)),
+        counts={half: counted(model, neurons, half) for half in halves},
+        mass={
+            half: torch.stack([fact.mass[half] for fact in found]).mean(0).numpy()
+            for half in halves
+        },
     )
 
 
@@ -161,21 +140,36 @@ def counted(
     return _by_unit(model, half, marks).numpy()
 
 
-def attention_share(relations: Sequence[RelationNeurons], seed: int = 0) -> tuple[Interval, ...]:
-    """Attention's share of the positive attributions: in each layer, and at last in all of them.
-
-    It is the share of sums over relations; the bootstrap draws relations.
-    """
+def attention_share(relations: Sequence[RelationNeurons], seed: int = 0) -> AttentionShare:
+    """Attention's share of sums over relations; the bootstrap draws relations."""
     attn, mlp = (
         np.stack([one.mass[half].sum(1) for one in relations]).astype(float)
         for half in ("attn", "mlp")
     )
     both = attn + mlp
-    pairs = [*zip(attn.T, both.T, strict=True), (attn.sum(1), both.sum(1))]
-    return tuple(bootstrap_ratio(part, whole, seed=seed) for part, whole in pairs)
+    return AttentionShare(
+        tuple(
+            bootstrap_ratio(part, whole, seed=seed)
+            for part, whole in zip(attn.T, both.T, strict=True)
+        ),
+        bootstrap_ratio(attn.sum(1), both.sum(1), seed=seed),
+    )
 
 
-def sharing(relations: Sequence[Sequence[frozenset[Neuron]]], seed: int = 0) -> Sharing:
+def by_layer(
+    relations: Sequence[RelationNeurons], half: Half, share: Interval | None, seed: int = 0
+) -> ByLayer:
+    """Means over relations of what a half holds; `share` is its part of all attributions."""
+
+    def mean(values: ndarray) -> Interval:
+        return bootstrap_ratio(values.astype(float), np.ones(len(values)), seed=seed)
+
+    counts = np.stack([one.counts[half].sum(1) for one in relations])
+    mass = np.stack([one.mass[half].sum(1) for one in relations])
+    return ByLayer(mean(counts), mean(counts.sum(1)), mean(mass), share)
+
+
+def sharing(relations: Sequence[Sequence[frozenset[Neuron]]], seed: int = 0) -> SharedNeurons:
     """How many neurons facts share, within relations and between them (Dai et al., table 2).
 
     Args:
@@ -188,7 +182,15 @@ def sharing(relations: Sequence[Sequence[frozenset[Neuron]]], seed: int = 0) -> 
         own.append([len(fact) for fact in facts])
         within.append([len(one & other) for one, other in combinations(facts, 2)])
         between.append([len(one & other) for one in facts for other in others])
-    return Sharing(*(bootstrap_groups(values, seed=seed) for values in (own, within, between)))
+    return SharedNeurons(
+        *(bootstrap_groups(values, seed=seed) for values in (own, within, between))
+    )
+
+
+def _placed(model: HookedTransformer, neuron: Neuron) -> NeuronPlace:
+    """Where it is, in plain numbers; one of z with its head."""
+    head = neuron.index // model.cfg.d_head if neuron.site.half == "attn" else None
+    return NeuronPlace(neuron.site.half, neuron.site.layer, neuron.index, head)
 
 
 def _by_unit(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -29,14 +30,14 @@ from figures import (
     tuning,
 )
 from figures.style import Source, Study
-from kedit.editing.write_sites import Half
 from kedit.heads import Head
 from kedit.models.prompts import ROLES
 from kedit.results.ablation import Ablation, AblationLine
 from kedit.results.decoding import Decoded
 from kedit.results.exchanges import Exchange, Question
+from kedit.results.fact_answers import CUTS
 from kedit.results.frontier import FrontierPoint
-from kedit.results.head_answers import CUTS, HeadAnswers
+from kedit.results.head_answers import HeadAnswers
 from kedit.results.heads import AttentionShare, KindTest, Looks, RelationHeads, Sharing
 from kedit.results.kinds import KindsCompared
 from kedit.results.many_facts import FactEdited, FactsEdited
@@ -277,11 +278,16 @@ def trained(n: int) -> Figure:
 
 
 EDITORS = [*compared.MANY, "joint:layers=(10, 11):weight=1000:training.steps=20"]
-SAMPLE = neurons.Sample(MODEL, 10, 80)
-ALONE = replace(SAMPLE, n_relations=1)
-COUNTS = found_neurons.counts(12, *HEADS)
-BY_HALF: dict[Half, np.ndarray] = {"mlp": 2 * COUNTS.sum(2), "attn": COUNTS.sum(2)}
 scored = partial(scores.scores_of, model=MODEL)
+
+
+def relation_neurons(n_relations: int, n_layers: int, n_heads: int, **fields: Any):
+    found = found_neurons.counts(n_relations, n_layers, n_heads)
+    made = found_neurons.relations_of(found, [RELATION])
+    return found_neurons.found_of(model=MODEL, relations=made, **fields)
+
+
+ALONE = relation_neurons(1, 4, 4, halves={"mlp": found_neurons.by_layer(0, 4)})
 LONG_NAMES = {f"{RELATION} {n}": scores.made_up(n, n_cases=n + 1) for n in range(34)}
 
 # by function, then by what is special about it
@@ -356,17 +362,17 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
     },
     "kinds.attention_shares": {"many": lambda: kinds.attention_shares(kinds_of(STUDY, 99))},
     "neurons.heads": {
-        "many": lambda: neurons.heads(COUNTS, SAMPLE),
-        "n = 1": lambda: neurons.heads(COUNTS[:1, :4, :4], ALONE),
-        "48 layers": lambda: neurons.heads(found_neurons.counts(9, 48, 25), SAMPLE),
+        "many": lambda: neurons.heads(relation_neurons(12, *HEADS)),
+        "n = 1": lambda: neurons.heads(ALONE),
+        "48 layers": lambda: neurons.heads(relation_neurons(9, 48, 25)),
     },
     "neurons.layers": {
-        "many": lambda: neurons.layers(found_neurons.both(48), SAMPLE),
-        "n = 1": lambda: neurons.layers({"mlp": found_neurons.by_layer(0, 4)}, ALONE),
+        "many": lambda: neurons.layers(relation_neurons(10, 1, 1, halves=found_neurons.both(48))),
+        "n = 1": lambda: neurons.layers(ALONE),
     },
     "neurons.relations": {
-        "many": lambda: neurons.relations([RELATION] * 12, BY_HALF, COUNTS / COUNTS.sum(), SAMPLE),
-        "n = 1": lambda: neurons.relations([ANY], {"mlp": COUNTS[:1].sum(2)}, None, ALONE),
+        "many": lambda: neurons.relations(relation_neurons(12, *HEADS)),
+        "n = 1": lambda: neurons.relations(ALONE),
     },
     "questions.answers": {
         "many": lambda: questions.answers(asked(24)),
@@ -396,13 +402,15 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         )
     },
     "scaling.scaled": {
-        "many": lambda: scaling.scaled(found_neurons.changes(), SAMPLE),
-        "n = 1": lambda: scaling.scaled(found_neurons.changes()[:2], ALONE),
-        "nothing": lambda: scaling.scaled([], SAMPLE),
+        "many": lambda: scaling.scaled(relation_neurons(10, 4, 4)),
+        "n = 1": lambda: scaling.scaled(replace(ALONE, changes=ALONE.changes[:2])),
+        "nothing": lambda: scaling.scaled(relation_neurons(10, 4, 4, changes=())),
     },
     "scaling.sharing": {
-        "many": lambda: scaling.sharing(found_neurons.shared(1000.0), SAMPLE),
-        "n = 1": lambda: scaling.sharing(found_neurons.shared(0.001), ALONE),
+        "many": lambda: scaling.sharing(
+            relation_neurons(10, 4, 4, sharing=found_neurons.shared(1000.0))
+        ),
+        "n = 1": lambda: scaling.sharing(replace(ALONE, sharing=found_neurons.shared(0.001))),
     },
     "score.by_relation": {
         "34": lambda: score.by_relation(

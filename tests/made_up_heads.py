@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kedit.heads import Head
-from kedit.results.head_answers import Ablated, FactAnswers, HeadAnswer, HeadAnswers, Scores
+from kedit.results.fact_answers import Ablated, FactAnswers, HeadAnswer, Scores
+from kedit.results.head_answers import HeadAnswers
 
 
 def scores(prob: float) -> Scores:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from experiments._bounds import require_options_in_bounds
-from experiments._neurons import HALVES
 from figures import report
 from kedit.bounds import RULES, Bound, Choice, rule_of
 from kedit.editing.values import Training
@@ -19,6 +18,7 @@ from kedit.editors import specs as told
 from kedit.editors.registry import EDITORS, VARIANTS, make_editor
 from kedit.errors import InputError
 from probes.patch import SITES
+from probes.studies.neurons import HALVES
 from probes.studies.places import POSITIONS
 
 ROOT = Path(__file__).parent.parent

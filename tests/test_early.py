@@ -11,14 +11,11 @@ from transformer_lens import HookedTransformer
 
 from experiments import edit_fact, patch_heads
 from experiments._early import require_possible
-from experiments._enough import (
-    require_facts_of_a_relation,
-)
 from experiments._text_length import require_bytes, require_tokens
 from experiments._trace import Config
 from kedit.data import load_facts
 from kedit.data.comparable import require_kinds_to_compare, require_relations_to_compare
-from kedit.data.enough import require_facts_to_ask
+from kedit.data.enough import require_facts_of_a_relation, require_facts_to_ask
 from kedit.data.named import NO_FILES
 from kedit.errors import InputError, ModelUnavailable
 from kedit.models import devices
@@ -188,6 +185,9 @@ def test_how_many_facts_are_enough() -> None:
     require_facts_to_ask([*one, *two], 1)
     with pytest.raises(InputError, match="--choose 2: .* Facts: 2"):
         require_facts_to_ask([*one, *two, *two], 2)
-    require_facts_of_a_relation([one, one, two], 2)
+    some = [fact for fact in load_facts("toy") if fact.subject in ("Ada Alder", "Bruno Birch")]
+    require_facts_of_a_relation(some, 2)
     with pytest.raises(InputError, match="no relation of these has more than 2"):
-        require_facts_of_a_relation([one, one, two], 3)
+        require_facts_of_a_relation(some, 3)
+    with pytest.raises(InputError, match="--limit 1: at least 2 facts a relation are wanted"):
+        require_facts_of_a_relation(some, 2, limit=1)

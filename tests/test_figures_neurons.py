@@ -1,6 +1,7 @@
 """Figures of neurons, heads and what scaling them does, read back from their artists."""
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +11,15 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from figures.neurons import HALVES, STRONGEST, ByLayer, Sample, heads, layers, relations, strongest
+from figures.neurons import HALVES, STRONGEST, heads, layers, relations
 from figures.scaling import BLOCKS, SCALINGS, scaled, sharing
 from figures.style import save
-from kedit.editing.write_sites import Half
-from kedit.results.neurons import Change
+from kedit.models.sites import Half
+from kedit.results.neuron_findings import LeftOut, NeuronFindings
+from kedit.results.neurons import ByLayer, Change, RelationNeurons, SharedNeurons, strongest
 from kedit.stats import Interval
 from tests.figure_checks import caption_of
 
-SAMPLE = Sample("gemma-3-270m", 10, 80, seed=7)
 WHOSE = ("own relation’s", "other relations’", "loudest", "random")
 NAMES = ["capital", "place of birth", "a relation with a name of many words", "東京"]
 
@@ -43,17 +44,44 @@ def counts(n_relations: int = 4, n_layers: int = 18, n_heads: int = 4) -> np.nda
     return draw.poisson(0.3, (n_relations, n_layers, n_heads))
 
 
-def by_relation(n_relations: int = 4, n_layers: int = 18, n_heads: int = 4) -> Figure:
-    found = counts(n_relations, n_layers, n_heads)
-    names = (NAMES * n_relations)[:n_relations]
-    halves: dict[Half, np.ndarray] = {"mlp": 2 * found.sum(2), "attn": found.sum(2)}
-    return relations(names, halves, found / max(found.sum(), 1), SAMPLE)
+def relations_of(
+    found: np.ndarray, names: Sequence[str] = NAMES, half_names: Sequence[Half] = ("mlp", "attn")
+) -> tuple[RelationNeurons, ...]:
+    """Of counts by relation, layer and head: MLPs have twice as many neurons, and no attribution.
+
+    The counts sum to 80 facts.
+    """
+    every: list[Mapping[Half, np.ndarray]] = [
+        {"mlp": 2 * own.sum(1, keepdims=True), "attn": own} for own in found
+    ]
+    n_facts = 80 - len(found) + 1
+    return tuple(
+        RelationNeurons(
+            f"P{place}", names[place % len(names)], 1 if place else n_facts, (),
+            {half: own[half] for half in half_names},
+            {half: own[half] * (half == "attn") / 1.0 for half in half_names},
+        )
+        for place, own in enumerate(every)
+    )  # fmt: skip
 
 
-def shared(scale: float = 1.0) -> dict[Half, dict[str, Interval]]:
-    rows = ("neurons of a fact", "shared by two facts\nof one relation", "shared\nelsewhere")
+def found_of(**fields: Any) -> NeuronFindings:
+    """Ten relations of 80 facts."""
+    made: dict[str, Any] = {
+        "model": "gemma-3-270m", "seed": 7, "agree_facts": 0.4,
+        "relations": relations_of(counts(10)), "halves": both(), "attention": None,
+        "sharing": shared(), "changes": changes(), "n_prompts": 240, "left_out": LeftOut(0, 0, ()),
+    }  # fmt: skip
+    return NeuronFindings(**made | fields)
+
+
+def one_relation(**fields: Any) -> NeuronFindings:
+    return found_of(relations=relations_of(counts(1)), **fields)
+
+
+def shared(scale: float = 1.0) -> dict[str, SharedNeurons]:
     return {
-        half: {row: interval(scale * (30 / (place + 1) + n)) for place, row in enumerate(rows)}
+        half: SharedNeurons(*(interval(scale * (30 / place + n)) for place in (1, 2, 3)))
         for n, half in enumerate(HALVES)
     }
 
@@ -65,21 +93,21 @@ def change(whose: str = WHOSE[0], half: str = "both", factor: float = 0.0, prob:
     )  # fmt: skip
 
 
-def changes() -> list[Change]:
-    return [
+def changes() -> tuple[Change, ...]:
+    return tuple(
         change(whose, half, factor, prob=(0.1 if factor else -0.3) / (place + 1))
         for half in BLOCKS
         for place, whose in enumerate(WHOSE)
         for factor in SCALINGS
-    ]
+    )
 
 
 DRAWN = {
-    "layers": lambda n_layers, n_heads: layers(both(n_layers), SAMPLE),
-    "heads": lambda n_layers, n_heads: heads(counts(9, n_layers, n_heads), SAMPLE),
-    "relations": lambda n_layers, n_heads: by_relation(12, n_layers, n_heads),
-    "sharing": lambda n_layers, n_heads: sharing(shared(), SAMPLE),
-    "scaled": lambda n_layers, n_heads: scaled(changes(), SAMPLE),
+    "layers": lambda make: layers(make()),
+    "heads": lambda make: heads(make()),
+    "relations": lambda make: relations(make()),
+    "sharing": lambda make: sharing(make()),
+    "scaled": lambda make: scaled(make()),
 }
 
 
@@ -103,7 +131,7 @@ def maps(figure: Figure) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("drawing", DRAWN)
 def test_every_figure_says_what_it_shows(drawing):
-    figure = DRAWN[drawing](4, 4)
+    figure = DRAWN[drawing](found_of)
     assert "gemma-3-270m" in figure.get_suptitle()
     caption = caption_of(figure)
     assert "n = 10 relations, 80 facts; seed 7" in caption
@@ -111,16 +139,15 @@ def test_every_figure_says_what_it_shows(drawing):
 
 
 @pytest.mark.parametrize("drawing", ["layers", "sharing", "scaled"])
-def test_a_single_relation_has_no_interval(drawing, monkeypatch):
-    monkeypatch.setitem(globals(), "SAMPLE", replace(SAMPLE, n_relations=1))
-    caption = caption_of(DRAWN[drawing](18, 4))
+def test_a_single_relation_has_no_interval(drawing):
+    caption = caption_of(DRAWN[drawing](one_relation))
     assert "n = 1 relation, 80 facts" in caption
     assert "one relation, so no interval" in caption and "bootstrap" not in caption
 
 
 def test_layers_put_both_halves_side_by_side_on_one_scale():
     halves = both()
-    figure = layers(halves, SAMPLE)
+    figure = layers(found_of(halves=halves))
     axes = np.array(figure.axes).reshape(2, 2)
     for column, (half, found) in zip(axes.T, halves.items(), strict=True):
         for ax, values in zip(column, (found.neurons, found.mass), strict=True):
@@ -136,10 +163,10 @@ def test_layers_put_both_halves_side_by_side_on_one_scale():
 
 
 def test_one_half_alone_has_no_share():
-    figure = layers({"mlp": by_layer()._replace(share=None)}, SAMPLE)
-    assert [ax.get_title("left")[:4] for ax in figure.axes] == ["MLP:", ""]
-    alone = relations(NAMES, {"mlp": counts().sum(2)}, None, SAMPLE)
-    assert len(maps(alone)) == 1
+    halves = {"mlp": by_layer()._replace(share=None)}
+    found = found_of(halves=halves, relations=relations_of(counts(), half_names=("mlp",)))
+    assert [ax.get_title("left")[:4] for ax in layers(found).axes] == ["MLP:", ""]
+    assert len(maps(relations(found))) == 1
 
 
 def test_heads_count_relations_and_name_those_of_most():
@@ -149,7 +176,7 @@ def test_heads_count_relations_and_name_those_of_most():
     found[:2, 1, 1] = 9  # of equally many relations, the head with more neurons
     found[:2, 0, 4] = 2
     found[0, 4, 4] = 50
-    figure = heads(found, SAMPLE)
+    figure = heads(found_of(relations=relations_of(found)))
     (drawn,) = maps(figure)
     np.testing.assert_array_equal(drawn, (found > 0).sum(0).T)
     ax = figure.axes[0]
@@ -161,15 +188,15 @@ def test_heads_count_relations_and_name_those_of_most():
 
 @pytest.mark.parametrize("found", [np.zeros((3, 4, 4), dtype=int), np.eye(4, dtype=int)[None]])
 def test_heads_of_no_two_relations_say_so(found):
-    figure = heads(found, SAMPLE)
+    figure = heads(found_of(relations=relations_of(found)))
     assert figure.axes[0].get_title("left") == "no head has neurons of two relations"
     assert not figure.axes[0].patches
 
 
 def test_relations_are_rows_of_their_neurons_and_of_their_strongest_heads():
     found = counts()
-    shares = found / found.sum()
-    figure = relations(NAMES, {"mlp": 2 * found.sum(2), "attn": found.sum(2)}, shares, SAMPLE)
+    shares = np.stack([own / own.sum() for own in found])
+    figure = relations(found_of(relations=relations_of(found)))
     mlp, attn, top = maps(figure)
     np.testing.assert_array_equal(mlp, 2 * found.sum(2))
     np.testing.assert_array_equal(attn, found.sum(2))
@@ -184,20 +211,15 @@ def test_relations_are_rows_of_their_neurons_and_of_their_strongest_heads():
 
 
 def test_heads_without_any_attribution_have_no_panel():
-    figure = relations(NAMES, {"attn": counts().sum(2)}, np.zeros((4, 18, 4)), SAMPLE)
-    assert len(maps(figure)) == 1
-
-
-def test_the_strongest_come_first_and_have_something():
-    values = np.array([[0.0, 3.0], [5.0, 0.0]])
-    assert strongest(values) == [(1, 0), (0, 1)]
+    none = relations_of(np.zeros((4, 18, 4), dtype=int))
+    assert len(maps(relations(found_of(relations=none)))) == 2
 
 
 def test_sharing_has_a_dot_a_line_and_a_number_for_each_half():
     halves = shared()
-    _, *others = halves["attn"]
-    halves["attn"] |= dict.fromkeys(others, interval(np.nan))
-    ax = sharing(halves, SAMPLE).axes[0]
+    nothing = interval(np.nan)
+    halves["attn"] = halves["attn"]._replace(within=nothing, between=nothing)
+    ax = sharing(found_of(sharing=halves)).axes[0]
     drawn = points(ax)
     assert list(drawn) == ["MLP", "Attention"]
     np.testing.assert_allclose(drawn["MLP"][:, 0], [30, 15, 10])
@@ -211,7 +233,7 @@ def test_sharing_has_a_dot_a_line_and_a_number_for_each_half():
 
 def test_what_scaling_does_is_a_block_a_half_in_points_and_in_nats():
     found = changes()
-    figure = scaled(found, SAMPLE)
+    figure = scaled(found_of())
     assert "probability with nothing scaled: 30 [28, 34] %" in caption_of(figure)
     axes = np.array(figure.axes).reshape(3, 2)
     for row, (half, title) in zip(axes, BLOCKS.items(), strict=True):
@@ -231,12 +253,12 @@ def test_what_scaling_does_is_a_block_a_half_in_points_and_in_nats():
 
 
 def test_halves_that_were_not_scaled_have_no_block():
-    figure = scaled([one for one in changes() if one.half == "attn"], SAMPLE)
+    figure = scaled(found_of(changes=tuple(one for one in changes() if one.half == "attn")))
     assert [ax.get_title("left") for ax in figure.axes] == [BLOCKS["attn"], ""]
 
 
 @pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
-    draws = [save(scaled(changes(), SAMPLE), tmp_path / run, "it") for run in ("one", "two")]
+    draws = [save(scaled(found_of()), tmp_path / run, "it") for run in ("one", "two")]
     for one, other in zip(*draws, strict=True):
         assert one.read_bytes() == other.read_bytes()

@@ -14,10 +14,12 @@ from kedit.editing.neurons import Neuron, above, attributions, refined
 from kedit.editing.write_sites import Half, WriteSite
 from kedit.models import toy as toy_module
 from kedit.models.prompts import encode
+from kedit.results.neurons import NeuronPlace, RelationNeurons, strongest
+from kedit.stats import Interval
 from probes.neurons import (
     FactNeurons,
-    RelationNeurons,
     attention_share,
+    by_layer,
     counted,
     gathered,
     of_half,
@@ -114,9 +116,10 @@ def test_a_relation_has_what_more_than_a_share_of_its_facts_have(toy: HookedTran
     always, often, once = (neurons("attn", 0, index) for index in (3, 20, 40))
     facts = [made(always | often), made(always | often), made(always | once), made(always)]
     relation = gathered(toy, "capital", facts, agreement=0.4)
-    assert relation.neurons == always | often == refined([one.neurons for one in facts], 0.4)
-    assert gathered(toy, "capital", facts, agreement=0.5).neurons == always
-    assert (relation.name, relation.n_facts) == ("capital", 4)
+    assert always | often == refined([one.neurons for one in facts], 0.4)
+    assert relation.neurons == (NeuronPlace("attn", 0, 3, 0), NeuronPlace("attn", 0, 20, 1))
+    assert gathered(toy, "capital", facts, agreement=0.5).neurons == relation.neurons[:1]
+    assert (relation.id, relation.name, relation.n_facts) == ("P1", "capital", 4)
     assert relation.counts["attn"][0].tolist() == [1, 1, 0, 0]
     assert not relation.counts["mlp"].any()
 
@@ -135,13 +138,27 @@ def test_attentions_share_is_of_sums_over_relations() -> None:
             "mlp": np.array(mlp, dtype=float)[:, None],
             "attn": np.array([[value / 2] * 2 for value in attn]),
         }
-        return RelationNeurons("r", 1, frozenset(), {}, mass)
+        return RelationNeurons("P1", "r", 1, (), {}, mass)
 
-    first, second, both = attention_share(
-        [relation([1, 0], [3, 0]), relation([5, 6], [1, 2])], seed=0
-    )
+    relations = [relation([1, 0], [3, 0]), relation([5, 6], [1, 2])]
+    (first, second), both = attention_share(relations, seed=0)
     assert [float(one.mean) for one in (first, second, both)] == [0.4, 0.25, 6 / 18]
     assert first.low < first.mean < first.high
+
+
+def test_what_a_half_holds_is_a_mean_over_relations(toy: HookedTransformer) -> None:
+    some = [made(neurons("attn", 0, 3, 20)), made(neurons("attn", 2, 5), scale=3.0)]
+    relations = [gathered(toy, "capital", [one]) for one in some]
+    share = Interval(*map(np.array, (0.4, 0.3, 0.5)))
+    found = by_layer(relations, "attn", share)
+    assert found.neurons.mean.tolist() == [1, 0, 0.5, 0] and found.mass.mean.tolist() == [2] * 4
+    assert float(found.total.mean) == 1.5 and found.share == share
+    assert float(found.total.low) == 1 and float(found.total.high) == 2
+
+
+def test_the_strongest_come_first_and_have_something() -> None:
+    values = np.array([[0.0, 3.0], [5.0, 0.0]])
+    assert strongest(values) == [(1, 0), (0, 1)]
 
 
 def test_sharing_by_hand() -> None:

@@ -1,9 +1,12 @@
 """Whether there are facts enough for what is asked: said before a model is loaded."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from kedit.errors import InputError
 from kedit.facts import Fact
+
+FEWEST_TO_SEARCH = 4  # facts a relation: two are searched for what two are tested with
 
 
 def require_facts_to_ask(facts: Sequence[Fact], choose: int) -> None:
@@ -17,6 +20,25 @@ def require_facts_to_ask(facts: Sequence[Fact], choose: int) -> None:
         raise InputError(
             f"--choose {choose}: heads are chosen on so many facts and asked about others. Facts: "
             f"{n_facts}. Fewer to --choose are wanted, or more --facts or --relations"
+        )
+
+
+def require_facts_of_a_relation(facts: Sequence[Fact], fewest: int, limit: int = 0) -> None:
+    """Looks whether a relation has `fewest` facts, and may have so many.
+
+    Args:
+        limit: at most so many are taken; 0 for all.
+
+    Raises:
+        InputError: none has, or that is too low a limit.
+    """
+    if 0 < limit < fewest:
+        raise InputError(f"--limit {limit}: at least {fewest} facts a relation are wanted")
+    most = max(Counter(relation for relation, _ in _subjects(facts)).values(), default=0)
+    if most < fewest:
+        raise InputError(
+            f"{fewest} facts of a relation are wanted, half of them to find neurons and half to "
+            f"test them; no relation of these has more than {most}"
         )
 
 

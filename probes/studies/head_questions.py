@@ -11,7 +11,7 @@ from kedit.forward.runs import Run
 from kedit.heads import Head
 from kedit.models.prompts import Prompt
 from kedit.models.sites import is_parallel
-from kedit.results.head_answers import CUTS, Ablated, FactAnswers, HeadAnswer, Scores
+from kedit.results.fact_answers import CUTS, Ablated, FactAnswers, HeadAnswer, Scores
 from probes.ablation import StandIn, ablate, mean_z
 from probes.direct import direct_effects
 from probes.knockout import Cut, knockout

@@ -18,7 +18,8 @@ from kedit.models.load import name_of
 from kedit.models.prompts import readable
 from kedit.records import from_record, key_of, require_finite, to_record
 from kedit.results.decoding import Decoded
-from kedit.results.head_answers import FactAnswers, HeadAnswers
+from kedit.results.fact_answers import FactAnswers
+from kedit.results.head_answers import HeadAnswers
 from probes.decoding import Split, decode, read_features
 from probes.studies.head_choice import choose_heads, fact_runs, of_known, require_heads
 from probes.studies.head_questions import fact_answers
