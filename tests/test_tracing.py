@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from transformer_lens import HookedTransformer
 
+from kedit.data.choose import of_relations
 from kedit.errors import InputError, NoReplacement
 from kedit.journal import Journal
 from kedit.models import toy as toy_module
@@ -24,7 +25,9 @@ from probes.studies.heads_by_relation import compare_heads
 from probes.studies.kinds import compare_kinds
 from probes.studies.tracing import trace_fact, trace_facts
 
-FACTS = toy_module.facts()
+EVERY = toy_module.facts()
+BY_KIND = {fact.relation.kind: fact.relation.id for fact in EVERY}  # two kinds, a relation of each
+FACTS = of_relations(EVERY, ",".join(BY_KIND.values()))
 HOW = Tracing(window=1)
 
 
@@ -35,7 +38,7 @@ def journal() -> Journal:
 
 @pytest.fixture(scope="module")
 def traces(toy: HookedTransformer, journal: Journal) -> Traces:
-    return trace_facts(toy, FACTS, HOW, limit=8, journal=journal)
+    return trace_facts(toy, FACTS, HOW, limit=4, journal=journal)
 
 
 def never(*_: object, **__: object) -> None:
@@ -51,7 +54,7 @@ def test_the_same_journal_is_not_worked_on_again(
 ) -> None:
     monkeypatch.setattr(study, "trace", never)
     monkeypatch.setattr(study, "first_known", never)
-    again = trace_facts(toy, FACTS, HOW, limit=8, journal=journal)
+    again = trace_facts(toy, FACTS, HOW, limit=4, journal=journal)
     assert same_averages(again.averages(), traces.averages())
     fewer = trace_facts(toy, FACTS, HOW, limit=2, journal=journal)
     assert [len(done) for done in fewer.by_part.values()] == [2, 2]
@@ -100,7 +103,7 @@ def test_heads_are_compared_and_looked_at_once(
 ) -> None:
     found = compare_heads(toy, traces, FACTS, journal=journal)
     assert found.parts == ("relation", "subject") and len(found.looks) == 8
-    assert {one.n_facts for one in found.looks} == {8}
+    assert {one.n_facts for one in found.looks} == {4}
     again = HeadsByRelation.from_record(found.to_record())
     assert again.to_record() == found.to_record() and again.rows() == found.rows()
     assert again.plot("subject").axes
