@@ -30,9 +30,10 @@ from kedit.stats import Interval
 from kedit.studies import mend_training
 from kedit.studies import toy_mend as toy_mend_module
 from kedit.studies.mend import train_mend
+from kedit.studies.mend_checkpoint import CHECKPOINT
 from kedit.studies.mend_practice import Practice, practice_of
 from kedit.studies.mend_requests import materials, read_requests, requests_for, split
-from kedit.studies.mend_training import CHECKPOINT, Recipe, train
+from kedit.studies.mend_training import Recipe, train
 from tests.conftest import TOY_MEND
 
 ROOT = Path(__file__).parent.parent
@@ -305,7 +306,7 @@ def test_a_folder_that_lost_something_ends_as_one_that_lost_nothing(
 def test_a_training_that_was_killed_before_its_checkpoint_writes_no_record_twice(
     toy: HookedTransformer, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep, calls = mend_training._keep, []
+    keep, calls = mend_training.keep, []
 
     def killed(*told: Any) -> None:
         calls.append(1)
@@ -313,7 +314,7 @@ def test_a_training_that_was_killed_before_its_checkpoint_writes_no_record_twice
             raise KeyboardInterrupt
         keep(*told)
 
-    monkeypatch.setattr(mend_training, "_keep", killed)
+    monkeypatch.setattr(mend_training, "keep", killed)
     with pytest.raises(KeyboardInterrupt):
         trained(SHORT, toy, tmp_path)
     monkeypatch.undo()

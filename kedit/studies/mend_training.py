@@ -1,23 +1,18 @@
 """Trains a MEND: batches of exercises, validation, checkpoints that resume to the bit."""
 
-import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam
 from transformer_lens import HookedTransformer
 
-from kedit import cache
 from kedit.bounds import broken
 from kedit.editing.factors import LinearMap, MapName
-from kedit.editing.hypernetwork import Hypernetwork, Origin, read_hypernetwork
+from kedit.editing.hypernetwork import Hypernetwork, Origin
 from kedit.editing.metalearning import Practised, factors_of, practise
 from kedit.editing.provenance import fingerprint
 from kedit.editors.mend import NAME
@@ -25,11 +20,9 @@ from kedit.errors import InputError
 from kedit.journal import Journal
 from kedit.models.load import name_of
 from kedit.progress import progress
+from kedit.studies.mend_checkpoint import keep, resumed
 from kedit.studies.mend_practice import Practice
 
-log = logging.getLogger("kedit")
-
-CHECKPOINT = "checkpoint.safetensors"
 FIT = 12  # batches that means and standard deviations of gradients are taken from
 CLIP = 100.0  # of the gradient's norm, as in the published code
 LAST_LR = 0.1  # of the first
@@ -103,7 +96,7 @@ def train(
         origin = Origin(fingerprint(model), name_of(model), recipe_told)
         network.save(journal.file(NAME), origin, torch.bfloat16)
 
-    step, best, at = _resumed(journal, network, optimiser)
+    step, best, at = resumed(journal, network, optimiser)
     if step == 0:
         journal.replace({key: one for key, one in journal.records.items() if key == "0"})
         if "0" not in journal.records:
@@ -129,7 +122,7 @@ def train(
                 if recipe.total(found) < best:
                     best, at = recipe.total(found), step
                     save(step)
-                _keep(journal, network, optimiser, step, best, at)
+                keep(journal, network, optimiser, step, best, at)
                 sums = {}
 
 
@@ -220,50 +213,3 @@ def _told(sums: Losses, step: int, every: int) -> str:
     """Means since the last validation."""
     n = (step - 1) % every + 1
     return f"edit {sums['edit'] * every / n:.2f}, KL {sums['kl'] * every / n:.2f} nats"
-
-
-# six parameters: all that `_resumed` gives back
-def _keep(
-    journal: Journal, network: Hypernetwork, optimiser: Adam, step: int, best: float, at: int
-) -> None:
-    """All that training goes on from, the records among it; numbers are kept as they are."""
-    tensors = {f"network {name}": value for name, value in network.state_dict().items()}
-    for number, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam {number} {name}": value for name, value in state.items()}
-    told = {"step": step, "best": best.hex(), "at": at, "records": journal.records}
-    cache.write(journal.file(CHECKPOINT), tensors, {"training": json.dumps(told)})
-
-
-def _resumed(journal: Journal, network: Hypernetwork, optimiser: Adam) -> tuple[int, float, int]:
-    """The step that is next, the best validation and its step; 0, inf, 0 where all begins anew.
-
-    The journal has the validations of the checkpoint afterwards, no more and no less: a run may
-    have been stopped between a record and its checkpoint, or have lost lines.
-    """
-    path = journal.file(CHECKPOINT)
-    try:
-        tensors, told = cache.read(path)
-        if not cache.checksum_of(tensors, told):
-            raise InputError("its checksum is wrong")
-        training = json.loads(told["training"])
-        read_hypernetwork(journal.file(NAME))  # the best one so far
-    except FileNotFoundError:
-        return 0, math.inf, 0
-    except (OSError, SafetensorError, InputError) as error:
-        log.warning("Training begins anew, for it cannot go on from %s: %s", path, error)
-        return 0, math.inf, 0
-    own: dict[str, Tensor] = {}
-    states: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        kind, name = key.split(" ", 1)
-        if kind == "network":
-            own[name] = value
-        else:
-            number, field = name.split(" ")
-            states.setdefault(int(number), {})[field] = value
-    network.load_state_dict(own)
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
-    # what the kept network did with held-out requests is not of the training, and stays
-    others = {key: one for key, one in journal.records.items() if not key.isdigit()}
-    journal.replace({**training["records"], **others})
-    return training["step"], float.fromhex(training["best"]), training["at"]
