@@ -41,12 +41,13 @@ class Config:
 def run(config: Config) -> Path:
     """Edits, scores, sums up, draws and prints; what is in the run's folder is not done again."""
     from experiments._edit_options import to_edit
-    from experiments._printing import say, show
+    from experiments._printing import say, say_unscored, show
     from figures.ablation import ablation
     from figures.style import save
     from kedit.editors.lists import read_tuned
     from kedit.results.ablation import ABLATED
     from kedit.studies.ablating import ablate
+    from kedit.studies.scoring import unscored
 
     found = to_edit(config, [config.perspective])
     with open_run("ablate_attention", config) as folder:
@@ -60,6 +61,7 @@ def run(config: Config) -> Path:
             text=config.text, tokens_a_key=config.tokens_a_key, held_out_text=config.held_out,
             chunks=config.chunks, window=config.window, seed=config.seed, journal=folder,
         )  # fmt: skip
+        say_unscored(unscored(found.cases, folder), len(found.cases))
         result.save(folder)
         save(ablation(result), folder.path, "ablation")
         for table in result.tables():

@@ -41,23 +41,26 @@ class Config:
 def run(config: Config) -> Path:
     """Tries, sums up, draws and prints; what is in the run's folder is not done again."""
     from experiments._edit_options import to_edit
-    from experiments._printing import say, show
+    from experiments._printing import say, say_unscored, show
     from figures.frontier import of_tuning
     from figures.style import save
     from figures.tuning import tuning
     from kedit.editors.lists import parse_specs
-    from kedit.studies.tuning import read_space, tune
+    from kedit.studies.scoring import unscored
+    from kedit.studies.tuning import one_sided, read_space, tune
 
-    found = to_edit(config, [config.perspective])
+    cases = to_edit(config, [config.perspective]).cases
+    cases = [one_sided(case, config.perspective) for case in cases]
     with open_run("tune_editors", config) as folder:
         folder.write("README.txt", _EXPLAINED)
         result = tune(
-            loaded(config, folder), found.cases, parse_specs(config.editors),
+            loaded(config, folder), cases, parse_specs(config.editors),
             perspective=config.perspective, tries=config.tries,
             space=read_space(config.space) if config.space else None, text=config.text,
             tokens_a_key=config.tokens_a_key, held_out_text=config.held_out,
             chunks=config.chunks, window=config.window, seed=config.seed, journal=folder,
         )  # fmt: skip
+        say_unscored(unscored(cases, folder), len(cases))
         result.save(folder)
         save(tuning(result), folder.path, "tuning")
         save(of_tuning(result), folder.path, "frontier")
