@@ -24,6 +24,7 @@ PLOTS: Mapping[str, tuple[str, str]] = {
     "NeuronFindings": ("figures.neurons", "layers"),
     "PromptTrace": ("figures.trace", "heatmap"),
     "SiteFindings": ("figures.sites", "sites"),
+    "RakeStatistics": ("figures.benchmark", "by_relation"),
     "Scores": ("figures.score", "score"),
     "TrainedMend": ("figures.training", "losses"),
     "Tuning": ("figures.tuning", "tuning"),

@@ -42,6 +42,7 @@ from kedit.results.heads import AttentionShare, KindTest, Looks, RelationHeads, 
 from kedit.results.kinds import KindsCompared
 from kedit.results.many_facts import FactEdited, FactsEdited
 from kedit.results.prompts import PromptTrace
+from kedit.results.rake import RelationCount
 from kedit.results.relation_heads import HeadsByRelation
 from kedit.results.sites import EVERYWHERE, Correlation, Estimate, SiteFindings, SiteNumbers
 from kedit.results.trace_averages import TraceAverages
@@ -49,6 +50,7 @@ from kedit.results.traces import AverageEffect
 from kedit.results.tracing import Counts, Tracing
 from kedit.results.tuning import Try, TunedEditor, Tuning
 from kedit.stats import Interval
+from tests import test_build_rake as rake
 from tests import test_edit_fact as edits
 from tests import test_figures as effects
 from tests import test_figures_compare as compared
@@ -268,9 +270,11 @@ def written(n_layers: int, score: Estimate) -> Figure:
     ))  # fmt: skip
 
 
-def records(n: int) -> list[benchmark.Share]:
+def records(n: int) -> dict[str, RelationCount]:
     kinds = list(benchmark.KIND_COLOURS)
-    return [benchmark.Share(f"{RELATION} {i}", kinds[i % 4], 10**i % 99991) for i in range(n)]
+    return {
+        f"P{i}": RelationCount(f"{RELATION} {i}", kinds[i % 4], 10**i % 99991) for i in range(n)
+    }
 
 
 def trained(n: int) -> Figure:
@@ -297,8 +301,8 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         "n = 1": lambda: ablated({"all": 1}),
     },
     "benchmark.by_relation": {
-        "many": lambda: benchmark.by_relation(records(34), f"RaKE of {MODEL}", 20391),
-        "one": lambda: benchmark.by_relation([benchmark.Share(ANY, "", 1)], "RaKE", 1),
+        "many": lambda: benchmark.by_relation(rake.counts(records(34), source=MODEL)),
+        "one": lambda: benchmark.by_relation(rake.counts({"": RelationCount(ANY, "", 1)})),
     },
     "compare.compared": {
         "many": lambda: compare.compared(compared.made_up_arms(EDITORS), SOURCE, compared.FAILED),

@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import pytest
 from matplotlib.colors import to_hex
 
 from experiments import build_rake
-from experiments.build_rake import PUBLISHED, Config, Tally
-from figures.benchmark import KIND_COLOURS, Share, by_relation
+from experiments.build_rake import Config
+from figures.benchmark import KIND_COLOURS, by_relation
 from kedit.data import load_cases
 from kedit.data.download import counterfact
 from kedit.errors import InputError
+from kedit.results.rake import PUBLISHED, RakeStatistics, RelationCount, Tally
+from kedit.studies.rake import build_rake as built
 from tests.figure_checks import caption_of
 from tests.test_cases import changed, written
 from tests.test_rake import RECORDS
@@ -55,6 +58,7 @@ def test_the_folder_holds_the_benchmark_and_what_it_is(tmp_path: Path, capsys) -
     ]
     statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     assert {name: statistics[name] for name in TOTALS} == TOTALS
+    assert RakeStatistics.load(folder).totals() == TOTALS
     assert statistics["sha256"] == hashlib.sha256((out / "rake.jsonl").read_bytes()).hexdigest()
     assert statistics["skipped"] == 3
     assert statistics["kinds"] == {"asymmetric": 7, "symmetric": 1}
@@ -147,14 +151,40 @@ def test_an_interrupted_build_leaves_no_half_file_and_starts_again(
     assert last["records"] == len(lines(out / "rake.jsonl")) == 8
 
 
-def shares() -> list[Share]:
-    return [Share("few", "symmetric", 3), Share("many", "", 40), Share("some", "hierarchical", 9)]
+def counts(by_relation: dict[str, RelationCount], **more: object) -> RakeStatistics:
+    """Of a benchmark with these relations."""
+    n_records = sum(one.records for one in by_relation.values())
+    made = RakeStatistics(
+        n_records, 1234, 5, len(by_relation), 0, 9, {}, by_relation, {"2": n_records}, {}, {},
+        "a_file.json", "",
+    )  # fmt: skip
+    return replace(made, **more)
+
+
+def relations() -> dict[str, RelationCount]:
+    return {
+        "P3": RelationCount("few", "symmetric", 3),
+        "P40": RelationCount("many", "", 40),
+        "P9": RelationCount("some", "hierarchical", 9),
+    }
+
+
+def test_what_was_built_is_a_result_that_comes_back(tmp_path: Path) -> None:
+    source = written(tmp_path, *SOURCE, name="made_up.jsonl")
+    found = built(source, tmp_path, limit=3)
+    assert found.statistics.records == len(lines(found.file)) == 3
+    told = json.loads(json.dumps(found.statistics.to_record()))
+    assert RakeStatistics.from_record(told) == found.statistics
+    assert found.statistics.table().rows[0] == ("records", "3")
+    assert sum(row["records"] for row in found.statistics.rows()) == 3
 
 
 def test_the_figure_has_a_bar_for_each_relation_in_its_kinds_colour() -> None:
-    figure = by_relation(shares(), "A benchmark", n_subjects=1234)
+    figure = by_relation(counts(relations()))
     (ax,) = figure.axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["many", "some", "few"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "many (P40)", "some (P9)", "few (P3)",
+    ]  # fmt: skip
     bars = ax.patches
     np.testing.assert_array_equal([bar.get_width() for bar in bars], [40, 9, 3])  # pyright: ignore
     colours = [to_hex(bar.get_facecolor()).upper() for bar in bars]
