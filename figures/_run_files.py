@@ -28,7 +28,7 @@ class RunFiles:
         config, versions: as their files have them.
         averages: averages.json of a traced run.
         edited: report.json of the edit of one fact.
-        compared: comparison.json of editors, one for each of them and side.
+        compared: editors of comparison.json, one for each of them and side.
         records: finished records, in order.
         pictures, tables, texts: *.png, *.csv, and short *.md, *.txt and *.json, in the folder.
         others: all further files, those of folders inside it too.
@@ -125,23 +125,22 @@ def read_run(path: Path) -> RunFiles:
         versions=_json(path / "versions.json"),
         averages=_json(path / "averages.json"),
         edited=_json(path / "report.json"),
-        compared=tuple(_json(path / "comparison.json", [])),
+        compared=tuple(_json(path / "comparison.json").get("editors", ())),
         records=tuple(read_lines(path / "records.jsonl").records.values()),
         others=tuple(file for file in files if file not in known),
         **shown,
     )
 
 
-def _json(path: Path, empty: Any = None) -> Any:
-    """What a file holds: an object, or where `empty` is a list, a list of them."""
-    empty = {} if empty is None else empty
+def _json(path: Path) -> dict[str, Any]:
+    """The object that a file holds; nothing where there is no file.
+
+    A list, as earlier versions wrote comparison.json, is shown as a text alone.
+    """
     if not path.exists():
-        return empty
+        return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, type(empty)):
-        wanted = "an object" if empty == {} else "a list"
-        raise InputError(f"{path} is damaged: {wanted} is wanted, got {type(found).__name__}")
-    return found
+    return found if isinstance(found, dict) else {}

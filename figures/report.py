@@ -115,7 +115,7 @@ SECTIONS = {
 
 def _about(files: "RunFiles") -> Iterator[str]:
     """What was done, on how much, in a line or two."""
-    from figures.style import plural
+    from kedit.tables import plural
 
     told = files.settings
     yield from _outcome(files)
@@ -143,13 +143,14 @@ def _about(files: "RunFiles") -> Iterator[str]:
 
 def _outcome(files: "RunFiles") -> Iterator[str]:
     """What was edited, of what, and how it went."""
-    from figures.style import number, plural
+    from kedit.tables import number, plural
 
     if "verdict" in files.edited:
         asked, told = files.edited["request"][0], files.edited
         yield f"{asked['subject']}: {asked['object']} → {asked['target']}, by {told['editor']}."
         yield told["verdict"]
-        yield f"{plural(len(told['rows']), 'prompt')}, each before and after the edit."
+        n_prompts = len(told.get("rows", ())) or sum(len(one["rows"]) for one in told["facts"])
+        yield f"{plural(n_prompts, 'prompt')}, each before and after the edit."
     n_cases = sum("probes" in record for record in files.records)
     for one in files.compared:
         lost = one["costs"].get("failed")
@@ -158,9 +159,10 @@ def _outcome(files: "RunFiles") -> Iterator[str]:
             for name in ("generalisation", "locality")
             if one.get(name, {}).get("mean") is not None
         )
+        side = "both sides" if one["side"] == "together" else f"the {one['side']} side"
         yield (
-            f"{one['editor']}, edited from the {one['edited']} side: {scores or 'no scores'}; "
-            f"{plural(n_cases, 'case')}, {number(lost or 0)} failed."
+            f"{one['editor']}, edited from {side}: {scores or 'no scores'}; "
+            f"{plural(n_cases, 'case')}, {lost or 0} failed."
         )
 
 
@@ -188,7 +190,7 @@ def _table(file: Path) -> Table:
 
 def _cell(text: str) -> tuple[str, bool]:
     """A number to two significant digits, a whole one as it is; any other text as it is."""
-    from figures.style import number
+    from kedit.tables import number
 
     try:
         value = float(text)
@@ -200,14 +202,14 @@ def _cell(text: str) -> tuple[str, bool]:
 
 def _estimate(mean: float | None, low: float | None, high: float | None) -> str:
     """A number and its interval, of which there may be none."""
-    from figures.style import estimate
+    from kedit.tables import estimate
 
     return estimate(*(math.nan if value is None else value for value in (mean, low, high)))
 
 
 def _settings(files: "RunFiles") -> Iterator[tuple[str, dict[str, str]]]:
     """Tables of names and values; the last has what lies in the folder and not on the page."""
-    from figures.style import plural
+    from kedit.tables import plural
 
     for name, values in (("config.json", files.settings), ("versions.json", files.versions)):
         if values:

@@ -219,15 +219,17 @@ def test_a_page_of_edits_opens_with_what_was_edited_and_how_it_went(tmp_path: Pa
     edit = {"request": [request], "editor": "rome", "rows": [{}, {}], "verdict": "The edit works"}
     (tmp_path / "report.json").write_text(json.dumps(edit))
     (tmp_path / "records.jsonl").write_text('{"key": "a", "probes": []}\n')
-    one = {"edited": "entity", "editor": "ft", "costs": {"failed": 1.0}}
+    one = {"side": "entity", "editor": "ft", "costs": {"failed": 1}}
     one |= {"generalisation": {"mean": 0.98765}, "locality": {"mean": None}}
-    (tmp_path / "comparison.json").write_text(json.dumps([one]))
+    (tmp_path / "comparison.json").write_text(json.dumps({"editors": [one]}))
     text = report.run(report.Config(run=str(tmp_path))).read_text().partition('id="texts"')[0]
     for shown in (
         "Ada: Corum → Delft, by rome.", "The edit works", "2 prompts, each before and after",
         "ft, edited from the entity side: generalisation 0.99; 1 case, 1 failed.",
     ):  # fmt: skip
         assert shown in text
+    (tmp_path / "comparison.json").write_text("[]")  # as an earlier kedit wrote it
+    assert "by rome" in report.run(report.Config(run=str(tmp_path))).read_text()
 
 
 def test_the_name_is_the_experiments_or_the_folders(tmp_path: Path) -> None:
