@@ -82,6 +82,7 @@ def of_known(
     return ask(told_apart(model, fact, pool))
 
 
+# eight parameters: the model, its facts and their runs, the journal, and what is chosen
 def choose_heads(
     model: HookedTransformer,
     order: Sequence[Sequence[Fact]],

@@ -21,12 +21,13 @@ from kedit.results.decoding import Decoded
 from kedit.results.fact_answers import FactAnswers
 from kedit.results.head_answers import HeadAnswers
 from probes.decoding import Split, decode, read_features
-from probes.studies.head_choice import choose_heads, fact_runs, of_known, require_heads
+from probes.studies.head_choice import FactRuns, choose_heads, fact_runs, of_known, require_heads
 from probes.studies.head_questions import fact_answers
 
 REFERENCES = 16  # prompts that a head's mean output is taken over
 
 
+# more parameters than six: a study's settings are plain arguments
 def ask_heads(
     model: HookedTransformer,
     facts: Sequence[Fact],
@@ -64,7 +65,7 @@ def ask_heads(
     require_heads(model, heads or ())
     others, order = facts if pool is None else pool, spread_facts(facts, seed)
 
-    def runs(fact: Fact):
+    def runs(fact: Fact) -> FactRuns:
         return fact_runs(model, fact, corrupt, others, seed)
 
     choice = choose_heads(

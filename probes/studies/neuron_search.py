@@ -39,7 +39,7 @@ class Searches:
     reasons: Mapping[str, int]
 
 
-# seven parameters: the model, its facts, how it is searched, and how much
+# eight parameters: the model, its facts, how they are searched, the journal, and how many
 def search_relations(
     model: HookedTransformer,
     facts: Sequence[Fact],

@@ -25,6 +25,7 @@ from probes.studies.neuron_search import Searched, Searches, search_relations
 HALVES: tuple[Half, ...] = ("mlp", "attn")
 
 
+# more parameters than six: a study's settings are plain arguments
 def find_neurons(
     model: HookedTransformer,
     facts: Sequence[Fact],
