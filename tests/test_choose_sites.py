@@ -398,6 +398,18 @@ def test_the_study_runs_in_memory_and_a_journal_saves_it_from_doing_work_again(
     assert choose_sites(toy, cases[:1], **few, journal=new).to_record() == first.to_record()
 
 
+def test_what_a_study_cannot_look_at_is_refused(toy: HookedTransformer) -> None:
+    for layers, positions, message in (
+        ([1, 4], POSITIONS, "layers 4: the model has 0 to 3"),
+        ([], [], "positions : any of subject_last, object_last, last"),
+        ([], ["pair_last"], "positions pair_last: any of subject_last"),
+    ):
+        with pytest.raises(InputError, match=message):
+            choose_sites(toy, [], layers=layers, positions=positions)  # pyright: ignore
+    with pytest.raises(InputError, match="Joint has no 'nonsense'"):
+        choose_sites(toy, [], settings="nonsense=1")
+
+
 def test_the_editor_of_a_place_is_the_one_that_its_spec_tells(toy: HookedTransformer) -> None:
     settings = "neighbours=8:weight=3:"
     for half in SITE_HALVES:

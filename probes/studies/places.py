@@ -68,8 +68,12 @@ def places(
         layers: none for all of the model's.
 
     Raises:
-        InputError: the model has no such layer.
+        InputError: the model has no such layer, or no such position is looked at.
     """
+    if not positions or not set(positions) <= set(POSITIONS):
+        raise InputError(
+            f"positions {', '.join(positions)}: any of {', '.join(POSITIONS)} is wanted"
+        )
     n_layers = model.cfg.n_layers
     strange = [str(layer) for layer in sorted(set(layers)) if not 0 <= layer < n_layers]
     if strange:
