@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments._early import require_possible
-from experiments._inputs import inputs_of
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -82,6 +81,7 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> "It
     Raises:
         InputError: an option cannot be used, or the folder cannot be (`kedit.run_folder.opened`).
     """
+    from kedit.data.inputs import inputs_of
     from kedit.run_folder import opened
 
     require_possible(config, experiment)  # in a notebook no command has done so

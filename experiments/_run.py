@@ -17,7 +17,6 @@ import filelock
 
 from experiments._early import require_possible
 from experiments._folder import CONFIG, RunFolder, write_whole
-from experiments._inputs import inputs_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,6 +89,7 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> Ite
             folder, it cannot be written, or it holds a run of another experiment or configuration,
             or of files whose contents were others.
     """
+    from kedit.data.inputs import inputs_of
     from kedit.errors import InputError
 
     require_possible(config, experiment)  # in a notebook no command has done so

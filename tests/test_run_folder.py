@@ -17,11 +17,11 @@ from transformer_lens import HookedTransformer
 
 from experiments import score_model, trace_relation
 from experiments._command import command, open_run
-from experiments._inputs import inputs_of
 from experiments.trace_relation import Config
 from figures import report
 from figures._run_files import read_run
 from kedit.data.choose import fact_key
+from kedit.data.inputs import inputs_of
 from kedit.editing.provenance import fingerprint
 from kedit.errors import InputError
 from kedit.facts import Fact, Relation

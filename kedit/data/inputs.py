@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kedit import digests
 from kedit.data.named import NO_FILES
+from kedit.errors import InputError
 
 # of a folder that holds a model: what is read of it
 READ = (".json", ".txt", ".model", ".jinja", ".safetensors", ".bin")
@@ -20,11 +22,8 @@ def inputs_of(options: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         InputError: such a file cannot be read.
     """
-    from kedit import digests
-    from kedit.errors import InputError
-
     found: dict[str, str] = {}
-    for name in _names(options):
+    for name in _paths(options):
         try:
             path = Path(name).expanduser()
             if path.is_file():
@@ -38,13 +37,13 @@ def inputs_of(options: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _names(value: Any) -> Iterator[str]:
+def _paths(value: Any) -> Iterator[str]:
     """All texts in options that may be paths."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         for one in value:
-            yield from _names(one)
+            yield from _paths(one)
     elif isinstance(value, str) and value not in NO_FILES:
         yield value
         parts = re.split(r"[,&:=]", value)
