@@ -19,12 +19,14 @@ class ToEdit:
         cases: those of them to edit.
         skipped: why others cannot be, by their places or ids.
         sides: from which they are edited.
+        source: where the cases are from: what "auto" stands for.
     """
 
     every: "list[EditCase]"
     cases: "list[EditCase]"
     skipped: dict[str, str]
     sides: list[Any]
+    source: str
 
 
 def to_edit(config: Any, sides: Sequence[str]) -> ToEdit:
@@ -63,4 +65,4 @@ def to_edit(config: Any, sides: Sequence[str]) -> ToEdit:
             f"--skip {config.skip} leaves none of the {len(cases)} cases of {source} to edit"
         )
     chosen = [fewer_probes(case, config.probes) for case in asked]
-    return ToEdit(cases, chosen, skipped, list(sides))
+    return ToEdit(cases, chosen, skipped, list(sides), source)

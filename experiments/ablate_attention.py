@@ -1,6 +1,6 @@
 """What does attention add to a relation edit? W_out, W_O, both, and random heads of W_O."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +50,7 @@ def run(config: Config) -> Path:
     from kedit.studies.scoring import unscored
 
     found = to_edit(config, [config.perspective])
+    config = replace(config, cases=found.source)
     with open_run("ablate_attention", config) as folder:
         folder.write("README.txt", _EXPLAINED)
         names = tuple(ABLATED.values())

@@ -1,6 +1,6 @@
 """Which editor changes a fact best, from which side, and at what cost? Edit, score, undo."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +58,7 @@ def run(config: Config) -> Path:
     from kedit.studies.scoring import unscored
 
     found = to_edit(config, sides_of(config.perspective))
+    config = replace(config, cases=found.source)
     with open_run("compare_editors", config) as folder:
         folder.write("README.txt", _EXPLAINED)
         folder.write_json("skipped.json", found.skipped)

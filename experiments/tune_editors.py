@@ -1,6 +1,6 @@
 """Which settings suit which editor? As many tries for each, on the same cases."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -49,8 +49,9 @@ def run(config: Config) -> Path:
     from kedit.studies.scoring import unscored
     from kedit.studies.tuning import one_sided, read_space, tune
 
-    cases = to_edit(config, [config.perspective]).cases
-    cases = [one_sided(case, config.perspective) for case in cases]
+    found = to_edit(config, [config.perspective])
+    config = replace(config, cases=found.source)
+    cases = [one_sided(case, config.perspective) for case in found.cases]
     with open_run("tune_editors", config) as folder:
         folder.write("README.txt", _EXPLAINED)
         result = tune(

@@ -8,8 +8,9 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from figures._run_files import RunFiles
-from figures.style import EFFECT_UNITS, METRIC_NAMES, SIGNED, SITES, site_name
+from figures.style import METRIC_NAMES, SIGNED, SITES, site_name
 from kedit.stats import enough
+from kedit.tables import EFFECT_UNITS
 
 if TYPE_CHECKING:
     from kedit.results.grids import EffectGrid

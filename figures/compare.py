@@ -21,7 +21,6 @@ from figures.style import (
     layout_of,
     legend_above,
     new_figure,
-    plural,
     readable,
     styled,
     titled,
@@ -29,6 +28,7 @@ from figures.style import (
 from kedit.scoring.summary import Key, Measure
 from kedit.stats import Interval
 from kedit.studies.comparison import Comparison
+from kedit.tables import plural
 
 # Okabe and Ito's, as in style.py; 6 and 7: no pair of them comes twice among 42 editors
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

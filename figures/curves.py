@@ -18,7 +18,6 @@ from figures.style import (
     layer_axis,
     legend_above,
     new_figure,
-    plural,
     site_name,
     styled,
     titled,
@@ -28,6 +27,7 @@ from kedit.errors import InputError
 from kedit.forward.metrics import METRICS
 from kedit.results.traces import AverageEffect
 from kedit.stats import Interval
+from kedit.tables import plural
 
 DASHES = {"": "-", "mlp_out": "--", "attn_out": "-.", "subject": "-", "relation": "--"}
 LAST = "last corrupted"  # the bucket of the severed curves, as in Meng et al.'s figure 3

@@ -14,7 +14,6 @@ from figures.style import (
     DOUBLE,
     legend_above,
     new_figure,
-    number,
     readable,
     styled,
     text_width,
@@ -24,6 +23,7 @@ from figures.style import (
 from kedit.results.before_after import BeforeAfter
 from kedit.results.exchanges import Exchange
 from kedit.results.many_facts import FactsEdited
+from kedit.tables import number
 
 Likeliest = Sequence[tuple[str, float]]  # tokens with their probabilities
 

@@ -17,7 +17,6 @@ from figures.style import (
     finite,
     legend_above,
     new_figure,
-    plural,
     readable,
     short_names,
     styled,
@@ -27,6 +26,7 @@ from kedit.results.frontier import FrontierPoint
 from kedit.results.tuning import Tuning
 from kedit.stats import Interval
 from kedit.studies.comparison import Comparison
+from kedit.tables import plural
 
 STEPS = (1, 2, 5, 10, 20)  # percent, between the harmonic means that are drawn as curves
 CURVES = 5  # at most so many

@@ -19,8 +19,6 @@ from figures.style import (
     finite,
     new_figure,
     norm,
-    number,
-    plural,
     styled,
     text_width,
     titled,
@@ -30,6 +28,7 @@ from kedit.errors import InputError
 from kedit.forward.metrics import METRICS
 from kedit.results.traces import AverageEffect
 from kedit.stats import largest
+from kedit.tables import number, plural
 
 COLUMNS = 4
 ROW, RANKING = 0.09, 1.35  # inches: a head in a map; the strongest heads

@@ -4,19 +4,11 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from figures.style import (
-    DOUBLE,
-    PART_COLOURS,
-    Study,
-    legend_above,
-    new_figure,
-    plural,
-    styled,
-    titled,
-)
+from figures.style import DOUBLE, PART_COLOURS, Study, legend_above, new_figure, styled, titled
 from kedit.errors import InputError
 from kedit.results.heads import AttentionShare
 from kedit.results.kinds import KindsCompared
+from kedit.tables import plural
 
 TITLES = {
     "restored": "Restored: attention of attention + MLP",

@@ -4,19 +4,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import (
-    DOUBLE,
-    metric_name,
-    new_figure,
-    norm,
-    number,
-    readable,
-    styled,
-    titled,
-)
+from figures.style import DOUBLE, metric_name, new_figure, norm, readable, styled, titled
 from figures.trace import LABEL_WIDTH, colour_bar, draw_map, outline, scored
 from kedit.errors import InputError
 from kedit.results.prompts import PromptTrace
+from kedit.tables import number
 
 PANELS = 4  # at most, of the tokens at which heads have the largest effects
 LEAST = 0.05  # of the largest effect: a token where no head has so much is left out

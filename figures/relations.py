@@ -11,25 +11,14 @@ from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 from scipy.cluster.hierarchy import dendrogram
 
-from figures.style import (
-    DOUBLE,
-    EFFECT_UNITS,
-    SINGLE,
-    SMALL,
-    Study,
-    estimate,
-    new_figure,
-    plural,
-    readable,
-    styled,
-    titled,
-)
+from figures.style import DOUBLE, SINGLE, SMALL, Study, new_figure, readable, styled, titled
 from figures.trace import draw_table
 from kedit.errors import InputError
 from kedit.heads import Head
 from kedit.results.heads import RelationHeads
 from kedit.results.relation_heads import HeadsByRelation
 from kedit.stats import largest
+from kedit.tables import EFFECT_UNITS, estimate, plural
 
 COLUMNS = 18  # heads of a cluster map
 ROW = 0.17  # inches

@@ -21,6 +21,8 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
+from kedit.tables import EFFECT_UNITS, plural
+
 SINGLE, DOUBLE = 3.4, 7.0  # inches: one column of a page, and two
 FONT = "DejaVu Sans"  # comes with matplotlib, so that a figure is the same on every machine
 SMALL, TITLE = 7, 8.5  # points: of all text but the figure's title; of that, which is bold
@@ -47,7 +49,6 @@ METRIC_NAMES = {
     "logprob": "log-probability of the answer",
     "logit_diff": "logit difference, answer − foil",
 }
-EFFECT_UNITS = {"prob": "probability", "logprob": "nats", "logit_diff": "logits"}
 METRIC_WIDTH = 24  # characters of the name of a user's own metric
 
 styled = rc_context(
@@ -266,32 +267,6 @@ def site_name(name: str, window: int) -> str:
     else:
         plain = f"{SITES[site]}, window {window}" if window > 1 else f"single {SITES[site]}"
     return f"{plain}, {SITES[severed]} severed" if severed else plain
-
-
-def number(value: float) -> str:
-    """Two significant digits; all of them in front of the point, for 1.2e+02 is hard to read."""
-    text = f"{value:,.0f}" if 99.5 <= abs(value) < 1e6 else f"{value:.2g}"
-    return text.replace("e-0", "e-").replace("-", "−")
-
-
-def estimate(mean: float, low: float, high: float) -> str:
-    """A number and its interval, all to the second significant digit of the largest.
-
-    The number alone where there is no interval; "-" where there is no number.
-    """
-    if not np.isfinite(mean):
-        return "-"
-    there = (mean, low, high) if np.isfinite(low + high) else (mean,)
-    largest = max(map(abs, there))
-    decimals = min(6, max(0, 1 - int(np.floor(np.log10(largest))))) if largest > 0 else 0
-    texts = [f"{round(value, decimals) + 0.0:.{decimals}f}" for value in there]  # no -0.0
-    text = texts[0] + (f" [{', '.join(texts[1:])}]" if texts[1:] else "")
-    return text.replace("-", "−")
-
-
-def plural(n: int | str, noun: str) -> str:
-    """A count, or several in words: "1 fact", "3 facts", "1 or 2 facts"."""
-    return f"{n} {noun}" if str(n) == "1" else f"{n} {noun}s"
 
 
 def readable(text: str, width: int | None = None) -> str:

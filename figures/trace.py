@@ -20,14 +20,11 @@ from figures.style import (
     SMALL,
     Study,
     effect_label,
-    estimate,
     finite,
     layer_axis,
     metric_name,
     new_figure,
     norm,
-    number,
-    plural,
     readable,
     site_name,
     styled,
@@ -38,6 +35,7 @@ from kedit.forward.metrics import METRICS
 from kedit.results.prompts import PromptTrace
 from kedit.results.traces import AverageEffect, FactTrace
 from kedit.stats import Interval
+from kedit.tables import estimate, number, plural
 
 ROW = 0.16  # inches a row of a map
 LABEL_WIDTH = 20  # characters of a token

@@ -33,14 +33,23 @@ if TYPE_CHECKING:
     from kedit.facts import Relation as Relation
     from kedit.journal import Journal as Journal
     from kedit.models.load import load as load
+    from kedit.studies.before_after import edit_and_ask as edit_and_ask
     from kedit.studies.comparing import compare as compare
     from kedit.studies.comparison import Comparison as Comparison
+    from kedit.studies.many_facts import edit_many as edit_many
     from kedit.studies.mend import train_mend as train_mend
     from kedit.studies.scoring import score_cases as score_cases
     from kedit.studies.tuning import tune as tune
     from kedit.tables import Table as Table
+    from probes.prompts import patch as patch
+    from probes.studies.heads import ask_heads as ask_heads
+    from probes.studies.neurons import find_neurons as find_neurons
+    from probes.studies.tracing import trace_fact as trace  # noqa: F401
+    from probes.studies.tracing import trace_facts as trace_facts
+    from probes.studies.write_sites import choose_sites as choose_sites
 
-# the public face: each name, and the module that has it ("": a module itself)
+# the public face: each name and the module that has it, "module:NAME" where it has another one
+# there; "" for a module itself
 PUBLIC = {
     "editors": "",
     "load": "kedit.models.load",
@@ -56,6 +65,14 @@ PUBLIC = {
     "compare": "kedit.studies.comparing",
     "score_cases": "kedit.studies.scoring",
     "tune": "kedit.studies.tuning",
+    "edit_and_ask": "kedit.studies.before_after",
+    "edit_many": "kedit.studies.many_facts",
+    "trace": "probes.studies.tracing:trace_fact",
+    "trace_facts": "probes.studies.tracing",
+    "patch": "probes.prompts",
+    "ask_heads": "probes.studies.heads",
+    "find_neurons": "probes.studies.neurons",
+    "choose_sites": "probes.studies.write_sites",
     "train_mend": "kedit.studies.mend",
     "Comparison": "kedit.studies.comparison",
     "Journal": "kedit.journal",
@@ -67,9 +84,10 @@ PUBLIC = {
 def __getattr__(name: str) -> Any:
     if name not in PUBLIC:
         raise AttributeError(f"kedit has no {name!r}; its public names: {', '.join(PUBLIC)}")
-    if not PUBLIC[name]:
+    module, _, known_as = PUBLIC[name].partition(":")
+    if not module:
         return import_module(f"kedit.{name}")
-    return getattr(import_module(PUBLIC[name]), name)
+    return getattr(import_module(module), known_as or name)
 
 
 def __dir__() -> list[str]:

@@ -19,12 +19,12 @@ import torch
 
 from experiments import patch_heads, trace_relation
 from experiments._bounds import require_options_in_bounds
-from experiments._facts import spread_out
-from experiments._run import RunFolder, command, console, open_run
-from experiments._tables import plain_table, write_rows
+from experiments._command import command, open_run
+from experiments._printing import console
 from experiments._trace import Config
 from figures import report
 from kedit.data import builtin
+from kedit.data.choose import spread_facts
 from kedit.errors import InputError, NoReplacement
 from kedit.progress import progress
 from kedit.results.averages import BUCKETS
@@ -33,7 +33,9 @@ from kedit.results.trace_averages import TraceAverages
 from kedit.results.traced import Traces
 from kedit.results.traces import AverageEffect, FactTrace
 from kedit.results.tracing import Counts, Tracing
+from kedit.run_folder import RunFolder
 from kedit.stats import Interval
+from kedit.tables import Table, csv_text
 from probes import trace as trace_module
 from probes.corrupt import Corruption, replaced
 from tests import made_up_run
@@ -116,8 +118,8 @@ def test_nan_is_null_in_json_empty_in_csv_and_nothing_in_a_record(tmp_path: Path
     assert json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail) == {
         "a": [1.5, None], "b": {"c": None}, "d": "e",
     }  # fmt: skip
-    write_rows(tmp_path / "x.csv", [{"a": math.nan, "b": 1.5}, {"a": np.float64("inf"), "b": ""}])
-    assert (tmp_path / "x.csv").read_text() == "a,b\n,1.5\n,\n"
+    rows = [{"a": math.nan, "b": 1.5}, {"a": np.float64("inf"), "b": ""}]
+    assert csv_text(rows) == "a,b\n,1.5\n,\n"
     folder.add("good", {"a": [1.5]}, {"t": torch.ones(2)})
     for record, tensors in (
         ({"a": {"b": [0.0, math.nan]}}, None),
@@ -235,11 +237,11 @@ def test_a_narrow_screen_loses_no_number() -> None:
     from rich.console import Console
 
     cells = [f"L{layer} 0.{layer} [0.08, 0.70]" for layer in range(10, 15)]
-    table = plain_table("What it is", "how sure", [f"site {layer}" for layer in range(10, 15)])
-    table.add_row(*cells)
+    columns = tuple(f"site {layer}" for layer in range(10, 15))
+    table = Table("What it is", columns, (tuple(cells),), "how sure")
     screen = Console(width=60)
     with screen.capture() as shown:
-        screen.print(table)
+        screen.print(table.to_rich(screen.width))
     assert "…" not in shown.get()
     for word in " ".join(cells).split():
         assert word in shown.get()
@@ -305,8 +307,9 @@ def test_every_experiments_own_options_are_in_their_bounds(name: str) -> None:
 
 PRINTING = """
 import sys
-from experiments._run import command, console
-from experiments._trace import Config
+from experiments._command import command
+from experiments._printing import console
+from experiments.trace_relation import Config
 def run(config):
     console().print("Łódź → naïve")
 command(Config, run)
@@ -324,11 +327,10 @@ def test_what_a_code_page_lacks_is_replaced_and_the_rest_is_printed() -> None:
 
 def test_square_brackets_in_data_are_no_markup() -> None:
     text = "birthplace [/old] of [red]"
-    table = plain_table(text, text, (text, "n"))
-    table.add_row(text, "1")
+    table = Table(text, (text, "n"), ((text, "1"),), text)
     screen = console()
     with screen.capture() as shown:
-        screen.print(table)
+        screen.print(table.to_rich(screen.width))
         screen.print(text)
     assert shown.get().count("[/old]") == shown.get().count("[red]") == 5
     bars = progress("facts")
@@ -354,16 +356,16 @@ def test_the_command_ends_with_that_line_and_no_traceback(tmp_path: Path) -> Non
 
 def test_facts_are_spread_over_relations_and_drawn_by_the_seed() -> None:
     facts = builtin.load()
-    order = spread_out(facts, 0)
+    order = spread_facts(facts, 0)
     relations = {fact.relation.id for fact in facts}
     assert len({worded[0].relation.id for worded in order[: len(relations)]}) == len(relations)
     assert len(order) == len({(fact.relation.id, fact.subject) for fact in facts})
     assert sum(map(len, order)) == len(facts)
-    assert order == spread_out(facts, 0) != spread_out(facts, 1)
+    assert order == spread_facts(facts, 0) != spread_facts(facts, 1)
 
 
 def test_wordings_with_something_behind_the_relation_come_first() -> None:
-    for worded in spread_out(builtin.load(), 0):
+    for worded in spread_facts(builtin.load(), 0):
         ends = [fact.relation_spans[-1][1] == len(fact.prompt) for fact in worded]
         assert ends == sorted(ends)
 

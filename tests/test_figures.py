@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from figures.curves import WHOLE, severed, sides
 from figures.heads import heads
-from figures.style import PART_COLOURS, SITE_COLOURS, Study, estimate, norm, readable, save
+from figures.style import PART_COLOURS, SITE_COLOURS, Study, norm, readable, save
 from figures.style import SITES as SITE_NAMES
 from figures.style import site_name as named
 from figures.trace import averages, heatmap
@@ -23,6 +23,7 @@ from kedit.forward.metrics import METRICS
 from kedit.results.grids import EffectGrid
 from kedit.results.traces import AverageEffect, FactTrace
 from kedit.stats import Interval
+from kedit.tables import estimate
 from tests.figure_checks import assert_fits, caption_of
 
 BUCKETS = ("first corrupted", "last corrupted", "between", "further", "last token")

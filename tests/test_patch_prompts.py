@@ -14,7 +14,6 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from experiments import patch_prompts as command
-from experiments._run import CONFIG
 from figures.prompts import head_maps
 from figures.trace import heatmap
 from kedit.errors import InputError
@@ -23,6 +22,7 @@ from kedit.forward.metrics import METRICS, OwnMetric
 from kedit.forward.runs import Run
 from kedit.models.prompts import prompt_ids
 from kedit.results.prompts import PromptTrace
+from kedit.run_folder import CONFIG
 from probes.patch import Patch, Question
 from probes.prompts import SINGLE, patch, patch_prompts
 from tests import twins

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 
 from figures import report
 from figures._run_files import read_run
-from figures.style import METRIC_NAMES, estimate
+from figures.style import METRIC_NAMES
 from kedit.errors import InputError
 from kedit.forward.metrics import METRICS
 from kedit.results.traces import FactTrace, fact_traces
 from kedit.run_folder import RunFolder
+from kedit.tables import estimate
 from tests.made_up_run import (
     N_LAYERS,
     PARTS,

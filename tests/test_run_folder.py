@@ -170,9 +170,11 @@ def test_no_experiment_loads_its_model_past_its_folder() -> None:
     loading = {
         file.stem
         for file in (ROOT / "experiments").glob("*.py")
-        if "models.load import load" in file.read_text("utf-8")
+        if re.search(r"models\.load import load$", file.read_text("utf-8"), re.MULTILINE)
     }
-    assert loading == {"_command"}
+    # edit_fact must know the model before it knows what is asked
+    assert loading == {"_command", "_edit_run"}
+    assert "folder.require_weights(" in (ROOT / "experiments/_edit_run.py").read_text("utf-8")
 
 
 def test_a_model_folder_with_other_weights_is_not_the_same_run(tmp_path: Path) -> None:
