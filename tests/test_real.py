@@ -200,10 +200,12 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     heads = [row for row in names["trace"].strongest() if row["site"] == "z"]
     assert (heads[0]["layer"], heads[0]["head"], heads[0]["token"]) == (11, 3, " to")
     assert len(names["rows"]) == 3 * len(names["trace"].labels) * 18 * (3 + 4)
-    exec(tracing, names)
-    effect = names["result"].grids["resid_post"].indirect_effect("prob")
-    assert effect.shape == (18, len(names["result"].labels))
+    exec(tracing.replace("[:5]", "[:1]"), names)
+    effect = names["trace"].grids["resid_post"].indirect_effect("prob")
+    assert effect.shape == (18, len(names["trace"].labels))
     assert effect.max() > 0.1
+    assert [one.editor for one in names["result"].editors] == ["rome", "joint:layers=(11,)"]
+    assert names["scores"].n_cases == 1
     exec(editing, names)
     model, edit = names["model"], names["edit"]
     prompt = names["fact"].prompt
