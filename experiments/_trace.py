@@ -8,8 +8,6 @@ from simple_parsing import field as option
 from experiments import _options as options
 from kedit.bounds import RULES
 
-# of find_neurons and ask_heads, until these take them from where studies have them
-WRONG, UNUSABLE, KEPT_SHARE = "answered otherwise", "not usable", 0.5
 # options that change pictures and tables only
 DRAWING = ("metric", "heatmaps", "baseline", "keep_all")
 SITES = [*RULES["sites"].words]  # pyright: ignore[reportAttributeAccessIssue]

@@ -17,7 +17,6 @@ from kedit.spacing import goes_on
 
 BEHIND = 2  # tokens read behind an object, to see whether they make it a longer word or number
 TOGETHER = 16  # objects that are weighed at once
-WRONG = "answered otherwise"  # why a study leaves out a fact that the model does not know
 
 
 @torch.no_grad()

@@ -17,9 +17,9 @@ from kedit.journal import Journal
 from kedit.models import toy as toy_module
 from kedit.results.decoding import Decoded
 from kedit.results.head_answers import RANDOM, TOGETHER, HeadAnswers
+from kedit.results.tracing import WRONG
 from kedit.run_folder import RunFolder
 from kedit.stats import Interval
-from probes.known import WRONG
 from probes.studies import heads as study
 from probes.studies.heads import ask_heads
 from tests.made_up_heads import fact_of, found_of, scores

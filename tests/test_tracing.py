@@ -18,7 +18,6 @@ from kedit.results.trace_averages import TraceAverages
 from kedit.results.traced import Traces
 from kedit.results.tracing import SITES, Counts, Tracing
 from kedit.run_folder import RunFolder
-from probes import known
 from probes.studies import heads_by_relation
 from probes.studies import tracing as study
 from probes.studies.heads_by_relation import compare_heads
@@ -164,7 +163,6 @@ def test_settings_out_of_bounds_are_refused() -> None:
 
 
 def test_the_reasons_are_those_that_studies_record() -> None:
-    assert tracing.WRONG == known.WRONG
     some = {tracing.WRONG: 2, "not usable": 0, tracing.NO_REPLACEMENT: 3}
     of_one = {"subject": {tracing.NO_REPLACEMENT: 1}}
     told = str(Counts({"subject": 1}, {"subject": 1}, some, of_one))

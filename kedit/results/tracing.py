@@ -10,7 +10,7 @@ from kedit.journal import UNUSABLE
 
 KEPT_SHARE = 0.5  # of its clean probability: an answer that keeps more was hardly corrupted
 # why a fact, or one part of it, is not in the averages
-WRONG = "answered otherwise"  # probes.known's, which studies record
+WRONG = "answered otherwise"  # the model does not know the fact
 NO_REPLACEMENT = "no replacement"
 WEAK = "keeps more than half of its answer's probability"
 _IN_WORDS = {

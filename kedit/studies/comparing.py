@@ -14,13 +14,14 @@ from kedit.editors.specs import by_side, has_preset, parted
 from kedit.facts import EditCase
 from kedit.journal import Journal
 from kedit.models.load import source_of
+from kedit.results.compared import ByCase, Compared, Costs, PairedTest
 from kedit.results.outcomes import Outcome
 from kedit.results.scores import EditScore
 from kedit.scoring.drift import baseline, held_out
 from kedit.scoring.score import Scoring
 from kedit.scoring.summary import BY_ALL, LIFTS, Key, by_case, changes, shares
 from kedit.stats import Paired, holm, other_sign, paired, row_interval
-from kedit.studies.comparison import ByCase, Compared, Comparison, Costs, Norms, PairedTest
+from kedit.studies.comparison import Comparison, Norms
 from kedit.studies.edits import Assessment, edit_cases
 from kedit.studies.equal_norms import edit_equally
 from kedit.studies.prepare import SIDES, Arm, Side, prepare, require_sides

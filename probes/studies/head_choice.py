@@ -14,9 +14,10 @@ from kedit.forward.runs import Run, States
 from kedit.heads import Head
 from kedit.journal import Journal, skip
 from kedit.models.prompts import Prompt, encode
+from kedit.results.tracing import WRONG
 from probes.attribution import attributed
 from probes.corrupt import KEPT_SHARE, Corruption, replaced
-from probes.known import WRONG, first_known, told_apart
+from probes.known import first_known, told_apart
 from probes.patch import Patch, Question
 from probes.trace import question_of
 

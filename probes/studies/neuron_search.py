@@ -13,7 +13,8 @@ from kedit.errors import InputError
 from kedit.facts import Fact
 from kedit.journal import Entry, Finished, Journal, Record, skip
 from kedit.progress import progress
-from probes.known import WRONG, says, told_apart
+from kedit.results.tracing import WRONG
+from probes.known import says, told_apart
 from probes.neurons import FactNeurons
 
 

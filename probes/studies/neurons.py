@@ -15,8 +15,8 @@ from kedit.journal import UNUSABLE, Journal
 from kedit.models.load import name_of
 from kedit.results.neuron_findings import LeftOut, NeuronFindings
 from kedit.results.neurons import Change
+from kedit.results.tracing import WRONG
 from kedit.stats import Interval
-from probes.known import WRONG
 from probes.neurons import attention_share, by_layer, gathered, of_half, search, sharing
 from probes.scaling import Effect, averaged
 from probes.studies.neuron_scaling import WHOSE, scale_relations, trials

@@ -17,9 +17,9 @@ from kedit.models.load import name_of
 from kedit.models.prompts import encode, readable
 from kedit.results.traced import Traces, left_out_of
 from kedit.results.traces import FactTrace, fact_traces
-from kedit.results.tracing import NO_REPLACEMENT, SITES, Tracing
+from kedit.results.tracing import NO_REPLACEMENT, SITES, WRONG, Tracing
 from probes.corrupt import Corruption, Noise, add_noise, noise_rule, prompt_seed, replaced
-from probes.known import WRONG, first_known, told_apart
+from probes.known import first_known, told_apart
 from probes.screen import Screening
 from probes.trace import PAPER_WINDOW, patches_at, trace
 
