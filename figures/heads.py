@@ -92,7 +92,7 @@ def _panel_title(effect: AverageEffect, bucket: int, index: int) -> str:
     there = finite(effect.mean[index, bucket])
     if not there.size:
         return f"{effect.buckets[bucket]}\nno tokens"
-    furthest = number(there[np.abs(there).argmax()])
+    furthest = number(float(there[np.abs(there).argmax()]))
     tokens = plural(effect.n_tokens[bucket], "token")
     return f"{effect.buckets[bucket]}\n{tokens}, up to {furthest}"
 

@@ -49,7 +49,8 @@ def head_maps(trace: PromptTrace, metric: str = "", model: str = "") -> Figure:
     for ax, column in zip(axes, columns, strict=True):
         own, pos = effect[:, column], grid.positions[column]
         layer, head = (int(at) for at in np.unravel_index(np.abs(own).argmax(), own.shape))
-        found = f"L{layer}H{head}: {number(own[layer, head])}" if own[layer, head] else "no effect"
+        largest_here = float(own[layer, head])
+        found = f"L{layer}H{head}: {number(largest_here)}" if largest_here else "no effect"
         if own[layer, head]:
             outline(ax, head, layer)
         ax.set_title(f"{readable(trace.labels[pos], LABEL_WIDTH)} ({pos})\n{found}")

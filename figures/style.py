@@ -1,5 +1,6 @@
 """One look for every figure: sizes, fonts, colours, scales, the caption line, and the saving."""
 
+import io
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
     below = wrapped(caption, width - 2 * MARGIN)
     height += LINE * (TITLE * len(above) + SMALL * len(below)) / 72
     layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    figure = NotebookFigure(figsize=(width, height), dpi=DPI, layout=layout)
     how = {"x": MARGIN / width, "ha": "left"}
     if above:
         figure.suptitle("\n".join(above), fontsize=TITLE, fontweight="bold", **how)
@@ -225,6 +226,16 @@ def text_width(text: str, size: float = SMALL, bold: bool = False) -> float:
     """Of a line, in points, without hints: as a PDF has it."""
     font = FontProperties(family=FONT, weight="bold" if bold else "normal", size=size)
     return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows as it is: pyplot, which would, has no part in it."""
+
+    @styled
+    def _repr_png_(self) -> bytes:
+        shown = io.BytesIO()
+        self.savefig(shown, format="png", dpi=DPI)
+        return shown.getvalue()
 
 
 @styled

@@ -5,6 +5,7 @@ bars move: into a pipe, or the output of a batch job.
 """
 
 import contextlib
+import importlib.util
 import sys
 import threading
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def progress(unit: str) -> "Progress":
         def start(self) -> None:
             if not self.outermost and _showing.acquire(blocking=False):
                 self.outermost = True
-                if self.console.is_terminal or self.console.is_jupyter:
+                if self.console.is_terminal or (self.console.is_jupyter and _has_widgets()):
                     self.disable = False
                     super().start()
                 else:
@@ -94,6 +95,11 @@ def starting(text: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def _has_widgets() -> bool:
+    """Whether a notebook can show bars: without them rich shows a warning in their place."""
+    return importlib.util.find_spec("ipywidgets") is not None
 
 
 class _Lines(threading.Thread):

@@ -46,10 +46,12 @@ class Table:
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(width=max(WIDTH, *map(len, self._lines())), file=io.StringIO())
-        with console.capture() as captured:
-            console.print(self.to_rich())
-        return captured.get().rstrip()
+        text = io.StringIO()  # plain: no colours, and no HTML in a notebook
+        width = max(WIDTH, *map(len, self._lines()))
+        Console(
+            file=text, width=width, color_system=None, force_jupyter=False, force_terminal=False
+        ).print(self.to_rich())
+        return text.getvalue().rstrip()
 
     def __repr__(self) -> str:
         return str(self)

@@ -304,6 +304,13 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         "many": lambda: benchmark.by_relation(rake.counts(records(34), source=MODEL)),
         "one": lambda: benchmark.by_relation(rake.counts({"": RelationCount(ANY, "", 1)})),
     },
+    "compare.comparison": {
+        "many": lambda: compare.comparison(compared.comparison_of(EDITORS, MODEL)),
+        "n = 1": lambda: compare.comparison(compared.comparison_of(["rome"], MODEL, n_cases=1)),
+    },
+    "frontier.of_comparison": {
+        "many": lambda: frontier.of_comparison(compared.comparison_of(EDITORS, MODEL)),
+    },
     "compare.compared": {
         "many": lambda: compare.compared(compared.made_up_arms(EDITORS), SOURCE, compared.FAILED),
         "five": lambda: compare.compared(compared.made_up_arms(list("abcde")), SOURCE, {}),

@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 from figures.compare import BAND, COLOURS, NAME_WIDTH, SHADE, SHAPES, SLOT, STAYS, compared
 from figures.score import CONTRASTS, SHOWN
 from figures.style import Source, readable
+from kedit.results.compared import Compared, Costs
 from kedit.results.scores import EditScore, ProbeScore
 from kedit.scoring.summary import E_EFFICACY, Key, Measure, changes
 from kedit.stats import Interval
+from kedit.studies.comparison import Comparison
 from tests.figure_checks import caption_of
 
 SOURCE = Source("gemma-3-270m", "rake.jsonl; seed 0")
@@ -60,6 +62,18 @@ def made_up(seed, n_cases=20) -> list[Measure]:
 def made_up_arms(names: Sequence[str] = THREE, sides: Sequence[str] = SIDES, **how):
     seeds = iter(range(99))
     return {side: {name: made_up(next(seeds), **how) for name in names} for side in sides}
+
+
+def comparison_of(names: Sequence[str], model: str, n_cases: int = 20) -> Comparison:
+    """Made-up editors, edited from both sides."""
+    whole = Interval(*map(np.array, (0.8, 0.7, 0.9)))
+    costs = Costs(failed=2, seconds=1.5, mib=12.0, perplexity=27.5, kl=0.01, norm=0.2)
+    editors = tuple(
+        Compared(name, side, tuple(measures), whole, whole, (), (), costs, True)
+        for side, arms in made_up_arms(names, n_cases=n_cases).items()
+        for name, measures in arms.items()
+    )
+    return Comparison(model, n_cases, 0, 25.9, "text that is held out", editors)
 
 
 def entity_only(measures):

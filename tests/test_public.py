@@ -51,3 +51,23 @@ def test_an_edit_is_shown_by_what_it_changes(toy: HookedTransformer) -> None:
     edit = kedit.make_editor("ft", toy)(toy, [toy_module.cases()[0].entity])
     shapes = "blocks.1.mlp.W_out: (256, 64); blocks.1.mlp.b_out: (64,)"
     assert repr(edit) == f"Edit(ft, 1 request, {shapes})"
+
+
+def test_a_trace_plots_a_figure_that_a_notebook_shows(toy: HookedTransformer) -> None:
+    fact = toy_module.facts()[0]
+    trace = kedit.trace(toy, fact, corrupt="relation")
+    shown = trace.plot()._repr_png_()  # pyright: ignore[reportAttributeAccessIssue]
+    assert shown.startswith(b"\x89PNG") and len(shown) > 10_000
+    assert trace.subject == fact.subject and "<table" in trace._repr_html_()
+    grid = kedit.patch(toy, fact.prompt, trace_prompt(trace.corruption), site="z")
+    assert len(grid.top(5).rows) == 5
+
+
+def trace_prompt(corruption: str) -> str:
+    """The corrupted prompt, out of the words that say what was done."""
+    return corruption.split("'")[1] if "'" in corruption else corruption
+
+
+def test_a_table_is_plain_text_in_a_notebook_too() -> None:
+    table = kedit.Table("T", ("a",), (("[b] 1",),), "n = 1", ("part",))
+    assert "\x1b" not in str(table) and "[b] 1" in str(table)

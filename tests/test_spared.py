@@ -67,6 +67,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(room, "moments", refuse)
     monkeypatch.setattr(moments_module, "moments", refuse)
+    monkeypatch.setattr("kedit.studies.prepare.moments", refuse)
 
 
 def statistics(file: Path, matrix: Tensor, n_tokens: int = N, dtype: str = "float64") -> str:

@@ -52,7 +52,7 @@ class Comparison(Result):
     norms: Norms = "own"
 
     def __repr__(self) -> str:
-        return "\n\n".join(map(str, self.tables()))
+        return "\n\n".join([*map(str, self.tables()[1:]), self.note])
 
     @property
     def sides(self) -> dict[str, list[Compared]]:
