@@ -1,5 +1,6 @@
 """The public face: five lines in a notebook do what a command does; importing it is quick."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,13 +60,10 @@ def test_a_trace_plots_a_figure_that_a_notebook_shows(toy: HookedTransformer) ->
     shown = trace.plot()._repr_png_()  # pyright: ignore[reportAttributeAccessIssue]
     assert shown.startswith(b"\x89PNG") and len(shown) > 10_000
     assert trace.subject == fact.subject and "<table" in trace._repr_html_()
-    grid = kedit.patch(toy, fact.prompt, trace_prompt(trace.corruption), site="z")
+    words = re.fullmatch("replaced by '(.*)'", trace.corruption)
+    assert words is not None
+    grid = kedit.patch(toy, fact.prompt, words[1], site="z", answer=fact.object)
     assert len(grid.top(5).rows) == 5
-
-
-def trace_prompt(corruption: str) -> str:
-    """The corrupted prompt, out of the words that say what was done."""
-    return corruption.split("'")[1] if "'" in corruption else corruption
 
 
 def test_a_table_is_plain_text_in_a_notebook_too() -> None:
