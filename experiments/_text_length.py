@@ -36,20 +36,27 @@ def require_tokens(config: Any, model: "HookedTransformer") -> None:
 def _needs(config: Any, outline: Outline) -> "Iterator[TextNeed]":
     """What a run reads of the files that its options name."""
     from kedit.data.text_length import TextNeed
-    from kedit.editors.text_needs import text_needs
-    from kedit.results.before_after import WINDOW as PRICE
-    from kedit.scoring.drift import WINDOW
-    from kedit.studies.mend_practice import EXCERPT
 
     text, held_out = getattr(config, "text", ""), getattr(config, "held_out", "")
     editors = list(editors_of(config))
-    read = ("--text", text, WINDOW, "a chunk of perplexity's")
+    # what the others need is imported where it is asked for: editors take a second
     if editors:
+        from kedit.editors.text_needs import text_needs
+        from kedit.results.before_after import WINDOW as PRICE
+
         yield from text_needs(editors, config.model, outline, text, config.tokens_a_key)
         window = getattr(config, "window", PRICE)
         read = ("--held-out", held_out, window, "a chunk of perplexity's")
     elif held_out != "" and isinstance(held_out, int):  # train_mend's number of requests
+        from kedit.studies.mend_practice import EXCERPT
+
         read = ("--text", text, EXCERPT, "an excerpt")
+    elif text:
+        from kedit.scoring.drift import WINDOW
+
+        read = ("--text", text, WINDOW, "a chunk of perplexity's")
+    else:
+        return
     option, source, window, why = read
     if kind_of(source) == "file":
         yield TextNeed(f"{option} {source}", Path(source), min(window, outline.n_ctx - 1), why)
