@@ -55,12 +55,27 @@ class Journal:
     def __init__(self) -> None:
         self.records: dict[str, dict[str, Any]] = {}
         self._kept: dict[str, Mapping[str, Tensor]] = {}
+        self._asked: dict[str, str] = {}
         self._scratch: Path | None = None
 
     @property
     def where(self) -> str:
         """Where a reader finds the records, for messages."""
         return "the journal's records"
+
+    def ask(self, study: str, **settings: Any) -> None:
+        """Notes under which settings a study asks, so that no other question gets its answers.
+
+        Raises:
+            InputError: the journal holds answers of this study under other settings.
+        """
+        for name, value in settings.items():
+            before = self._asked.setdefault(f"{study} {name}", repr(value))
+            if before != repr(value):
+                raise InputError(
+                    f"this journal holds results of {study} with {name}={before:.60}, and "
+                    f"{value!r:.60} is asked now: give another journal"
+                )
 
     def add(self, key: str, record: Record, tensors: "Mapping[str, Tensor] | None" = None) -> None:
         """Keeps one finished record, in the place of one with the same key if there is any.

@@ -70,6 +70,14 @@ def test_items_end_when_enough_of_them_count(journal: Journal, size: int) -> Non
     ]  # fmt: skip
 
 
+def test_another_question_gets_no_answer_of_the_first(journal: Journal) -> None:
+    journal.ask("compare", seed=0, text="")
+    journal.ask("compare", seed=0, text="")
+    journal.ask("tune", seed=1)
+    with pytest.raises(InputError, match="compare with seed=0, and 1 is asked now"):
+        journal.ask("compare", seed=1, text="")
+
+
 def test_a_number_that_is_none_is_recorded_as_the_reason(journal: Journal) -> None:
     (entry,) = journal.each(
         [1], str, lambda one: {"x": float("nan")}, unit="items", doing="x",

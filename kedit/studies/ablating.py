@@ -10,6 +10,7 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Editor
+from kedit.editing.provenance import fingerprint
 from kedit.editors.joint import Joint
 from kedit.editors.registry import label_of, make_editor
 from kedit.errors import InputError
@@ -79,6 +80,16 @@ def ablate(
             edited, or none that can be scored.
     """
     journal = Journal() if journal is None else journal
+    journal.ask(
+        "ablate",
+        model=fingerprint(model),
+        text=text,
+        tokens_a_key=tokens_a_key,
+        held_out_text=held_out_text,
+        chunks=chunks,
+        window=window,
+        seed=seed,
+    )
     require_sides(cases, [perspective])
     by_arm = arms_of(model, editors, perspective, heads, draws, seed)
     every = {spec: one for ones in by_arm.values() for spec, one in ones.items()}

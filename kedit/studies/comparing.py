@@ -10,6 +10,7 @@ from transformer_lens import HookedTransformer
 from kedit.data.choose import labels_of
 from kedit.data.corpus import corpus_of
 from kedit.editing.edit import Editor
+from kedit.editing.provenance import fingerprint
 from kedit.editors.specs import by_side, has_preset, parted
 from kedit.facts import EditCase
 from kedit.journal import Journal
@@ -82,6 +83,19 @@ def compare(
             scored.
     """
     journal = Journal() if journal is None else journal
+    journal.ask(
+        "compare",
+        model=fingerprint(model),
+        labels=labels,
+        say=say,
+        text=text,
+        tokens_a_key=tokens_a_key,
+        held_out_text=held_out_text,
+        chunks=chunks,
+        window=window,
+        norms=norms,
+        seed=seed,
+    )
     sides = sides_of(perspective) if isinstance(perspective, str) else list(perspective)
     require_sides(cases, sides)
     labels = labels_of(cases) if labels is None else labels

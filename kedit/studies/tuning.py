@@ -11,6 +11,7 @@ import numpy as np
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Editor
+from kedit.editing.provenance import fingerprint
 from kedit.editors.registry import label_of, make_editor, with_setting
 from kedit.editors.specs import parted
 from kedit.editors.variants import VARIANTS
@@ -83,6 +84,16 @@ def tune(
             edited, or none that can be scored.
     """
     journal = Journal() if journal is None else journal
+    journal.ask(
+        "tune",
+        model=fingerprint(model),
+        text=text,
+        tokens_a_key=tokens_a_key,
+        held_out_text=held_out_text,
+        chunks=chunks,
+        window=window,
+        seed=seed,
+    )
     require_sides(cases, [perspective])
     cases = [one_sided(case, perspective) for case in cases]
     space = space_of(model.cfg.n_layers) if space is None else space

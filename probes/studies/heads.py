@@ -10,6 +10,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.data.choose import fact_key, spread_facts
 from kedit.data.enough import require_facts_to_ask
+from kedit.editing.provenance import fingerprint
 from kedit.errors import InputError
 from kedit.facts import Fact
 from kedit.heads import Head
@@ -61,6 +62,16 @@ def ask_heads(
         InputError: there are too few facts, none could be used, or the model has no such head.
     """
     journal = Journal() if journal is None else journal
+    journal.ask(
+        "ask_heads",
+        model=fingerprint(model),
+        heads=heads,
+        choose=choose,
+        n_heads=n_heads,
+        corrupt=corrupt,
+        window=window,
+        seed=seed,
+    )
     require_facts_to_ask(facts, choose)
     require_heads(model, heads or ())
     others, order = facts if pool is None else pool, spread_facts(facts, seed)

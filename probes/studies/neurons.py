@@ -7,6 +7,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.data.enough import FEWEST_TO_SEARCH, require_facts_of_a_relation
 from kedit.editing.neurons import Neuron
+from kedit.editing.provenance import fingerprint
 from kedit.editing.write_sites import Half
 from kedit.errors import InputError
 from kedit.facts import Fact
@@ -60,6 +61,18 @@ def find_neurons(
             that cannot be differentiated here.
     """
     journal = Journal() if journal is None else journal
+    journal.ask(
+        "find_neurons",
+        model=fingerprint(model),
+        wordings=wordings,
+        halves=halves,
+        steps=steps,
+        threshold=threshold,
+        agree_wordings=agree_wordings,
+        agree_facts=agree_facts,
+        controls=controls,
+        seed=seed,
+    )
     require_facts_of_a_relation(facts, FEWEST_TO_SEARCH, limit)
     require_plain(model)
     wanted: list[Half] = [half for half in HALVES if half in halves]

@@ -9,6 +9,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.data import builtin
 from kedit.data.choose import fact_key, spread_facts
+from kedit.editing.provenance import fingerprint
 from kedit.errors import InputError, NoReplacement
 from kedit.facts import Fact
 from kedit.journal import Entry, Journal, skip
@@ -51,6 +52,7 @@ def trace_facts(
         InputError: no fact could be traced, or a setting does not fit.
     """
     journal = Journal() if journal is None else journal
+    journal.ask("trace_facts", model=fingerprint(model), settings=settings)
     order = spread_facts(facts, settings.seed)
     ways = _ways(model, [worded[0] for worded in order], facts if pool is None else pool, settings)
     found: dict[str, dict[str, FactTrace]] = {}

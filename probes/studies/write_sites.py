@@ -9,6 +9,7 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Editor, Edits
+from kedit.editing.provenance import fingerprint
 from kedit.editors.joint import Joint
 from kedit.facts import EditCase
 from kedit.journal import Journal
@@ -73,6 +74,18 @@ def choose_sites(
         InputError: a layer or a setting that there is not, or no case can be scored.
     """
     journal = Journal() if journal is None else journal
+    journal.ask(
+        "choose_sites",
+        model=fingerprint(model),
+        neighbours=neighbours,
+        settings=settings,
+        text=text,
+        tokens_a_key=tokens_a_key,
+        held_out_text=held_out_text,
+        chunks=chunks,
+        window=window,
+        seed=seed,
+    )
     every, plain = places(model, layers, positions), plain_joint(model, settings)
     held = baseline(model, held_out(model, held_out_text, chunks, seed, window))
     assessment = Assessment(Scoring((), say=False, seed=seed), held)
