@@ -1,5 +1,8 @@
 """The public face: five lines in a notebook do what a command does; importing it is quick."""
 
+import importlib
+import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -12,6 +15,7 @@ import kedit
 from kedit.errors import RecordError
 from kedit.facts import Relation
 from kedit.models import toy as toy_module
+from kedit.results.base import Result
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,3 +73,13 @@ def test_a_trace_plots_a_figure_that_a_notebook_shows(toy: HookedTransformer) ->
 def test_a_table_is_plain_text_in_a_notebook_too() -> None:
     table = kedit.Table("T", ("a",), (("[b] 1",),), "n = 1", ("part",))
     assert "\x1b" not in str(table) and "[b] 1" in str(table)
+
+
+def test_every_result_is_shown_as_its_table_or_in_words_of_its_own() -> None:
+    for module in pkgutil.walk_packages(kedit.__path__, "kedit."):
+        if module.name.startswith(("kedit.results", "kedit.studies")):
+            importlib.import_module(module.name)
+    assert len(Result.__subclasses__()) > 10
+    for kind in Result.__subclasses__():
+        written = inspect.unwrap(kind.__repr__).__code__.co_filename
+        assert written.endswith(".py"), f"{kind.__name__} has the __repr__ that dataclass makes"

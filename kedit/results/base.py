@@ -21,11 +21,15 @@ Loaded = TypeVar("Loaded", bound="Result")
 class Result:
     """A frozen dataclass with what a study found: it has `table()` for people, `rows()` for code.
 
-    FILE is its file in a run's folder; its CSV file has the same name. Its decorator is
-    `@dataclass(frozen=True, repr=False)`, so that it is shown as its table.
+    FILE is its file in a run's folder; its CSV file has the same name.
     """
 
     FILE: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        # a dataclass makes no __repr__ where the class has one: a result is shown as its table
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Result.__repr__
 
     def __repr__(self) -> str:
         return str(self.table())

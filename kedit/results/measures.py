@@ -79,7 +79,7 @@ class Measure:
         return {column: value for columns in found for column, value in columns.items()}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Scores(Result):
     """Where a model stands before any edit: every measure over all cases, and of each relation.
 

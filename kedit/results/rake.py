@@ -22,7 +22,7 @@ class RelationCount:
     records: int
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class RakeStatistics(Result):
     """Counts of a benchmark's records.
 

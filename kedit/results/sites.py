@@ -105,7 +105,7 @@ class Control:
     best: Estimate
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class SiteFindings(Result):
     """Write sites at key positions, measured and edited; intervals are over cases.
 

@@ -30,7 +30,6 @@ from kedit.results.ablation import (
 )
 from kedit.results.outcomes import Outcome
 from kedit.results.scores import EditScore
-from kedit.scoring.drift import baseline, held_out
 from kedit.scoring.score import Scoring
 from kedit.scoring.summary import LIFTS, Key, part_name, shares
 from kedit.stats import other_sign, row_interval
@@ -95,10 +94,10 @@ def ablate(
     every = {spec: one for ones in by_arm.values() for spec, one in ones.items()}
     wanted = [Wanted(spec, perspective, one) for spec, one in every.items()]
     arms = ready(model, wanted, text=text, tokens_a_key=tokens_a_key, seed=seed)
-    held = baseline(model, held_out(model, held_out_text, chunks, seed, window))
     scoring = Scoring(say=False, seed=seed)
+    assessment = Assessment.by(model, scoring, held_out_text, chunks, window)
     before = scores_before(model, cases, scoring, journal)
-    found = edit_within(model, before, arms, Assessment(scoring, held), journal, WITHIN)
+    found = edit_within(model, before, arms, assessment, journal, WITHIN)
     outcomes: Outcomes = {one: {arm.name: found[arm, one] for arm in arms} for one in WITHIN}
     ablated = tuple(AblatedArm(name, tuple(ones)) for name, ones in by_arm.items())
     lines = tuple(lines_of(list(before.values()), ablated, outcomes, perspective, seed))

@@ -18,7 +18,6 @@ from kedit.models.load import source_of
 from kedit.results.compared import ByCase, Compared, Costs, PairedTest
 from kedit.results.outcomes import Outcome
 from kedit.results.scores import EditScore
-from kedit.scoring.drift import baseline, held_out
 from kedit.scoring.score import Scoring
 from kedit.scoring.summary import BY_ALL, LIFTS, Key, by_case, changes, shares
 from kedit.stats import Paired, holm, other_sign, paired, row_interval
@@ -100,11 +99,11 @@ def compare(
     require_sides(cases, sides)
     labels = labels_of(cases) if labels is None else labels
     arms = prepare(model, editors, sides, text=text, tokens_a_key=tokens_a_key, seed=seed)
-    held = baseline(model, held_out(model, held_out_text, chunks, seed, window))
     scoring = Scoring(tuple(labels), say, seed=seed)
+    assessment = Assessment.by(model, scoring, held_out_text, chunks, window)
     before = scores_before(model, cases, scoring, journal)
     how = {"own": edit_cases, "equal": edit_equally}[norms]
-    outcomes = how(model, before, arms, Assessment(scoring, held), journal)
+    outcomes = how(model, before, arms, assessment, journal)
     name = source_of(model)
     by_arm = [
         one
@@ -117,7 +116,7 @@ def compare(
         model=name,
         n_cases=len(before),
         seed=seed,
-        perplexity=float(held.nll.mean().exp()),
+        perplexity=float(assessment.text.nll.mean().exp()),
         held_out=corpus_of(name, held_out_text, seed, held_out=True).name,
         editors=tuple(_marked(one, name, tuned) for one in by_arm),
         norms=norms,

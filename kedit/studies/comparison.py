@@ -30,7 +30,7 @@ PRINTED = {
 }
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Comparison(Result):
     """Editors compared on the same cases.
 

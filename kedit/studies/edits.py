@@ -17,7 +17,7 @@ from kedit.models.prompts import device
 from kedit.records import require_finite, to_record
 from kedit.results.outcomes import Outcome
 from kedit.results.scores import EditScore
-from kedit.scoring.drift import Baseline
+from kedit.scoring.drift import Baseline, baseline, held_out
 from kedit.scoring.score import Scoring, score
 from kedit.studies.memory import peak_since_now
 from kedit.studies.prepare import Arm, requests_of
@@ -34,6 +34,19 @@ class Assessment:
 
     scoring: Scoring
     text: Baseline
+
+    @classmethod
+    def by(
+        cls,
+        model: HookedTransformer,
+        scoring: Scoring,
+        held_out_text: str,
+        chunks: int,
+        window: int,
+    ) -> "Assessment":
+        """By chunks of a held-out text; where the model writes it, by the scoring's seed."""
+        text = held_out(model, held_out_text, chunks, scoring.seed, window)
+        return cls(scoring, baseline(model, text))
 
 
 def edit_cases(

@@ -21,7 +21,7 @@ from kedit.studies.scoring import score_each
 from kedit.tables import Table
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Splits(Result):
     """Which cases are in which part.
 

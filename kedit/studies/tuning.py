@@ -22,7 +22,6 @@ from kedit.models.load import source_of
 from kedit.results.outcomes import Outcome
 from kedit.results.scores import EditScore
 from kedit.results.tuning import Try, TunedEditor, Tuning
-from kedit.scoring.drift import baseline, held_out
 from kedit.scoring.score import Scoring
 from kedit.scoring.summary import BY_ALL, BY_MAGNITUDE, Key, part_name, shares
 from kedit.stats import row_interval
@@ -102,10 +101,10 @@ def tune(
     every = {spec: one for ones in settings.values() for spec, one in ones.items()}
     wanted = [Wanted(spec, perspective, one) for spec, one in every.items()]
     arms = ready(model, wanted, text=text, tokens_a_key=tokens_a_key, seed=seed)
-    held = baseline(model, held_out(model, held_out_text, chunks, seed, window))
     scoring = Scoring(say=False, seed=seed)
+    assessment = Assessment.by(model, scoring, held_out_text, chunks, window)
     before = scores_before(model, cases, scoring, journal)
-    outcomes = edit_cases(model, before, arms, Assessment(scoring, held), journal)
+    outcomes = edit_cases(model, before, arms, assessment, journal)
     came_to = {
         arm.name: came_to_of(arm.name, perspective, list(before.values()), own, seed)
         for arm, own in outcomes.items()

@@ -18,7 +18,6 @@ from kedit.models.prompts import KeyPosition
 from kedit.results.outcomes import Outcome
 from kedit.results.scores import EditScore
 from kedit.results.sites import SiteFindings, SiteNumbers
-from kedit.scoring.drift import baseline, held_out
 from kedit.scoring.score import Scoring
 from kedit.studies.edits import Assessment, edit_cases
 from kedit.studies.prepare import Arm, prepare
@@ -87,9 +86,9 @@ def choose_sites(
         seed=seed,
     )
     every, plain = places(model, layers, positions), plain_joint(model, settings)
-    held = baseline(model, held_out(model, held_out_text, chunks, seed, window))
-    assessment = Assessment(Scoring((), say=False, seed=seed), held)
-    before = scores_before(model, cases, assessment.scoring, journal)
+    scoring = Scoring((), say=False, seed=seed)
+    assessment = Assessment.by(model, scoring, held_out_text, chunks, window)
+    before = scores_before(model, cases, scoring, journal)
     usable, pool = list(before), cases if pool is None else pool
     traced = {name: effects(model, usable, pool, every, name, seed, journal) for name in EFFECTS}
     apart = separations(model, usable, every, neighbours, text, tokens_a_key, seed, journal)
