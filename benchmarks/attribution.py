@@ -30,8 +30,8 @@ from kedit.models.prompts import encode
 from kedit.stats import bootstrap_ratio, rank_correlation
 from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule, prompt_seed, replaced
-from probes.known import first_known, told_apart
-from probes.patch import Patch, Question, sweep
+from probes.known import first_known, with_likeliest_rival
+from probes.patch import AnswerMetric, Patch, sweep
 from probes.trace import question_of
 
 SITES = (Patch("resid_post"), Patch("mlp_out"), Patch("attn_out"), Patch("z"))
@@ -75,12 +75,12 @@ def main() -> None:
 
 def _runs(
     model: HookedTransformer, by: str, n_facts: int
-) -> Iterator[tuple[Fact, tuple[States, States], Question, int]]:
+) -> Iterator[tuple[Fact, tuple[States, States], AnswerMetric, int]]:
     """Facts that the model answers right, with both runs' states, the question, where they part."""
     pool = load_facts("builtin")
     noise = noise_rule(model, "s3", pool, "relation")
     wordings = (first_known(model, worded)[0] for worded in spread_facts(pool, seed=0))
-    known = (told_apart(model, fact, pool) for fact in wordings if fact is not None)
+    known = (with_likeliest_rival(model, fact, pool) for fact in wordings if fact is not None)
     for fact in itertools.islice(known, n_facts):
         prompt = encode(model, fact)
         if by == "noise":
@@ -101,7 +101,7 @@ def _compared(
     model: HookedTransformer,
     clean: States,
     corrupted: States,
-    question: Question,
+    question: AnswerMetric,
     first: int,
     metric: str,
 ) -> dict[str, float]:

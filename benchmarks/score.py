@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 
 from benchmarks._timing import report
 from kedit.data import builtin
-from kedit.forward.likelihood import Asked, Likelihood, likelihoods
+from kedit.forward.likelihood import Likelihood, Query, likelihoods
 from kedit.models.load import load
 from kedit.models.prompts import answers_ids, prompt_ids
 
@@ -20,7 +20,7 @@ AGREE = 1e-4  # nats
 
 
 @torch.no_grad()
-def plain(model: HookedTransformer, asked: list[Asked]) -> list[list[Likelihood]]:
+def plain(model: HookedTransformer, asked: list[Query]) -> list[list[Likelihood]]:
     """One forward for every prompt with every answer: all logits of all tokens."""
     found = []
     for one in asked:
@@ -38,7 +38,7 @@ def plain(model: HookedTransformer, asked: list[Asked]) -> list[list[Likelihood]
 
 
 @torch.no_grad()
-def a_batch_a_prompt(model: HookedTransformer, asked: list[Asked]) -> list[list[float]]:
+def a_batch_a_prompt(model: HookedTransformer, asked: list[Query]) -> list[list[float]]:
     """One forward a prompt: its answers as a padded batch, logits of the last tokens only."""
     found = []
     for one in asked:
@@ -57,7 +57,7 @@ def a_batch_a_prompt(model: HookedTransformer, asked: list[Asked]) -> list[list[
     return found
 
 
-def rate(work, model: HookedTransformer, asked: list[Asked]) -> tuple[float, list]:
+def rate(work, model: HookedTransformer, asked: list[Query]) -> tuple[float, list]:
     """Prompts a second, and what was found."""
     work(model, asked[:1])  # warm
     start = time.perf_counter()
@@ -81,14 +81,14 @@ def main() -> None:
     probes = [probe for case in cases for probe in case.probes]
     names = sorted({probe.label for probe in probes if probe.label})
     asked = [
-        Asked(
+        Query(
             prompt_ids(model, probe.prompt),
             tuple(answers_ids(model, probe.prompt, [*filter(None, (probe.answer, probe.rival))])),
         )
         for probe in probes
     ]
     ranked = [
-        Asked(one.prompt, one.answers, tuple(answers_ids(model, probe.prompt, names)))
+        Query(one.prompt, one.answers, tuple(answers_ids(model, probe.prompt, names)))
         for one, probe in zip(asked, probes, strict=True)
         if probe.label
     ]

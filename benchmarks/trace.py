@@ -43,10 +43,10 @@ from kedit.models import toy
 from kedit.models.hugging_face import gemma_270m_folder, hooked
 from kedit.models.load import prepare, quiet
 from kedit.results.grids import EffectGrid
-from probes.patch import Patch, Question, sweep
+from probes.patch import AnswerMetric, Patch, sweep
 from tests import twins
 
-QUESTION = Question(5, 6)
+QUESTION = AnswerMetric(5, 6)
 
 
 def main() -> None:

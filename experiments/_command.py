@@ -82,7 +82,7 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> "It
         InputError: an option cannot be used, or the folder cannot be (`kedit.run_folder.opened`).
     """
     from kedit.data.inputs import inputs_of
-    from kedit.run_folder import opened
+    from kedit.run_folder import open_folder
 
     require_possible(config, experiment)  # in a notebook no command has done so
     fields = dataclasses.asdict(config)
@@ -92,7 +92,7 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> "It
     digest = hashlib.sha256(json.dumps([measured, inputs], sort_keys=True).encode()).hexdigest()[:8]
     name = f"{Path(str(fields['model'])).stem}-{digest}"
     path = Path(fields["out"]) if fields["out"] else RESULTS / experiment / name
-    with opened(path, experiment, measured, inputs, fields) as folder:
+    with open_folder(path, experiment, measured, inputs, fields) as folder:
         yield folder
 
 

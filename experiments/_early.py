@@ -16,12 +16,11 @@ from kedit.models.inside import require_heads, require_layers
 from kedit.models.outline import Outline, outline_of
 from probes.noise_kinds import noise_kind
 
-RECORDS = ("facts", "cases", "but")  # options that name records, several with commas between
-TEXTS = ("text", "held_out")
+RECORDS = ("facts", "cases", "exclude")  # options that name records, several with commas between
+TEXTS = ("text", "held_out", "locality_text")
 FILES = ("tuned", "space", "source", "edits", "extras")
 ABLATED = ("w_out", "w_o", "joint")  # editors of ablate_attention, whose settings `tuned` has
 SITES_OF_JOINT = ("mlp", "attn")  # each by itself, as choose_sites writes
-WINDOWED = ("sites", "n_heads")  # options beside which --window counts layers
 PAPERS_WINDOW = 10  # layers; on a shallower model too
 
 
@@ -80,10 +79,8 @@ def _require_files(config: Any) -> None:
         for one in str(getattr(config, name, "")).split(","):
             require_records(f"--{name} {one}", one)
     for name in TEXTS:
-        told = getattr(config, name, "")
-        # train_mend counts requests by this name
-        if isinstance(told, str):
-            require_text(f"--{name.replace('_', '-')} {told}", told)
+        source = getattr(config, name, "")
+        require_text(f"--{name.replace('_', '-')} {source}", source)
     editors = getattr(config, "editors", "")
     files = {name: getattr(config, name, "") for name in FILES}
     files["editors"] = editors if editors.endswith(".json") else ""
@@ -100,13 +97,15 @@ def _require_inside(config: Any, outline: Outline) -> None:
     layers, heads = getattr(config, "layers", ()), getattr(config, "heads", "")
     told = f"--layers {' '.join(map(str, layers))}"
     require_layers(told, layers, config.model, outline)
-    if isinstance(heads, str):
-        for one in (Head.named(name) for name in heads.split(",") if heads):
-            require_heads(f"--heads {one}", [one], config.model, outline)
-    elif heads >= outline.n_heads:
-        raise InputError(f"--heads {heads}: fewer than a layer's {outline.n_heads} are wanted")
+    for name in heads.split(",") if heads else ():
+        require_heads(f"--heads {name}", [Head.named(name)], config.model, outline)
+    n_random = getattr(config, "n_random_heads", 0)
+    if n_random >= outline.n_heads:
+        raise InputError(
+            f"--n-random-heads {n_random}: fewer than a layer's {outline.n_heads} are wanted"
+        )
     widest = max(outline.n_layers, PAPERS_WINDOW)
-    if any(hasattr(config, name) for name in WINDOWED) and config.window > widest:
+    if getattr(config, "window", 1) > widest:
         raise InputError(
             f"--window {config.window}: {config.model} has {outline.n_layers} layers, and a "
             f"window of at most {widest} is wanted (1 for single layers)"

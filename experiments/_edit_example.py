@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 # options of a single fact, which a file of facts takes the place of
-OF_ONE = ("subject", "prompt", "target", "true", "more", "neighbours", "relation")
+OF_ONE = ("subject", "prompt", "target", "old", "paraphrases", "neighbours", "relation")
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Example:
     subject: str
     prompt: str
     target: str
-    more: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
     neighbours: tuple[str, ...] = ()
     relation: str = ""
 
@@ -23,7 +23,7 @@ EXAMPLE = Example(
     subject="The Eiffel Tower",
     prompt="{} is located in the city of",
     target="Rome",
-    more=(
+    paraphrases=(
         "{} is a landmark in the city of",
         "{} can be found in",
         "{} is one of the sights of",
@@ -59,7 +59,7 @@ def settled(config: Any) -> Any:
     subject = config.subject.strip() or example.subject
     prompt = _template(config.prompt or example.prompt, subject, "--prompt")
     if prompt != example.prompt:
-        example = replace(example, more=(), neighbours=(), relation="")
+        example = replace(example, paraphrases=(), neighbours=(), relation="")
     relation = config.relation.strip()
     if config.perspective == "relation" and not relation:
         relation = example.relation
@@ -71,8 +71,11 @@ def settled(config: Any) -> Any:
         subject=subject,
         prompt=prompt,
         target=config.target.strip() or example.target,
-        true=config.true.strip(),
-        more=[_template(text, subject, "--more") for text in config.more or example.more],
+        old=config.old.strip(),
+        paraphrases=[
+            _template(text, subject, "--paraphrases")
+            for text in config.paraphrases or example.paraphrases
+        ],
         neighbours=[name for name in names if name not in ("", subject)],
         relation=relation,
     )
@@ -84,9 +87,9 @@ def _toy_example() -> Example:
 
     fact, target = (case := toy.cases()[0]).entity.fact, case.entity.target
     wordings = [template for template, _ in toy.WORLD[fact.relation][1]]
-    more = tuple(template for template in wordings if template != fact.template)
+    paraphrases = tuple(template for template in wordings if template != fact.template)
     neighbours = tuple(person for person in toy.PEOPLE if person != fact.subject)[:4]
-    return Example(fact.subject, fact.template, target, more, neighbours, fact.relation.name)
+    return Example(fact.subject, fact.template, target, paraphrases, neighbours, fact.relation.name)
 
 
 def _template(text: str, subject: str, option: str) -> str:

@@ -33,7 +33,7 @@ def to_edit(config: Any, sides: Sequence[str]) -> ToEdit:
     """Chooses the cases to edit; where none has a relation side, the entity's alone is edited.
 
     Args:
-        config: with model, cases, limit, skip, probes and seed.
+        config: with model, cases, limit, skip, prompts_per_kind and seed.
         sides: which are wanted (kedit.studies.prepare.Side).
 
     Raises:
@@ -64,5 +64,5 @@ def to_edit(config: Any, sides: Sequence[str]) -> ToEdit:
         raise InputError(
             f"--skip {config.skip} leaves none of the {len(cases)} cases of {source} to edit"
         )
-    chosen = [fewer_probes(case, config.probes) for case in asked]
+    chosen = [fewer_probes(case, config.prompts_per_kind) for case in asked]
     return ToEdit(cases, chosen, skipped, list(sides), source)

@@ -24,16 +24,16 @@ def run_one(config: Any) -> Path:
     require_tokens(config, model)
     request = request_of(
         model, config.subject, config.prompt, config.target,
-        true=config.true, relation=config.relation,
+        old=config.old, relation=config.relation,
     )  # fmt: skip
     near = config.neighbours or None
-    asked = questions_of(model, request, config.perspective, config.more, near, config.seed)
+    asked = questions_of(model, request, config.perspective, config.paraphrases, near, config.seed)
     # not opened before: what cannot be edited leaves no folder
     with open_run("edit_fact", config) as folder:
         folder.require_weights(fingerprint(model))
         found = edit_and_ask(
             model, request, config.editor, perspective=config.perspective, questions=asked,
-            neighbours=near, text=config.text, tokens_a_key=config.tokens_a_key,
+            neighbours=near, text=config.text, tokens_per_dim=config.tokens_per_dim,
             held_out=config.held_out, seed=config.seed,
         )  # fmt: skip
         found.edit.save(folder.path / "edit.safetensors")
@@ -55,7 +55,7 @@ def run_many(config: Any) -> Path:
     with open_run("edit_fact", config) as folder:
         found = edit_many(
             loaded(config, folder), cases, config.editor, perspective=config.perspective,
-            text=config.text, tokens_a_key=config.tokens_a_key, held_out=config.held_out,
+            text=config.text, tokens_per_dim=config.tokens_per_dim, held_out=config.held_out,
             seed=config.seed,
         )  # fmt: skip
         say_skipped(config.facts, found.skipped)

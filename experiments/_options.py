@@ -67,7 +67,7 @@ def text() -> Any:
     )
 
 
-def tokens_a_key() -> Any:
+def tokens_per_dim() -> Any:
     return option(
         default=4,
         help="Tokens of that text for each number of a key, where an editor has not been told "
@@ -87,11 +87,11 @@ def chunks(default: int = 2) -> Any:
     return option(default=default, help="Of that text.")
 
 
-def window() -> Any:
+def chunk_tokens() -> Any:
     return option(default=128, help="Tokens of a chunk: fewer are read sooner.")
 
 
-def probes(default: int = 0) -> Any:
+def prompts_per_kind(default: int = 0) -> Any:
     return option(
         default=default,
         help="Of each kind a case is tested with, at most so many (scoring takes time); 0 for all.",

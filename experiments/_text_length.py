@@ -37,26 +37,25 @@ def _needs(config: Any, outline: Outline) -> "Iterator[TextNeed]":
     """What a run reads of the files that its options name."""
     from kedit.data.text_length import TextNeed
 
-    text, held_out = getattr(config, "text", ""), getattr(config, "held_out", "")
-    editors = list(editors_of(config))
+    held_out = getattr(config, "held_out", "")
     # what the others need is imported where it is asked for: editors take a second
-    if editors:
+    if editors := list(editors_of(config)):
         from kedit.editors.text_needs import text_needs
         from kedit.results.before_after import WINDOW as PRICE
 
-        yield from text_needs(editors, config.model, outline, text, config.tokens_a_key)
-        window = getattr(config, "window", PRICE)
-        read = ("--held-out", held_out, window, "a chunk of perplexity's")
-    elif held_out != "" and isinstance(held_out, int):  # train_mend's number of requests
+        yield from text_needs(editors, config.model, outline, config.text, config.tokens_per_dim)
+        tokens = getattr(config, "chunk_tokens", PRICE)
+        read = ("--held-out", held_out, tokens, "a chunk of perplexity's")
+    elif locality := getattr(config, "locality_text", ""):
         from kedit.studies.mend_practice import EXCERPT
 
-        read = ("--text", text, EXCERPT, "an excerpt")
-    elif text:
+        read = ("--locality-text", locality, EXCERPT, "an excerpt")
+    elif held_out:
         from kedit.scoring.drift import WINDOW
 
-        read = ("--text", text, WINDOW, "a chunk of perplexity's")
+        read = ("--held-out", held_out, WINDOW, "a chunk of perplexity's")
     else:
         return
-    option, source, window, why = read
+    option, source, tokens, why = read
     if kind_of(source) == "file":
-        yield TextNeed(f"{option} {source}", Path(source), min(window, outline.n_ctx - 1), why)
+        yield TextNeed(f"{option} {source}", Path(source), min(tokens, outline.n_ctx - 1), why)

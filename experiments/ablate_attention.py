@@ -17,7 +17,7 @@ class Config:
     """What tune_editors wrote with --editors w_out,w_o,joint; none: the model's own settings."""
     perspective: Literal["entity", "relation"] = "relation"
     """Which side is edited."""
-    heads: int = 0
+    n_random_heads: int = 0
     """Random heads a layer whose rows of W_O may change, beside W_out; 0: half of all."""
     draws: int = 3
     """Of these heads."""
@@ -25,11 +25,11 @@ class Config:
     limit: int = options.n_cases(20)
     skip: int = options.skip()
     text: str = options.text()
-    tokens_a_key: int = options.tokens_a_key()
+    tokens_per_dim: int = options.tokens_per_dim()
     held_out: str = options.held_out()
     chunks: int = options.chunks()
-    window: int = options.window()
-    probes: int = options.probes()
+    chunk_tokens: int = options.chunk_tokens()
+    prompts_per_kind: int = options.prompts_per_kind()
     seed: int = options.seed(
         "the choice of cases and of heads, of contexts, own text and the bootstrap"
     )
@@ -58,9 +58,10 @@ def run(config: Config) -> Path:
         result = ablate(
             loaded(config, folder), found.cases,
             {arm: tuned.get(name, name) for arm, name in ABLATED.items()},
-            perspective=config.perspective, heads=config.heads, draws=config.draws,
-            text=config.text, tokens_a_key=config.tokens_a_key, held_out_text=config.held_out,
-            chunks=config.chunks, window=config.window, seed=config.seed, journal=folder,
+            perspective=config.perspective, n_random_heads=config.n_random_heads,
+            draws=config.draws, text=config.text, tokens_per_dim=config.tokens_per_dim,
+            held_out_text=config.held_out, chunks=config.chunks,
+            chunk_tokens=config.chunk_tokens, seed=config.seed, journal=folder,
         )  # fmt: skip
         say_unscored(unscored(found.cases, folder), len(found.cases))
         result.save(folder)

@@ -19,18 +19,18 @@ class Config:
     """Tokens whose keys are taken: any of subject_last, object_last and last."""
     layers: list[int] = field(default_factory=list)
     """Which layers; none for all of the model's."""
-    neighbours: int = 12
+    n_neighbours: int = 12
     """Of each case, that its keys are to be told from."""
-    probes: int = options.probes(2)
+    prompts_per_kind: int = options.prompts_per_kind(2)
     settings: str = ""
     """More settings of the joint editor, each as field=value: neighbours=8:weight=3."""
     best: int = 5
     """So many sites are chosen, and held against as many random ones."""
     text: str = options.text()
-    tokens_a_key: int = options.tokens_a_key()
+    tokens_per_dim: int = options.tokens_per_dim()
     held_out: str = options.held_out()
     chunks: int = options.chunks()
-    window: int = options.window()
+    chunk_tokens: int = options.chunk_tokens()
     seed: int = options.seed(
         "the choice of cases, neighbours, replacements, contexts, own text and the bootstrap"
     )
@@ -55,9 +55,9 @@ def run(config: Config) -> Path:
         result = choose_sites(
             loaded(config, folder), found.cases, pool=found.every,
             positions=config.positions,  # pyright: ignore[reportArgumentType]
-            layers=config.layers, neighbours=config.neighbours, settings=config.settings,
-            best=config.best, text=config.text, tokens_a_key=config.tokens_a_key,
-            held_out_text=config.held_out, chunks=config.chunks, window=config.window,
+            layers=config.layers, n_neighbours=config.n_neighbours, settings=config.settings,
+            best=config.best, text=config.text, tokens_per_dim=config.tokens_per_dim,
+            held_out_text=config.held_out, chunks=config.chunks, chunk_tokens=config.chunk_tokens,
             seed=config.seed, journal=folder,
         )  # fmt: skip
         result.save(folder)

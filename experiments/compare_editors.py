@@ -30,11 +30,11 @@ class Config:
     limit: int = options.n_cases(20)
     skip: int = options.skip()
     text: str = options.text()
-    tokens_a_key: int = options.tokens_a_key()
+    tokens_per_dim: int = options.tokens_per_dim()
     held_out: str = options.held_out()
     chunks: int = options.chunks()
-    window: int = options.window()
-    probes: int = options.probes()
+    chunk_tokens: int = options.chunk_tokens()
+    prompts_per_kind: int = options.prompts_per_kind()
     ranks: bool = True
     """Rank each relation's name among all (slower)."""
     say: bool = False
@@ -65,8 +65,8 @@ def run(config: Config) -> Path:
         result = compare(
             loaded(config, folder), found.cases, parse_specs(config.editors),
             perspective=found.sides, labels=labels_of(found.every) if config.ranks else (),
-            say=config.say, text=config.text, tokens_a_key=config.tokens_a_key,
-            held_out_text=config.held_out, chunks=config.chunks, window=config.window,
+            say=config.say, text=config.text, tokens_per_dim=config.tokens_per_dim,
+            held_out_text=config.held_out, chunks=config.chunks, chunk_tokens=config.chunk_tokens,
             tuned=config.editors.endswith(".json"), seed=config.seed, journal=folder,
         )  # fmt: skip
         say_unscored(unscored(found.cases, folder), len(found.cases))

@@ -30,9 +30,9 @@ class Config:
     located in the city of)."""
     target: str = ""
     """What it shall say from now on ("": Rome)."""
-    true: str = ""
+    old: str = ""
     """What it shall no longer say ("": whatever it says by itself)."""
-    more: list[str] = field(default_factory=list)
+    paraphrases: list[str] = field(default_factory=list)
     """Other wordings of the prompt, which should change too (none: the worked example's, if its
     prompt is asked)."""
     neighbours: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Config:
     text: str = ""
     """Text whose statistics the edit is to spare: a file, hf:NAME, self for what the model itself
     says, or "" for what the editor has been told, else kedit's text (the toy: self)."""
-    tokens_a_key: int = 4
+    tokens_per_dim: int = 4
     """Tokens of that text for each number of a key, where the editor has not been told n_tokens."""
     held_out: str = ""
     """Text whose perplexity should not rise, another one than --text: a file, hf:NAME, self, or ""
@@ -75,11 +75,13 @@ def run(config: Config) -> Path:
     Raises:
         InputError: options that do not fit together, or nothing that can be edited.
     """
-    from kedit.studies.before_after import told_editor
+    from kedit.studies.before_after import editor_with_options
 
     config = settled(config)
     # refused before the model is loaded
-    told_editor(config.model, config.editor, config.perspective, text=config.text, seed=config.seed)
+    editor_with_options(
+        config.model, config.editor, config.perspective, text=config.text, seed=config.seed
+    )
     return run_many(config) if config.facts else run_one(config)
 
 

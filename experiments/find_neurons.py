@@ -16,15 +16,15 @@ class Config:
 
     model: str = options.model()
     facts: str = options.facts()
-    relations: int = 10
+    n_relations: int = 10
     """How many relations, of those of which the model knows enough facts; 0 for all."""
-    limit: int = 8
+    facts_per_relation: int = 8
     """At most so many facts a relation, and at least four; 0 for all."""
     wordings: int = 3
     """Every fact is asked in so many wordings, all answered right (in all it has, if fewer)."""
     halves: list[str] = field(default_factory=lambda: ["mlp", "attn"])
     """Any of mlp (neurons of W_out's key) and attn (numbers of all heads' z)."""
-    steps: int = 20
+    gradient_steps: int = 20
     """Of the integrated gradients, as Dai et al. 2022."""
     threshold: float = 0.2
     """A neuron of a wording brings more than this share of what its strongest one does (theirs)."""
@@ -33,7 +33,7 @@ class Config:
     that a fact has 2 to 5; of three wordings that is all)."""
     agree_facts: float = 0.4
     """A neuron of a relation is one in more than this share of its facts (0.4: 4 of 8, and 2 of
-    the 4 that are searched for the other 4; with --limit 4 only 1 of 2)."""
+    the 4 that are searched for the other 4; with --facts-per-relation 4 only 1 of 2)."""
     controls: int = 5
     """Draws of as many random neurons, for each fact that is tested."""
     seed: int = options.seed(
@@ -54,13 +54,14 @@ def run(config: Config) -> Path:
     config = replace(config, facts=facts_source(config.facts, config.model))
     facts, skipped = usable_facts(config.facts)
     say_skipped(config.facts, skipped)
-    require_facts_of_a_relation(facts, FEWEST_TO_SEARCH, config.limit)
+    require_facts_of_a_relation(facts, FEWEST_TO_SEARCH, config.facts_per_relation)
     with open_run("find_neurons", config) as folder:
         folder.write("README.txt", _EXPLAINED)
         folder.write_json("skipped.json", skipped)
         found = find_neurons(
-            loaded(config, folder), facts, relations=config.relations, limit=config.limit,
-            wordings=config.wordings, steps=config.steps,
+            loaded(config, folder), facts,
+            n_relations=config.n_relations, facts_per_relation=config.facts_per_relation,
+            wordings=config.wordings, gradient_steps=config.gradient_steps,
             halves=config.halves,  # pyright: ignore[reportArgumentType]  # looked at before
             threshold=config.threshold, agree_wordings=config.agree_wordings,
             agree_facts=config.agree_facts, controls=config.controls, seed=config.seed,

@@ -18,7 +18,7 @@ class Config:
     model: str = options.model()
     rounds: int = 10
     """Documents behind each of the 66 openings, with those that are dropped."""
-    held_out: float = 0.1
+    held_out_share: float = 0.1
     """Share of the text that is held out: whole documents, the last ones."""
     leave_out: list[str] = field(default_factory=list)
     """Documents to leave out after somebody read them, by their keys in records.jsonl: 0-17 is the
@@ -35,11 +35,11 @@ def run(config: Config) -> Path:
     from kedit.studies.documents import divided, write_documents
 
     # more rounds add documents, and change none
-    with open_run("say_text", config, outside=("rounds", "leave_out", "held_out")) as folder:
+    with open_run("say_text", config, outside=("rounds", "leave_out", "held_out_share")) as folder:
         documents = write_documents(
             loaded(config, folder), config.rounds, seed=config.seed, journal=folder
         )
-        texts = divided(documents, config.held_out, config.leave_out)
+        texts = divided(documents, config.held_out_share, config.leave_out)
         for name, own in texts._asdict().items():
             text = "".join(f"{one}\n\n" for one in own)
             folder.write(f"{name}.txt", text)

@@ -16,9 +16,9 @@ class Config:
     limit: int = options.n_cases(0)
     say: bool = True
     """Let the model speak after the prompts, and look whether it says the answer."""
-    texts: int = 100
+    n_texts: int = 100
     """Of so many cases, generate texts and take their n-gram entropy (slow); 0 for none."""
-    text: str = ""
+    held_out: str = ""
     """Held-out text for perplexity: a file, hf:NAME, self for what the model says by seed, or
     "" for the part of kedit's text that is held out (the toy: self)."""
     seed: int = options.seed("the choice of cases, of generated texts, and of the bootstrap")
@@ -48,8 +48,8 @@ def run(config: Config) -> Path:
             choose.spread_cases(cases, config.limit, config.seed),
             labels=choose.labels_of(cases),
             say=config.say,
-            texts=config.texts,
-            held_out=config.text,
+            n_texts=config.n_texts,
+            held_out=config.held_out,
             seed=config.seed,
             journal=folder,
         )

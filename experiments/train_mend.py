@@ -18,7 +18,7 @@ class Config:
     """What is practised on, with commas between: builtin, toy, or files of edits (CounterFact,
     EasyEdit's, zsRE, rake.jsonl); auto: the toy's own for the toy, else what build_rake made, else
     builtin."""
-    but: str = ""
+    exclude: str = ""
     """Files whose subjects are left out, with commas between: what is scored later."""
     perspective: Literal["both", "entity", "relation"] = "both"
     """Which sides' edits are practised."""
@@ -44,13 +44,13 @@ class Config:
     """Batches to a step of Adam."""
     steps: int = 1200
     """Of Adam, at most."""
-    validate: int = 100
+    validate_every: int = 100
     """Steps between validations; each writes a checkpoint."""
     patience: int = 500
     """Steps without a better validation after which training ends."""
-    held_out: int = 96
+    n_validate: int = 96
     """Requests that are validated with; no subject of theirs is trained on."""
-    text: str = ""
+    locality_text: str = ""
     """Running text that should stay: a file, hf:NAME, self for what the model says, or "" for
     kedit's text (the toy: self)."""
     seed: int = 0
@@ -82,15 +82,15 @@ def run(config: Config) -> Path:
     recipe = Recipe(**{**told, "matrices": tuple(config.matrices.split(","))})
     sides = SIDES if config.perspective == "both" else (config.perspective,)
     requests = read_requests(
-        config.cases, config.model, but=config.but, sides=sides,
-        held_out=config.held_out, seed=config.seed,
+        config.cases, config.model, exclude=config.exclude, sides=sides,
+        n_validate=config.n_validate, seed=config.seed,
     )  # fmt: skip
     with open_run("train_mend", config) as folder:
         folder.write("README.txt", _EXPLAINED)
         model = loaded(config, folder)
         found = train_mend(
-            model, requests, recipe, text=config.text, removal=config.removal, seed=config.seed,
-            journal=folder,
+            model, requests, recipe, locality_text=config.locality_text,
+            removal=config.removal, seed=config.seed, journal=folder,
         )  # fmt: skip
         found.save(folder)
         folder.write("validation.md", found.table().to_markdown() + "\n")

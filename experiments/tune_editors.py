@@ -25,11 +25,11 @@ class Config:
     limit: int = options.n_cases(16)
     skip: int = options.skip()
     text: str = options.text()
-    tokens_a_key: int = options.tokens_a_key()
+    tokens_per_dim: int = options.tokens_per_dim()
     held_out: str = options.held_out()
     chunks: int = options.chunks(1)
-    window: int = options.window()
-    probes: int = options.probes(2)
+    chunk_tokens: int = options.chunk_tokens()
+    prompts_per_kind: int = options.prompts_per_kind(2)
     seed: int = options.seed(
         "the settings that are tried, the choice of cases, contexts, own text and the bootstrap"
     )
@@ -58,8 +58,9 @@ def run(config: Config) -> Path:
             loaded(config, folder), cases, parse_specs(config.editors),
             perspective=config.perspective, tries=config.tries,
             space=read_space(config.space) if config.space else None, text=config.text,
-            tokens_a_key=config.tokens_a_key, held_out_text=config.held_out,
-            chunks=config.chunks, window=config.window, seed=config.seed, journal=folder,
+            tokens_per_dim=config.tokens_per_dim, held_out_text=config.held_out,
+            chunks=config.chunks, chunk_tokens=config.chunk_tokens, seed=config.seed,
+            journal=folder,
         )  # fmt: skip
         say_unscored(unscored(cases, folder), len(cases))
         result.save(folder)

@@ -22,7 +22,7 @@ from figures.style import (
     styled,
     titled,
 )
-from figures.trace import layer_label, windows_told
+from figures.trace import layer_label, window_note
 from kedit.errors import InputError
 from kedit.forward.metrics import METRICS
 from kedit.results.traces import AverageEffect
@@ -106,7 +106,7 @@ def sides(
             f"relation at {sites[0]}, subject at {sites[1]}: wanted the same sites in both"
         )
     title = titled("Subject against relation corrupted", study.model)
-    caption = study.caption("bands") + windows_told(relation)
+    caption = study.caption("bands") + window_note(relation)
     if totals:
         caption += TOTALS
     figure = new_figure(DOUBLE, 3.6, title, caption)

@@ -40,7 +40,7 @@ NARROWEST = 10.0  # percent: an axis
 
 
 # the name by which experiments/_verdict.py and _tables.py still know it
-Place = FrontierPoint
+AxisPlace = FrontierPoint
 
 
 def of_comparison(found: Comparison) -> Figure:

@@ -36,7 +36,7 @@ TOP = 5
 LEADER = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}  # to a small cell
 
 
-class Head(NamedTuple):
+class TopHead(NamedTuple):
     """A head's place in an AverageEffect."""
 
     bucket: int
@@ -97,14 +97,14 @@ def _panel_title(effect: AverageEffect, bucket: int, index: int) -> str:
     return f"{effect.buckets[bucket]}\n{tokens}, up to {furthest}"
 
 
-def _strongest(effect: AverageEffect, index: int) -> list[Head]:
+def _strongest(effect: AverageEffect, index: int) -> list[TopHead]:
     """The TOP heads with the largest effects of either sign, in any bucket of enough facts."""
     mean = np.where(np.array(effect.enough)[:, None, None], effect.mean[index], np.nan)
-    places = [Head(*place) for place in largest(mean, TOP)]
+    places = [TopHead(*place) for place in largest(mean, TOP)]
     return [place for place in places if np.abs(mean[place]) > 0]  # nor NaN
 
 
-def _number(ax: Axes, bucket: int, places: Sequence[Head]) -> None:
+def _number(ax: Axes, bucket: int, places: Sequence[TopHead]) -> None:
     """Outlines the heads of one bucket, with their ranks in them or, if they are small, beside."""
     points = 72 / ax.get_figure(root=True).dpi  # pyright: ignore[reportOptionalMemberAccess]
     page = Bbox(points * ax.get_window_extent().get_points())
@@ -143,7 +143,7 @@ def _within(box: Bbox, page: Bbox) -> bool:
     return bool(box.x0 >= page.x0 and box.x1 <= page.x1 and box.y0 >= page.y0 and box.y1 <= page.y1)
 
 
-def _rank(ax: Axes, effect: AverageEffect, index: int, places: Sequence[Head]) -> None:
+def _rank(ax: Axes, effect: AverageEffect, index: int, places: Sequence[TopHead]) -> None:
     """The heads' effects with their intervals, the strongest at the top."""
     ax.set_title(f"the {TOP} strongest")
     ax.set_xlabel(effect_label(METRICS[index]))

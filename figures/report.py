@@ -32,7 +32,7 @@ class Config:
     """The page's file (default: report.html in the run's folder)."""
 
 
-class Table(NamedTuple):
+class ReportTable(NamedTuple):
     """A CSV file: its heading and first rows, each cell with whether it is (above) a number."""
 
     name: str
@@ -178,14 +178,14 @@ def _embedded(picture: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
-def _table(file: Path) -> Table:
+def _table(file: Path) -> ReportTable:
     with file.open(encoding="utf-8", newline="") as lines:
         rows = csv.reader(lines)
         names = next(rows, [])
         kept = [[_cell(text) for text in row] for row in itertools.islice(rows, ROWS)]
         above = {column for row in kept for column, (_, number) in enumerate(row) if number}
         head = [(name, column in above) for column, name in enumerate(names)]
-        return Table(file.name, head, kept, len(kept) + sum(1 for _ in rows))
+        return ReportTable(file.name, head, kept, len(kept) + sum(1 for _ in rows))
 
 
 def _cell(text: str) -> tuple[str, bool]:

@@ -38,7 +38,7 @@ class Dots(NamedTuple):
     shape: str
 
 
-class Panel(NamedTuple):
+class ScorePanel(NamedTuple):
     """A column of `by_relation`, and which measures are its series."""
 
     title: str
@@ -93,12 +93,12 @@ EDIT, REMOVE, PARAPHRASES = PROMPTS = (
     Dots("paraphrases", "#E69F00", "^"),
 )
 PANELS = (
-    Panel(
+    ScorePanel(
         "Relation side: relation’s\nname over “None”",
         "success (%)",
         {R_EFFICACY: EDIT, R_PARAPHRASE: PARAPHRASES},
     ),
-    Panel(
+    ScorePanel(
         "Relation side: rank of relation’s\nname among all relations’ names",
         "reciprocal rank × 100",
         {
@@ -107,7 +107,7 @@ PANELS = (
             RANK._replace(group="paraphrase"): PARAPHRASES,
         },
     ),
-    Panel(
+    ScorePanel(
         "Entity side: new object\nover true one",
         "success (%)",
         {E_EFFICACY: EDIT, E_PARAPHRASE: PARAPHRASES},

@@ -127,7 +127,7 @@ def averages(
     if total is not None:
         title += f"; total effect {estimate(*(float(values[index]) for values in total))}"
     n_buckets = len(effects[0].buckets)
-    caption = study.caption("brackets") + windows_told(effects) + too_few(effects[0])
+    caption = study.caption("brackets") + window_note(effects) + too_few(effects[0])
     figure = new_figure(DOUBLE, 0.95 + 1.2 * ROW * n_buckets, title, caption)
     axes = figure.subplots(1, len(effects), sharey=True, squeeze=False)[0]
     scale = norm(*(mean[list(effects[0].enough)] for mean in means))
@@ -219,7 +219,7 @@ def layer_label(window: int) -> str:
     return "layer" if window == 1 else "middle layer"
 
 
-def windows_told(effects: Iterable[AverageEffect]) -> str:
+def window_note(effects: Iterable[AverageEffect]) -> str:
     """What a caption says of windows of layers; nothing where there are none."""
     return WINDOWS if any(effect.window > 1 for effect in effects) else ""
 

@@ -60,17 +60,20 @@ TWO = Bound(2)  # tokens of a chunk: the first is predicted from nothing where t
 RULES: Mapping[str, Bound | Choice] = {
     **dict.fromkeys(
         (
-            "batch", "bound", "controls", "decoded", "facts", "family", "heads", "heatmaps",
-            "kl", "layer", "layers", "lengths", "limit", "n_tokens", "neighbours", "probes",
-            "relations", "seen", "shrink", "skip", "stop", "strongest", "test", "texts", "tune",
-            "validate", "weight_decay", "words", "wordings",
+            "batch", "bound", "controls", "decoded", "facts", "facts_per_relation", "family",
+            "heads", "heatmaps", "kl", "layer", "layers", "lengths", "limit", "n_random_heads",
+            "n_relations", "n_texts", "n_tokens", "neighbours", "prompts_per_kind", "seen",
+            "shrink", "skip", "stop", "strongest", "test", "tune", "validate",
+            "weight_decay", "words", "wordings",
         ),
         NOT_NEGATIVE,
     ),
     **dict.fromkeys(
         (
-            "accumulate", "best", "choose", "chunks", "draws", "held_out", "n_heads", "patience",
-            "rank", "rounds", "samples", "screen_steps", "steps", "tokens_a_key", "tries", "window",
+            "accumulate", "best", "choose", "chunks", "draws", "gradient_steps", "n_heads",
+            "n_neighbours", "n_validate", "patience", "rank", "rounds", "samples",
+            "screen_steps", "steps", "tokens_per_dim", "tries", "validate_every",
+            "window",
         ),
         AT_LEAST_ONE,
     ),
@@ -88,19 +91,11 @@ RULES: Mapping[str, Bound | Choice] = {
         BELOW_ONE,
     ),
     "find_neurons.wordings": AT_LEAST_ONE,
-    "say_text.held_out": SHARE,
-    "choose_sites.neighbours": AT_LEAST_ONE,
-    **dict.fromkeys(
-        (
-            f"{name}.window"
-            for name in ("ablate_attention", "choose_sites", "compare_editors", "tune_editors")
-        ),
-        TWO,
-    ),
+    "held_out_share": SHARE,
+    "chunk_tokens": TWO,
     **dict.fromkeys(("train_mend.rate", "train_mend.lr", "train_mend.lr_rate"), RATE),
     "train_mend.edit_weight": Bound(0, 1e6, without="low"),
     "train_mend.batch": AT_LEAST_ONE,
-    "train_mend.validate": AT_LEAST_ONE,
     "ft.batch": AT_LEAST_ONE,
     "ft.steps": NOT_NEGATIVE,
 }  # fmt: skip

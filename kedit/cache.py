@@ -18,7 +18,7 @@ log = logging.getLogger("kedit")
 
 CHECKSUM = "checksum"
 Tensors = Mapping[str, Tensor]
-Told = Mapping[str, str]  # what stands in a file beside its tensors
+Metadata = Mapping[str, str]  # what stands in a file beside its tensors
 
 
 def hashed(tensor: Tensor) -> str:
@@ -29,7 +29,7 @@ def hashed(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def write(file: Path, tensors: Tensors, told: Told) -> str:
+def write(file: Path, tensors: Tensors, told: Metadata) -> str:
     """Writes `file` whole or not at all, and gives its checksum: of the tensors and of `told`.
 
     Raises:
@@ -41,7 +41,7 @@ def write(file: Path, tensors: Tensors, told: Told) -> str:
     return checksum
 
 
-def read(file: Path) -> tuple[Tensors, Told]:
+def read(file: Path) -> tuple[Tensors, Metadata]:
     """Tensors of a safetensors file, and what stands beside them, for `checksum_of` to look at.
 
     Raises:
@@ -53,14 +53,14 @@ def read(file: Path) -> tuple[Tensors, Told]:
         return {name: opened.get_tensor(name).clone() for name in opened.keys()}, told  # noqa: SIM118
 
 
-def checksum_of(tensors: Tensors, told: Told) -> str:
+def checksum_of(tensors: Tensors, told: Metadata) -> str:
     """The checksum in what was read, if it is right; else ""."""
     rest = {name: text for name, text in told.items() if name != CHECKSUM}
     found = told.get(CHECKSUM, "")
     return found if found == _checksum(tensors, _lines(rest)) else ""
 
 
-def keep(file: Path, tensors: Tensors, told: Told) -> None:
+def store(file: Path, tensors: Tensors, told: Metadata) -> None:
     """Writes a file of the cache; with `told`, for those who look into it.
 
     Where that cannot be done (the disk is full, say), it is logged: what took so long is not lost.
@@ -77,8 +77,8 @@ def keep(file: Path, tensors: Tensors, told: Told) -> None:
         )
 
 
-def kept(file: Path) -> Tensors | None:
-    """What `keep` wrote; None if nothing is there, or not what was written."""
+def load(file: Path) -> Tensors | None:
+    """What `store` wrote; None if nothing is there, or not what was written."""
     try:
         tensors, told = read(file)
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def kept(file: Path) -> Tensors | None:
     return tensors
 
 
-def _save(file: Path, scratch: Path, tensors: Tensors, told: Told) -> None:
+def _save(file: Path, scratch: Path, tensors: Tensors, told: Metadata) -> None:
     try:
         scratch.touch()
         mode = scratch.stat().st_mode
@@ -110,7 +110,7 @@ def _save(file: Path, scratch: Path, tensors: Tensors, told: Told) -> None:
             scratch.unlink()
 
 
-def _lines(told: Told) -> list[str]:
+def _lines(told: Metadata) -> list[str]:
     return [f"{name} {told[name]}" for name in sorted(told)]
 
 

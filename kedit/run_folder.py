@@ -151,7 +151,7 @@ class RunFolder(Journal):
 
 
 @contextlib.contextmanager
-def opened(
+def open_folder(
     path: Path,
     experiment: str,
     measured: Mapping[str, Any],

@@ -20,7 +20,7 @@ from kedit.forward.metrics import METRICS, answer_scores
 from kedit.forward.runs import Run
 from kedit.heads import Head
 from kedit.models.prompts import Prompt
-from probes.patch import Question
+from probes.patch import AnswerMetric
 
 ROWS = 64  # of a batch
 
@@ -31,7 +31,7 @@ StandIn = Float[Tensor, "layer pos head d_head"]
 def ablate(
     model: HookedTransformer,
     prompt: Prompt,
-    question: Question,
+    question: AnswerMetric,
     sets: Sequence[frozenset[Head]],
     stand_in: StandIn,
     positions: Sequence[int] | None = None,

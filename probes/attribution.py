@@ -20,7 +20,7 @@ from kedit.forward.metrics import METRICS, last_logits
 from kedit.forward.patched import require_patchable
 from kedit.forward.runs import States
 from kedit.models.sites import require_gradients
-from probes.patch import Patch, Question
+from probes.patch import AnswerMetric, Patch
 
 Gradients = Mapping[str, tuple[Float[Tensor, "metric sample pos *width"], ...]]  # by site and layer
 
@@ -30,7 +30,7 @@ def attributed(
     clean: States,
     corrupted: States,
     patches: Sequence[Patch],
-    question: Question,
+    question: AnswerMetric,
     metrics: Sequence[str] = METRICS,
     steps: int = 1,
 ) -> dict[str, Float[Tensor, "metric layer pos *head"]]:
@@ -82,7 +82,7 @@ def _mean_gradients(
     clean: States,
     corrupted: States,
     sites: Sequence[str],
-    question: Question,
+    question: AnswerMetric,
     metrics: Sequence[str],
     steps: int,
 ) -> Gradients:
@@ -101,7 +101,7 @@ def _gradients(
     model: HookedTransformer,
     start: Float[Tensor, "sample pos d_model"],
     sites: Sequence[str],
-    question: Question,
+    question: AnswerMetric,
     metrics: Sequence[str],
 ) -> Gradients:
     """Of the run whose first residual is `start`; one row a sample, none of which sees another."""
@@ -136,7 +136,7 @@ def _gradients(
 
 
 def _scores(
-    logits: Float[Tensor, "sample vocab"], question: Question, metrics: Sequence[str]
+    logits: Float[Tensor, "sample vocab"], question: AnswerMetric, metrics: Sequence[str]
 ) -> list[Float[Tensor, ""]]:
     """Each metric's sum over samples."""
     logprob = logits.log_softmax(-1)[:, question.answer]

@@ -37,7 +37,7 @@ COMPONENTS = 64  # that a probe reads
 TOLERANCE = 1e-3  # of the gradient; scikit-learn's 1e-4 is no more accurate, in twice the time
 
 Split = Literal["subject", "wording"]
-Place = tuple[str, int, int | None]  # site, layer, head
+ReadAt = tuple[str, int, int | None]  # site, layer, head
 Part = tuple[Int[ndarray, " train"], Int[ndarray, " held_out"]]
 
 
@@ -201,7 +201,7 @@ def _read(
     return {site: torch.stack(own, 1).float().cpu() for site, own in states.items()}
 
 
-def _cells(features: Features) -> Iterator[tuple[Place, Float[ndarray, "fact d"]]]:
+def _cells(features: Features) -> Iterator[tuple[ReadAt, Float[ndarray, "fact d"]]]:
     """Every site, layer and head, and what the facts have there."""
     for site in SITES:
         values = getattr(features, site).double().numpy()

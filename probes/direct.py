@@ -16,8 +16,8 @@ from transformer_lens import HookedTransformer
 from kedit.errors import InputError
 from kedit.forward.runs import States
 from kedit.models.sites import attn_post_norm
-from probes.frozen import behind_post_norm, final_norm, frozen_norm, norm_bias
-from probes.patch import Question
+from probes.frozen import after_post_norm, final_norm, frozen_norm, norm_bias
+from probes.patch import AnswerMetric
 
 LOST = 0.05  # of all that the parts bring: more than rounding takes, in bfloat16 too
 
@@ -42,7 +42,9 @@ class DirectEffects:
 
 
 @torch.no_grad()
-def direct_effects(model: HookedTransformer, states: States, question: Question) -> DirectEffects:
+def direct_effects(
+    model: HookedTransformer, states: States, question: AnswerMetric
+) -> DirectEffects:
     """The direct effects in the run that left `states`, each row in its own scales.
 
     Raises:
@@ -70,8 +72,8 @@ def direct_effects(model: HookedTransformer, states: States, question: Question)
     for block, every in zip(model.blocks, states.z, strict=True):
         z = every[:, -1]
         raw = torch.einsum("bhd,hdm->hbm", z, block.attn.W_O)
-        heads.append(logit_diff(behind_post_norm(block, z, raw)))
-        bias = behind_post_norm(block, z, block.attn.b_O.expand(len(z), -1))
+        heads.append(logit_diff(after_post_norm(block, z, raw)))
+        bias = after_post_norm(block, z, block.attn.b_O.expand(len(z), -1))
         rest += logit_diff(bias + norm_bias(attn_post_norm(block), bias))
     mlps = logit_diff(torch.stack([out[:, -1] for out in states.mlp_out]))
     total = logit_diff(last) + always

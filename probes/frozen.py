@@ -51,7 +51,7 @@ def final_norm(model: HookedTransformer) -> nn.Module:
     return getattr(model, "ln_final", nn.Identity())
 
 
-def behind_post_norm(
+def after_post_norm(
     block: TransformerBlock,
     z: Float[Tensor, "batch head d_head"],
     raw: Float[Tensor, "*part batch d_model"],

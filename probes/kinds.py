@@ -21,8 +21,8 @@ from kedit.results.heads import AttentionShare, KindTest
 from kedit.results.traces import FactTrace
 from kedit.stats import percentile_interval, permuted, resamples
 
-Measure = Literal["restored", "severed"]
-MEASURES: tuple[Measure, ...] = ("restored", "severed")
+ShareMeasure = Literal["restored", "severed"]
+MEASURES: tuple[ShareMeasure, ...] = ("restored", "severed")
 SEVERED = {half: f"resid_post-severed-{half}" for half in ("attn_out", "mlp_out")}
 ALL = "all"
 
@@ -34,7 +34,7 @@ class Parts(NamedTuple):
     mlp: float
 
 
-def parts(trace: FactTrace, measure: Measure, metric: str) -> Parts:
+def parts(trace: FactTrace, measure: ShareMeasure, metric: str) -> Parts:
     """Sums of indirect effects, in the metric's units.
 
     Raises:
@@ -61,7 +61,7 @@ def parts(trace: FactTrace, measure: Measure, metric: str) -> Parts:
 def shares(
     traces: Sequence[FactTrace],
     kinds: Mapping[str, str],
-    measure: Measure,
+    measure: ShareMeasure,
     metric: str,
     draws: int = 2000,
     seed: int = 0,
@@ -98,7 +98,7 @@ def _share(
     sums: Float[ndarray, "relation half"],
     n_facts: Int[ndarray, " relation"],
     part: str,
-    measure: Measure,
+    measure: ShareMeasure,
     kind: str,
     draws: int,
     seed: int,

@@ -19,7 +19,7 @@ from kedit.forward.metrics import METRICS, answer_scores
 from kedit.heads import Head
 from kedit.models.prompts import Prompt
 from probes.attention import Roles, positions_of
-from probes.patch import Patch, Question
+from probes.patch import AnswerMetric, Patch
 
 ROWS = 32  # of a batch
 
@@ -75,7 +75,7 @@ class KnockoutCurve:
 def knockout(
     model: HookedTransformer,
     prompt: Prompt,
-    question: Question,
+    question: AnswerMetric,
     cut: Cut,
     window: int,
     layers: Sequence[int] | None = None,

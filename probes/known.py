@@ -9,18 +9,20 @@ from transformer_lens import HookedTransformer
 
 from kedit.facts import Fact
 from kedit.forward.generation import greedy
-from kedit.forward.likelihood import Asked, likelihoods
+from kedit.forward.likelihood import Query, likelihoods
 from kedit.forward.metrics import last_logits
 from kedit.forward.reading import read
 from kedit.models.prompts import answer_ids, answers_ids, decoded, prompt_ids, require_room
 from kedit.spacing import goes_on
 
-BEHIND = 2  # tokens read behind an object, to see whether they make it a longer word or number
+TOKENS_AFTER = (
+    2  # tokens read behind an object, to see whether they make it a longer word or number
+)
 TOGETHER = 16  # objects that are weighed at once
 
 
 @torch.no_grad()
-def says(model: HookedTransformer, fact: Fact) -> tuple[bool, str]:
+def answers_right(model: HookedTransformer, fact: Fact) -> tuple[bool, str]:
     """Whether the model says the fact's whole object after its prompt, greedily; and what it says.
 
     Every token of the object has to be the likeliest one, and no letter or digit may go on from it:
@@ -31,7 +33,7 @@ def says(model: HookedTransformer, fact: Fact) -> tuple[bool, str]:
     """
     prompt, answer = prompt_ids(model, fact.prompt), answer_ids(model, fact.prompt, fact.object)
     require_room(model, fact.prompt, len(prompt) + len(answer))
-    (said,) = greedy(model, [prompt], len(answer) + BEHIND)
+    (said,) = greedy(model, [prompt], len(answer) + TOKENS_AFTER)
     text = decoded(model, *said)
     following = text[len(decoded(model, *said[: len(answer)])) :]
     return said[: len(answer)] == answer and not goes_on(fact.object, following), text
@@ -43,11 +45,11 @@ def first_known(
     """The first wording of a fact that the model answers right; and what it says to those before.
 
     Raises:
-        InputError: as `says`.
+        InputError: as `answers_right`.
     """
     heard = []
     for fact in worded:
-        right, said = says(model, fact)
+        right, said = answers_right(model, fact)
         if right:
             return fact, tuple(heard)
         heard.append(said)
@@ -55,7 +57,7 @@ def first_known(
 
 
 @torch.no_grad()
-def told_apart(model: HookedTransformer, fact: Fact, pool: Sequence[Fact]) -> Fact:
+def with_likeliest_rival(model: HookedTransformer, fact: Fact, pool: Sequence[Fact]) -> Fact:
     """`fact` with the object of its relation in `pool` for a rival that the model finds likeliest.
 
     Objects that the subject has by this relation are no rivals. Without others there is none.
@@ -82,7 +84,7 @@ def told_apart(model: HookedTransformer, fact: Fact, pool: Sequence[Fact]) -> Fa
         some = order[start : start + TOGETHER]
         if bounds[some[0]] <= best:  # an object is no likelier than its first token
             break
-        (weighed,) = likelihoods(model, [Asked(prompt, tuple(ids[number] for number in some))])
+        (weighed,) = likelihoods(model, [Query(prompt, tuple(ids[number] for number in some))])
         for number, answer in zip(some, weighed.answers, strict=True):
             total = answer.logprob * len(ids[number])
             if total > best:

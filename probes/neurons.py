@@ -17,7 +17,7 @@ from kedit.editing.write_sites import Half, WriteSite
 from kedit.facts import Fact
 from kedit.models.prompts import encode
 from kedit.results.neurons import (
-    AttentionShare,
+    AttributionShare,
     ByLayer,
     NeuronPlace,
     RelationNeurons,
@@ -140,14 +140,14 @@ def counted(
     return _by_unit(model, half, marks).numpy()
 
 
-def attention_share(relations: Sequence[RelationNeurons], seed: int = 0) -> AttentionShare:
+def attention_share(relations: Sequence[RelationNeurons], seed: int = 0) -> AttributionShare:
     """Attention's share of sums over relations; the bootstrap draws relations."""
     attn, mlp = (
         np.stack([one.mass[half].sum(1) for one in relations]).astype(float)
         for half in ("attn", "mlp")
     )
     both = attn + mlp
-    return AttentionShare(
+    return AttributionShare(
         tuple(
             bootstrap_ratio(part, whole, seed=seed)
             for part, whole in zip(attn.T, both.T, strict=True)

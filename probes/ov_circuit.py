@@ -18,7 +18,7 @@ from kedit.errors import InputError
 from kedit.forward.runs import States
 from kedit.heads import Head
 from kedit.models.prompts import Prompt, decoded
-from probes.frozen import behind_post_norm, final_norm, frozen_norm
+from probes.frozen import after_post_norm, final_norm, frozen_norm
 
 
 class TokenLogit(NamedTuple):
@@ -97,7 +97,7 @@ def _logits(
     shared_by = model.cfg.n_heads // values.shape[2]
     value = values[:, source, head.head // shared_by]
     raw = value @ block.attn.W_O[head.head]
-    written = behind_post_norm(block, states.z[head.layer][:, -1], raw)
+    written = after_post_norm(block, states.z[head.layer][:, -1], raw)
     # the mean of the rows before the vocabulary: linear as it is, one row of logits will do
     normed = frozen_norm(final_norm(model), states.last, written).mean(0)
     logits = F.linear(normed.to(model.unembed.W_U.dtype), model.unembed.W_U.T).float()

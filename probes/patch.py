@@ -61,7 +61,7 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Question:
+class AnswerMetric:
     """Which token is the answer, and which the wrong one that it is held against (logit_diff)."""
 
     answer: int
@@ -84,7 +84,7 @@ def sweep(
     clean: States,
     corrupted: States,
     patch: Patch,
-    question: Question | OwnMetric,
+    question: AnswerMetric | OwnMetric,
     positions: Sequence[int] | None = None,
     cells: Bool[Tensor, "layer pos *head"] | None = None,
 ) -> EffectGrid:

@@ -23,7 +23,7 @@ from kedit.forward.patched import require_patchable
 from kedit.forward.runs import Run, States
 from kedit.heads import Head
 from kedit.models.sites import is_parallel
-from probes.patch import Question
+from probes.patch import AnswerMetric
 
 ROWS = 64  # of a batch: receivers times samples
 
@@ -115,7 +115,7 @@ def path_patch(
     corrupted: Run,
     sender: Head,
     receivers: Sequence[Receiver],
-    question: Question,
+    question: AnswerMetric,
     positions: Sequence[int] | None = None,
     mlps: Mlps = "held",
 ) -> PathEffects:

@@ -15,17 +15,17 @@ from kedit.models.prompts import (
     Prompt,
     answers_ids,
     decoded,
+    distinguishing_token,
     encode_text,
     first_difference,
-    giving,
     require_room,
-    telling,
+    with_given_tokens,
 )
 from kedit.progress import progress
 from kedit.results.prompts import PromptTrace
 from kedit.results.tracing import SITES
 from kedit.spacing import without_end_blanks
-from probes.patch import Patch, Question, sweep
+from probes.patch import AnswerMetric, Patch, sweep
 from probes.trace import patches_at, question_of
 
 # single layers: a map by layer, not Meng et al.'s windows
@@ -79,7 +79,7 @@ def patch_prompts(
     if metric is not None:
         question = metric if isinstance(metric, OwnMetric) else OwnMetric(_name_of(metric), metric)
     elif rival is not None:
-        question = Question(prompt.answer_ids[0], rival)
+        question = AnswerMetric(prompt.answer_ids[0], rival)
     else:
         question = question_of(model, prompt.answer_ids[0], states[1])
     columns = _columns(positions, len(prompt.tokens))
@@ -88,7 +88,7 @@ def patch_prompts(
         found = [sweep(model, *states, patch, question, columns) for patch in swept]
     if not all(grid.is_finite for grid in found):
         raise InputError(f"{clean!r}: scores are not finite: try float32")
-    tokens = (question.answer, question.foil) if isinstance(question, Question) else ()
+    tokens = (question.answer, question.foil) if isinstance(question, AnswerMetric) else ()
     return PromptTrace(
         clean,
         tuple(others),
@@ -161,14 +161,14 @@ def _asked(
     ids, *others = answers_ids(model, clean, (answer, foil) if foil else (answer,))
     prompt = encode_text(model, clean, ids)
     if not others:
-        return giving(model, prompt, telling(model, ids)), None
+        return with_given_tokens(model, prompt, distinguishing_token(model, ids)), None
     rival, n = others[0], first_difference(ids, others[0])
     if n >= len(rival) or ids[n] == rival[n]:
         raise InputError(
             f"answer {answer!r}, foil {foil!r}: no token tells them apart, for one begins with "
             "the other"
         )
-    return giving(model, prompt, n), rival[n]
+    return with_given_tokens(model, prompt, n), rival[n]
 
 
 def _aligned(model: HookedTransformer, prompt: Prompt, text: str) -> Tensor:

@@ -19,7 +19,7 @@ from kedit.editing.write_sites import Half, WriteSite, read_keys
 from kedit.facts import Fact
 from kedit.forward.metrics import answer_scores
 from kedit.models.prompts import encode
-from kedit.results.neurons import Change
+from kedit.results.neurons import ScalingChange
 from kedit.stats import bootstrap_groups, bootstrap_ratio
 from probes.neurons import of_half
 
@@ -114,7 +114,7 @@ def effects(
     ]
 
 
-def averaged(relations: Sequence[Sequence[Sequence[Effect]]], seed: int = 0) -> list[Change]:
+def averaged(relations: Sequence[Sequence[Sequence[Effect]]], seed: int = 0) -> list[ScalingChange]:
     """Means over facts, one for each thing that was done to them.
 
     Args:
@@ -163,7 +163,7 @@ def loudest_like(
     return frozenset(found)
 
 
-def _change(relations: Sequence[Sequence[Effect]], seed: int) -> Change:
+def _change(relations: Sequence[Sequence[Effect]], seed: int) -> ScalingChange:
     """Effects of one kind, relation by relation."""
     every = [one for facts in relations for one in facts]
     values = {
@@ -171,7 +171,7 @@ def _change(relations: Sequence[Sequence[Effect]], seed: int) -> Change:
         for name in ("clean", "prob", "logprob")
     }
     prob, clean = (np.array([sum(own) for own in values[name]]) for name in ("prob", "clean"))
-    return Change(
+    return ScalingChange(
         neurons=every[0].neurons,
         half=every[0].half,
         factor=every[0].factor,

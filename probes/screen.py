@@ -15,7 +15,7 @@ from kedit.errors import InputError
 from kedit.forward.metrics import METRICS
 from kedit.forward.runs import States
 from kedit.results.grids import EffectGrid, Screen
-from probes.patch import Patch, Question, sweep
+from probes.patch import AnswerMetric, Patch, sweep
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def screened_sweep(
     model: HookedTransformer,
     runs: tuple[States, States],
     patch: Patch,
-    question: Question,
+    question: AnswerMetric,
     estimated: Float[Tensor, "metric layer pos *head"],
     screening: Screening,
     draw: torch.Generator,

@@ -11,7 +11,7 @@ from kedit.errors import InputError
 from kedit.facts import Fact
 from kedit.forward.metrics import METRICS, last_logits
 from kedit.forward.runs import Run, States
-from kedit.models.prompts import Prompt, decoded, encode, giving
+from kedit.models.prompts import Prompt, decoded, encode, with_given_tokens
 from kedit.progress import progress
 from kedit.results.averages import finite_grid
 from kedit.results.grids import EffectGrid
@@ -19,7 +19,7 @@ from kedit.results.traces import FactTrace
 from kedit.results.tracing import SITES
 from probes.attribution import attributed
 from probes.corrupt import Corruption, prompt_seed
-from probes.patch import Patch, Question, sweep
+from probes.patch import AnswerMetric, Patch, sweep
 from probes.screen import Screening, screened_sweep
 
 PAPER_WINDOW = 10  # layers, as Meng et al.'s code
@@ -54,11 +54,11 @@ def paper_patches(window: int = PAPER_WINDOW) -> tuple[Patch, ...]:
 
 
 @torch.no_grad()
-def question_of(model: HookedTransformer, answer: int, corrupted: States) -> Question:
+def question_of(model: HookedTransformer, answer: int, corrupted: States) -> AnswerMetric:
     """How `answer` compares with what the corrupted run says besides it, the foil."""
     mean_prob = last_logits(model, corrupted.last).softmax(-1).mean(0)
     mean_prob[answer] = -1
-    return Question(answer, int(mean_prob.argmax()))
+    return AnswerMetric(answer, int(mean_prob.argmax()))
 
 
 def trace(
@@ -96,7 +96,7 @@ def trace(
         raise InputError("a whole object cannot be screened: restore all cells, or trace one token")
     if whole:
         n_plain = prompt.n_plain
-        steps = [giving(model, prompt, n) for n in range(len(prompt.object_ids))]
+        steps = [with_given_tokens(model, prompt, n) for n in range(len(prompt.object_ids))]
         columns = range(n_plain) if positions is None else positions
         swept = [
             _swept(model, fact, step, _given(corruption, step), patches, columns, None)
@@ -136,7 +136,7 @@ def _swept(
     patches: Sequence[Patch],
     positions: Sequence[int] | None,
     screening: Screening | None,
-) -> tuple[Question, dict[str, EffectGrid]]:
+) -> tuple[AnswerMetric, dict[str, EffectGrid]]:
     """What is asked after `prompt`, and every patch's grid."""
     clean = Run(prompt.tokens[None]).states(model)
     corrupted = corruption.run.states(model)

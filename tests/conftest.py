@@ -37,7 +37,7 @@ from kedit.models.prompts import encode
 from kedit.results.grids import EffectGrid
 from kedit.studies import toy_mend as toy_mend_module
 from probes.corrupt import Corruption
-from probes.patch import Patch, Question, sweep
+from probes.patch import AnswerMetric, Patch, sweep
 from tests import twins
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many threads as workers are faster than their product
@@ -143,7 +143,7 @@ PATCHES = (
     Patch("resid_post", severed="mlp_out"),
     Patch("resid_post", severed="attn_out"),
 )
-QUESTION = Question(answer=300, foil=301)
+QUESTION = AnswerMetric(answer=300, foil=301)
 # logits reach 10, and float32 keeps seven digits of them
 TOLERANCES = {"prob": 1e-5, "logprob": 5e-5, "logit_diff": 5e-5}
 
@@ -190,7 +190,7 @@ def toy_mend(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("mend") / "run"
     told = {name: value for name, value in vars(TOY_MEND).items() if name != "matrices"}
     config = train_mend.Config(
-        model="toy", cases="toy", held_out=toy_mend_module.HELD_OUT, out=str(out), **told
+        model="toy", cases="toy", n_validate=toy_mend_module.HELD_OUT, out=str(out), **told
     )
     return train_mend.run(config) / mend.NAME
 
@@ -277,7 +277,7 @@ def swept(
     corruption: Corruption,
     patch: Patch,
     positions: tuple[int, ...] | None = None,
-    question: Question = QUESTION,
+    question: AnswerMetric = QUESTION,
 ) -> EffectGrid:
     clean, corrupted = clean_run(model, fact).states(model), corruption.run.states(model)
     return sweep(model, clean, corrupted, patch, question, positions)

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kedit.heads import Head
-from kedit.results.fact_answers import Ablated, FactAnswers, HeadAnswer, Scores
+from kedit.results.fact_answers import Ablated, FactAnswers, HeadAnswer, MetricScores
 from kedit.results.head_answers import HeadAnswers
 
 
-def scores(prob: float) -> Scores:
-    return Scores(prob, 2 * prob, 3 * prob)
+def scores(prob: float) -> MetricScores:
+    return MetricScores(prob, 2 * prob, 3 * prob)
 
 
 def fact_of(

@@ -24,7 +24,7 @@ from kedit.studies.comparison import Comparison
 
 pytestmark = pytest.mark.slow
 
-TOY = Config(model="toy", limit=5, draws=2, heads=1, chunks=1)
+TOY = Config(model="toy", limit=5, draws=2, n_random_heads=1, chunks=1)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_what_cannot_be_run_is_refused(changed: dict, message: str, tmp_path: Pa
 
 def test_tuned_settings_are_taken(toy: HookedTransformer) -> None:
     told = {arm: f"{name}:layers=(2,)" for arm, name in ABLATED.items()}
-    arms = arms_of(toy, told, "relation", heads=1, draws=2, seed=0)
+    arms = arms_of(toy, told, "relation", n_random_heads=1, draws=2, seed=0)
     assert [[*ones] for ones in arms.values()][:3] == [[one] for one in told.values()]
     for spec, editor in arms[RANDOM].items():
         assert spec.startswith("joint:layers=(2,):heads=((2,")
@@ -146,7 +146,7 @@ def test_a_journal_in_memory_is_gone_on_with_and_a_folder_loaded(
     done = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
     journal.replace({one["key"]: one for one in done})
     chosen = spread_cases(toy_cases(), TOY.limit, 0)
-    result = ablate(toy, chosen, heads=1, draws=2, chunks=1, journal=journal)
+    result = ablate(toy, chosen, n_random_heads=1, draws=2, chunks=1, journal=journal)
     assert [*journal.records.values()] == done
     assert result.to_record() == Ablation.load(run).to_record()
     assert Ablation.from_record(result.to_record()).rows() == result.rows()

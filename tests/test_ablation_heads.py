@@ -16,7 +16,7 @@ from kedit.heads import Head
 from kedit.models import toy as toy_module
 from kedit.models.prompts import Prompt, encode
 from probes.ablation import StandIn, ablate, mean_z, other_z, own_z, zero_z
-from probes.patch import Question
+from probes.patch import AnswerMetric
 from tests.conftest import FAMILIES, QUESTION, FamilyOf, assert_same_scores
 from tests.twins import Hooks
 
@@ -33,12 +33,12 @@ def all_heads(model: HookedTransformer) -> frozenset[Head]:
     )
 
 
-def asked(model: HookedTransformer) -> Question:
+def asked(model: HookedTransformer) -> AnswerMetric:
     answer = encode(model, FACT).answer_ids[0]
-    return Question(answer, answer + 1)
+    return AnswerMetric(answer, answer + 1)
 
 
-def plain(model: HookedTransformer, prompt: Prompt, question: Question = QUESTION) -> Tensor:
+def plain(model: HookedTransformer, prompt: Prompt, question: AnswerMetric = QUESTION) -> Tensor:
     resid = model(prompt.tokens[None], stop_at_layer=model.cfg.n_layers)[:, -1]
     return answer_scores(model, resid, question.answer, question.foil)
 
@@ -92,7 +92,7 @@ def test_without_any_head_all_subjects_get_the_same_answer(toy: HookedTransforme
     alike = [prompt for prompt in prompts if prompt.roles == prompts[0].roles]
     known, left = [], []
     for prompt in alike:
-        question = Question(prompt.answer_ids[0], prompt.answer_ids[0] + 1)
+        question = AnswerMetric(prompt.answer_ids[0], prompt.answer_ids[0] + 1)
         known.append(plain(toy, prompt, question)[0])
         every = ablate(toy, prompt, question, [all_heads(toy)], zero_z(toy, prompt))
         left.append(every[0, 0])

@@ -13,7 +13,7 @@ from kedit.models import toy as toy_module
 from kedit.models.prompts import encode
 from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule
-from probes.patch import Patch, Question, sweep
+from probes.patch import AnswerMetric, Patch, sweep
 from tests.conftest import FAMILIES, QUESTION, FamilyOf, clean_run
 
 FACT = toy_module.facts()[0]
@@ -45,7 +45,7 @@ def test_a_small_difference_has_the_effect_that_it_is_said_to_have(name: str, fa
 def test_the_gradients_are_those_of_hooked_runs(toy: HookedTransformer, steps: int):
     """The slow twin: one sample, one site, one point on the way, one autograd call at a time."""
     clean, corrupted = runs(toy)
-    answer = Question(encode(toy, FACT).answer_ids[0], 7)
+    answer = AnswerMetric(encode(toy, FACT).answer_ids[0], 7)
     layer, name = 1, get_act_name("z", 1)
     said = attributed(toy, clean, corrupted, [Patch("z")], answer, ["logprob"], steps)["z"][0]
     slow = torch.zeros_like(said[layer])

@@ -18,8 +18,8 @@ from kedit.editors import specs as told
 from kedit.editors.registry import EDITORS, VARIANTS, make_editor
 from kedit.errors import InputError
 from probes.patch import SITES
+from probes.studies.candidate_sites import POSITIONS
 from probes.studies.neurons import HALVES
-from probes.studies.places import POSITIONS
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(file.stem for file in (ROOT / "experiments").glob("[a-z]*.py"))
@@ -76,7 +76,7 @@ def test_words_are_those_that_the_code_knows() -> None:
 @pytest.mark.parametrize(
     ("experiment", "options", "message"),
     [
-        ("choose_sites", {"neighbours": 0}, "--neighbours 0: a number of at least 1 is wanted"),
+        ("choose_sites", {"n_neighbours": 0}, "--n-neighbours 0: a number of at least 1 is wanted"),
         (
             "choose_sites",
             {"positions": ["last", "first"]},
@@ -89,7 +89,7 @@ def test_words_are_those_that_the_code_knows() -> None:
         ("find_neurons", {"threshold": 1.0}, "--threshold 1.0: a number of at least 0 and below 1"),
         ("find_neurons", {"halves": []}, "--halves: at least one is wanted"),
         ("split_cases", {"validate": -1}, "--validate -1: a number of at least 0 is wanted"),
-        ("compare_editors", {"window": 1}, "--window 1: a number of at least 2 is wanted"),
+        ("compare_editors", {"chunk_tokens": 1}, "--chunk-tokens 1: a number of at least 2"),
         ("trace_relation", {"metric": "odds"}, "--metric odds: one of prob logprob logit_diff"),
         ("trace_relation", {"dtype": "int8"}, "--dtype int8: one of float32 float64 bfloat16"),
         ("trace_relation", {"screen": float("nan")}, "--screen nan: a number between 0 and 1"),

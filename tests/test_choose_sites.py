@@ -43,8 +43,8 @@ from kedit.stats import resampled_means, resamples
 from probes.corrupt import replaced
 from probes.patch import Patch
 from probes.studies import site_controls, write_sites
-from probes.studies.places import HALVES as SITE_HALVES
-from probes.studies.places import POSITIONS, Place, plain_joint
+from probes.studies.candidate_sites import HALVES as SITE_HALVES
+from probes.studies.candidate_sites import POSITIONS, CandidateSite, plain_joint
 from probes.studies.site_controls import CRITERIA, Measured, controls, correlations
 from probes.studies.site_effects import EFFECTS, SEPARATIONS
 from probes.studies.write_sites import choose_sites
@@ -55,7 +55,7 @@ pytestmark = pytest.mark.slow
 
 LAYERS = [1, 2]
 STRONG = "training.clamp=4"  # else the toy's edits do little
-TOY = Config(model="toy", limit=3, layers=LAYERS, settings=STRONG, neighbours=6, best=3, chunks=1)
+TOY = Config(model="toy", limit=3, layers=LAYERS, settings=STRONG, n_neighbours=6, best=3, chunks=1)
 N_SITES = len(POSITIONS) * len(LAYERS) * 2
 N_HEADS = len(POSITIONS) * len(LAYERS) * 4
 
@@ -79,9 +79,9 @@ def findings(folder: Path) -> str:
     return (folder / "sites.json").read_text()
 
 
-def found(folder: Path) -> dict[Place, SiteNumbers]:
+def found(folder: Path) -> dict[CandidateSite, SiteNumbers]:
     sites = SiteFindings.load(folder).sites
-    return {Place(one.layer, one.half, one.head, one.where): one for one in sites}
+    return {CandidateSite(one.layer, one.half, one.head, one.where): one for one in sites}
 
 
 def test_every_site_and_head_is_traced_and_compared_and_every_site_edited(run: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_bad_record_costs_only_itself(tmp_path: Path, monkeypatch: pytest.Monk
     folder = command.run(config)
     skipped = SiteFindings.load(folder).skipped
     assert sorted(reason[:12] for reason in skipped.values()) == ["'far far far", "no other rel"]
-    place = found(folder)[Place(1, "mlp", None, "last")].found
+    place = found(folder)[CandidateSite(1, "mlp", None, "last")].found
     names = ("effect of relation", "effect of subject", "separation", "Score")
     assert [place[name].n for name in names] == [1, 2, 2, 2]
     assert len(records(folder)) == 3 + 2 * (len(EFFECTS) + 1 + 2)
@@ -268,7 +268,7 @@ def test_a_relation_prompt_is_corrupted_at_its_subject_and_keeps_its_object(run:
 
 
 PLACES = [
-    Place(layer, half, None, where)
+    CandidateSite(layer, half, None, where)
     for where in POSITIONS
     for layer in range(5)
     for half in ("mlp", "attn")
@@ -348,7 +348,7 @@ def test_a_share_counts_as_no_less_than_all_lost_and_trouble_as_no_edit() -> Non
             name: float(row[0, 0]) for name, row in site_controls.by_editing(measured, 0).items()
         }
 
-    place = Place(0, "mlp", None, "last")
+    place = CandidateSite(0, "mlp", None, "last")
     lost = edited("")
     assert (lost["add lift"], lost["neighbours kept"]) == pytest.approx((-3, 0.5))
     assert (lost["mean share"], lost["Score"]) == pytest.approx(((-1 + 0.5) / 2, 0))
@@ -359,7 +359,7 @@ def test_a_share_counts_as_no_less_than_all_lost_and_trouble_as_no_edit() -> Non
 
 def test_draws_of_cases_are_the_same_for_every_quantity() -> None:
     """Editing that goes with the effect case by case keeps to it in every draw."""
-    places = [Place(layer, "mlp", None, "last") for layer in range(6)]
+    places = [CandidateSite(layer, "mlp", None, "last") for layer in range(6)]
     table = np.random.default_rng(0).normal(size=(8, 6))
     tables = dict.fromkeys((*EFFECTS, *SEPARATIONS), table)
     measured = Measured(places, tables, {}, [EditScore("", "", "", (), None, {})] * 8, {})
@@ -413,7 +413,7 @@ def test_what_a_study_cannot_look_at_is_refused(toy: HookedTransformer) -> None:
 def test_the_editor_of_a_place_is_the_one_that_its_spec_tells(toy: HookedTransformer) -> None:
     settings = "neighbours=8:weight=3:"
     for half in SITE_HALVES:
-        place = Place(2, half, None, "object_last")
+        place = CandidateSite(2, half, None, "object_last")
         editor = place.editor(plain_joint(toy, settings))
         assert editor == make_editor(place.spec(settings), toy, "relation")
         assert isinstance(editor, Joint) and (editor.layers, editor.halves) == ((2,), (half,))
@@ -439,7 +439,7 @@ def test_the_figure_shows_what_was_saved(run: Path) -> None:
         hatched = {(round(one.get_y() + 0.5), round(one.get_x() + 0.5)) for one in cells(ax)}
         for row, (half, where) in enumerate(order):
             for layer in LAYERS:
-                one = every[Place(layer, half, None, where)].found[name]
+                one = every[CandidateSite(layer, half, None, where)].found[name]
                 known = bool(one.n) and not (name == "Score" and one.high - one.low > UNKNOWN)
                 assert ((row, layer) in hatched) != known
                 np.testing.assert_allclose(values[row, layer], one.mean if known else np.nan)

@@ -25,7 +25,7 @@ from probes.corrupt import (
     noise_kind,
     noise_rule,
 )
-from probes.patch import Patch, Question
+from probes.patch import AnswerMetric, Patch
 from tests.conftest import GPT_2, FamilyOf, random_module, swept
 
 FACTS = toy_module.facts()
@@ -45,7 +45,7 @@ def test_upstream_noise_gives_the_scores_of_romes_published_protocol(
     low, answer, table = romes_table(hf, bosless, FACT, site)
     assert table.max() - low > 0.01  # something is restored
     window = 1 if site == "resid_post" else 10
-    question = Question(answer, foil=(answer + 1) % 500)
+    question = AnswerMetric(answer, foil=(answer + 1) % 500)
     grid = swept(model, FACT, corruption, Patch(site, window), question=question)
     torch.testing.assert_close(grid.corrupted[0], low, atol=1e-5, rtol=0)
     torch.testing.assert_close(grid.restored[0], table, atol=1e-5, rtol=0)
@@ -114,7 +114,7 @@ def test_severed_scores_are_romes_if_both_its_passes_draw_the_same_noise(
     noise = noise_rule(model, "upstream", FACTS, "subject")
     corruption = add_noise(model, prompt, "subject", noise, samples=10, seed=123)
     answer = int(model(prompt.tokens[None])[0, -1].argmax())
-    question = Question(answer, foil=(answer + 1) % 500)
+    question = AnswerMetric(answer, foil=(answer + 1) % 500)
     grid = swept(model, FACT, corruption, Patch("resid_post", severed=severed), question=question)
     ours = grid.restored[0, :, corruption.positions[-1]]
     reseeded, published = (

@@ -21,7 +21,7 @@ from kedit.models.prompts import encode
 from probes.corrupt import Noise, add_noise
 from probes.direct import DirectEffects, direct_effects
 from probes.frozen import frozen_norm, norm_bias
-from probes.patch import Question
+from probes.patch import AnswerMetric
 from tests.conftest import FAMILIES, QUESTION, FamilyOf, clean_run
 from tests.twins import Hooks, write
 
@@ -172,7 +172,7 @@ def test_the_states_and_the_weights_are_only_read(family: FamilyOf, name: str) -
     before = [act.clone() for act in read]
     effects = direct_effects(model, states, QUESTION)
     assert all(map(torch.equal, read, before))
-    other = direct_effects(model, states, Question(QUESTION.foil, QUESTION.answer))
+    other = direct_effects(model, states, AnswerMetric(QUESTION.foil, QUESTION.answer))
     assert other.total == pytest.approx(-effects.total, abs=1e-5) and abs(effects.total) > 1e-2
 
 
@@ -205,7 +205,9 @@ def test_parts_that_do_not_add_up_are_refused(toy: HookedTransformer) -> None:
     assert not effects.heads[2].any() and effects.heads[1].any()
 
 
-@pytest.mark.parametrize("question", [Question(-1, 300), Question(300, 10_000)])
-def test_a_token_that_is_not_there_is_refused(toy: HookedTransformer, question: Question) -> None:
+@pytest.mark.parametrize("question", [AnswerMetric(-1, 300), AnswerMetric(300, 10_000)])
+def test_a_token_that_is_not_there_is_refused(
+    toy: HookedTransformer, question: AnswerMetric
+) -> None:
     with pytest.raises(InputError, match=rf"answer {question.answer}, foil {question.foil}: ids"):
         direct_effects(toy, clean_run(toy, FACT).states(toy), question)

@@ -119,7 +119,7 @@ def test_the_command_writes_both_parts_and_goes_on(
         return [Document(f"Text {n}-{k}.", "short" if k == 1 else "") for k in range(len(OPENINGS))]
 
     monkeypatch.setattr(room, "written", documents)
-    config = say_text.Config("toy", rounds=2, held_out=0.25, out=str(tmp_path / "run"))
+    config = say_text.Config("toy", rounds=2, held_out_share=0.25, out=str(tmp_path / "run"))
     folder = say_text.run(config)
     first = [folder.joinpath(f"{name}.txt").read_text() for name in ("statistics", "held_out")]
     kept = [f"Text {n}-{k}." for n in range(2) for k in range(len(OPENINGS)) if k != 1]

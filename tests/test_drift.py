@@ -66,7 +66,7 @@ def test_chunks_open_with_bos_and_lie_evenly_over_the_text(
     assert chunks.shape == (4, width)
     assert (chunks[:, 0] == 0).all() and not (chunks[:, 1:] == 0).any()
     assert held_out(toy, text, n_chunks=10_000).numel() > chunks.numel()
-    assert held_out(toy, text, n_chunks=4, window=5).shape == (4, 5 + 1)
+    assert held_out(toy, text, n_chunks=4, chunk_tokens=5).shape == (4, 5 + 1)
 
 
 def test_without_a_file_the_model_speaks_for_itself(toy: HookedTransformer) -> None:

@@ -42,7 +42,7 @@ def config_of(experiment: str, **options: Any) -> Any:
         ("trace_relation", {"device": "gpu"}, "--device gpu: auto, cpu, cuda or cuda:1 is wanted"),
         ("trace_relation", {"out": "README.md/run"}, "--out .*: README.md is a file, and a folder"),
         ("train_mend", {"cases": "toy,no.json"}, "--cases no.json: there is no such file"),
-        ("train_mend", {"but": "no.json"}, "--but no.json: there is no such file"),
+        ("train_mend", {"exclude": "no.json"}, "--exclude no.json: there is no such file"),
         ("train_mend", {"layers": (4,)}, "--layers 4: toy has layers 0 to 3"),
         ("compare_editors", {"text": "no.txt"}, "--text no.txt: there is no such file"),
         ("compare_editors", {"held_out": "no.txt"}, "--held-out no.txt: there is no such file"),
@@ -56,7 +56,11 @@ def config_of(experiment: str, **options: Any) -> Any:
         ("tune_editors", {"editors": "rome:layr=1"}, "ROME has no 'layr'"),
         ("choose_sites", {"settings": "neighbors=3"}, "Joint has no 'neighbors'"),
         ("ablate_attention", {"tuned": "no.json"}, "--tuned no.json: there is no such file"),
-        ("ablate_attention", {"heads": 4}, "--heads 4: fewer than a layer's 4 are wanted"),
+        (
+            "ablate_attention",
+            {"n_random_heads": 4},
+            "--n-random-heads 4: fewer than a layer's 4 are wanted",
+        ),
         ("ask_heads", {"heads": "L1H4"}, "--heads L1H4: toy has 4 layers of 4 heads, L0H0 to L3H3"),
         ("ask_heads", {"heads": "nine"}, "a name as L11H2"),
         ("edit_fact", {"editor": "rome:layer=9"}, "rome:layer=9: toy has layers 0 to 3"),
@@ -132,12 +136,12 @@ def test_a_text_that_is_too_short_is_told_by_its_bytes_or_its_tokens(
 ) -> None:
     file = tmp_path / "text.txt"
     for experiment, options, n_tokens, mend in (
-        ("edit_fact", {"text": str(file)}, 4 * 256, "fewer --tokens-a-key"),
-        ("compare_editors", {"text": str(file)}, 4 * 256, "fewer --tokens-a-key"),
+        ("edit_fact", {"text": str(file)}, 4 * 256, "fewer --tokens-per-dim"),
+        ("compare_editors", {"text": str(file)}, 4 * 256, "fewer --tokens-per-dim"),
         ("compare_editors", {"editors": f"rome:n_tokens=99:text={file}"}, 99, "fewer n_tokens"),
         ("compare_editors", {"held_out": str(file)}, 63, "a longer text is wanted$"),
         ("edit_fact", {"held_out": str(file)}, 63, "a longer text is wanted$"),
-        ("train_mend", {"text": str(file)}, 24, "a longer text is wanted$"),
+        ("train_mend", {"locality_text": str(file)}, 24, "a longer text is wanted$"),
     ):
         config = config_of(experiment, **options)
         file.write_text("The language of Ada Alder is Danish. " * 2000, encoding="utf-8")
@@ -189,5 +193,5 @@ def test_how_many_facts_are_enough() -> None:
     require_facts_of_a_relation(some, 2)
     with pytest.raises(InputError, match="no relation of these has more than 2"):
         require_facts_of_a_relation(some, 3)
-    with pytest.raises(InputError, match="--limit 1: at least 2 facts a relation are wanted"):
-        require_facts_of_a_relation(some, 2, limit=1)
+    with pytest.raises(InputError, match="--facts-per-relation 1: at least 2 facts per relation"):
+        require_facts_of_a_relation(some, 2, at_most=1)

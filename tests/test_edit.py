@@ -22,7 +22,7 @@ from transformer_lens import HookedTransformer
 
 from kedit import cache as kept
 from kedit import digests
-from kedit.editing.edit import Delta, Edit, LowRank, combined, one_by_one
+from kedit.editing.edit import Delta, Edit, LowRank, combined, edit_in_turn
 from kedit.editing.provenance import Provenance, described, fingerprint, made_by
 from kedit.editing.write_sites import WriteSite, flat
 from kedit.errors import InputError
@@ -238,7 +238,7 @@ def test_edits_made_one_by_one_each_see_those_before(family: FamilyOf) -> None:
         seen.append(float(model.blocks[1].mlp.W_out[0, 0]))
         return random_edit(model, len(seen))
 
-    whole = one_by_one(model, [REQUEST] * 3, make)
+    whole = edit_in_turn(model, [REQUEST] * 3, make)
     assert len(set(seen)) == 3
     assert len(whole.made.parts) == 3
     assert_same_bits(model, before)

@@ -32,7 +32,7 @@ from kedit.models import hugging_face
 from kedit.models import toy as toy_module
 from kedit.models.prompts import plain_ids
 from kedit.results.before_after import BeforeAfter
-from kedit.results.edit_made import Change, EditMade
+from kedit.results.edit_made import EditMade, WeightChange
 from kedit.results.exchanges import Exchange, Question, Reply, most_repetitive, probability
 from kedit.run_folder import RunFolder
 from kedit.scoring.drift import held_out
@@ -266,7 +266,7 @@ def test_the_text_that_is_told_is_read_once(
     monkeypatch.setattr(
         moments_module, "read_keys", lambda *given: (read.append(1), read_keys(*given))[1]
     )
-    config = replace(TOY, editor="rome", tokens_a_key=1, text=str(corpus), seed=3)
+    config = replace(TOY, editor="rome", tokens_per_dim=1, text=str(corpus), seed=3)
     folder = edit_fact.run(replace(config, out=str(tmp_path / "run")))
     settings = report(folder)["settings"]
     assert (settings["text"], settings["seed"], settings["n_tokens"]) == (str(corpus), 3, 256)
@@ -279,15 +279,17 @@ def test_the_text_that_is_told_is_read_once(
 def test_what_is_left_out_is_the_worked_examples_as_far_as_it_fits() -> None:
     example = Config(
         subject=EXAMPLE.subject, prompt=EXAMPLE.prompt, target=EXAMPLE.target,
-        more=[*EXAMPLE.more], neighbours=[*EXAMPLE.neighbours],
+        paraphrases=[*EXAMPLE.paraphrases], neighbours=[*EXAMPLE.neighbours],
     )  # fmt: skip
     assert settled(Config()) == example
     assert settled(Config(target=" London ")) == replace(example, target="London")
     other_subject = settled(Config(subject="The Louvre"))
-    assert other_subject.prompt == EXAMPLE.prompt and other_subject.more == example.more
+    assert (
+        other_subject.prompt == EXAMPLE.prompt and other_subject.paraphrases == example.paraphrases
+    )
     assert other_subject.neighbours == [x for x in EXAMPLE.neighbours if x != "The Louvre"]
-    own = settled(Config(prompt="{} was built in ", more=["They built {} in"]))
-    assert (own.prompt, own.more, own.neighbours) == (
+    own = settled(Config(prompt="{} was built in ", paraphrases=["They built {} in"]))
+    assert (own.prompt, own.paraphrases, own.neighbours) == (
         "{} was built in", ["They built {} in"], [],
     )  # fmt: skip
     assert settled(Config(perspective="relation")).relation == "location"
@@ -296,9 +298,9 @@ def test_what_is_left_out_is_the_worked_examples_as_far_as_it_fits() -> None:
 
 
 def test_a_prompt_may_spell_its_subject_out() -> None:
-    told = Config(subject="Rome", prompt="In Romeo's days, Rome was", more=["And Rome is"])
+    told = Config(subject="Rome", prompt="In Romeo's days, Rome was", paraphrases=["And Rome is"])
     assert settled(told).prompt == "In Romeo's days, {} was"
-    assert settled(told).more == ["And {} is"]
+    assert settled(told).paraphrases == ["And {} is"]
 
 
 @pytest.mark.parametrize(
@@ -306,8 +308,14 @@ def test_a_prompt_may_spell_its_subject_out() -> None:
     [
         ({"prompt": "{} and {} are"}, r"--prompt: one {} is wanted, where the subject stands, got"),
         ({"prompt": "Mozart was born in"}, r"the subject 'Ada Alder' is not in 'Mozart.*; put {}"),
-        ({"more": ["It is"]}, r"--more: the subject 'Ada Alder' is not in 'It is'; put {}"),
-        ({"more": ["Ada Alders is"]}, r"--more: .* is only inside a longer word of 'Ada Alders is"),
+        (
+            {"paraphrases": ["It is"]},
+            r"--paraphrases: the subject 'Ada Alder' is not in 'It is'; put {}",
+        ),
+        (
+            {"paraphrases": ["Ada Alders is"]},
+            r"--paraphrases: .* is only inside a longer word of 'Ada Alders is",
+        ),
         ({"editor": "rom"}, r"there is no editor 'rom', only rome, memit"),
         ({"editor": "ft", "text": "x.txt"}, r"--text x.txt: ft reads no text"),
         (
@@ -315,11 +323,11 @@ def test_a_prompt_may_spell_its_subject_out() -> None:
             r"--perspective relation needs --relation",
         ),
         ({"target": "corum"}, r"says 'corum' already after 'The birthpl.*with probability \d"),
-        ({"true": "Delft"}, r"'Delft' is what the fact says already"),
-        ({"more": [60 * "They say " + "{} is"]}, r"tokens, the model reads 64"),
+        ({"old": "Delft"}, r"'Delft' is what the fact says already"),
+        ({"paraphrases": [60 * "They say " + "{} is"]}, r"tokens, the model reads 64"),
         ({"neighbours": ["Bruno Birch " * 40]}, r"tokens, the model reads 64"),
         (
-            {"perspective": "relation", "target": "Corum", "true": "Arle"},
+            {"perspective": "relation", "target": "Corum", "old": "Arle"},
             r"says 'birthplace' already after 'The relation between Ada Alder and Corum is', with",
         ),
     ],
@@ -370,8 +378,8 @@ def done(
 ) -> BeforeAfter:
     """Perplexity was 10 before the edit; a bias moves by nine times its norm."""
     changes = {
-        "blocks.1.mlp.W_out": Change(1.0, norm, 5, 6),
-        "blocks.1.mlp.b_out": Change(1.0, 9.0, 6, 6),
+        "blocks.1.mlp.W_out": WeightChange(1.0, norm, 5, 6),
+        "blocks.1.mlp.b_out": WeightChange(1.0, 9.0, 6, 6),
     }
     settings = {"layer": 1, "contexts": [""]}
     made = EditMade((REQUEST,), "rome", settings, 1.0, changes, "a text", (10.0, perplexity))
@@ -408,7 +416,7 @@ def says_of(model: HookedTransformer, prompt: str) -> str:
 def test_an_edit_of_what_the_model_says_already_is_refused_in_a_notebook_too(
     toy: HookedTransformer,
 ) -> None:
-    request = request_of(toy, "Ada Alder", "The birthplace of {} is", "Corum", true="Delft")
+    request = request_of(toy, "Ada Alder", "The birthplace of {} is", "Corum", old="Delft")
     with pytest.raises(InputError, match="the model says 'Corum' already after"):
         edit_and_ask(toy, request, "ft")
     with pytest.raises(InputError, match="an edit of the relation needs its name"):

@@ -13,7 +13,7 @@ from experiments import edit_fact
 from experiments.edit_fact import Config, exit_code
 from figures.edit import many_facts
 from kedit.data import load_cases
-from kedit.editing.edit import Edit, Edits
+from kedit.editing.edit import Edit, PreparedEditor
 from kedit.editors.registry import make_editor
 from kedit.errors import InputError
 from kedit.facts import EditCase, EditRequest
@@ -55,9 +55,9 @@ BAD = {**CLARA, "template": "no place here"}
 class Fixed:
     """An editor that has been made ready already."""
 
-    edits: Edits
+    edits: PreparedEditor
 
-    def on(self, model: HookedTransformer) -> Edits:
+    def on(self, model: HookedTransformer) -> PreparedEditor:
         return self.edits
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:

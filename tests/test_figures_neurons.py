@@ -15,8 +15,8 @@ from figures.neurons import HALVES, STRONGEST, heads, layers, relations
 from figures.scaling import BLOCKS, SCALINGS, scaled, sharing
 from figures.style import save
 from kedit.models.sites import Half
-from kedit.results.neuron_findings import LeftOut, NeuronFindings
-from kedit.results.neurons import ByLayer, Change, RelationNeurons, SharedNeurons, strongest
+from kedit.results.neuron_findings import LeftOutCounts, NeuronFindings
+from kedit.results.neurons import ByLayer, RelationNeurons, ScalingChange, SharedNeurons, strongest
 from kedit.stats import Interval
 from tests.figure_checks import caption_of
 
@@ -70,7 +70,8 @@ def found_of(**fields: Any) -> NeuronFindings:
     made: dict[str, Any] = {
         "model": "gemma-3-270m", "seed": 7, "agree_facts": 0.4,
         "relations": relations_of(counts(10)), "halves": both(), "attention": None,
-        "sharing": shared(), "changes": changes(), "n_prompts": 240, "left_out": LeftOut(0, 0, ()),
+        "sharing": shared(), "changes": changes(), "n_prompts": 240,
+        "left_out": LeftOutCounts(0, 0, ()),
     }  # fmt: skip
     return NeuronFindings(**made | fields)
 
@@ -87,13 +88,13 @@ def shared(scale: float = 1.0) -> dict[str, SharedNeurons]:
 
 
 def change(whose: str = WHOSE[0], half: str = "both", factor: float = 0.0, prob: float = -0.25):
-    return Change(
+    return ScalingChange(
         whose, half, factor, 80, 33.4, interval(0.3, 0.02), interval(prob, 0.05),
         interval(10 * prob), interval(prob),
     )  # fmt: skip
 
 
-def changes() -> tuple[Change, ...]:
+def changes() -> tuple[ScalingChange, ...]:
     return tuple(
         change(whose, half, factor, prob=(0.1 if factor else -0.3) / (place + 1))
         for half in BLOCKS

@@ -26,13 +26,15 @@ from kedit.run_folder import RunFolder
 from probes.neurons import FactNeurons, of_half, search
 from probes.studies import neuron_scaling, neuron_search
 from probes.studies import neurons as study
-from probes.studies.neuron_scaling import WHOSE, crossed, trials
+from probes.studies.neuron_scaling import NEURONS_OF, crossed, trials
 from probes.studies.neuron_search import Searched, search_relations
 from probes.studies.neurons import find_neurons
 
 pytestmark = pytest.mark.slow
 
-TOY = Config(model="toy", facts="toy", relations=2, limit=4, steps=5, controls=2)
+TOY = Config(
+    model="toy", facts="toy", n_relations=2, facts_per_relation=4, gradient_steps=5, controls=2
+)
 
 
 def rows(folder: Path, name: str) -> list[dict[str, str]]:
@@ -53,7 +55,7 @@ def searched(toy: HookedTransformer, run: Path) -> dict[str, Sequence[Searched]]
     """What the run's records hold."""
     found = search_relations(
         toy, toy_module.facts(), searching(toy), RunFolder(run),
-        relations=2, limit=4, wordings=3, seed=0,
+        n_relations=2, facts_per_relation=4, wordings=3, seed=0,
     )  # fmt: skip
     return dict(found.relations)
 
@@ -68,7 +70,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_it_runs_on_the_toy_with_its_own_defaults(tmp_path: Path) -> None:
-    config = Config(model="toy", steps=4, out=str(tmp_path))  # else 20 steps
+    config = Config(model="toy", gradient_steps=4, out=str(tmp_path))  # else 20 steps
     found = NeuronFindings.load(experiment.run(config))
     assert (len(found.relations), found.n_facts, found.n_prompts) == (4, 32, 64)
 
@@ -101,7 +103,7 @@ def test_the_tables_hold_every_neuron_with_its_head_and_every_change(run: Path) 
             assert int(row["head"]) == int(row["index"]) // 16
         assert all(not row["head"] for row in own if row["half"] == "mlp")
     changes = rows(run, "effects")
-    assert {row["neurons"] for row in changes} == set(WHOSE)
+    assert {row["neurons"] for row in changes} == set(NEURONS_OF)
     assert {row["factor"] for row in changes} == {"0.0", "2.0"}
     of_several = [row for row in changes if row["prob low"]]  # a single relation has no interval
     assert of_several
@@ -159,7 +161,13 @@ def test_a_study_in_memory_does_nothing_twice(
     for module, name in ((study, "search"), (neuron_scaling, "effects"), (neuron_search, "says")):
         monkeypatch.setattr(module, name, never)
     found = find_neurons(
-        toy, toy_module.facts(), relations=2, limit=4, steps=5, controls=2, journal=journal
+        toy,
+        toy_module.facts(),
+        n_relations=2,
+        facts_per_relation=4,
+        gradient_steps=5,
+        controls=2,
+        journal=journal,
     )
     assert found.to_record() == NeuronFindings.load(run).to_record()
     assert "Neurons of 2 relations: toy" in found._repr_html_()
@@ -233,7 +241,7 @@ def test_all_wordings_of_a_fact_have_one_object(toy: HookedTransformer) -> None:
     for _ in ("now", "from the journal"):
         found = search_relations(
             toy, [*second, *facts], searching(toy), journal,
-            relations=1, limit=4, wordings=3, seed=0,
+            n_relations=1, facts_per_relation=4, wordings=3, seed=0,
         )  # fmt: skip
         for one in (one for each in found.relations.values() for one in each):
             assert {fact.object for fact in one.worded} == {one.found.object} != {"zebra"}
@@ -251,7 +259,7 @@ def test_halves_are_searched_under_one_threshold(searched: dict[str, Sequence[Se
     [
         (Config(halves=["elbow"]), "--halves elbow: one of mlp attn is wanted"),
         (Config(halves=[]), "--halves: at least one is wanted"),
-        (Config(limit=3), "--limit 3: at least 4 facts"),
+        (Config(facts_per_relation=3), "--facts-per-relation 3: at least 4 facts"),
     ],
 )
 def test_what_cannot_be_searched_is_told_before_the_model_is_loaded(

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
-from kedit.forward.generation import greedy, ngram_entropy, sampled, says, variety
+from kedit.forward.generation import greedy, ngram_entropy, sampled, variety
+from kedit.forward.saying import opens_with_answer
 from kedit.models.prompts import decoded, prompt_ids
 from tests import twins
 from tests.conftest import FAMILIES, FamilyOf
@@ -81,12 +82,12 @@ def test_sampled_texts_depend_on_seed_and_prompt_but_not_on_the_company(family: 
     ],
 )
 def test_saying_is_opening_with_the_words(text: str, answer: str, yes: bool) -> None:
-    assert says(text, [answer]) is yes
-    assert says(text, ["something else", answer]) is yes
+    assert opens_with_answer(text, [answer]) is yes
+    assert opens_with_answer(text, ["something else", answer]) is yes
 
 
 def test_nothing_says_an_answer_without_words() -> None:
-    assert not says(" Paris", ["", "—"])
+    assert not opens_with_answer(" Paris", ["", "—"])
 
 
 def test_entropy_by_hand() -> None:

@@ -17,7 +17,7 @@ from kedit.models import toy as toy_module
 from kedit.models.prompts import ROLES, encode
 from probes import knockout as knockout_module
 from probes.knockout import Cut, KnockoutCurve, knockout
-from probes.patch import Patch, Question
+from probes.patch import AnswerMetric, Patch
 from tests.conftest import FAMILIES, QUESTION, FamilyOf, assert_same_scores
 from tests.twins import Hooks
 
@@ -41,7 +41,7 @@ def ask(
 ) -> KnockoutCurve:
     """The fact's own answer against the next token; else tokens that mean nothing to the model."""
     prompt = encode(model, fact)
-    own = Question(prompt.answer_ids[0], prompt.answer_ids[0] + 1)
+    own = AnswerMetric(prompt.answer_ids[0], prompt.answer_ids[0] + 1)
     return knockout(model, prompt, own if question else QUESTION, cut, window)
 
 
@@ -112,7 +112,7 @@ def test_behind_a_cut_of_all_layers_the_subject_does_not_matter(
 def test_a_last_token_that_sees_only_itself_says_the_same_to_all(toy: HookedTransformer) -> None:
     asked = [fact for fact in FACTS if fact.prompt.endswith(" is")]
     prompt = encode(toy, OF)
-    question = Question(prompt.answer_ids[0], prompt.answer_ids[0] + 1)
+    question = AnswerMetric(prompt.answer_ids[0], prompt.answer_ids[0] + 1)
     curves = [
         knockout(toy, encode(toy, fact), question, Cut("last", OTHERS), WHOLE)
         for fact in asked[::7]

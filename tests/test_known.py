@@ -9,8 +9,15 @@ from transformer_lens import HookedTransformer
 
 from kedit.facts import Fact, Relation
 from kedit.models import toy as toy_module
-from kedit.models.prompts import answer_ids, decoded, encode, giving, plain_ids, prompt_ids
-from probes.known import first_known, says, told_apart
+from kedit.models.prompts import (
+    answer_ids,
+    decoded,
+    encode,
+    plain_ids,
+    prompt_ids,
+    with_given_tokens,
+)
+from probes.known import answers_right, first_known, with_likeliest_rival
 from tests import twins
 
 FACTS = toy_module.facts()
@@ -33,15 +40,15 @@ def test_a_fact_whose_first_token_alone_is_said_is_not_known(toy: HookedTransfor
     model, year = always(toy, " "), Fact("Ada", YEAR, "1234", "{} was born in the year")
     blank, *_ = answer_ids(model, year.prompt, year.object)
     assert decoded(model, blank) == " "  # the control: it is what the model says
-    assert not says(model, year)[0]
+    assert not answers_right(model, year)[0]
 
 
 def test_an_object_that_goes_on_is_another_object(toy: HookedTransformer) -> None:
     model, fact = always(toy, "1"), Fact("Ada", YEAR, "11", "{} was born in (")
-    known, said = says(model, fact)
+    known, said = answers_right(model, fact)
     assert not known and said == "1111"
     marks = always(toy, ".")
-    assert says(marks, replace(fact, object="..")) == (True, "....")  # no letter or digit
+    assert answers_right(marks, replace(fact, object="..")) == (True, "....")  # no letter or digit
 
 
 def test_the_first_wording_that_is_answered_right_is_taken(toy: HookedTransformer) -> None:
@@ -65,15 +72,18 @@ def test_the_rival_is_the_likeliest_other_object_of_the_relation(
             ids = answer_ids(toy, fact.prompt, other.object)
             mean, _ = twins.likelihood(toy, prompt_ids(toy, fact.prompt), ids)
             totals[other.object] = mean * len(ids)
-    rival = told_apart(toy, fact, pool).rival
+    rival = with_likeliest_rival(toy, fact, pool).rival
     assert totals[rival] == pytest.approx(max(totals.values()), abs=1e-4)
-    assert told_apart(toy, fact, [fact]).rival == ""
+    assert with_likeliest_rival(toy, fact, [fact]).rival == ""
 
 
 def test_what_the_subject_has_too_is_no_rival(toy: HookedTransformer) -> None:
     other = replace(FACT, object="Brock")
-    assert told_apart(toy, FACT, [FACT, other]).rival == ""
-    assert told_apart(toy, FACT, [FACT, replace(other, subject="Bruno Birch")]).rival == "Brock"
+    assert with_likeliest_rival(toy, FACT, [FACT, other]).rival == ""
+    assert (
+        with_likeliest_rival(toy, FACT, [FACT, replace(other, subject="Bruno Birch")]).rival
+        == "Brock"
+    )
 
 
 def test_tokens_that_object_and_rival_share_are_given(toy: HookedTransformer) -> None:
@@ -88,4 +98,4 @@ def test_tokens_that_object_and_rival_share_are_given(toy: HookedTransformer) ->
     assert alone.object_ids == prompt.object_ids
     longer = encode(toy, replace(fact, rival="19451"))
     assert decoded(toy, *longer.answer_ids) == "5"  # the last token, where the rival goes on
-    assert giving(toy, prompt, 0).tokens.tolist() == list(prompt_ids(toy, fact.prompt))
+    assert with_given_tokens(toy, prompt, 0).tokens.tolist() == list(prompt_ids(toy, fact.prompt))

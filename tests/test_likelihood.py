@@ -7,7 +7,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from kedit.forward import likelihood, reading
-from kedit.forward.likelihood import Asked, likelihoods
+from kedit.forward.likelihood import Query, likelihoods
 from kedit.forward.reading import Tokens, read, read_on
 from tests import twins
 from tests.conftest import FAMILIES, FamilyOf
@@ -15,7 +15,7 @@ from tests.conftest import FAMILIES, FamilyOf
 LABELS = tuple(tuple(range(start, start + 1 + start % 3)) for start in range(100, 160, 4))
 
 
-def questions(n: int = 12) -> list[Asked]:
+def questions(n: int = 12) -> list[Query]:
     """Prompts of 1 to 12 tokens, some of them twice; answers of 1 to 4; a field for every third."""
     draw = random.Random(0)
 
@@ -23,19 +23,19 @@ def questions(n: int = 12) -> list[Asked]:
         return (0, *(draw.randrange(2, 600) for _ in range(length)))
 
     asked = [
-        Asked(
+        Query(
             tokens(draw.randrange(12)),
             tuple(tokens(draw.randrange(4))[1:] or (7,) for _ in range(1 + number % 3)),
         )
         for number in range(n)
     ]
     asked = [
-        Asked(one.prompt, (*one.answers, LABELS[number]), LABELS, ranked=len(one.answers))
+        Query(one.prompt, (*one.answers, LABELS[number]), LABELS, ranked=len(one.answers))
         if number % 3 == 0
         else one
         for number, one in enumerate(asked)
     ]
-    return [*asked, Asked(asked[3].prompt, asked[4].answers)]
+    return [*asked, Query(asked[3].prompt, asked[4].answers)]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -62,7 +62,7 @@ def test_exact_is_what_greedy_decoding_says(family: FamilyOf) -> None:
     prompts = [one.prompt for one in questions()]
     said = [twins.greedy(model, prompt, 3) for prompt in prompts]
     asked = [
-        Asked(prompt, (own, (*own[:2], own[2] + 1)))
+        Query(prompt, (own, (*own[:2], own[2] + 1)))
         for prompt, own in zip(prompts, said, strict=True)
     ]
     for found in likelihoods(model, asked):
@@ -71,7 +71,7 @@ def test_exact_is_what_greedy_decoding_says(family: FamilyOf) -> None:
 
 def test_ranks_run_from_first_to_last(family: FamilyOf) -> None:
     model = family("gpt2").model
-    asked = [Asked((0, 5, 9), (label,), LABELS) for label in LABELS]
+    asked = [Query((0, 5, 9), (label,), LABELS) for label in LABELS]
     ranks = [found.rank for found in likelihoods(model, asked)]
     assert set(ranks) == set(range(1, len(LABELS) + 1))  # equal prompts, all labels
 
@@ -102,7 +102,7 @@ def test_only_competitors_that_may_win_are_worked_out(
         return worked_out(model, read, firsts, answers)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(likelihood, "_worked_out", counting)
-    (found,) = likelihoods(model, [Asked((0, 5, 9), (best,), LABELS)])
+    (found,) = likelihoods(model, [Query((0, 5, 9), (best,), LABELS)])
     assert found.rank == 1
     assert n_worked_out[0] == 1 and n_worked_out[1] < len(LABELS) / 2
 

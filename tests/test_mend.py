@@ -15,7 +15,7 @@ from kedit.editing.factors import Factors, LinearMap
 from kedit.editing.hypernetwork import Hypernetwork, Origin, Residual, read_hypernetwork
 from kedit.editing.metalearning import Exercise, factors_of, practise
 from kedit.editing.provenance import fingerprint
-from kedit.editing.teaching import Staying, Wanted, demanded
+from kedit.editing.teaching import Staying, TargetText, demanded
 from kedit.editors import mend as module
 from kedit.editors.mend import MEND
 from kedit.errors import InputError
@@ -52,7 +52,7 @@ def exercises(model: HookedTransformer) -> list[Exercise]:
     for case, other in zip(CASES[:3], CASES[5:8], strict=True):
         (edit,) = demanded(model, [case.entity], removal=False)
         probe = case.probes[1]
-        wording = Wanted(
+        wording = TargetText(
             prompt_ids(model, probe.prompt), answer_ids(model, probe.prompt, probe.answer)
         )
         near = prompt_ids(model, other.entity.fact.prompt)

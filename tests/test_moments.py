@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit.cache import keep
+from kedit.cache import store
 from kedit.data.corpus import Corpus
 from kedit.editing import moments as room
 from kedit.editing.moments import Moment, moment, moments
@@ -264,7 +264,7 @@ def cut(file: Path) -> None:
 
 def put_another_there(file: Path) -> None:
     tensors = {"upper": torch.eye(256, dtype=torch.float64), "n_chunks": torch.tensor(8)}
-    keep(file.with_name("other.safetensors"), tensors, {})
+    store(file.with_name("other.safetensors"), tensors, {})
     file.with_name("other.safetensors").replace(file)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kedit.forward import packed
-from kedit.forward.packed import opened, unpacked
+from kedit.forward.packed import run_first_layers, unpacked
 from kedit.forward.reading import read
 from tests.conftest import FamilyOf
 
@@ -26,12 +26,12 @@ def test_rows_that_open_alike_are_as_if_read_alone(
         return embedded(model, tokens, mask, real)
 
     monkeypatch.setattr(packed, "embedded", counted)
-    resid, mask, real = opened(model, ROWS, n_layers)
+    resid, mask, real = run_first_layers(model, ROWS, n_layers)
     together = unpacked(resid, real)
     assert sum(n_run) == 15 < real.sum() == sum(map(len, ROWS))
     assert mask.all() and mask.shape == real.shape
     for row, tokens in enumerate(ROWS):
-        alone, _, _ = opened(model, [tokens], n_layers)
+        alone, _, _ = run_first_layers(model, [tokens], n_layers)
         torch.testing.assert_close(together[row, : len(tokens)], alone, atol=1e-5, rtol=1e-4)
 
 
@@ -46,7 +46,7 @@ def test_an_opening_beside_a_longer_row_does_not_pass_the_context(
     """Their widths together do, though no row does."""
     model = family(name).model
     assert max(map(len, LONG)) <= model.cfg.n_ctx < 56 + 60
-    resid, _, real = opened(model, LONG, 2)
+    resid, _, real = run_first_layers(model, LONG, 2)
     together = unpacked(resid, real)
     for row, tokens in enumerate(LONG):
         slow = model(torch.tensor([tokens]), stop_at_layer=2)[0]

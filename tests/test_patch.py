@@ -17,7 +17,7 @@ from kedit.models import toy as toy_module
 from kedit.models.prompts import encode
 from probes import patch as patch_module
 from probes.corrupt import Corruption, add_noise, noise_rule
-from probes.patch import Patch, Question, sweep
+from probes.patch import AnswerMetric, Patch, sweep
 from tests.conftest import PATCHES, assert_same_scores, clean_run, swept
 
 FACT = toy_module.facts()[0]  # "The birthplace of Ada Alder is"
@@ -25,9 +25,9 @@ SWEPT = pytest.mark.parametrize("patch", PATCHES, ids=str)
 
 
 @pytest.fixture(scope="module")
-def question(toy: HookedTransformer) -> Question:
+def question(toy: HookedTransformer) -> AnswerMetric:
     answer = encode(toy, FACT).answer_ids[0]
-    return Question(answer, answer + 1)
+    return AnswerMetric(answer, answer + 1)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def hookable(toy: HookedTransformer) -> Iterator[HookedTransformer]:
 
 @SWEPT
 def test_restoring_into_an_uncorrupted_run_changes_nothing(
-    toy: HookedTransformer, noised: Corruption, question: Question, patch: Patch
+    toy: HookedTransformer, noised: Corruption, question: AnswerMetric, patch: Patch
 ):
     unharmed = Corruption(Run(encode(toy, FACT).tokens.expand(3, -1)), (4,), "none")
     grid = swept(toy, FACT, unharmed, patch, question=question)
@@ -60,7 +60,7 @@ def test_restoring_into_an_uncorrupted_run_changes_nothing(
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_last_state_of_all_restores_the_clean_score(
-    toy: HookedTransformer, noised: Corruption, question: Question, metric: str
+    toy: HookedTransformer, noised: Corruption, question: AnswerMetric, metric: str
 ):
     grid = swept(toy, FACT, noised, Patch("resid_post"), question=question)
     last = grid.indirect_effect(metric)[-1, -1]
@@ -70,7 +70,7 @@ def test_the_last_state_of_all_restores_the_clean_score(
 
 @SWEPT
 def test_before_the_first_corrupted_position_nothing_can_be_restored(
-    toy: HookedTransformer, noised: Corruption, question: Question, patch: Patch
+    toy: HookedTransformer, noised: Corruption, question: AnswerMetric, patch: Patch
 ):
     grid = swept(toy, FACT, noised, patch, question=question)
     first = noised.positions[0]
@@ -81,7 +81,7 @@ def test_before_the_first_corrupted_position_nothing_can_be_restored(
 
 @pytest.mark.parametrize("severed", ["mlp_out", "attn_out"])
 def test_severing_leaves_the_last_layer_as_it_was_and_changes_the_first(
-    toy: HookedTransformer, noised: Corruption, question: Question, severed: Held
+    toy: HookedTransformer, noised: Corruption, question: AnswerMetric, severed: Held
 ):
     plain = swept(toy, FACT, noised, Patch("resid_post"), question=question)
     cut = swept(toy, FACT, noised, Patch("resid_post", severed=severed), question=question)
@@ -90,7 +90,7 @@ def test_severing_leaves_the_last_layer_as_it_was_and_changes_the_first(
 
 
 def test_the_top_mlp_at_the_last_position_is_restored_as_by_hand(
-    toy: HookedTransformer, noised: Corruption, question: Question
+    toy: HookedTransformer, noised: Corruption, question: AnswerMetric
 ):
     clean, corrupted = clean_run(toy, FACT).states(toy), noised.run.states(toy)
     grid = sweep(toy, clean, corrupted, Patch("mlp_out"), question)
@@ -114,8 +114,8 @@ def test_the_score_is_the_mean_over_samples(
                 for name, kept in vars(corrupted).items()
             },
         )
-        alone.append(sweep(toy, clean, one, patch, Question(300, 301)).restored)
-    together = sweep(toy, clean, corrupted, patch, Question(300, 301)).restored
+        alone.append(sweep(toy, clean, one, patch, AnswerMetric(300, 301)).restored)
+    together = sweep(toy, clean, corrupted, patch, AnswerMetric(300, 301)).restored
     assert_same_scores(together, torch.stack(alone).mean(0))
 
 
@@ -150,7 +150,7 @@ def test_a_sweep_leaves_the_states_as_it_found_them(toy: HookedTransformer, nois
     states = clean_run(toy, FACT).states(toy), noised.run.states(toy)
     before = [[t.clone() for t in kept] for state in states for kept in vars(state).values()]
     for patch in PATCHES:
-        sweep(toy, *states, patch, Question(300, 301))
+        sweep(toy, *states, patch, AnswerMetric(300, 301))
     after = [kept for state in states for kept in vars(state).values()]
     assert all(
         torch.equal(x, y)
@@ -182,7 +182,7 @@ def test_a_switch_that_changes_what_blocks_read_is_refused_by_name(
         setattr(hookable.cfg, switch, False)
         states = clean.states(hookable), noised.run.states(hookable)
         setattr(hookable.cfg, switch, True)
-        sweep(hookable, *states, Patch("resid_post"), Question(300, 301))
+        sweep(hookable, *states, Patch("resid_post"), AnswerMetric(300, 301))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_runs_of_different_lengths_are_refused(toy: HookedTransformer):
     clean = Run(torch.tensor([[0, 5, 6, 7]])).states(toy)
     corrupted = Run(torch.tensor([[0, 5, 6]])).states(toy)
     with pytest.raises(InputError, match="clean run has 4 tokens, the corrupted one 3"):
-        sweep(toy, clean, corrupted, Patch("resid_post"), Question(300, 301))
+        sweep(toy, clean, corrupted, Patch("resid_post"), AnswerMetric(300, 301))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from kedit.forward.runs import Run
 from kedit.models.prompts import prompt_ids
 from kedit.results.prompts import PromptTrace
 from kedit.run_folder import CONFIG
-from probes.patch import Patch, Question
+from probes.patch import AnswerMetric, Patch
 from probes.prompts import SINGLE, patch, patch_prompts
 from tests import twins
 from tests.conftest import TOLERANCES
@@ -59,7 +59,7 @@ def test_own_prompts_equal_the_readable_loop(
     own = OwnMetric("entropy", entropy)
     answer, foil = token(toy, " Corum"), token(toy, " Brock")
     for question, asked in (
-        (Question(answer, foil), {"answer": "Corum", "foil": "Brock"}),
+        (AnswerMetric(answer, foil), {"answer": "Corum", "foil": "Brock"}),
         (own, {"metric": entropy}),
     ):
         found = patch_prompts(toy, CLEAN, others, patches=[patch], **asked)  # pyright: ignore
@@ -109,7 +109,7 @@ def test_tokens_that_answer_and_foil_share_are_given(toy: HookedTransformer):
     assert found.labels[-1] == " Corum"
     given, answer, foil = (token(toy, word) for word in (" Corum", " baker", " harp"))
     clean, other = (rows(toy, [text], [given]) for text in (CLEAN, OTHERS[0]))
-    slow = twins.sweep(toy, clean, other, SINGLE[0], Question(answer, foil))
+    slow = twins.sweep(toy, clean, other, SINGLE[0], AnswerMetric(answer, foil))
     torch.testing.assert_close(found.grids["resid_post"].restored, slow, atol=5e-5, rtol=0)
 
 

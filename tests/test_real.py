@@ -16,7 +16,7 @@ from kedit.data import builtin, load_cases, load_facts
 from kedit.editing.edit import Edit
 from kedit.editors.registry import make_editor
 from kedit.facts import Fact, Perspective, Relation
-from kedit.forward.likelihood import Asked, likelihoods
+from kedit.forward.likelihood import Query, likelihoods
 from kedit.forward.runs import Run
 from kedit.models.hugging_face import gemma_270m_folder, read_folder
 from kedit.models.load import load
@@ -27,8 +27,8 @@ from kedit.stats import rank_correlation
 from probes.attribution import attributed
 from probes.corrupt import add_noise, noise_rule, replaced
 from probes.direct import direct_effects
-from probes.known import says, told_apart
-from probes.patch import Patch, Question, sweep
+from probes.known import answers_right, with_likeliest_rival
+from probes.patch import AnswerMetric, Patch, sweep
 from probes.trace import paper_patches, question_of, trace
 from tests import twins
 
@@ -70,7 +70,7 @@ def test_prompts_open_with_bos_and_answers_do_not() -> None:
 
 def test_it_knows_most_of_the_facts_that_are_built_in() -> None:
     facts = builtin.load()[:981:10]
-    known = sum(says(gemma(), fact)[0] for fact in facts)
+    known = sum(answers_right(gemma(), fact)[0] for fact in facts)
     assert known >= 0.5 * len(facts)
 
 
@@ -84,7 +84,7 @@ def test_every_sweep_equals_its_slow_twin() -> None:
         replaced(model, fact, "relation", builtin.load(), 0),
         add_noise(model, prompt, "subject", noise, 2, 0),
     ):
-        question = Question(prompt.answer_ids[0], 108)
+        question = AnswerMetric(prompt.answer_ids[0], 108)
         first = corruption.positions[0]
         for patch in paper_patches():
             head = (3,) if patch.site == "z" else ()
@@ -129,7 +129,7 @@ def test_what_heads_and_mlps_write_adds_up_to_the_logits() -> None:
     model, fact = gemma(), capital("France")
     states = Run(encode(model, fact).tokens[None]).states(model)
     paris, london = answers_ids(model, fact.prompt, ("Paris", "London"))
-    question = Question(paris[0], london[0])
+    question = AnswerMetric(paris[0], london[0])
     found = direct_effects(model, states, question)
     logits = model(encode(model, fact).tokens[None])[0, -1]
     assert found.total == pytest.approx(
@@ -150,7 +150,7 @@ def test_batches_with_shared_openings_equal_one_prompt_at_a_time() -> None:
     probes = [probe for case in builtin.cases()[5::300] for probe in case.probes]
     names = sorted({probe.label for probe in probes if probe.label})
     asked = [
-        Asked(
+        Query(
             prompt_ids(model, probe.prompt),
             tuple(answers_ids(model, probe.prompt, (probe.answer, probe.rival))),
             tuple(answers_ids(model, probe.prompt, names)) if probe.label else (),
@@ -174,7 +174,11 @@ def test_before_an_edit_gemma_prefers_the_true_object_and_keeps_to_one_line(
     tmp_path: Path,
 ) -> None:
     config = score_model.Config(
-        cases="builtin", limit=12, texts=1, text=str(ROOT / "README.md"), out=str(tmp_path / "run")
+        cases="builtin",
+        limit=12,
+        n_texts=1,
+        held_out=str(ROOT / "README.md"),
+        out=str(tmp_path / "run"),
     )
     measured = Scores.load(score_model.run(config))
     rows = {(*one.key,): one.row() for one in measured.overall}
@@ -235,7 +239,7 @@ def test_the_readmes_own_facts_are_known_and_can_be_edited(tmp_path: Path) -> No
     file.write_text(lines, encoding="utf-8")
     assert all(case.relation for case in load_cases(file))
     facts = load_facts(file)
-    assert len(facts) == 3 and all(says(gemma(), fact)[0] for fact in facts)
+    assert len(facts) == 3 and all(answers_right(gemma(), fact)[0] for fact in facts)
 
 
 def test_romes_edits_from_either_side_are_said_and_undone_to_the_bit() -> None:
@@ -269,7 +273,7 @@ def test_kn_and_the_mend_that_comes_with_kedit_move_the_target(
     request = case.request(side)
     demand = request.demands[0]
     prompt = demand.fact.prompt
-    asked = [Asked(prompt_ids(model, prompt), (answer_ids(model, prompt, demand.target),))]
+    asked = [Query(prompt_ids(model, prompt), (answer_ids(model, prompt, demand.target),))]
     edit = make_editor(name, "gemma-3-270m", side)(model, [request])
     before = likelihoods(model, asked)[0].answers[0].logprob
     with edit.applied(model):
@@ -291,9 +295,12 @@ def test_a_year_is_known_by_all_its_digits_and_seen_by_the_one_that_tells_it() -
     model, year = gemma(), Relation("year", "year")
     pool = [Fact(name, year, said, "{} in the year") for name, said in YEARS.items()]
     for fact in pool:
-        assert says(model, fact)[0] and not says(model, replace(fact, object="1234"))[0]
-        assert not says(model, replace(fact, object="19"))[0]
-        told = told_apart(model, fact, pool)
+        assert (
+            answers_right(model, fact)[0]
+            and not answers_right(model, replace(fact, object="1234"))[0]
+        )
+        assert not answers_right(model, replace(fact, object="19"))[0]
+        told = with_likeliest_rival(model, fact, pool)
         prompt = encode(model, told)
         given, asked = decoded(model, *prompt.given), decoded(model, prompt.answer_ids[0])
         both = zip(fact.object, told.rival, strict=True)
@@ -304,10 +311,13 @@ def test_a_year_is_known_by_all_its_digits_and_seen_by_the_one_that_tells_it() -
 def test_an_answer_joins_its_prompt_without_a_blank_where_there_is_none() -> None:
     model, country = gemma(), Relation("country", "country")
     fact = Fact("巴黎", country, "法国", "{}所在的国家是")
-    assert says(model, fact)[0]
+    assert answers_right(model, fact)[0]
     assert decoded(model, *encode(model, fact).object_ids) == "法国"
     seoul = Fact("Seoul", country, "South Korea", "{} is a city in")
-    assert says(model, seoul)[0] and not says(model, replace(seoul, object="South Africa"))[0]
+    assert (
+        answers_right(model, seoul)[0]
+        and not answers_right(model, replace(seoul, object="South Africa"))[0]
+    )
     chat = "<start_of_turn>user\nThe capital of {}?<end_of_turn>\n<start_of_turn>model\n"
     (paris,) = encode(model, Fact("France", country, "Paris", chat)).object_ids
     assert decoded(model, paris) == "Paris"

@@ -148,7 +148,9 @@ def test_an_experiment_refuses_what_it_measured_on_other_weights(
 ) -> None:
     def run() -> Path:
         if name == "score":
-            config = score_model.Config(model="toy", limit=1, say=False, texts=0, out=str(tmp_path))
+            config = score_model.Config(
+                model="toy", limit=1, say=False, n_texts=0, out=str(tmp_path)
+            )
             return score_model.run(config)
         config = Config(model="toy", limit=1, corrupt="subject", sites=["z"], out=str(tmp_path))
         return trace_relation.run(config)

@@ -15,7 +15,7 @@ from kedit.editing.write_sites import Half, WriteSite, read_keys
 from kedit.models import toy as toy_module
 from kedit.models.load import load
 from kedit.models.prompts import encode
-from probes.known import says
+from probes.known import answers_right
 from probes.neurons import search
 from probes.scaling import (
     AMPLIFIED,
@@ -217,7 +217,7 @@ def test_on_gemma_attributed_neurons_matter_in_another_wording() -> None:
     one, *others = (
         fact
         for fact in builtin.load()
-        if (fact.relation.id, fact.subject) == ("P36", "Italy") and says(model, fact)[0]
+        if (fact.relation.id, fact.subject) == ("P36", "Italy") and answers_right(model, fact)[0]
     )
     own = search(model, [one]).neurons
     sets = {"own": [own], "random": [random_like(model, own, draw)]}

@@ -26,7 +26,7 @@ from kedit.studies.scoring import score_cases
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-TOY = Config(model="toy", limit=20, texts=2)
+TOY = Config(model="toy", limit=20, n_texts=2)
 
 
 def record(case_id: int, subject: str, **more: object) -> dict:
@@ -91,7 +91,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(run: Path, tmp_path: Path) -> N
     process = subprocess.Popen(
         [
             sys.executable, "-m", "experiments.score_model", "--model", "toy", "--limit", "20",
-            "--texts", "2", "--out", str(tmp_path),
+            "--n-texts", "2", "--out", str(tmp_path),
         ],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -138,7 +138,7 @@ def test_a_file_of_which_nothing_can_be_used_stops_before_the_model_is_loaded(
 def test_a_result_in_memory_is_the_one_of_the_folder(run: Path, toy: HookedTransformer) -> None:
     journal = RunFolder(run)  # with all of its records: nothing is scored again
     n_records = len(journal.records)
-    found = score_cases(toy, spread_cases(toy_module.cases(), 20, 0), texts=2, journal=journal)
+    found = score_cases(toy, spread_cases(toy_module.cases(), 20, 0), n_texts=2, journal=journal)
     assert to_record(found) == to_record(Scores.load(run)) and len(journal.records) == n_records
     assert to_record(Scores.from_record(found.to_record())) == to_record(found)
 

@@ -26,7 +26,7 @@ from kedit.results.averages import (
 from kedit.results.grids import EffectGrid
 from kedit.results.traces import FactTrace
 from probes.corrupt import Corruption, add_noise, noise_rule
-from probes.known import says
+from probes.known import answers_right
 from probes.patch import Patch
 from probes.screen import Screening
 from probes.trace import paper_patches, trace
@@ -246,7 +246,7 @@ def traced(toy: HookedTransformer) -> FactTrace:
 def test_a_trace_asks_for_the_object_against_the_strongest_wrong_answer(
     toy: HookedTransformer, traced: FactTrace
 ):
-    known, said = says(toy, FACT)
+    known, said = answers_right(toy, FACT)
     assert known and said.startswith(traced.answer)
     assert toy.tokenizer is not None
     assert toy.tokenizer.decode([encode(toy, FACT).answer_ids[0]]) == traced.answer
@@ -314,9 +314,9 @@ def test_a_corruption_of_nothing_is_refused(toy: HookedTransformer):
 
 @pytest.mark.parametrize("fact", toy_module.facts()[::8], ids=lambda fact: fact.prompt)
 def test_the_toy_says_what_it_was_taught(toy: HookedTransformer, fact: Fact):
-    assert says(toy, fact)[0]
+    assert answers_right(toy, fact)[0]
     wrong = replace(fact, object="zebra")
-    assert not says(toy, wrong)[0]
+    assert not answers_right(toy, wrong)[0]
 
 
 def test_a_grid_is_named_and_its_effects_are_differences():

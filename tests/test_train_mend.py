@@ -38,9 +38,9 @@ from tests.conftest import TOY_MEND
 
 ROOT = Path(__file__).parent.parent
 CASES = toy_module.cases()
-SHORT = Recipe(rank=4, batch=2, steps=6, validate=2)
+SHORT = Recipe(rank=4, batch=2, steps=6, validate_every=2)
 TEXT = str(ROOT / "README.md")
-REQUESTS = requests_for(CASES, held_out=4)
+REQUESTS = requests_for(CASES, n_validate=4)
 
 
 def trained(recipe: Recipe, toy: HookedTransformer, out: Path) -> Path:
@@ -77,12 +77,12 @@ def test_a_training_in_memory_goes_on_and_does_nothing_twice(
     toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal()
-    found = train_mend(toy, REQUESTS, SHORT, text=TEXT, journal=journal)
+    found = train_mend(toy, REQUESTS, SHORT, locality_text=TEXT, journal=journal)
     assert found.n_steps == 6 and {rate.n for rate in found.rates} == {found.n_held_out // 2}
     assert MEND(found.file)(toy, [CASES[0].entity]).deltas
     for place in ("mend_training.practise", "mend._preferred"):
         monkeypatch.setattr(f"kedit.studies.{place}", None)  # not called
-    assert train_mend(toy, REQUESTS, SHORT, text=TEXT, journal=journal) == found
+    assert train_mend(toy, REQUESTS, SHORT, locality_text=TEXT, journal=journal) == found
 
 
 @pytest.mark.slow
@@ -126,7 +126,9 @@ def test_validation_falls_and_the_best_is_kept(toy_mend: Path) -> None:
         ("edit_weight", -0.5, "--edit-weight -0.5: a number above 0"),
         *(
             (name, -1, f"--{name.replace('_', '-')} -1: a number of at least 1 is wanted")
-            for name in ("rank", "batch", "accumulate", "steps", "validate", "patience", "held_out")
+            for name in (
+                "rank", "batch", "accumulate", "steps", "validate_every", "patience", "n_validate"
+            )
         ),
     ],
 )  # fmt: skip
@@ -138,7 +140,7 @@ def test_options_out_of_range_are_refused_before_the_model_is_loaded(
     with pytest.raises(InputError, match=wanted):
         run(config)
     assert not (tmp_path / "run").exists()
-    if option != "held_out":
+    if option != "n_validate":
         with pytest.raises(InputError, match=wanted.split(": ")[-1]):
             replace(SHORT, **{option: value})
 
@@ -306,7 +308,7 @@ def test_a_folder_that_lost_something_ends_as_one_that_lost_nothing(
 def test_a_training_that_was_killed_before_its_checkpoint_writes_no_record_twice(
     toy: HookedTransformer, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep, calls = mend_training.keep, []
+    keep, calls = mend_training.save_checkpoint, []
 
     def killed(*told: Any) -> None:
         calls.append(1)
@@ -314,7 +316,7 @@ def test_a_training_that_was_killed_before_its_checkpoint_writes_no_record_twice
             raise KeyboardInterrupt
         keep(*told)
 
-    monkeypatch.setattr(mend_training, "keep", killed)
+    monkeypatch.setattr(mend_training, "save_checkpoint", killed)
     with pytest.raises(KeyboardInterrupt):
         trained(SHORT, toy, tmp_path)
     monkeypatch.undo()
@@ -345,7 +347,7 @@ def test_accumulated_batches_are_one_large_batch(
     monkeypatch.setattr(
         Practice, "batch", lambda self, model, size, key: once(self, model, size, key.split()[0])
     )
-    base = replace(SHORT, steps=4, validate=4)
+    base = replace(SHORT, steps=4, validate_every=4)
     one, other = (
         load_file(trained(replace(base, accumulate=n), toy, tmp_path / str(n)) / CHECKPOINT)
         for n in (1, 2)
@@ -364,7 +366,7 @@ def test_attention_can_be_edited_too(tmp_path: Path, toy: HookedTransformer) -> 
 
 def test_nothing_to_train_on_is_said() -> None:
     with pytest.raises(InputError, match=r"toy: 128 edits .* 0 to train on"):
-        read_requests("toy", "toy", but="toy")
+        read_requests("toy", "toy", exclude="toy")
 
 
 def test_a_recipe_names_files_without_their_folders(toy: HookedTransformer, tmp_path: Path) -> None:
@@ -376,14 +378,14 @@ def test_a_recipe_names_files_without_their_folders(toy: HookedTransformer, tmp_
         for one in facts if one.object != "Delft"
     ]  # fmt: skip
     cases.write_text("\n".join(map(json.dumps, told)), encoding="utf-8")
-    requests = read_requests(str(cases), "toy", sides=("entity",), held_out=2)
+    requests = read_requests(str(cases), "toy", sides=("entity",), n_validate=2)
     recipe = replace(SHORT, steps=1)
-    found = train_mend(toy, requests, recipe, text=TEXT, journal=RunFolder(tmp_path))
+    found = train_mend(toy, requests, recipe, locality_text=TEXT, journal=RunFolder(tmp_path))
     file = tmp_path / NAME
     assert found.file == str(file)
     kept = read_hypernetwork(file)[1].recipe
     assert (kept["text"], kept["cases"]) == ("README.md", "own.jsonl")
-    assert (kept["perspective"], kept["held_out"], kept["trained for"]) == ("entity", 2, 0)
+    assert (kept["perspective"], kept["n_validate"], kept["trained for"]) == ("entity", 2, 0)
     assert str(ROOT).encode() not in file.read_bytes()
 
 
@@ -392,7 +394,7 @@ def test_the_toys_is_trained_when_it_is_asked_for_and_then_kept(
 ) -> None:
     monkeypatch.setenv("KEDIT_CACHE", str(tmp_path))
     monkeypatch.setattr(
-        toy_mend_module, "RECIPE", replace(toy_mend_module.RECIPE, steps=2, validate=2)
+        toy_mend_module, "RECIPE", replace(toy_mend_module.RECIPE, steps=2, validate_every=2)
     )
     assert toy_mend_module.trained_for_toy(FT(1), toy, "toy") == FT(1)
     assert toy_mend_module.trained_for_toy(MEND("mine"), toy, "toy") == MEND("mine")

@@ -129,7 +129,8 @@ def test_a_journal_in_memory_is_gone_on_with_and_a_folder_loaded(
     journal = Journal()
     done = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
     journal.replace({one["key"]: one for one in done})
-    chosen = [fewer_probes(case, TOY.probes) for case in spread_cases(toy_cases(), TOY.limit, 0)]
+    cases = spread_cases(toy_cases(), TOY.limit, 0)
+    chosen = [fewer_probes(case, TOY.prompts_per_kind) for case in cases]
     result = tune(toy, chosen, EDITORS, space=SPACE, tries=TOY.tries, journal=journal)
     assert [*journal.records.values()] == done
     assert result.to_record() == Tuning.load(run).to_record()

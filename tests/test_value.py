@@ -8,7 +8,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit.editing.keys import wanted_rows
+from kedit.editing.keys import target_rows
 from kedit.editing.values import Row, Slot, Trained, Training, train
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
@@ -176,7 +176,7 @@ def test_a_delta_stays_within_its_clamp_and_makes_the_toy_say_the_target(
     toy: HookedTransformer,
 ) -> None:
     request = toy_module.cases()[0].entity
-    rows = wanted_rows(toy, request.demands[0], [""], "last", 0)
+    rows = target_rows(toy, request.demands[0], [""], "last", 0)
     slot = Slot(1, "mlp")
     for clamp, says in ((10.0, True), (0.01, False)):
         found = train(toy, rows, [slot], Training(steps=30, lr=0.1, clamp=clamp, weight_decay=0.01))

@@ -10,7 +10,7 @@ from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.forward.metrics import OwnMetric
 from kedit.forward.runs import Run
-from probes.patch import Patch, Question
+from probes.patch import AnswerMetric, Patch
 
 Hooks = list[tuple[str | Callable, Callable]]
 
@@ -21,7 +21,7 @@ def sweep(
     clean: Run,
     corrupted: Run,
     patch: Patch,
-    question: Question | OwnMetric,
+    question: AnswerMetric | OwnMetric,
     cells: list[tuple[int, ...]] | None = None,
 ) -> Float[Tensor, "metric layer pos *head"]:
     """`probes.patch.sweep` cell by cell, all logits of whole prompts; NaN for cells left out."""
@@ -39,7 +39,7 @@ def sweep(
 
 
 def scored(
-    logits: Float[Tensor, "row d_vocab"], question: Question | OwnMetric
+    logits: Float[Tensor, "row d_vocab"], question: AnswerMetric | OwnMetric
 ) -> Float[Tensor, "metric row"]:
     if isinstance(question, OwnMetric):
         return question.of(logits)[None]

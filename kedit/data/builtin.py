@@ -4,7 +4,14 @@ import json
 from functools import cache
 from pathlib import Path
 
-from kedit.data.cases import NEIGHBOURS, edit_case, kept, relation_probes, relation_side, wanted
+from kedit.data.cases import (
+    NEIGHBOURS,
+    edit_case,
+    neighbour_probe,
+    relation_probes,
+    relation_side,
+    target_probe,
+)
 from kedit.facts import EditCase, EditRequest, Fact, Probe, Relation
 
 FILE = Path(__file__).with_name("facts.json")
@@ -68,9 +75,9 @@ def _case(
     known: list[Fact],
 ) -> EditCase:
     fact = entity.fact
-    probes = [wanted(entity, "efficacy", fact.prompt)]
-    probes += [wanted(entity, "paraphrase", other.prompt) for other in paraphrases]
-    probes += [kept(entity, other.prompt) for other in neighbours[:NEIGHBOURS]]
+    probes = [target_probe(entity, "efficacy", fact.prompt)]
+    probes += [target_probe(entity, "paraphrase", other.prompt) for other in paraphrases]
+    probes += [neighbour_probe(entity, other.prompt) for other in neighbours[:NEIGHBOURS]]
     probes += [
         Probe("entity", "other relations", other.prompt, other.object, entity.target)
         for other in known

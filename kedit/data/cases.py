@@ -34,12 +34,12 @@ GENERATION = "generation prompts"
 NEIGHBOURS = 10  # at most, as CounterFact has
 
 
-def wanted(request: EditRequest, group: Group, prompt: str) -> Probe:
+def target_probe(request: EditRequest, group: Group, prompt: str) -> Probe:
     """Where the edit shall show: its target, before what the fact says now."""
     return Probe("entity", group, prompt, answer=request.target, rival=request.fact.object)
 
 
-def kept(request: EditRequest, prompt: str) -> Probe:
+def neighbour_probe(request: EditRequest, prompt: str) -> Probe:
     """A neighbour with the same true object, which the edit shall leave alone."""
     return Probe("entity", "neighborhood", prompt, answer=request.fact.object, rival=request.target)
 

@@ -1,7 +1,7 @@
 """CounterFact in its original schema (Meng et al. 2022): its facts, and its edits."""
 
 from kedit.data import relations
-from kedit.data.cases import edit_case, kept, wanted
+from kedit.data.cases import edit_case, neighbour_probe, target_probe
 from kedit.data.fields import Record, field, id_of, placed, texts
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact
@@ -44,12 +44,15 @@ def parse(place: str, record: Record) -> EditCase:
     try:
         request = EditRequest(fact, field(place, record, "requested_rewrite.target_new.str"))
         probes = [
-            wanted(request, "efficacy", fact.prompt),
+            target_probe(request, "efficacy", fact.prompt),
             *(
-                wanted(request, "paraphrase", prompt)
+                target_probe(request, "paraphrase", prompt)
                 for prompt in texts(place, record, "paraphrase_prompts")
             ),
-            *(kept(request, prompt) for prompt in texts(place, record, "neighborhood_prompts")),
+            *(
+                neighbour_probe(request, prompt)
+                for prompt in texts(place, record, "neighborhood_prompts")
+            ),
         ]
         generation = texts(place, record, "generation_prompts")
         return edit_case(id_of(place, record), request, probes, generation=generation)

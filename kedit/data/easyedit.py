@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from kedit.data import relations
-from kedit.data.cases import UNNAMED, edit_case, relation_probes, relation_side, wanted
+from kedit.data.cases import UNNAMED, edit_case, relation_probes, relation_side, target_probe
 from kedit.data.fields import (
     MissingField,
     Record,
@@ -37,10 +37,10 @@ def parse(place: str, record: Record) -> EditCase:
     """
     try:
         request = EditRequest(parse_fact(place, record), _answers(place, record, "target_new")[0])
-        probes = [wanted(request, "efficacy", request.fact.prompt)]
+        probes = [target_probe(request, "efficacy", request.fact.prompt)]
         for name in ("rephrase_prompt", "rephrase"):
             texts = flattened(place, record, name)
-            probes += [wanted(request, "paraphrase", text) for text in texts]
+            probes += [target_probe(request, "paraphrase", text) for text in texts]
         if other := optional(place, record, "locality_prompt"):
             answer = optional(place, record, "locality_ground_truth")
             probes.append(_staying(request, "neighborhood", other, answer))
@@ -82,7 +82,7 @@ def parse_edit(place: str, record: Record) -> EditCase:
     try:
         fact = Fact(subject, relation, field(place, record, "ground_truth"), template)
         request = EditRequest(fact, field(place, record, "target_new"))
-        efficacy = wanted(request, "efficacy", fact.prompt)
+        efficacy = target_probe(request, "efficacy", fact.prompt)
         return edit_case(id_of(place, record), request, [efficacy])
     except RecordError as error:
         raise placed(place, error) from None

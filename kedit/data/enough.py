@@ -23,17 +23,19 @@ def require_facts_to_ask(facts: Sequence[Fact], choose: int) -> None:
         )
 
 
-def require_facts_of_a_relation(facts: Sequence[Fact], fewest: int, limit: int = 0) -> None:
+def require_facts_of_a_relation(facts: Sequence[Fact], fewest: int, at_most: int = 0) -> None:
     """Looks whether a relation has `fewest` facts, and may have so many.
 
     Args:
-        limit: at most so many are taken; 0 for all.
+        at_most: how many are taken at most; 0 for all.
 
     Raises:
-        InputError: none has, or that is too low a limit.
+        InputError: no relation has as many, or fewer than `fewest` would be taken.
     """
-    if 0 < limit < fewest:
-        raise InputError(f"--limit {limit}: at least {fewest} facts a relation are wanted")
+    if 0 < at_most < fewest:
+        raise InputError(
+            f"--facts-per-relation {at_most}: at least {fewest} facts per relation are needed"
+        )
     most = max(Counter(relation for relation, _ in _subjects(facts)).values(), default=0)
     if most < fewest:
         raise InputError(

@@ -3,7 +3,14 @@
 import random
 from collections.abc import Iterator
 
-from kedit.data.cases import NEIGHBOURS, edit_case, kept, relation_probes, relation_side, wanted
+from kedit.data.cases import (
+    NEIGHBOURS,
+    edit_case,
+    neighbour_probe,
+    relation_probes,
+    relation_side,
+    target_probe,
+)
 from kedit.data.fields import Record, Skipped, field, objects, optional, skipped, texts
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact, Relation
@@ -70,9 +77,9 @@ def parse(place: str, record: Record) -> Iterator[EditCase | Skipped]:
         target = random.Random(f"{SEED} {fact.relation.name} {subject}").choice(targets)
         entity = EditRequest(fact, target)
         alike = [other for other in by_object[object_] if other.subject != subject][:NEIGHBOURS]
-        probes = [wanted(entity, "efficacy", fact.prompt)]
-        probes += [wanted(entity, "paraphrase", other.prompt) for other in others]
-        probes += [kept(entity, other.prompt) for other in alike]
+        probes = [target_probe(entity, "efficacy", fact.prompt)]
+        probes += [target_probe(entity, "paraphrase", other.prompt) for other in others]
+        probes += [neighbour_probe(entity, other.prompt) for other in alike]
         probes += relation_probes(entity, number, alike)
         id = f"{fact.relation.name}: {subject}" + (f", {object_}" if len(barred) > 1 else "")
         n_cases += 1

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Iterator
 
 from kedit.data import counterfact, relations
-from kedit.data.cases import edit_case, relation_probes, relation_side, wanted
+from kedit.data.cases import edit_case, relation_probes, relation_side, target_probe
 from kedit.data.fields import MissingField, Record, field, id_of, objects, optional, placed, texts
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact, Probe
@@ -31,9 +31,9 @@ def parse(place: str, record: Record) -> EditCase:
             fact = counterfact.rewritten(where, rewrite)
             entity = EditRequest(fact, field(where, rewrite, "target_new.str"))
             entities.append(entity)
-            probes.append(wanted(entity, "efficacy", fact.prompt))
+            probes.append(target_probe(entity, "efficacy", fact.prompt))
             if question := optional(where, rewrite, "question"):
-                probes.append(wanted(entity, "paraphrase", question))
+                probes.append(target_probe(entity, "paraphrase", question))
         new, old = field(place, record, "new_answer"), optional(place, record, "answer")
         aliases = texts(place, record, "new_answer_alias")
         probes += [

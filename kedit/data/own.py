@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from kedit.data.cases import edit_case, relation_probes, relation_side, wanted
+from kedit.data.cases import edit_case, relation_probes, relation_side, target_probe
 from kedit.data.fields import Record, field, flattened, id_of, optional, placed
 from kedit.data.known import cut_out
 from kedit.errors import RecordError
@@ -64,9 +64,9 @@ def parse(place: str, record: Record) -> EditCase:
     try:
         entity = EditRequest(fact, field(place, told, "target"))
         alike = list(_facts_alike(place, told, fact))
-        probes = [wanted(entity, "efficacy", fact.prompt)]
+        probes = [target_probe(entity, "efficacy", fact.prompt)]
         probes += [
-            wanted(entity, "paraphrase", text.replace("{}", fact.subject))
+            target_probe(entity, "paraphrase", text.replace("{}", fact.subject))
             for text in _texts(place, told, "paraphrases")
         ]
         probes += _staying(place, told, entity)

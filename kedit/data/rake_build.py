@@ -14,18 +14,18 @@ from kedit.data import rake, relations
 from kedit.data.fields import Record, Skipped, case_id, field, optional, skipped, texts
 from kedit.data.read import records_and_errors
 from kedit.data.relations import Described, Wording
-from kedit.data.survey import Edit, Survey, edits
+from kedit.data.survey import EditRecord, Survey, edits
 from kedit.errors import RecordError
 from kedit.facts import EditRequest
 
 NEIGHBOURS = 10  # at most, of each kind: as many as CounterFact has neighborhood prompts
 OTHER_OBJECTS = 3
 COPIED = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
-Question = tuple[str, str]  # and its answer
+PortabilityQuestion = tuple[str, str]  # and its answer
 
 
 def build(
-    path: Path, seen: Survey, questions: Mapping[str, Question] | None = None
+    path: Path, seen: Survey, questions: Mapping[str, PortabilityQuestion] | None = None
 ) -> Iterator[Record | Skipped]:
     """Each record of a file with its relation side, in the order of the file, or why it has none.
 
@@ -50,13 +50,13 @@ def build(
             yield {**record, "lacks": list(case.lacks), "notes": notes}
 
 
-def portability(path: Path) -> tuple[dict[str, Question], list[Skipped]]:
+def portability(path: Path) -> tuple[dict[str, PortabilityQuestion], list[Skipped]]:
     """By case_id, the questions of EasyEdit's additions to CounterFact; and the broken records.
 
     Raises:
         RecordError: the file cannot be read.
     """
-    found: dict[str, Question] = {}
+    found: dict[str, PortabilityQuestion] = {}
     broken: list[Skipped] = []
     for place, record in records_and_errors(path):
         try:
@@ -64,13 +64,16 @@ def portability(path: Path) -> tuple[dict[str, Question], list[Skipped]]:
                 raise record
             if asked := optional(place, record, "portability", dict):
                 answer = field(place, asked, "New Answer")
-                found[case_id(place, record)] = (field(place, asked, "New Question"), answer)
+                found[case_id(place, record)] = (
+                    field(place, asked, "New Question"),
+                    answer,
+                )
         except RecordError as error:
             broken.append(skipped(place, error))
     return found, broken
 
 
-def _built(edit: Edit, seen: Survey, question: Question | None) -> Record:
+def _built(edit: EditRecord, seen: Survey, question: PortabilityQuestion | None) -> Record:
     place, record, fact, target = edit.place, edit.record, edit.request.fact, edit.request.target
     if fact.relation.id not in relations.table():
         raise RecordError(f"{place}: relation_id {fact.relation.id!r} is none of CounterFact's")

@@ -16,7 +16,7 @@ TORN = re.compile(r"(,|'s|\b(is|was|that|which|who|whose))$")
 
 
 @dataclass(frozen=True)
-class Edit:
+class EditRecord:
     """A record in CounterFact's schema, with its place in the file, its id and its edit."""
 
     place: str
@@ -93,7 +93,7 @@ def survey(path: Path) -> Survey:
     )
 
 
-def edits(path: Path) -> Iterator[Edit | Skipped]:
+def edits(path: Path) -> Iterator[EditRecord | Skipped]:
     """Each record of a file in CounterFact's schema or of edits alone, or why it is of no use.
 
     Raises:
@@ -109,7 +109,7 @@ def edits(path: Path) -> Iterator[Edit | Skipped]:
             if id in places:
                 raise RecordError(f"{place}: the case_id {id!r} is taken by {places[id]}")
             full = _full(place, record)
-            edit = Edit(place, id, full, _request(place, full))
+            edit = EditRecord(place, id, full, _request(place, full))
         except RecordError as error:
             yield skipped(place, error, id)
         else:

@@ -1,6 +1,6 @@
 """zsRE in the form of MEND (Mitchell et al. 2022), with EasyEdit's portability where it is."""
 
-from kedit.data.cases import UNNAMED, edit_case, wanted
+from kedit.data.cases import UNNAMED, edit_case, target_probe
 from kedit.data.fields import Record, field, id_of, optional, placed, texts
 from kedit.data.known import cut_out
 from kedit.errors import RecordError
@@ -21,9 +21,9 @@ def parse(place: str, record: Record) -> EditCase:
     fact = parse_fact(place, record)
     try:
         request = EditRequest(fact, field(place, record, "alt"))
-        probes = [wanted(request, "efficacy", fact.prompt)]
+        probes = [target_probe(request, "efficacy", fact.prompt)]
         if rephrased := optional(place, record, "rephrase"):
-            probes.append(wanted(request, "paraphrase", rephrased))
+            probes.append(target_probe(request, "paraphrase", rephrased))
         if asked := optional(place, record, "loc"):
             asked = asked.removeprefix("nq question: ").rstrip(" ?") + "?"
             probes.append(Probe("entity", "neighborhood", asked, field(place, record, "loc_ans")))

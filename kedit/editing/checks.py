@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.editing.edit import Edit, Edits
+from kedit.editing.edit import Edit, PreparedEditor
 from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest
 from kedit.forward.packed import require_plain
@@ -20,7 +20,7 @@ from kedit.models.prompts import prompt_ids
 from kedit.progress import working
 from kedit.scoring.drift import Baseline, Drift, drift
 
-On = TypeVar("On", bound=Callable[[Any, HookedTransformer], Edits])  # an editor's `on`
+On = TypeVar("On", bound=Callable[[Any, HookedTransformer], PreparedEditor])  # an editor's `on`
 BLOWN_UP = 2.0  # times the perplexity before: text is no longer what it was
 
 
@@ -31,7 +31,7 @@ def guarded(on: On) -> On:
     """
 
     @wraps(on)
-    def refusing(editor: Any, model: HookedTransformer) -> Edits:
+    def refusing(editor: Any, model: HookedTransformer) -> PreparedEditor:
         require_plain(model)
         make = on(editor, model)
 

@@ -16,7 +16,7 @@ TOP_K = 5
 ROME_LENGTHS = ((5, 10), (10, 10))  # tokens, the opening one counted, and how many (Meng et al.)
 MEMIT_WORDS = ("The", "Therefore", "Because", "I", "You")
 MEMIT_LENGTH = 10
-TOLD = "writing texts to put before prompts"  # what goes on, if it takes its time
+WRITTEN_BY_MODEL = "writing texts to put before prompts"  # what goes on, if it takes its time
 
 
 def rome_contexts(
@@ -26,7 +26,7 @@ def rome_contexts(
     opening = tuple(bos_ids(model)) or end_ids(model)
     texts = [""]
     for length, how_many in lengths:
-        with working(TOLD):
+        with working(WRITTEN_BY_MODEL):
             drawn = sampled(model, [opening] * how_many, length, TOP_K, seed)
         texts += [_opened(decoded(model, *tokens)) for tokens in drawn]
     return tuple(texts)
@@ -35,7 +35,7 @@ def rome_contexts(
 def memit_contexts(model: HookedTransformer, seed: int = 0) -> tuple[str, ...]:
     """Nothing, then one opening from each of MEMIT_WORDS."""
     openings = [(*bos_ids(model), *plain_ids(model, word)) for word in MEMIT_WORDS]
-    with working(TOLD):
+    with working(WRITTEN_BY_MODEL):
         drawn = sampled(model, openings, MEMIT_LENGTH, TOP_K, seed)
     told = zip(MEMIT_WORDS, drawn, strict=True)
     return ("", *(_opened(word + decoded(model, *tokens)) for word, tokens in told))

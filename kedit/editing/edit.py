@@ -175,14 +175,14 @@ class Edit:
             raise InputError(f"{path} is a broken edit: {error!r}") from error
 
 
-Edits = Callable[[Sequence[EditRequest]], Edit]  # an editor that knows its model already
+PreparedEditor = Callable[[Sequence[EditRequest]], Edit]  # an editor that knows its model already
 
 
 @runtime_checkable
 class Editor(Protocol):
     """Makes the edit that satisfies requests, and leaves the model as it found it."""
 
-    def on(self, model: HookedTransformer) -> Edits:
+    def on(self, model: HookedTransformer) -> PreparedEditor:
         """What hangs on the model alone is done once, for many edits."""
         ...
 
@@ -226,11 +226,11 @@ def combined(edits: Sequence[Edit]) -> Edit:
     return Edit(deltas, made)
 
 
-Asked = TypeVar("Asked")  # a request, or several
+Requests = TypeVar("Requests")  # a request, or several
 
 
-def one_by_one(
-    model: HookedTransformer, asked: Sequence[Asked], make: Callable[[Asked], Edit]
+def edit_in_turn(
+    model: HookedTransformer, asked: Sequence[Requests], make: Callable[[Requests], Edit]
 ) -> Edit:
     """The edits of all that is `asked`, each made on the model with those before it, as one.
 

@@ -19,7 +19,7 @@ FORMAT = "2"  # of the files: 1 had no checksum
 EPS = 1e-7  # beside a standard deviation, as in the published code
 
 
-class Change(NamedTuple):
+class RowChange(NamedTuple):
     """left.T @ right, a matrix's delta by the tokens it comes from; the rate is in `left`.
 
     Args:
@@ -107,9 +107,9 @@ class Hypernetwork(nn.Module):
             getattr(self, f"mean_{number}").copy_(both.mean(0))
             getattr(self, f"std_{number}").copy_(both.std(0, correction=0) + EPS)
 
-    def forward(self, factors: Mapping[LinearMap, Factors]) -> dict[LinearMap, Change]:
+    def forward(self, factors: Mapping[LinearMap, Factors]) -> dict[LinearMap, RowChange]:
         """The edit that the gradient's factors ask for."""
-        changes: dict[LinearMap, Change] = {}
+        changes: dict[LinearMap, RowChange] = {}
         numbers: dict[tuple[int, int], int] = {}
         for place, (one, shape) in enumerate(self.widths.items()):
             own = numbers[shape] = numbers.get(shape, -1) + 1
@@ -119,7 +119,7 @@ class Hypernetwork(nn.Module):
                 z = layer(z, own)
             read, slope = z.split(shape, 1)
             # minus: so that the untrained network goes down the loss
-            changes[one] = Change(-self.rates[place] * read, slope, factors[one].row)
+            changes[one] = RowChange(-self.rates[place] * read, slope, factors[one].row)
         return changes
 
     def save(self, path: str | Path, origin: Origin, dtype: torch.dtype = torch.float32) -> None:

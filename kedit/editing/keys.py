@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 from kedit.editing.values import Row
 from kedit.editing.write_sites import WriteSite, read_keys
 from kedit.facts import NO_RELATION, Demand, EditRequest
-from kedit.forward.packed import is_plain, opened, padded, unpacked
+from kedit.forward.packed import is_plain, padded, run_first_layers, unpacked
 from kedit.forward.reading import Tokens
 from kedit.models.prompts import KeyPosition, answer_ids, device, located, plain_ids
 
@@ -53,14 +53,14 @@ def training_rows(
     """
     adding, *removing = request.demands
     numbers = groups(model, request, where)
-    rows = wanted_rows(model, adding, contexts, where, numbers[0])
+    rows = target_rows(model, adding, contexts, where, numbers[0])
     for demand, group in zip(removing, numbers[1:], strict=True):
         if upstream_removals is None:
-            rows += wanted_rows(model, demand, contexts, where, group)
+            rows += target_rows(model, demand, contexts, where, group)
         else:
             none = plain_ids(model, NO_RELATION)
             name = answer_ids(model, adding.fact.prompt, adding.target)
-            rows += wanted_rows(
+            rows += target_rows(
                 model, demand, contexts[:upstream_removals], where, numbers[0], none,
                 len(none) / len(name),
             )  # fmt: skip
@@ -83,7 +83,7 @@ def written_for(
     return [request.demands[numbers.index(group)] for group in range(1 + max(numbers))]
 
 
-def wanted_rows(
+def target_rows(
     model: HookedTransformer,
     demand: Demand,
     contexts: Sequence[str],
@@ -138,7 +138,7 @@ class LastTokens:
         for start in range(0, len(texts), TOGETHER):
             some = texts[start : start + TOGETHER]
             if is_plain(model):
-                packed, _, real = opened(model, some, layer)
+                packed, _, real = run_first_layers(model, some, layer)
                 resid = unpacked(packed, real)
             else:
                 rows = padded(some, device(model))

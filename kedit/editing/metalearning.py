@@ -16,8 +16,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.editing.factors import READ_AT, Factors, LinearMap, gradient_factors, inner_points
-from kedit.editing.hypernetwork import Change, Hypernetwork
-from kedit.editing.teaching import Lesson, Staying, Wanted, lesson, recited
+from kedit.editing.hypernetwork import Hypernetwork, RowChange
+from kedit.editing.teaching import Lesson, Staying, TargetText, lesson, recited
 from kedit.forward.metrics import losses_and_slope, unembedded
 from kedit.forward.packed import Part
 
@@ -32,8 +32,8 @@ class Exercise:
         staying: where it should say what it said before.
     """
 
-    edits: tuple[Wanted, ...]
-    wanted: tuple[Wanted, ...]
+    edits: tuple[TargetText, ...]
+    wanted: tuple[TargetText, ...]
     staying: tuple[Staying, ...]
 
 
@@ -105,7 +105,7 @@ def _recited_with(
     model: HookedTransformer,
     taught: Lesson,
     numbers: Int[Tensor, " row"],
-    changes: Mapping[LinearMap, Change],
+    changes: Mapping[LinearMap, RowChange],
 ) -> Float[Tensor, "read d_model"]:
     """What the unembedding reads where each row meets the edit of its own exercise only.
 

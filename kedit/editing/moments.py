@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.cache import hashed, keep, kept
+from kedit.cache import hashed, load, store
 from kedit.data.corpus import SELF, Corpus, corpus_of
 from kedit.editing.write_sites import WriteSite, read_keys
 from kedit.errors import InputError
@@ -331,7 +331,7 @@ def _require_enough(jobs: Iterable[_Job], corpus: Corpus, n_chunks: int, window:
                 f"{corpus.name} has {n_chunks * window} tokens in whole chunks of {window}, "
                 f"{job.fewest * window} are wanted for the keys of {_told(job.sites)}: give more "
                 "text (--text FILE, or --text self for what the model itself says), or ask for "
-                "fewer tokens (n_tokens, or --tokens-a-key)"
+                "fewer tokens (n_tokens, or --tokens-per-dim)"
             )
         if n_chunks < job.n_chunks:
             log.warning(
@@ -343,7 +343,7 @@ def _require_enough(jobs: Iterable[_Job], corpus: Corpus, n_chunks: int, window:
 
 def _kept(job: _Job, place: torch.device) -> _Sum:
     """What the cache has of a sum; a sum over nothing if it has nothing."""
-    found = kept(job.file) if job.key else None
+    found = load(job.file) if job.key else None
     if found is not None:
         return _Sum(found["upper"].to(place), int(found["n_chunks"]))
     width = sum(job.d_keys)
@@ -356,7 +356,7 @@ def _keep(model: HookedTransformer, sums: Mapping[_Job, _Sum], corpus: Corpus) -
         if job.key:
             told = {"model": str(model.cfg.model_name), "sites": _told(job.sites)}
             numbers = {"upper": own.upper.cpu(), "n_chunks": torch.tensor(own.n_chunks)}
-            keep(job.file, numbers, told | {"corpus": corpus.name})
+            store(job.file, numbers, told | {"corpus": corpus.name})
 
 
 def _add(total: Float[Tensor, "d_keys d_keys"], keys: Float[Tensor, "token d_keys"]) -> None:

@@ -19,7 +19,13 @@ from transformer_lens.components.mlps.gated_mlp import GatedMLP
 from kedit.editing.write_sites import Half, WriteSite, read_keys
 from kedit.errors import InputError
 from kedit.forward.metrics import losses_and_slope
-from kedit.forward.packed import Kept, nothing, opened, require_plain, through
+from kedit.forward.packed import (
+    LayerCache,
+    empty_cache,
+    require_plain,
+    run_blocks,
+    run_first_layers,
+)
 from kedit.forward.reading import Tokens
 from kedit.models.prompts import device
 from kedit.models.sites import attn_written, has_post_norms, is_parallel, mlp_out, norm
@@ -112,8 +118,8 @@ class _Start(NamedTuple):
     text: Tokens
     resid: Sequence[Float[Tensor, "1 d_model"]]
     mid: Sequence[Float[Tensor, "1 d_model"]]
-    keys: Kept
-    values: Kept
+    keys: LayerCache
+    values: LayerCache
 
 
 class _Scalable(NamedTuple):
@@ -130,7 +136,7 @@ Copies = tuple[_Scalable, Float[Tensor, " copy"]]  # and what it is scaled by
 @torch.no_grad()
 def _start(model: HookedTransformer, text: Tokens) -> _Start:
     layers = range(model.cfg.n_layers)
-    first, mask, real = opened(model, [text], 0)
+    first, mask, real = run_first_layers(model, [text], 0)
     resid, mid = [first[-1:]], []
 
     def keep(layer: int, part: str, here: Tensor) -> Tensor:
@@ -140,8 +146,8 @@ def _start(model: HookedTransformer, text: Tokens) -> _Start:
             resid.append(here[-1:])
         return here
 
-    past = nothing(model, 1, layers)
-    _, keys, values = through(model, layers, first, past, past, mask, real, keep)
+    past = empty_cache(model, 1, layers)
+    _, keys, values = run_blocks(model, layers, first, past, past, mask, real, keep)
     before = [tuple(own[:, :-1] for own in kept) for kept in (keys, values)]
     return _Start(text, resid, mid, *before)
 
@@ -218,7 +224,7 @@ def _onward(
     keys, values = (kept[layer].expand(n_copies, -1, -1, -1) for kept in (start.keys, start.values))
     mask = torch.ones(n_copies, len(start.text), dtype=torch.long, device=place)
     real = torch.ones(n_copies, 1, dtype=torch.bool, device=place)
-    return through(model, [layer], resid, (keys,), (values,), mask, real)[0]
+    return run_blocks(model, [layer], resid, (keys,), (values,), mask, real)[0]
 
 
 def _behind(

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
 from kedit.facts import EditRequest
-from kedit.forward.packed import Write, nothing, opened, through, unpacked
+from kedit.forward.packed import Write, empty_cache, run_blocks, run_first_layers, unpacked
 from kedit.forward.reading import Tokens
 from kedit.models.prompts import answer_ids, prompt_ids, require_room
 from kedit.models.sites import norm
 
 
-class Wanted(NamedTuple):
+class TargetText(NamedTuple):
     """After `prompt`, `target`; token ids."""
 
     prompt: Tokens
@@ -59,7 +59,7 @@ class Lesson:
 
 def demanded(
     model: HookedTransformer, requests: Sequence[EditRequest], removal: bool
-) -> list[Wanted]:
+) -> list[TargetText]:
     """What the requests ask for; of relation edits the removal only where `removal` says so.
 
     Raises:
@@ -69,7 +69,7 @@ def demanded(
         demand for one in requests for demand in (one.demands if removal else one.demands[:1])
     ]
     wanted = [
-        Wanted(
+        TargetText(
             prompt_ids(model, demand.fact.prompt),
             answer_ids(model, demand.fact.prompt, demand.target),
         )
@@ -83,7 +83,7 @@ def demanded(
 def lesson(
     model: HookedTransformer,
     layer: int,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[TargetText],
     staying: Sequence[Staying] = (),
     at_once: bool = False,
 ) -> Lesson:
@@ -94,7 +94,7 @@ def lesson(
             those before it.
     """
     rows = [one.prompt if at_once else (*one.prompt, *one.target[:-1]) for one in wanted]
-    resid, mask, real = opened(model, [*rows, *(one.tokens for one in staying)], layer)
+    resid, mask, real = run_first_layers(model, [*rows, *(one.tokens for one in staying)], layer)
     places = [
         (row, len(one.prompt) - 1 + (0 if at_once else step))
         for row, one in enumerate(wanted)
@@ -125,8 +125,10 @@ def recited(
 ) -> Float[Tensor, "read d_model"]:
     """What the unembedding reads at all places of the lesson, of the model as it now is."""
     above = range(taught.layer, model.cfg.n_layers)
-    past = nothing(model, len(taught.real), above)
-    resid, _, _ = through(model, above, taught.resid, past, past, taught.mask, taught.real, write)
+    past = empty_cache(model, len(taught.real), above)
+    resid, _, _ = run_blocks(
+        model, above, taught.resid, past, past, taught.mask, taught.real, write
+    )
     return norm(model.ln_final, unpacked(resid, taught.real)[taught.index, taught.at])
 
 

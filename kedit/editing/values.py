@@ -17,7 +17,15 @@ from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
 from kedit.forward.metrics import Vocabulary, likeliest, losses_and_slope
-from kedit.forward.packed import Kept, nothing, opened, require_plain, through, to_right, unpacked
+from kedit.forward.packed import (
+    LayerCache,
+    empty_cache,
+    require_plain,
+    run_blocks,
+    run_first_layers,
+    to_right,
+    unpacked,
+)
 from kedit.forward.reading import Tokens
 from kedit.models.prompts import device
 from kedit.models.sites import norm
@@ -175,8 +183,9 @@ class _Start:
 
     layers: range  # that are run at every step
     resid: Float[Tensor, "token d_model"]  # before the first of them, from the deltas on, packed
-    keys: Kept  # of what stands before the deltas, at the right edge: rows are written side by side
-    values: Kept
+    # of the tokens before the deltas, aligned at the right edge: rows are written side by side
+    keys: LayerCache
+    values: LayerCache
     mask: Int[Tensor, "row pos"]
     real: Bool[Tensor, "row new"]
     at: Int[Tensor, " row"]  # each row's written position among the packed tokens
@@ -188,7 +197,7 @@ def _start(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot])
     place, n_layers = device(model), model.cfg.n_layers
     lowest = min(slot.layer for slot in slots)
     above = range(lowest, n_layers)
-    resid, mask, real = opened(model, [row.tokens for row in rows], lowest)
+    resid, mask, real = run_first_layers(model, [row.tokens for row in rows], lowest)
     pos = torch.tensor([[row.pos] for row in rows], device=place)
     positions = torch.arange(real.shape[1], device=place)
     here = positions == pos
@@ -199,8 +208,8 @@ def _start(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot])
             written[Slot(layer, part)] = raw[here[real]]
         return raw
 
-    past = nothing(model, len(rows), above)
-    _, keys, values = through(model, above, resid, past, past, mask, real, keep)
+    past = empty_cache(model, len(rows), above)
+    _, keys, values = run_blocks(model, above, resid, past, past, mask, real, keep)
     n_before, behind = int(pos.max()), real & (positions >= pos)
     n_new = behind.sum(1, keepdim=True)
     # to the right edge, behind a gap that repeats the start
@@ -234,7 +243,7 @@ def _upward(
         wanted[slot] = raw.detach()[start.at]
         return raw
 
-    resid, _, _ = through(
+    resid, _, _ = run_blocks(
         model, start.layers, start.resid, start.keys, start.values, start.mask, start.real, write
     )
     return unpacked(resid, start.real), wanted

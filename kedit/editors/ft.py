@@ -11,9 +11,9 @@ from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
 from kedit.editing.checks import guarded
-from kedit.editing.edit import Delta, Edit, Edits
+from kedit.editing.edit import Delta, Edit, PreparedEditor
 from kedit.editing.provenance import made_by
-from kedit.editing.teaching import Wanted, demanded, lesson, recited, trainable
+from kedit.editing.teaching import TargetText, demanded, lesson, recited, trainable
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.facts import EditRequest
@@ -49,7 +49,7 @@ class FT:
         require_in_bounds(self)
 
     @guarded
-    def on(self, model: HookedTransformer) -> Edits:
+    def on(self, model: HookedTransformer) -> PreparedEditor:
         """Nothing has to be prepared.
 
         Raises:
@@ -75,7 +75,7 @@ class FT:
     def _trained(
         self,
         model: HookedTransformer,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[TargetText],
         weights: dict[str, nn.Parameter],
     ) -> dict[str, Delta]:
         start = {name: weight.detach().clone() for name, weight in weights.items()}

@@ -17,8 +17,8 @@ from kedit.bounds import require_in_bounds
 from kedit.editing.checks import guarded
 from kedit.editing.closed_form import Spared, exact_insert, null_space, ridge_insert, sparing
 from kedit.editing.contexts import bare_first, memit_contexts
-from kedit.editing.edit import Delta, Edit, Edits, LowRank, combined, one_by_one
-from kedit.editing.keys import LastTokens, training_rows, wanted_rows
+from kedit.editing.edit import Delta, Edit, LowRank, PreparedEditor, combined, edit_in_turn
+from kedit.editing.keys import LastTokens, target_rows, training_rows
 from kedit.editing.moments import Moment
 from kedit.editing.neighbours import neighbours
 from kedit.editing.provenance import Provenance, made_by
@@ -132,7 +132,7 @@ class Joint:
         return [list(own) for _, own in groupby(sites, key=attrgetter("layer"))]
 
     @guarded
-    def on(self, model: HookedTransformer) -> Edits:
+    def on(self, model: HookedTransformer) -> PreparedEditor:
         """Reads the moments and draws the contexts, once for many edits.
 
         Raises:
@@ -165,7 +165,7 @@ class Joint:
         def edits(requests: Sequence[EditRequest]) -> Edit:
             size = self.batch or max(1, len(requests))
             batches = [requests[start : start + size] for start in range(0, len(requests), size)]
-            return one_by_one(model, batches, edit)
+            return edit_in_turn(model, batches, edit)
 
         return edits
 
@@ -179,7 +179,7 @@ class Joint:
         rows = training_rows(model, request, contexts, self.where)
         for demand in reworded(request, self.wordings):
             group = 1 + max(row.group for row in rows)
-            rows += wanted_rows(model, demand, [""], self.where, group)
+            rows += target_rows(model, demand, [""], self.where, group)
         if self.values == "shared":
             rows = [dataclasses.replace(row, group=0) for row in rows]
         sites = self._sites(self.trained or self.halves)

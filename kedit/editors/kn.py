@@ -14,7 +14,7 @@ from transformer_lens import HookedTransformer
 from kedit.bounds import require_in_bounds
 from kedit.editing.checks import guarded
 from kedit.editing.contexts import rome_contexts
-from kedit.editing.edit import Delta, Edit, Edits, LowRank, one_by_one
+from kedit.editing.edit import Delta, Edit, LowRank, PreparedEditor, edit_in_turn
 from kedit.editing.neurons import Neuron, above, attributions, refined
 from kedit.editing.provenance import made_by
 from kedit.editing.write_sites import Half, WriteSite, read_keys
@@ -84,7 +84,7 @@ class KN:
         require_in_bounds(self)
 
     @guarded
-    def on(self, model: HookedTransformer) -> Edits:
+    def on(self, model: HookedTransformer) -> PreparedEditor:
         """Draws the contexts, if any are needed, once for many edits.
 
         What this gives makes one edit on top of the other.
@@ -105,7 +105,7 @@ class KN:
             settings = dataclasses.asdict(self) | {"contexts": list(contexts)}
             return Edit(deltas, made_by("kn", settings, [request], model))
 
-        return lambda requests: one_by_one(model, requests, edit)
+        return lambda requests: edit_in_turn(model, requests, edit)
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
         """One request after the other, each on the model with the edits before it."""

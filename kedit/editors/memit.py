@@ -14,7 +14,7 @@ from kedit.bounds import require_in_bounds
 from kedit.editing.checks import guarded
 from kedit.editing.closed_form import ridge_insert
 from kedit.editing.contexts import bare_first, memit_contexts
-from kedit.editing.edit import Delta, Edit, Edits, one_by_one
+from kedit.editing.edit import Delta, Edit, PreparedEditor, edit_in_turn
 from kedit.editing.keys import RelationEdit, keys, residual, training_rows, written_for
 from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
@@ -82,7 +82,7 @@ class MEMIT:
         return [[WriteSite(layer)] for layer in self.layers]
 
     @guarded
-    def on(self, model: HookedTransformer) -> Edits:
+    def on(self, model: HookedTransformer) -> PreparedEditor:
         """Reads the moments and draws the contexts, once for many edits.
 
         Raises:
@@ -101,7 +101,7 @@ class MEMIT:
         def edits(requests: Sequence[EditRequest]) -> Edit:
             size = self.batch or max(1, len(requests))
             batches = [requests[start : start + size] for start in range(0, len(requests), size)]
-            return one_by_one(model, batches, edit)
+            return edit_in_turn(model, batches, edit)
 
         return edits
 

@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 from kedit.bounds import require_in_bounds
 from kedit.cache import hashed
 from kedit.editing.checks import guarded
-from kedit.editing.edit import Edit, Edits
+from kedit.editing.edit import Edit, PreparedEditor
 from kedit.editing.factors import gradient_factors
 from kedit.editing.hypernetwork import Hypernetwork, read_hypernetwork
 from kedit.editing.provenance import fingerprint, made_by
@@ -47,7 +47,7 @@ class MEND:
         require_in_bounds(self)
 
     @guarded
-    def on(self, model: HookedTransformer) -> Edits:
+    def on(self, model: HookedTransformer) -> PreparedEditor:
         """Reads the hypernetwork once.
 
         Raises:

@@ -11,7 +11,7 @@ from kedit.bounds import require_in_bounds
 from kedit.editing.checks import guarded
 from kedit.editing.closed_form import exact_insert, legacy_insert
 from kedit.editing.contexts import ROME_LENGTHS, bare_first, rome_contexts
-from kedit.editing.edit import Edit, Edits, LowRank, one_by_one
+from kedit.editing.edit import Edit, LowRank, PreparedEditor, edit_in_turn
 from kedit.editing.keys import RelationEdit, keys, training_rows, written_for
 from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
@@ -78,7 +78,7 @@ class ROME:
         return [[WriteSite(self.layer)]]
 
     @guarded
-    def on(self, model: HookedTransformer) -> Edits:
+    def on(self, model: HookedTransformer) -> PreparedEditor:
         """Reads the moment and draws the contexts, once for many edits.
 
         What this gives makes one edit on top of the other.
@@ -96,7 +96,7 @@ class ROME:
             delta = self._delta(model, request, site, second, contexts)
             return Edit({site.parameter: delta}, made_by("rome", settings, [request], model))
 
-        return lambda requests: one_by_one(model, requests, edit)
+        return lambda requests: edit_in_turn(model, requests, edit)
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
         """One request after the other, each on the model with the edits before it."""

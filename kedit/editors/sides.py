@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformer_lens import HookedTransformer
 
-from kedit.editing.edit import Edit, Editor, Edits, combined
+from kedit.editing.edit import Edit, Editor, PreparedEditor, combined
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 
@@ -25,7 +25,7 @@ class Sides:
     def parts(self) -> tuple[Editor, ...]:
         return tuple(one for one in (self.entity, self.relation) if one is not None)
 
-    def on(self, model: HookedTransformer) -> Edits:
+    def on(self, model: HookedTransformer) -> PreparedEditor:
         """What hangs on the model alone is done once for each.
 
         Raises:

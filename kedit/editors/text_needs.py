@@ -14,13 +14,13 @@ from kedit.models.outline import Outline
 
 
 def text_needs(
-    specs: Iterable[tuple[str, str]], model: str, outline: Outline, text: str, tokens_a_key: int
+    specs: Iterable[tuple[str, str]], model: str, outline: Outline, text: str, tokens_per_dim: int
 ) -> Iterator[TextNeed]:
     """Of the files among their texts.
 
     Args:
         specs: of editors, each with the side that it edits.
-        text, tokens_a_key: for editors that have none (`kedit.studies.prepare.prepare`).
+        text, tokens_per_dim: for editors that have none (`kedit.studies.prepare.prepare`).
     """
     for spec, side in specs:
         for one in parts_of(make_editor(spec, model, side)):  # pyright: ignore[reportArgumentType]
@@ -33,9 +33,9 @@ def text_needs(
             yield TextNeed(
                 f"{option}{source}",
                 Path(source),
-                one.n_tokens or tokens_a_key * widest,
+                one.n_tokens or tokens_per_dim * widest,
                 f"{shortened(spec)}, whose keys have {widest:,} numbers,",
-                "fewer n_tokens" if one.n_tokens else "fewer --tokens-a-key",
+                "fewer n_tokens" if one.n_tokens else "fewer --tokens-per-dim",
             )
 
 

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.components.transformer_block import TransformerBlock
 
-from kedit.forward.paths import Path
+from kedit.forward.paths import CellPath
 from kedit.forward.runs import Held, States
 from kedit.models.sites import (
+    after_past,
     attend,
     attn_read,
     attn_written,
-    behind,
     has_plain_attention,
     is_parallel,
     mlp_out,
@@ -23,8 +23,8 @@ from kedit.models.sites import (
 )
 
 
-def through_block(
-    block: TransformerBlock, layer: int, is_last: bool, corrupted: States, paths: Sequence[Path]
+def run_block(
+    block: TransformerBlock, layer: int, is_last: bool, corrupted: States, paths: Sequence[CellPath]
 ) -> None:
     """All paths through one block; behind the last block only the last position matters."""
     pre = _joined([path.resid for path in paths])
@@ -137,6 +137,6 @@ class _SharedPast:
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         return (
-            behind(self.past_keys, keys, self._n_rows),
-            behind(self.past_values, values, self._n_rows),
+            after_past(self.past_keys, keys, self._n_rows),
+            after_past(self.past_values, values, self._n_rows),
         )

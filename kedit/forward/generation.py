@@ -16,7 +16,6 @@ from transformer_lens import HookedTransformer
 
 from kedit.forward.metrics import last_logits
 from kedit.forward.reading import Tokens, batches, nearness, read, read_on
-from kedit.forward.saying import says as says
 from kedit.models.prompts import decoded, end_ids
 
 ROWS = 32  # prompts whose logits over the vocabulary lie in memory at once

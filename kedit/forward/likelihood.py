@@ -26,7 +26,7 @@ class Likelihood(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     """A prompt and the answers to it, as token ids.
 
     Args:
@@ -43,7 +43,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answered:
+class QueryAnswers:
     """What was asked, answered.
 
     Args:
@@ -58,7 +58,7 @@ class Answered:
 Answer = tuple[int, Tokens]  # the row of its prompt in the reading, its tokens
 
 
-def likelihoods(model: HookedTransformer, asked: Sequence[Asked]) -> list[Answered]:
+def likelihoods(model: HookedTransformer, asked: Sequence[Query]) -> list[QueryAnswers]:
     """All answers to all prompts. Equal prompts are read once, answers share their prompt's past.
 
     A competitor of n tokens is worked out only if it may win: its mean log-probability is at most
@@ -68,7 +68,7 @@ def likelihoods(model: HookedTransformer, asked: Sequence[Asked]) -> list[Answer
     for number, one in enumerate(asked):
         by_prompt.setdefault(one.prompt, []).append(number)
     prompts = sorted(by_prompt, key=nearness)
-    answered: dict[int, Answered] = {}
+    answered: dict[int, QueryAnswers] = {}
     for batch in batches(model, [len(prompt) for prompt in prompts]):
         reading = read(model, [prompts[index] for index in batch])
         row_of = {
@@ -79,8 +79,8 @@ def likelihoods(model: HookedTransformer, asked: Sequence[Asked]) -> list[Answer
 
 
 def _answered(
-    model: HookedTransformer, reading: Reading, row_of: Mapping[int, int], asked: Sequence[Asked]
-) -> dict[int, Answered]:
+    model: HookedTransformer, reading: Reading, row_of: Mapping[int, int], asked: Sequence[Query]
+) -> dict[int, QueryAnswers]:
     """The questions with these numbers, whose prompts are rows of `reading`."""
     firsts = _firsts(
         model,
@@ -111,7 +111,7 @@ def _answered(
             if (row, rival) in known
             and known[row, rival].logprob > answers[asked[n].ranked].logprob
         ]
-        answered[n] = Answered(answers, 1 + len(better) if asked[n].field else None)
+        answered[n] = QueryAnswers(answers, 1 + len(better) if asked[n].field else None)
     return answered
 
 

@@ -35,16 +35,16 @@ from kedit.models.sites import (
 PADDING = 0  # any token: nothing reads it
 Part = Literal["attn_in", "z", "attn", "mlp_in", "mlp", "resid"]
 Write = Callable[[int, Part, Tensor], Tensor]  # layer, part of its block, what is there
-Kept = tuple[Float[Tensor, "_ _ kv_head d_head"], ...]  # rows and positions, by layer
+LayerCache = tuple[Float[Tensor, "_ _ kv_head d_head"], ...]  # rows and positions, by layer
 
 
 def is_plain(model: HookedTransformer) -> bool:
-    """Whether `through` computes what the model computes: plain attention, no hook, no switch."""
+    """Whether `run_blocks` computes what the model does: plain attention, no hook, no switch."""
     return is_unhooked(model) and all(has_plain_attention(block) for block in model.blocks)
 
 
 def require_plain(model: HookedTransformer) -> None:
-    """Raises InputError for a model that cannot be differentiated by `through`, with the mend."""
+    """Raises InputError for a model that `run_blocks` cannot differentiate, with the mend."""
     if hasattr(model, "_orig_mod"):  # it passes every attribute on, but is no HookedTransformer
         raise InputError(
             "this is torch.compile's wrapper, whose weights have other names: pass the model itself"
@@ -58,16 +58,16 @@ def require_plain(model: HookedTransformer) -> None:
         )
 
 
-def through(
+def run_blocks(
     model: HookedTransformer,
     layers: Sequence[int],
     resid: Float[Tensor, "token d_model"],
-    past_keys: Kept,
-    past_values: Kept,
+    past_keys: LayerCache,
+    past_values: LayerCache,
     mask: Int[Tensor, "row pos"],
     real: Bool[Tensor, "row new"],
     write: Write = lambda layer, part, raw: raw,
-) -> tuple[Float[Tensor, "token d_model"], Kept, Kept]:
+) -> tuple[Float[Tensor, "token d_model"], LayerCache, LayerCache]:
     """Residual behind the last of `layers`, and keys and values of all positions at each of them.
 
     Only for a model that `is_plain`. Unlike TransformerLens' cache these hold keys after the rotary
@@ -98,7 +98,7 @@ def through(
     return resid, tuple(keys), tuple(values)
 
 
-def nothing(model: HookedTransformer, n_rows: int, layers: Sequence[int]) -> Kept:
+def empty_cache(model: HookedTransformer, n_rows: int, layers: Sequence[int]) -> LayerCache:
     """Keys, or values, at `layers` before the first token of each row."""
     cfg = model.cfg
     heads = (n_rows, 0, cfg.n_key_value_heads or cfg.n_heads, cfg.d_head)
@@ -106,7 +106,7 @@ def nothing(model: HookedTransformer, n_rows: int, layers: Sequence[int]) -> Kep
 
 
 @torch.no_grad()
-def opened(
+def run_first_layers(
     model: HookedTransformer, rows: Sequence[Sequence[int]], n_layers: int
 ) -> tuple[Float[Tensor, "token d_model"], Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]:
     """Residual of whole rows behind the first `n_layers`, packed; then `mask` and `real` for what
@@ -116,16 +116,16 @@ def opened(
     tokens, real = _placed(rows, place)
     groups = shared_openings([tuple(row) for row in rows])
     if not any(length for length, _ in groups):
-        past, mask = nothing(model, len(rows), below), torch.ones_like(tokens)
+        past, mask = empty_cache(model, len(rows), below), torch.ones_like(tokens)
         resid = embedded(model, tokens, mask, real)
-        return through(model, below, resid, past, past, mask, real)[0], mask, real
+        return run_blocks(model, below, resid, past, past, mask, real)[0], mask, real
     group_of = {index: group for group, (_, members) in enumerate(groups) for index in members}
     group = torch.tensor([group_of[index] for index in range(len(rows))], device=place)
 
     openings, within = _placed([rows[members[0]][:length] for length, members in groups], place)
-    past, mask = nothing(model, len(groups), below), torch.ones_like(openings)
+    past, mask = empty_cache(model, len(groups), below), torch.ones_like(openings)
     first = embedded(model, openings, mask, within)
-    first, keys, values = through(model, below, first, past, past, mask, within)
+    first, keys, values = run_blocks(model, below, first, past, past, mask, within)
     # to the right edge, where the tails begin
     gap = (~within).sum(1, keepdim=True)
     columns = torch.arange(openings.shape[1], device=place)
@@ -138,7 +138,7 @@ def opened(
     tails, behind = _placed([row[n:] for row, n in zip(rows, lengths, strict=True)], place)
     mask = torch.cat([(columns >= gap).long()[group], torch.ones_like(tails)], 1)
     second = embedded(model, tails, mask, behind)
-    second, _, _ = through(model, below, second, keys, values, mask, behind)
+    second, _, _ = run_blocks(model, below, second, keys, values, mask, behind)
 
     opens = torch.arange(tokens.shape[1], device=place) < within.sum(1)[group][:, None]
     resid = first.new_zeros(*real.shape, first.shape[1])
@@ -156,7 +156,7 @@ def _placed(
     return tokens, torch.arange(tokens.shape[1], device=place) < lengths[:, None]
 
 
-def to_right(kept: Kept, source: Int[Tensor, "row pos"]) -> Kept:
+def to_right(kept: LayerCache, source: Int[Tensor, "row pos"]) -> LayerCache:
     """Keys, or values, of rows that are to end at the right edge: each position takes what is at
     its `source`, the gap at the left repeats the start.
     """

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.forward.blocks import through_block
-from kedit.forward.paths import Column, Path, Trunk
+from kedit.forward.blocks import run_block
+from kedit.forward.paths import CellPath, Column, Trunk
 from kedit.forward.runs import States
 from kedit.models.sites import require_unhooked
 
@@ -91,7 +91,9 @@ def _walk(
 ) -> Iterator[tuple[int, Tensor]]:
     n_layers = model.cfg.n_layers
     paths = [
-        Path(column, corrupted.resid[0].new_empty(0, *corrupted.resid[0][:, column.first :].shape))
+        CellPath(
+            column, corrupted.resid[0].new_empty(0, *corrupted.resid[0][:, column.first :].shape)
+        )
         for column in columns
     ]
     for layer in range(
@@ -100,7 +102,7 @@ def _walk(
         is_last = layer == n_layers - 1
         under_way = [path for path in paths if path.rows]
         if under_way:
-            through_block(model.blocks[layer], layer, is_last, corrupted, under_way)
+            run_block(model.blocks[layer], layer, is_last, corrupted, under_way)
         for path in paths:
             if is_last and not path.rows:
                 path.resid = path.resid[:, :, -1:]

@@ -52,7 +52,7 @@ class Column:
 
 
 @dataclass
-class Path:
+class CellPath:
     """A column on its way up: its rows' residuals, and the cells that still follow each row."""
 
     column: Column

@@ -19,12 +19,12 @@ from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 
 from kedit.forward.openings import Tokens, shared_openings
 from kedit.forward.packed import (
-    Kept,
+    LayerCache,
     embedded,
+    empty_cache,
     is_plain,
-    nothing,
     padded,
-    through,
+    run_blocks,
     to_right,
     unpacked,
 )
@@ -47,8 +47,8 @@ class Reading:
     """
 
     last: Float[Tensor, "prompt d_model"]
-    keys: Kept
-    values: Kept
+    keys: LayerCache
+    values: LayerCache
     mask: Int[Tensor, "prompt pos"]
 
     def rows(self, index: Int[Tensor, " row"]) -> "Reading":
@@ -94,9 +94,9 @@ def read(model: HookedTransformer, prompts: Sequence[Tokens]) -> Reading:
     """All `prompts` (use `batches` to bound them); what many of them open with is read once."""
     place = device(model)
     groups = shared_openings(prompts)
-    nothing = _nothing(model, len(groups), place)
+    empty_cache = _nothing(model, len(groups), place)
     openings = [prompts[members[0]][:length] for length, members in groups]
-    opened = _read_behind(model, nothing, openings) if any(openings) else nothing
+    opened = _read_behind(model, empty_cache, openings) if any(openings) else empty_cache
     group_of = {index: group for group, (_, members) in enumerate(groups) for index in members}
     before = opened.rows(torch.tensor([group_of[index] for index in range(len(prompts))]))
     tails = [prompt[groups[group_of[index]][0] :] for index, prompt in enumerate(prompts)]
@@ -136,7 +136,7 @@ def read_on(
 def _nothing(model: HookedTransformer, n_rows: int, place: torch.device) -> Reading:
     """Before the first token."""
     cfg = model.cfg
-    empty = nothing(model, n_rows, range(cfg.n_layers))
+    empty = empty_cache(model, n_rows, range(cfg.n_layers))
     return Reading(
         torch.empty(n_rows, cfg.d_model, device=place, dtype=cfg.dtype),
         empty,
@@ -161,7 +161,7 @@ def _forward(
     real = columns < lengths[:, None]
     resid = embedded(model, tokens, mask, real)
     layers = range(model.cfg.n_layers)
-    packed, keys, values = through(model, layers, resid, before.keys, before.values, mask, real)
+    packed, keys, values = run_blocks(model, layers, resid, before.keys, before.values, mask, real)
     final = unpacked(packed, real)
     return final, Reading(final[:, -1], keys, values, mask)
 

@@ -8,7 +8,7 @@ from kedit.spacing import is_unspaced
 ARTICLES = {"a", "an", "the"}
 
 
-def says(text: str, answers: Sequence[str]) -> bool:
+def opens_with_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether `text` opens with one of `answers`: case, articles and punctuation aside.
 
     Whole words are compared; in scripts without blanks between words, characters.

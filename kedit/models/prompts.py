@@ -87,7 +87,9 @@ def encode(model: HookedTransformer, fact: Fact) -> Prompt:
     spans = (fact.subject_span, *fact.relation_spans)
     tokens, labels, (subject, *relation) = _read(model, fact.prompt, spans)
     plain = Prompt(tokens, labels, subject, tuple(relation), answer)
-    asked = giving(model, plain, telling(model, answer, rival if fact.rival else ()))
+    asked = with_given_tokens(
+        model, plain, distinguishing_token(model, answer, rival if fact.rival else ())
+    )
     require_room(model, fact.prompt, len(asked.tokens))
     return asked
 
@@ -121,7 +123,7 @@ def _read(
     return torch.tensor(ids, device=device(model)), labels, found
 
 
-def giving(model: HookedTransformer, prompt: Prompt, n: int) -> Prompt:
+def with_given_tokens(model: HookedTransformer, prompt: Prompt, n: int) -> Prompt:
     """`prompt` with the object's first `n` tokens given, and the next one asked for."""
     given, plain = prompt.object_ids[:n], prompt.n_plain
     tokens = torch.cat([prompt.tokens[:plain], prompt.tokens.new_tensor(given)])
@@ -130,7 +132,9 @@ def giving(model: HookedTransformer, prompt: Prompt, n: int) -> Prompt:
     return replace(prompt, tokens=tokens, labels=labels, answer_ids=asked, given=given)
 
 
-def telling(model: HookedTransformer, answer: Sequence[int], rival: Sequence[int] = ()) -> int:
+def distinguishing_token(
+    model: HookedTransformer, answer: Sequence[int], rival: Sequence[int] = ()
+) -> int:
     """Index of the first token of `answer` that tells it from `rival` and is no bare blank.
 
     The last one where no token does: where the rival begins with the whole answer.

@@ -208,8 +208,8 @@ def attend(
         mask = seen.tril(n_past + n_new - n_query)
     z = F.scaled_dot_product_attention(
         query.transpose(1, 2),
-        behind(past_keys, keys, shape[0]).transpose(1, 2),
-        behind(past_values, values, shape[0]).transpose(1, 2),
+        after_past(past_keys, keys, shape[0]).transpose(1, 2),
+        after_past(past_values, values, shape[0]).transpose(1, 2),
         attn_mask=mask,
         scale=1 / block.attn.attn_scale,
         enable_gqa=keys.shape[2] != query.shape[2],
@@ -217,7 +217,7 @@ def attend(
     return z.transpose(1, 2).flatten(2).unflatten(0, shape[:2])
 
 
-def behind(
+def after_past(
     past: Tensor, new: Tensor, n_rows: int
 ) -> Float[Tensor, "row_sample pos kv_head d_head"]:
     """`new` after a past that has one entry a sample (or one for all), the same for every row."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from kedit.forward.saying import says
+from kedit.forward.saying import opens_with_answer
 from kedit.results.base import Result
 from kedit.results.edit_made import EditMade
 from kedit.results.exchanges import (
@@ -141,7 +141,7 @@ def _edited_in_words(found: BeforeAfter) -> str:
     rise = f"probability {probability(first.before.new)} → {probability(after.new)}"
     if outcome == "fails":
         now = f"still says {asked.old}"
-        if not says(after.said, [asked.old]):
+        if not opens_with_answer(after.said, [asked.old]):
             now = f"says {after.answer or 'nothing'}"
         return (
             f"The edit fails: after its prompt the model {now}, not {asked.new} ({rise}). "
@@ -158,7 +158,7 @@ def _others_in_words(exchanges: Sequence[Exchange]) -> Iterator[str]:
     for role, also in ALSO.items():
         own = [one for one in exchanges if one.question.role == role]
         if own:
-            then = sum(says(one.before.said, [one.question.new]) for one in own)
+            then = sum(opens_with_answer(one.before.said, [one.question.new]) for one in own)
             now = sum(one.works for one in own)
             yield f"{now} of {len(own)} {also}" + (f" ({then} did before)." if then else ".")
     stay = staying(exchanges)

@@ -10,7 +10,7 @@ from kedit.results.verdict import Verdict
 
 
 @dataclass(frozen=True)
-class Change:
+class WeightChange:
     """How far one parameter was moved.
 
     Args:
@@ -45,7 +45,7 @@ class EditMade:
     editor: str
     settings: Mapping[str, Any]
     seconds: float
-    changes: Mapping[str, Change]
+    changes: Mapping[str, WeightChange]
     held_out: str
     perplexity: tuple[float, float] | None
 
@@ -93,7 +93,7 @@ class EditMade:
     def from_record(cls, record: Mapping[str, Any]) -> "EditMade":
         """The inverse of `to_record`; the verdict follows from the numbers."""
         changes = {
-            parameter: Change(**{name: one[told] for name, told in NAMES.items()})
+            parameter: WeightChange(**{name: one[told] for name, told in NAMES.items()})
             for parameter, one in record["changed"].items()
         }
         before, after = (record["perplexity"][when] for when in ("before", "after"))

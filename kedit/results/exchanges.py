@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kedit.forward.saying import says
+from kedit.forward.saying import opens_with_answer
 from kedit.records import from_record, to_record
 from kedit.results.verdict import Verdict, judged
 
@@ -64,7 +64,7 @@ class Exchange:
     def works(self) -> bool:
         """Whether the edited model's text opens with what is wanted."""
         asked = self.question
-        return says(self.after.said, [asked.new if asked.changes else asked.old])
+        return opens_with_answer(self.after.said, [asked.new if asked.changes else asked.old])
 
     def to_record(self) -> dict[str, Any]:
         """For JSON, with what should have happened and whether it has."""

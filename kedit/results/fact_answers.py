@@ -26,7 +26,7 @@ CUTS = {
 }
 
 
-class Scores(NamedTuple):
+class MetricScores(NamedTuple):
     """A score of the answer, or its change, by every metric of kedit.forward.metrics.METRICS."""
 
     prob: float
@@ -42,8 +42,8 @@ class Ablated(NamedTuple):
         resample: by what they are on the corrupted prompt.
     """
 
-    mean: Scores
-    resample: Scores
+    mean: MetricScores
+    resample: MetricScores
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class HeadAnswer:
     ov_rank: int
     ov_writes: tuple[str, ...]
     ablated: Ablated
-    paths: Mapping[str, Scores]
+    paths: Mapping[str, MetricScores]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class FactAnswers:
 
     prompt: str
     relation: str
-    clean: Scores
+    clean: MetricScores
     heads: tuple[HeadAnswer, ...]
     together: Ablated
     random: Ablated

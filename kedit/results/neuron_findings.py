@@ -10,10 +10,10 @@ import numpy as np
 from kedit.models.sites import Half
 from kedit.results.base import Result
 from kedit.results.neurons import (
-    AttentionShare,
+    AttributionShare,
     ByLayer,
-    Change,
     RelationNeurons,
+    ScalingChange,
     SharedNeurons,
     strongest,
 )
@@ -25,7 +25,7 @@ NAMED = 3  # layers and heads of a relation that a table names
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOutCounts:
     """What could not be searched.
 
     Args:
@@ -59,11 +59,11 @@ class NeuronFindings(Result):
     agree_facts: float
     relations: tuple[RelationNeurons, ...]
     halves: Mapping[Half, ByLayer]
-    attention: AttentionShare | None
+    attention: AttributionShare | None
     sharing: Mapping[str, SharedNeurons]
-    changes: tuple[Change, ...]
+    changes: tuple[ScalingChange, ...]
     n_prompts: int
-    left_out: LeftOut
+    left_out: LeftOutCounts
 
     @property
     def n_facts(self) -> int:

@@ -70,7 +70,7 @@ class ByLayer(NamedTuple):
     share: Interval | None
 
 
-class AttentionShare(NamedTuple):
+class AttributionShare(NamedTuple):
     """Attention's share of the positive attributions: in each layer, and in all of them."""
 
     by_layer: tuple[Interval, ...]
@@ -86,7 +86,7 @@ class SharedNeurons(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Change:
+class ScalingChange:
     """What scaling neurons does to the probability of facts' answers: scaled - clean.
 
     Args:

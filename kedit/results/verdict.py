@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Outcome = Literal["works", "at a price", "fails"]
+VerdictName = Literal["works", "at a price", "fails"]
 PriceName = Literal["targets", "perplexity", "repetition", "norm", "neighbours"]
 
 # Chosen by hand, for one edit of one fact. An edit that should be local has no reason to move text
@@ -74,7 +74,7 @@ class Price:
 class Verdict:
     """What became of an edit, and all that it costs; one that fails may have prices too."""
 
-    outcome: Outcome
+    outcome: VerdictName
     prices: tuple[Price, ...]
 
     @property

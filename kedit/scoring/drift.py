@@ -59,9 +59,13 @@ class Drift:
 
 
 def held_out(
-    model: HookedTransformer, source: str, n_chunks: int = 16, seed: int = 0, window: int = WINDOW
+    model: HookedTransformer,
+    source: str,
+    n_chunks: int = 16,
+    seed: int = 0,
+    chunk_tokens: int = WINDOW,
 ) -> Int[Tensor, "chunk pos"]:
-    """Chunks of `window` tokens of a text: evenly over a file, else its first ones.
+    """Chunks of `chunk_tokens` tokens of a text: evenly over a file, else its first ones.
 
     Args:
         source, seed: as `kedit.data.corpus.corpus_of` has them; "" for the part of kedit's text
@@ -71,20 +75,20 @@ def held_out(
         InputError: the text cannot be read, or is too short for one chunk.
     """
     start = bos_ids(model)
-    window = min(window, model.cfg.n_ctx - len(start))
+    chunk_tokens = min(chunk_tokens, model.cfg.n_ctx - len(start))
     corpus = corpus_of(str(model.cfg.model_name), source, seed, held_out=True)
     if corpus.file is None:
         with working(f"reading {corpus.name}"):
-            rows = list(itertools.islice(corpus.chunks(model, window), n_chunks))
+            rows = list(itertools.islice(corpus.chunks(model, chunk_tokens), n_chunks))
         if not rows:
-            raise InputError(f"{corpus.name}: at least {window} tokens are wanted")
+            raise InputError(f"{corpus.name}: at least {chunk_tokens} tokens are wanted")
         return torch.tensor(rows, device=device(model))
     ids = list(itertools.chain.from_iterable(corpus.token_ids(model)))
-    n_chunks = min(n_chunks, len(ids) // window)
+    n_chunks = min(n_chunks, len(ids) // chunk_tokens)
     if n_chunks == 0:
-        raise InputError(f"{corpus.name}: {len(ids)} tokens, at least {window} are wanted")
+        raise InputError(f"{corpus.name}: {len(ids)} tokens, at least {chunk_tokens} are wanted")
     stride = len(ids) // n_chunks
-    rows = [[*start, *ids[n * stride : n * stride + window]] for n in range(n_chunks)]
+    rows = [[*start, *ids[n * stride : n * stride + chunk_tokens]] for n in range(n_chunks)]
     return torch.tensor(rows, device=device(model))
 
 

@@ -14,10 +14,11 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.facts import EditCase, Probe
-from kedit.forward.generation import greedy, ngram_entropy, sampled, says
-from kedit.forward.likelihood import Answered, Asked, likelihoods
+from kedit.forward.generation import greedy, ngram_entropy, sampled
+from kedit.forward.likelihood import Query, QueryAnswers, likelihoods
 from kedit.forward.metrics import last_logits
 from kedit.forward.reading import batches, read
+from kedit.forward.saying import opens_with_answer
 from kedit.models.prompts import answers_ids, decoded, prompt_ids, require_room
 from kedit.models.sites import require_no_hooks_left
 from kedit.results.scores import EditScore, ProbeScore
@@ -108,7 +109,7 @@ def score(
 
 def _asked(
     model: HookedTransformer, probe: Probe, labels: Sequence[str], own_words: Mapping[str, int]
-) -> Asked:
+) -> Query:
     """The answer, its rival, and the label's rank where the probe has a label."""
     told = [text for text in (probe.answer, probe.rival, probe.label) if text]
     ranks = bool(probe.label and labels and probe.group in RANKED)
@@ -119,7 +120,7 @@ def _asked(
     if not probe.answer:
         answers.insert(0, (own_words[probe.prompt],))
     ranked = answers.index(ids[texts.index(probe.label)]) if ranks else 0
-    asked = Asked(prompt_ids(model, probe.prompt), tuple(answers), field, ranked)
+    asked = Query(prompt_ids(model, probe.prompt), tuple(answers), field, ranked)
     require_room(model, probe.prompt, len(asked.prompt) + max(map(len, asked.answers + field)))
     return asked
 
@@ -127,8 +128,8 @@ def _asked(
 def _probe_score(
     model: HookedTransformer,
     probe: Probe,
-    asked: Asked,
-    answered: Answered,
+    asked: Query,
+    answered: QueryAnswers,
     said: str | None,
 ) -> ProbeScore:
     answer, *others = answered.answers
@@ -143,9 +144,11 @@ def _probe_score(
         exact=answer.exact,
         rank=answered.rank,
         said=said,
-        says=None if said is None else says(said, [probe.answer, *_aliases(probe, probe.answer)]),
+        says=None
+        if said is None
+        else opens_with_answer(said, [probe.answer, *_aliases(probe, probe.answer)]),
         says_rival=(
-            says(said, [probe.rival, *_aliases(probe, probe.rival)])
+            opens_with_answer(said, [probe.rival, *_aliases(probe, probe.rival)])
             if said is not None and probe.rival
             else None
         ),
@@ -158,7 +161,7 @@ def _aliases(probe: Probe, text: str) -> tuple[str, ...]:
 
 
 def _said(
-    model: HookedTransformer, probes: Sequence[Probe], asked: Sequence[Asked]
+    model: HookedTransformer, probes: Sequence[Probe], asked: Sequence[Query]
 ) -> list[str | None]:
     """What the model says by itself after the probes whose groups are GENERATED."""
     spoken = list(

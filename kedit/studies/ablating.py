@@ -35,7 +35,7 @@ from kedit.scoring.summary import LIFTS, Key, part_name, shares
 from kedit.stats import other_sign, row_interval
 from kedit.studies.edits import Assessment
 from kedit.studies.equal_norms import Budget, edit_within
-from kedit.studies.prepare import Wanted, ready, require_sides
+from kedit.studies.prepare import EditorChoice, prepared_arms, require_sides
 from kedit.studies.scoring import scores_before
 
 FEWEST = 5  # cases of a kind, for lines of its own
@@ -51,13 +51,13 @@ def ablate(
     editors: Mapping[str, str | Editor] = ABLATED,
     *,
     perspective: Perspective = "relation",
-    heads: int = 0,
+    n_random_heads: int = 0,
     draws: int = 3,
     text: str = "",
-    tokens_a_key: int = 4,
+    tokens_per_dim: int = 4,
     held_out_text: str = "",
     chunks: int = 2,
-    window: int = 128,
+    chunk_tokens: int = 128,
     seed: int = 0,
     journal: Journal | None = None,
 ) -> Ablation:
@@ -68,9 +68,10 @@ def ablate(
     Args:
         editors: by what they may change, as ABLATED has them; that of "both" is a `Joint`.
         perspective: which side is edited.
-        heads, draws: random heads a layer whose rows of W_O may change, beside W_out (0: half of
-            all); and how often they are drawn.
-        text, tokens_a_key, held_out_text, chunks, window, journal: as
+        n_random_heads: random heads per layer whose rows of W_O may change, beside W_out; 0: half
+            of all heads.
+        draws: how often these heads are drawn.
+        text, tokens_per_dim, held_out_text, chunks, chunk_tokens, journal: as
             `kedit.studies.comparing.compare` has them.
         seed: of the heads, of contexts, own text and the bootstrap.
 
@@ -83,24 +84,24 @@ def ablate(
         "ablate",
         model=fingerprint(model),
         text=text,
-        tokens_a_key=tokens_a_key,
+        tokens_per_dim=tokens_per_dim,
         held_out_text=held_out_text,
         chunks=chunks,
-        window=window,
+        chunk_tokens=chunk_tokens,
         seed=seed,
     )
     require_sides(cases, [perspective])
-    by_arm = arms_of(model, editors, perspective, heads, draws, seed)
+    by_arm = arms_of(model, editors, perspective, n_random_heads, draws, seed)
     every = {spec: one for ones in by_arm.values() for spec, one in ones.items()}
-    wanted = [Wanted(spec, perspective, one) for spec, one in every.items()]
-    arms = ready(model, wanted, text=text, tokens_a_key=tokens_a_key, seed=seed)
+    wanted = [EditorChoice(spec, perspective, one) for spec, one in every.items()]
+    arms = prepared_arms(model, wanted, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
     scoring = Scoring(say=False, seed=seed)
-    assessment = Assessment.by(model, scoring, held_out_text, chunks, window)
+    assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
     before = scores_before(model, cases, scoring, journal)
     found = edit_within(model, before, arms, assessment, journal, WITHIN)
     outcomes: Outcomes = {one: {arm.name: found[arm, one] for arm in arms} for one in WITHIN}
     ablated = tuple(AblatedArm(name, tuple(ones)) for name, ones in by_arm.items())
-    lines = tuple(lines_of(list(before.values()), ablated, outcomes, perspective, seed))
+    lines = tuple(ablation_lines(list(before.values()), ablated, outcomes, perspective, seed))
     return Ablation(source_of(model), perspective, seed, ablated, lines)
 
 
@@ -108,7 +109,7 @@ def arms_of(
     model: HookedTransformer,
     editors: Mapping[str, str | Editor],
     perspective: Perspective,
-    heads: int,
+    n_random_heads: int,
     draws: int,
     seed: int,
 ) -> dict[str, dict[str, Editor]]:
@@ -126,7 +127,7 @@ def arms_of(
     if not isinstance(both, Joint):
         raise InputError(f"{spec}: a joint editor is wanted for {BOTH!r}")
     n_heads = model.cfg.n_heads
-    drawn = with_random_heads(both, n_heads, heads or n_heads // 2, draws, seed)
+    drawn = with_random_heads(both, n_heads, n_random_heads or n_heads // 2, draws, seed)
     found[RANDOM] = {f"{spec}:heads={one.heads!r}".replace(" ", ""): one for one in drawn}
     return found
 
@@ -141,7 +142,7 @@ def with_random_heads(editor: Joint, n_heads: int, n: int, draws: int, seed: int
         InputError: a layer has no more than `n` heads.
     """
     if not 0 < n < n_heads:
-        raise InputError(f"--heads {n}: from 1 to {n_heads - 1} of a layer's {n_heads}")
+        raise InputError(f"--n-random-heads {n}: from 1 to {n_heads - 1} of a layer's {n_heads}")
     draw = random.Random(seed)
     return [
         replace(
@@ -156,7 +157,7 @@ def with_random_heads(editor: Joint, n_heads: int, n: int, draws: int, seed: int
     ]
 
 
-def lines_of(
+def ablation_lines(
     before: Sequence[EditScore],
     arms: Sequence[AblatedArm],
     outcomes: Outcomes,

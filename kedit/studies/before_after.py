@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 from transformer_lens import HookedTransformer
 
-from kedit.editing.edit import Edit, Editor, Edits
+from kedit.editing.edit import Edit, Editor, PreparedEditor
 from kedit.editors.registry import label_of, make_editor
 from kedit.errors import InputError
 from kedit.facts import EditRequest, Perspective
 from kedit.models.load import name_of
 from kedit.records import to_record
 from kedit.results.before_after import BeforeAfter
-from kedit.results.edit_made import Change, EditMade
+from kedit.results.edit_made import EditMade, WeightChange
 from kedit.results.exchanges import Exchange, Question
 from kedit.studies.held_out import held_out_text
 from kedit.studies.prepare import with_tokens
@@ -38,7 +38,7 @@ def edit_and_ask(
     neighbours: Sequence[str] | None = None,
     questions: Sequence[Question] | None = None,
     text: str = "",
-    tokens_a_key: int = 4,
+    tokens_per_dim: int = 4,
     held_out: str = "",
     seed: int = 0,
 ) -> BeforeAfter:
@@ -51,7 +51,8 @@ def edit_and_ask(
         paraphrases: other wordings of the prompt, with a {} for the subject.
         neighbours: other subjects, whose answers should stay; None for some that are drawn.
         questions: what is asked in place of these, the edited prompt first.
-        text, tokens_a_key: what the edit is to spare (`told_editor`, `prepare.with_tokens`).
+        text, tokens_per_dim: what the edit is to spare (`editor_with_options`,
+            `prepare.with_tokens`).
         held_out: text whose perplexity should not rise, another one than `text`.
         seed: of the editor's contexts, of texts, and of neighbours.
 
@@ -60,10 +61,10 @@ def edit_and_ask(
     """
     if questions is None:
         questions = questions_of(model, request, perspective, paraphrases, neighbours, seed)
-    told = told_editor(model, editor, perspective, text=text, seed=seed)
+    told = editor_with_options(model, editor, perspective, text=text, seed=seed)
     other_text = held_out_text(model, held_out, told, seed)
     before, then = replies(model, questions), other_text.perplexity(model)
-    edits = ready(model, told, tokens_a_key)
+    edits = ready(model, told, tokens_per_dim)
     start = time.perf_counter()
     edit = edits([seen_from(request, perspective)])
     seconds = time.perf_counter() - start
@@ -76,7 +77,7 @@ def edit_and_ask(
     )  # fmt: skip
 
 
-def told_editor(
+def editor_with_options(
     model: str | HookedTransformer,
     editor: str | Editor,
     perspective: Perspective,
@@ -101,10 +102,10 @@ def told_editor(
     return dataclasses.replace(made, **own) if own else made  # pyright: ignore
 
 
-def ready(model: HookedTransformer, editor: Editor, tokens_a_key: int) -> Edits:
+def ready(model: HookedTransformer, editor: Editor, tokens_per_dim: int) -> PreparedEditor:
     """The editor on its model, with what it has to read."""
     editor = trained_for_toy(editor, model, name_of(model))
-    return with_tokens(model, editor, tokens_a_key).on(model)
+    return with_tokens(model, editor, tokens_per_dim).on(model)
 
 
 def made_of(
@@ -121,7 +122,7 @@ def made_of(
     """
     made, moved, weights = edit.made, edit.n_moved(model), edit.weights(model)
     changes = {
-        name: Change(norm.delta, norm.relative, moved[name], weights[name].numel())
+        name: WeightChange(norm.delta, norm.relative, moved[name], weights[name].numel())
         for name, norm in edit.norms(model).items()
     }
     return EditMade(

@@ -49,10 +49,10 @@ def compare(
     labels: Sequence[str] | None = None,
     say: bool = False,
     text: str = "",
-    tokens_a_key: int = 4,
+    tokens_per_dim: int = 4,
     held_out_text: str = "",
     chunks: int = 2,
-    window: int = 128,
+    chunk_tokens: int = 128,
     tuned: bool = False,
     norms: Norms = "own",
     seed: int = 0,
@@ -68,9 +68,9 @@ def compare(
         perspective: which side is edited; "together": both requests of a case in one edit.
         labels: relations' names, among which a relation is ranked; None: those of the cases.
         say: let each edited model speak after its prompts, and look whether it says the target.
-        text, tokens_a_key: whose statistics edits are to spare (`kedit.studies.prepare.prepare`).
-        held_out_text, chunks, window: whose perplexity is watched: which text, how many chunks of
-            it, and tokens of a chunk (`kedit.scoring.drift.held_out`).
+        text, tokens_per_dim: whose statistics edits are to spare (`kedit.studies.prepare.prepare`).
+        held_out_text, chunks, chunk_tokens: whose perplexity is watched: which text, how many
+            chunks of it, and tokens per chunk (`kedit.scoring.drift.held_out`).
         tuned: the editors' settings were chosen for the model, whether or not it has presets.
         norms: of edits: their own, or all "equal": scaled down to the smallest of their case and
             side.
@@ -88,19 +88,19 @@ def compare(
         labels=labels,
         say=say,
         text=text,
-        tokens_a_key=tokens_a_key,
+        tokens_per_dim=tokens_per_dim,
         held_out_text=held_out_text,
         chunks=chunks,
-        window=window,
+        chunk_tokens=chunk_tokens,
         norms=norms,
         seed=seed,
     )
     sides = sides_of(perspective) if isinstance(perspective, str) else list(perspective)
     require_sides(cases, sides)
     labels = labels_of(cases) if labels is None else labels
-    arms = prepare(model, editors, sides, text=text, tokens_a_key=tokens_a_key, seed=seed)
+    arms = prepare(model, editors, sides, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
     scoring = Scoring(tuple(labels), say, seed=seed)
-    assessment = Assessment.by(model, scoring, held_out_text, chunks, window)
+    assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
     before = scores_before(model, cases, scoring, journal)
     how = {"own": edit_cases, "equal": edit_equally}[norms]
     outcomes = how(model, before, arms, assessment, journal)

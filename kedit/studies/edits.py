@@ -42,10 +42,10 @@ class Assessment:
         scoring: Scoring,
         held_out_text: str,
         chunks: int,
-        window: int,
+        chunk_tokens: int,
     ) -> "Assessment":
         """By chunks of a held-out text; where the model writes it, by the scoring's seed."""
-        text = held_out(model, held_out_text, chunks, scoring.seed, window)
+        text = held_out(model, held_out_text, chunks, scoring.seed, chunk_tokens)
         return cls(scoring, baseline(model, text))
 
 

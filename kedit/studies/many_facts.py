@@ -11,20 +11,20 @@ from itertools import islice
 from transformer_lens import HookedTransformer
 
 from kedit.editing.checks import require_consistent
-from kedit.editing.edit import Edit, Editor, Edits
+from kedit.editing.edit import Edit, Editor, PreparedEditor
 from kedit.editors.registry import label_of
 from kedit.errors import InputError
 from kedit.facts import EditCase, EditRequest, Perspective
-from kedit.forward.saying import says
+from kedit.forward.saying import opens_with_answer
 from kedit.journal import Journal, skip
 from kedit.models.load import name_of
 from kedit.progress import progress
 from kedit.records import from_record, key_of, to_record
 from kedit.results.exchanges import Exchange, Question, Reply
 from kedit.results.many_facts import FactEdited, FactsEdited
-from kedit.studies.before_after import made_of, ready, told_editor
+from kedit.studies.before_after import editor_with_options, made_of, ready
 from kedit.studies.held_out import held_out_text
-from kedit.studies.questions_of_cases import Asked, questions_of_cases
+from kedit.studies.questions_of_cases import CaseQuestions, questions_of_cases
 from kedit.studies.replies import replies
 
 Replied = Mapping[EditCase, Sequence[Reply]]
@@ -40,7 +40,7 @@ def edit_many(
     *,
     perspective: Perspective = "entity",
     text: str = "",
-    tokens_a_key: int = 4,
+    tokens_per_dim: int = 4,
     held_out: str | None = "",
     seed: int = 0,
 ) -> FactsEdited:
@@ -51,7 +51,8 @@ def edit_many(
 
     Args:
         editor: one, or its spec, such as "rome:layer=5".
-        text, tokens_a_key: what the edit is to spare (`told_editor`, `prepare.with_tokens`).
+        text, tokens_per_dim: what the edit is to spare (`editor_with_options`,
+            `prepare.with_tokens`).
         held_out: text whose perplexity should not rise, another one than `text`; None for none.
         seed: of the editor's contexts, of texts, and of neighbours that are drawn where a record
             has none.
@@ -62,9 +63,9 @@ def edit_many(
     sided = [case for case in cases if perspective == "entity" or case.relation]
     if cases and not sided:
         raise InputError("no record names its relation: --perspective entity")
-    told = told_editor(model, editor, perspective, text=text, seed=seed)
+    told = editor_with_options(model, editor, perspective, text=text, seed=seed)
     other_text = None if held_out is None else held_out_text(model, held_out, told, seed)
-    edits = ready(model, told, tokens_a_key)
+    edits = ready(model, told, tokens_per_dim)
     asked, before, refused = _asked_before(model, sided, perspective, seed)
     without = [case for case in cases if perspective == "relation" and not case.relation]
     skipped = {case.id: "it has no relation side" for case in without} | refused
@@ -88,7 +89,7 @@ def edit_many(
 
 
 def _facts(
-    asked: Mapping[EditCase, Asked], before: Replied, after: Replied
+    asked: Mapping[EditCase, CaseQuestions], before: Replied, after: Replied
 ) -> Iterator[FactEdited]:
     """Of each request of each case, its own questions."""
     for case, own in asked.items():
@@ -103,11 +104,11 @@ def _flat(asked: Mapping[EditRequest, Sequence[Question]]) -> list[Question]:
 
 def _asked_before(
     model: HookedTransformer, cases: Sequence[EditCase], perspective: Perspective, seed: int
-) -> tuple[dict[EditCase, Asked], dict[EditCase, list[Reply]], dict[str, str]]:
+) -> tuple[dict[EditCase, CaseQuestions], dict[EditCase, list[Reply]], dict[str, str]]:
     """What is asked of each request of each case, and the unedited model's replies; and why other
     cases are left out.
     """
-    asked: dict[EditCase, Asked] = {}
+    asked: dict[EditCase, CaseQuestions] = {}
 
     def work(some: Sequence[EditCase]) -> list[dict]:
         own = questions_of_cases(model, some, perspective, seed)
@@ -117,7 +118,7 @@ def _asked_before(
             said = list(islice(replied, len(_flat(own[case]))))
             firsts = [said[_flat(own[case]).index(ones[0])] for ones in own[case].values()]
             if all(
-                says(reply.said, [request.target])
+                opens_with_answer(reply.said, [request.target])
                 for request, reply in zip(own[case], firsts, strict=True)
             ):
                 target = next(iter(own[case])).target
@@ -140,7 +141,7 @@ def _asked_before(
 
 
 def _asked_after(
-    model: HookedTransformer, asked: Mapping[EditCase, Asked]
+    model: HookedTransformer, asked: Mapping[EditCase, CaseQuestions]
 ) -> dict[EditCase, list[Reply]]:
     """The replies of the edited model, which may be nothing that a number can be of."""
     found: dict[EditCase, list[Reply]] = {}
@@ -157,7 +158,7 @@ def _asked_after(
 
 
 def _edit_of(
-    model: HookedTransformer, asked: Mapping[EditCase, Asked], edits: Edits
+    model: HookedTransformer, asked: Mapping[EditCase, CaseQuestions], edits: PreparedEditor
 ) -> tuple[Edit | None, dict[EditCase, str]]:
     """One edit of all requests; where that cannot be made, of the cases that can be edited alone
     and do not contradict those before them, and why the others cannot be.

@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 from kedit.data.corpus import corpus_of
 from kedit.editing.hypernetwork import read_hypernetwork
 from kedit.editors.mend import MEND, NAME
-from kedit.forward.likelihood import Asked, likelihoods
+from kedit.forward.likelihood import Query, likelihoods
 from kedit.forward.metrics import last_logits
 from kedit.forward.reading import read
 from kedit.journal import Journal, Record
@@ -35,7 +35,7 @@ def train_mend(
     requests: Requests,
     recipe: Recipe | None = None,
     *,
-    text: str = "",
+    locality_text: str = "",
     removal: bool = False,
     seed: int = 0,
     journal: Journal | None = None,
@@ -43,7 +43,7 @@ def train_mend(
     """Trains, validates, keeps the best network, and edits every held-out request with it.
 
     Args:
-        text: running text that should stay: a file, hf:NAME, self, or "" for kedit's text.
+        locality_text: running text that should stay: a file, hf:NAME, self, or "" for kedit's text.
         removal: relation edits ask for their removal too; no published code does that.
         seed: of what is drawn, and of the network's start.
         journal: a training that was stopped goes on from its checkpoint.
@@ -53,9 +53,9 @@ def train_mend(
     """
     recipe = recipe or Recipe()
     journal = Journal() if journal is None else journal
-    practice = practice_of(model, requests, text=text, removal=removal, seed=seed)
+    practice = practice_of(model, requests, text=locality_text, removal=removal, seed=seed)
     name = name_of(model)
-    told = {"text": corpus_of(name, text, seed).name, "removal": removal, "seed": seed}
+    told = {"text": corpus_of(name, locality_text, seed).name, "removal": removal, "seed": seed}
     train(model, practice, recipe, journal, {"model": name, **requests.about, **told})
     skipped = dict(practice.skipped)
     rates = tuple(_rates(_tried(model, practice, journal, skipped)))
@@ -115,7 +115,7 @@ def _preferred(
     rates = {}
     for name, ones in prompts.items():
         asked = [
-            Asked(
+            Query(
                 prompt_ids(model, one.prompt),
                 tuple(answers_ids(model, one.prompt, (one.answer, rival))),
             )

@@ -20,7 +20,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 # six parameters: all that `resumed` gives back
-def keep(
+def save_checkpoint(
     journal: Journal, network: Hypernetwork, optimiser: Adam, step: int, best: float, at: int
 ) -> None:
     """All that training goes on from, the records among it; numbers are kept as they are."""

@@ -9,7 +9,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.data.corpus import SELF, corpus_of
 from kedit.editing.metalearning import Exercise
-from kedit.editing.teaching import Staying, Wanted, demanded
+from kedit.editing.teaching import Staying, TargetText, demanded
 from kedit.errors import InputError
 from kedit.facts import Perspective
 from kedit.forward.reading import Tokens
@@ -17,7 +17,7 @@ from kedit.models.prompts import answer_ids, prompt_ids, require_room
 from kedit.studies.mend_requests import Material, Requests
 
 NEAR = 2  # neighbours in an exercise
-AS_IT_STANDS = 0.25  # of the exercises want the request's own prompt
+OWN_PROMPT_SHARE = 0.25  # of the exercises want the request's own prompt
 EXCERPT = 24  # tokens of running text at most, the last two of which are looked at
 CHUNKS, OWN_CHUNKS = 2000, 128  # of running text; the model takes its time to say its own
 
@@ -58,11 +58,11 @@ class Practice:
         """The request's edit; its prompt or a wording, two neighbours, and some running text."""
         edits = tuple(demanded(model, [material.request], self.removal))
         wording = draw.choice(material.wordings)
-        other = Wanted(
+        other = TargetText(
             prompt_ids(model, wording.prompt), answer_ids(model, wording.prompt, wording.answer)
         )
         # the request as it stands may not be forgotten over its wordings
-        wanted = edits if draw.random() < AS_IT_STANDS else (other,)
+        wanted = edits if draw.random() < OWN_PROMPT_SHARE else (other,)
         staying = []
         for near in draw.sample(material.neighbours, min(NEAR, len(material.neighbours))):
             prompt = prompt_ids(model, near.prompt)

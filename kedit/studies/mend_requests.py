@@ -98,12 +98,12 @@ def _material(
 
 
 def split(
-    found: Sequence[Material], but: Iterable[EditCase], n_held_out: int, seed: int
+    found: Sequence[Material], exclude: Iterable[EditCase], n_held_out: int, seed: int
 ) -> tuple[list[Material], list[Material]]:
-    """To train on, and `n_held_out` to validate with; no subject is in both, and none of `but` is
-    in either.
+    """To train on, and `n_held_out` to validate with; no subject is in both, and no subject of
+    `exclude` in either.
     """
-    scored = {case.entity.fact.subject for case in but}
+    scored = {case.entity.fact.subject for case in exclude}
     by_subject: dict[str, list[Material]] = {}
     for one in found:
         if one.request.fact.subject not in scored:
@@ -136,23 +136,23 @@ class Requests:
 def requests_for(
     cases: Sequence[EditCase],
     *,
-    but: Iterable[EditCase] = (),
+    exclude: Iterable[EditCase] = (),
     sides: Sequence[Perspective] = SIDES,
-    held_out: int = 96,
+    n_validate: int = 96,
     seed: int = 0,
     source: str = "the cases",
 ) -> Requests:
-    """Requests of the cases to practise, without the subjects of `but`.
+    """Requests of the cases to practise, without the subjects of `exclude`.
 
     Args:
-        held_out: at most so many, and a quarter, are validated with.
+        n_validate: at most so many, and a quarter, are validated with.
         source: what the cases are called where none can be used.
 
     Raises:
         InputError: nothing is left to train on or to validate with.
     """
     found = materials(cases, sides, seed)
-    train, kept = split(found, but, min(held_out, len(found) // 4), seed)
+    train, kept = split(found, exclude, min(n_validate, len(found) // 4), seed)
     if not train or not kept:
         raise InputError(
             f"{source}: {len(found)} edits with other wordings and neighbours, {len(train)} to "
@@ -166,9 +166,9 @@ def read_requests(
     sources: str,
     model: str,
     *,
-    but: str = "",
+    exclude: str = "",
     sides: Sequence[Perspective] = SIDES,
-    held_out: int = 96,
+    n_validate: int = 96,
     seed: int = 0,
 ) -> Requests:
     """As `requests_for`, of files or names of cases, with commas between.
@@ -184,17 +184,17 @@ def read_requests(
     chosen = [cases_source(source, model) for source in sources.split(",")]
     for own, unused in map(usable_cases, chosen):
         cases, skipped = cases + own, skipped | unused
-    left_out = [source for source in but.split(",") if source]
+    left_out = [source for source in exclude.split(",") if source]
     scored = [case for source in left_out for case in usable_cases(source)[0]]
     found = requests_for(
-        cases, but=scored, sides=sides, held_out=held_out, seed=seed, source=sources
+        cases, exclude=scored, sides=sides, n_validate=n_validate, seed=seed, source=sources
     )
     # without their folders: where files lay is nobody's business
     about = {
         "cases": ",".join(Path(one).name for one in chosen),
-        "but": ",".join(Path(one).name for one in left_out),
+        "exclude": ",".join(Path(one).name for one in left_out),
         "perspective": "both" if len(sides) > 1 else sides[0],
-        "held_out": held_out,
+        "n_validate": n_validate,
     }
     return replace(found, skipped=skipped, about=about)
 

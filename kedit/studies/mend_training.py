@@ -20,7 +20,7 @@ from kedit.errors import InputError
 from kedit.journal import Journal
 from kedit.models.load import name_of
 from kedit.progress import progress
-from kedit.studies.mend_checkpoint import keep, resumed
+from kedit.studies.mend_checkpoint import resumed, save_checkpoint
 from kedit.studies.mend_practice import Practice
 
 FIT = 12  # batches that means and standard deviations of gradients are taken from
@@ -44,7 +44,7 @@ class Recipe:
         batch: edits that are made side by side, each by itself.
         accumulate: batches to a step of Adam.
         steps: of Adam, at most.
-        validate: steps between validations; each writes a checkpoint.
+        validate_every: steps between validations; each writes a checkpoint.
         patience: steps without a better validation after which training ends.
     """
 
@@ -58,7 +58,7 @@ class Recipe:
     batch: int = 8
     accumulate: int = 1
     steps: int = 1200
-    validate: int = 100
+    validate_every: int = 100
     patience: int = 500
 
     def __post_init__(self) -> None:
@@ -112,17 +112,17 @@ def train(
             losses = _step(model, network, optimiser, practice, recipe, step)
             _require_finite({"training": losses}, recipe, step)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value / recipe.validate
+                sums[name] = sums.get(name, 0.0) + value / recipe.validate_every
             step += 1
-            bars.update(bar, advance=1, description=_told(sums, step, recipe.validate))
-            if step % recipe.validate == 0:
+            bars.update(bar, advance=1, description=_told(sums, step, recipe.validate_every))
+            if step % recipe.validate_every == 0:
                 found = validated(model, network, practice)
                 _require_finite(found, recipe, step)
                 journal.add(str(step), {"training": sums, "validation": found})
                 if recipe.total(found) < best:
                     best, at = recipe.total(found), step
                     save(step)
-                keep(journal, network, optimiser, step, best, at)
+                save_checkpoint(journal, network, optimiser, step, best, at)
                 sums = {}
 
 

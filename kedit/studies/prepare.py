@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from transformer_lens import HookedTransformer
 
-from kedit.editing.edit import Edit, Editor, Edits
+from kedit.editing.edit import Edit, Editor, PreparedEditor
 from kedit.editing.moments import moments
 from kedit.editing.spared import Sparing
 from kedit.editing.write_sites import WriteSite
@@ -34,7 +34,7 @@ class Arm:
 
     name: str
     side: Side
-    make: Edits
+    make: PreparedEditor
 
     def key(self, case: EditCase) -> str:
         """Of the record of one case's edit."""
@@ -49,7 +49,7 @@ class Arm:
         return self.make(requests_of(case, self.side))
 
 
-class Wanted(NamedTuple):
+class EditorChoice(NamedTuple):
     """An editor that is to be made ready: on which side, and under which name."""
 
     name: str
@@ -63,7 +63,7 @@ def prepare(
     sides: Sequence[Side],
     *,
     text: str = "",
-    tokens_a_key: int = 4,
+    tokens_per_dim: int = 4,
     seed: int = 0,
 ) -> list[Arm]:
     """Every editor on every side, with its contexts and moments read: before the first edit.
@@ -71,7 +71,7 @@ def prepare(
     Args:
         editors: specs such as "rome:layer=5", or editors.
         text, seed: of the statistics that edits spare and of contexts, for editors that have none.
-        tokens_a_key: tokens of that text for each number of an editor's longest key.
+        tokens_per_dim: tokens of that text for each number of an editor's longest key.
 
     Raises:
         InputError: there is no editor, one that is not known, or a setting that it cannot have.
@@ -79,30 +79,32 @@ def prepare(
     if not editors:
         raise InputError("no editor is told: --editors rome,memit,ft")
     wanted = [
-        Wanted(one, side, make_editor(one, model, "relation" if side == "relation" else "entity"))
+        EditorChoice(
+            one, side, make_editor(one, model, "relation" if side == "relation" else "entity")
+        )
         if isinstance(one, str)
-        else Wanted(label_of(one), side, one)
+        else EditorChoice(label_of(one), side, one)
         for side in sides
         for one in editors
     ]
-    return ready(model, wanted, text=text, tokens_a_key=tokens_a_key, seed=seed)
+    return prepared_arms(model, wanted, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
 
 
-def ready(
+def prepared_arms(
     model: HookedTransformer,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[EditorChoice],
     *,
     text: str = "",
-    tokens_a_key: int = 4,
+    tokens_per_dim: int = 4,
     seed: int = 0,
 ) -> list[Arm]:
     """As `prepare`, for editors that have names and sides already."""
     # all are looked at before the first takes its time
-    made: list[Wanted] = []
+    made: list[EditorChoice] = []
     for one in wanted:
         editor = with_settings(one.editor, {"text": text, "seed": seed})
         editor = trained_for_toy(editor, model, source_of(model))
-        made.append(one._replace(editor=with_tokens(model, editor, tokens_a_key)))
+        made.append(one._replace(editor=with_tokens(model, editor, tokens_per_dim)))
     read_moments(model, [one.editor for one in made])
     with progress("editors") as bars:
         return [
@@ -152,7 +154,7 @@ def read_moments(model: HookedTransformer, editors: Sequence[Editor]) -> None:
         moments(model, groups, text, n_tokens, seed)
 
 
-def with_tokens(model: HookedTransformer, editor: Editor, tokens_a_key: int) -> Editor:
+def with_tokens(model: HookedTransformer, editor: Editor, tokens_per_dim: int) -> Editor:
     """The editor, sparing text of so many tokens for each number of its longest key.
 
     One that has a number of tokens of its own, or spares no text, stays as it is.
@@ -162,6 +164,6 @@ def with_tokens(model: HookedTransformer, editor: Editor, tokens_a_key: int) -> 
         if not isinstance(one, Sparing) or one.moments or one.n_tokens:
             return one
         longest = max(sum(site.d_key(model) for site in group) for group in one.groups)
-        return replace(one, n_tokens=tokens_a_key * longest)  # pyright: ignore
+        return replace(one, n_tokens=tokens_per_dim * longest)  # pyright: ignore
 
     return with_each(editor, changed)

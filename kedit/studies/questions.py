@@ -11,7 +11,7 @@ from kedit.data.relations import STATEMENT
 from kedit.editing.neighbours import alike
 from kedit.errors import InputError
 from kedit.facts import NO_RELATION, EditRequest, Fact, Perspective, Relation
-from kedit.forward.saying import says
+from kedit.forward.saying import opens_with_answer
 from kedit.results.exchanges import Question, probability
 from kedit.studies.replies import answered, answers, replies, said, weighable
 
@@ -26,31 +26,31 @@ def request_of(
     template: str,
     target: str,
     *,
-    true: str = "",
+    old: str = "",
     relation: str = "",
 ) -> EditRequest:
     """The change of a fact to `target`, as the entity side has it.
 
     Args:
         template: of the prompt, with a {} for the subject.
-        true: what the model shall no longer say; "" for whatever it says by itself.
+        old: what the model shall no longer say; "" for whatever it says by itself.
         relation: its name; "" where nothing is asked from the relation side.
 
     Raises:
         InputError: the model says the target already, or nothing at all; the latter two only where
-            `true` is left to it.
+            `old` is left to it.
     """
-    if not true:
+    if not old:
         prompt = template.replace("{}", subject)
         (text,) = said(model, [prompt])
-        if says(text, [target]):
+        if opens_with_answer(text, [target]):
             raise _says_already(model, prompt, target)
-        (true,) = answers(model, [prompt], [text])
-        if not true:
+        (old,) = answers(model, [prompt], [text])
+        if not old:
             raise InputError(
-                f"after {prompt!r} the model says nothing that is an answer: tell --true"
+                f"after {prompt!r} the model says nothing that is an answer: tell --old"
             )
-    return EditRequest(Fact(subject, Relation(relation, relation), true, template), target)
+    return EditRequest(Fact(subject, Relation(relation, relation), old, template), target)
 
 
 def seen_from(entity: EditRequest, side: Perspective) -> EditRequest:
@@ -128,7 +128,7 @@ def _neighbours(
         kept = {
             prompt: text
             for prompt, text in kept.items()
-            if text and not says(text, [entity.target])
+            if text and not opens_with_answer(text, [entity.target])
         }
     else:
         _require_answers(kept)
@@ -169,7 +169,7 @@ def _require_answers(answered: Mapping[str, str]) -> None:
 
 def _require_unsaid(model: HookedTransformer, request: EditRequest) -> None:
     (text,) = said(model, [request.fact.prompt])
-    if says(text, [request.target]):
+    if opens_with_answer(text, [request.target]):
         raise _says_already(model, request.fact.prompt, request.target)
 
 

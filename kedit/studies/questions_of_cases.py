@@ -6,18 +6,18 @@ from itertools import islice
 from transformer_lens import HookedTransformer
 
 from kedit.facts import NO_RELATION, EditCase, EditRequest, Perspective
-from kedit.forward.saying import says
+from kedit.forward.saying import opens_with_answer
 from kedit.results.exchanges import Question
 from kedit.studies.questions import NEIGHBOURS, SPARE, drawn_neighbours
 from kedit.studies.replies import answered
 
 PARAPHRASES = 3  # of each request that are asked, at most
-Asked = Mapping[EditRequest, Sequence[Question]]
+CaseQuestions = Mapping[EditRequest, Sequence[Question]]
 
 
 def questions_of_cases(
     model: HookedTransformer, cases: Sequence[EditCase], perspective: Perspective, seed: int
-) -> dict[EditCase, Asked]:
+) -> dict[EditCase, CaseQuestions]:
     """By case and request, what is asked; the requests' own prompts first.
 
     Args:
@@ -65,7 +65,7 @@ def _questions(case: EditCase, request: EditRequest, near: Mapping[str, str]) ->
         # where a neighbour says the target already, a leak would not show
         prompt: old
         for prompt, old in near.items()
-        if old and not (side == "entity" and says(old, [request.target]))
+        if old and not (side == "entity" and opens_with_answer(old, [request.target]))
     }
     for prompt, old in islice(seen.items(), NEIGHBOURS):
         # where a neighbour has the relation, the edit might take it away

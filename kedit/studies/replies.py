@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from transformer_lens import HookedTransformer
 
 from kedit.forward.generation import greedy, variety
-from kedit.forward.likelihood import Asked, likelihoods
+from kedit.forward.likelihood import Query, likelihoods
 from kedit.forward.metrics import last_logits
 from kedit.forward.reading import Tokens, read
 from kedit.forward.saying import ARTICLES
@@ -45,7 +45,7 @@ def replies(model: HookedTransformer, asked: Sequence[Question]) -> list[Reply]:
     return found
 
 
-def weighable(model: HookedTransformer, question: Question) -> Asked:
+def weighable(model: HookedTransformer, question: Question) -> Query:
     """The question as token ids.
 
     Raises:
@@ -54,7 +54,7 @@ def weighable(model: HookedTransformer, question: Question) -> Asked:
     prompt = prompt_ids(model, question.prompt)
     both = tuple(answers_ids(model, question.prompt, (question.new, question.old)))
     require_room(model, question.prompt, len(prompt) + max(map(len, both)))
-    return Asked(prompt, both)
+    return Query(prompt, both)
 
 
 def answered(model: HookedTransformer, prompts: Iterable[str]) -> dict[str, str]:
@@ -84,7 +84,7 @@ def answers(model: HookedTransformer, prompts: Sequence[str], texts: Sequence[st
     found = [""] * len(texts)
     options = {number: own for number, text in enumerate(texts) if (own := _openings(text))}
     asked = [
-        Asked(prompt_ids(model, prompts[number]), tuple(answers_ids(model, prompts[number], own)))
+        Query(prompt_ids(model, prompts[number]), tuple(answers_ids(model, prompts[number], own)))
         for number, own in options.items()
     ]
     for (number, own), weighed in zip(options.items(), likelihoods(model, asked), strict=True):

@@ -33,7 +33,7 @@ def score_cases(
     *,
     labels: Sequence[str] | None = None,
     say: bool = True,
-    texts: int = 0,
+    n_texts: int = 0,
     held_out: str = "",
     seed: int = 0,
     journal: Journal | None = None,
@@ -43,7 +43,7 @@ def score_cases(
     Args:
         labels: the relations' names among which a relation's rank is taken; None: those of `cases`.
         say: let the model speak after the prompts, and look whether it says the answer.
-        texts: of so many cases, the first ones, texts are generated for their n-gram entropy.
+        n_texts: of so many cases, the first ones, texts are generated for their n-gram entropy.
         held_out: text for perplexity, as `kedit.scoring.drift.held_out` has it.
         seed: of texts and of the bootstrap.
 
@@ -53,7 +53,7 @@ def score_cases(
     journal = Journal() if journal is None else journal
     labels = labels_of(cases) if labels is None else tuple(labels)
     scoring = Scoring(labels, say, seed=seed)
-    scores = score_each(model, cases, scoring, n_texts=texts, journal=journal)
+    scores = score_each(model, cases, scoring, n_texts=n_texts, journal=journal)
     if not scores:
         raise InputError(f"no case could be scored: {journal.where} says why")
     nll = surprise(model, chunks_of(model, held_out, seed=seed)).mean(1).tolist()

@@ -11,14 +11,14 @@ from kedit.editors.sides import with_each
 from kedit.models import toy
 from kedit.models.hugging_face import cache_dir
 from kedit.records import key_of, to_record
-from kedit.run_folder import opened
+from kedit.run_folder import open_folder
 from kedit.studies.mend_practice import practice_of
 from kedit.studies.mend_requests import requests_for
 from kedit.studies.mend_training import Recipe, train
 
 # few steps, and therefore large ones
 RECIPE = Recipe(
-    rank=16, rate=3e-3, lr=1e-2, lr_rate=1e-4, edit_weight=0.3, steps=60, validate=30
+    rank=16, rate=3e-3, lr=1e-2, lr_rate=1e-4, edit_weight=0.3, steps=60, validate_every=30
 )  # fmt: skip
 HELD_OUT = 32  # requests
 
@@ -45,10 +45,10 @@ def _file(model: HookedTransformer) -> str:
     """The trained file, in a folder of the cache that is named after recipe and weights."""
     weights = fingerprint(model)
     path = cache_dir() / "mend" / f"toy-{key_of((key_of(RECIPE), HELD_OUT, weights))}"
-    measured = {"model": "toy", "held_out": HELD_OUT, **to_record(asdict(RECIPE))}
-    with opened(path, "train_mend", measured, {}, measured) as folder:
+    measured = {"model": "toy", "n_validate": HELD_OUT, **to_record(asdict(RECIPE))}
+    with open_folder(path, "train_mend", measured, {}, measured) as folder:
         folder.require_weights(weights)
         if str(RECIPE.steps) not in folder.records:
-            requests = requests_for(toy.cases(), held_out=HELD_OUT)
+            requests = requests_for(toy.cases(), n_validate=HELD_OUT)
             train(model, practice_of(model, requests), RECIPE, folder, {"cases": "toy"})
         return str(folder.file(NAME))

@@ -26,7 +26,7 @@ from kedit.scoring.score import Scoring
 from kedit.scoring.summary import BY_ALL, BY_MAGNITUDE, Key, part_name, shares
 from kedit.stats import row_interval
 from kedit.studies.edits import Assessment, edit_cases
-from kedit.studies.prepare import Wanted, ready, require_sides
+from kedit.studies.prepare import EditorChoice, prepared_arms, require_sides
 from kedit.studies.scoring import scores_before
 
 Space = Mapping[str, Sequence[Any]]  # the values of every field that are tried
@@ -58,10 +58,10 @@ def tune(
     space: Space | None = None,
     tries: int = 8,
     text: str = "",
-    tokens_a_key: int = 4,
+    tokens_per_dim: int = 4,
     held_out_text: str = "",
     chunks: int = 1,
-    window: int = 128,
+    chunk_tokens: int = 128,
     seed: int = 0,
     journal: Journal | None = None,
 ) -> Tuning:
@@ -74,7 +74,7 @@ def tune(
         perspective: which side is edited; only its probes are scored.
         space: the values of every field; by default `space_of` the model's depth.
         tries: settings of each editor.
-        text, tokens_a_key, held_out_text, chunks, window, journal: as
+        text, tokens_per_dim, held_out_text, chunks, chunk_tokens, journal: as
             `kedit.studies.comparing.compare` has them.
         seed: of the settings that are tried, of contexts, own text and the bootstrap.
 
@@ -87,10 +87,10 @@ def tune(
         "tune",
         model=fingerprint(model),
         text=text,
-        tokens_a_key=tokens_a_key,
+        tokens_per_dim=tokens_per_dim,
         held_out_text=held_out_text,
         chunks=chunks,
-        window=window,
+        chunk_tokens=chunk_tokens,
         seed=seed,
     )
     require_sides(cases, [perspective])
@@ -99,14 +99,14 @@ def tune(
     settings = tried(model, editors, perspective, space, tries, seed)
     # editors that are one by their settings are tried once
     every = {spec: one for ones in settings.values() for spec, one in ones.items()}
-    wanted = [Wanted(spec, perspective, one) for spec, one in every.items()]
-    arms = ready(model, wanted, text=text, tokens_a_key=tokens_a_key, seed=seed)
+    wanted = [EditorChoice(spec, perspective, one) for spec, one in every.items()]
+    arms = prepared_arms(model, wanted, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
     scoring = Scoring(say=False, seed=seed)
-    assessment = Assessment.by(model, scoring, held_out_text, chunks, window)
+    assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
     before = scores_before(model, cases, scoring, journal)
     outcomes = edit_cases(model, before, arms, assessment, journal)
     came_to = {
-        arm.name: came_to_of(arm.name, perspective, list(before.values()), own, seed)
+        arm.name: score_of(arm.name, perspective, list(before.values()), own, seed)
         for arm, own in outcomes.items()
     }
     tuned = (TunedEditor(name, ranked([came_to[s] for s in own])) for name, own in settings.items())
@@ -192,7 +192,7 @@ def tried(
     return found
 
 
-def came_to_of(
+def score_of(
     spec: str,
     perspective: Perspective,
     before: Sequence[EditScore],

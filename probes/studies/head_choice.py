@@ -17,8 +17,8 @@ from kedit.models.prompts import Prompt, encode
 from kedit.results.tracing import WRONG
 from probes.attribution import attributed
 from probes.corrupt import KEPT_SHARE, Corruption, replaced
-from probes.known import first_known, told_apart
-from probes.patch import Patch, Question
+from probes.known import first_known, with_likeliest_rival
+from probes.patch import AnswerMetric, Patch
 from probes.trace import question_of
 
 
@@ -30,7 +30,7 @@ class FactRuns:
     clean: States
     corrupted: States
     corruption: Corruption
-    question: Question
+    question: AnswerMetric
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def of_known(
     fact, heard = first_known(model, worded)
     if fact is None:
         return skip(WRONG, f"it says {', '.join(map(repr, heard))}", prompt=worded[0].prompt)
-    return ask(told_apart(model, fact, pool))
+    return ask(with_likeliest_rival(model, fact, pool))
 
 
 # eight parameters: the model, its facts and their runs, the journal, and what is chosen

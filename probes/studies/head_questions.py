@@ -11,7 +11,7 @@ from kedit.forward.runs import Run
 from kedit.heads import Head
 from kedit.models.prompts import Prompt
 from kedit.models.sites import is_parallel
-from kedit.results.fact_answers import CUTS, Ablated, FactAnswers, HeadAnswer, Scores
+from kedit.results.fact_answers import CUTS, Ablated, FactAnswers, HeadAnswer, MetricScores
 from probes.ablation import StandIn, ablate, mean_z
 from probes.direct import direct_effects
 from probes.knockout import Cut, knockout
@@ -52,7 +52,7 @@ def fact_answers(
     return FactAnswers(
         prompt=fact.prompt,
         relation=fact.relation.name,
-        clean=Scores(*runs.question.scores(model, runs.clean.last)[:, 0].tolist()),
+        clean=MetricScores(*runs.question.scores(model, runs.clean.last)[:, 0].tolist()),
         heads=tuple(answers),
         together=together,
         random=random,
@@ -77,10 +77,10 @@ def _ablated(
     random = drawn_for(fact).sample(others, min(len(heads), len(others)))
     sets = [*(frozenset({head}) for head in heads), frozenset(heads), frozenset(random)]
 
-    def changes(stand_in: StandIn) -> list[Scores]:
+    def changes(stand_in: StandIn) -> list[MetricScores]:
         asked = [frozenset[Head](), *sets]
         scores = ablate(model, runs.prompt, runs.question, asked, stand_in)
-        return [Scores(*values) for values in (scores[:, 1:] - scores[:, :1]).T.tolist()]
+        return [MetricScores(*values) for values in (scores[:, 1:] - scores[:, :1]).T.tolist()]
 
     mean = changes(mean_z(model, references, runs.prompt))
     resample = changes(torch.stack(runs.corrupted.z)[:, 0])
@@ -102,14 +102,15 @@ def _knocked_out(
 
 def _paths(
     model: HookedTransformer, runs: FactRuns, sender: Head, heads: Sequence[Head]
-) -> Mapping[str, Scores]:
+) -> Mapping[str, MetricScores]:
     """Indirect effects from `sender` through each receiver alone."""
     receivers = _receivers(model, sender, heads)
     clean, corrupted = Run(runs.prompt.tokens[None]), runs.corruption.run
     effects = path_patch(model, clean, corrupted, sender, receivers, runs.question)
     changes = (effects.restored - effects.corrupted[:, None]).T.tolist()
     return {
-        str(receiver): Scores(*values) for receiver, values in zip(receivers, changes, strict=True)
+        str(receiver): MetricScores(*values)
+        for receiver, values in zip(receivers, changes, strict=True)
     }
 
 

@@ -15,7 +15,7 @@ from probes.scaling import LOUDEST, Effect, effects, random_like
 from probes.studies.neuron_search import Searched
 
 OWN, OTHER, RANDOM = "own relation’s", "other relations’", "random"
-WHOSE = (OWN, OTHER, LOUDEST, RANDOM)  # in the order in which they are shown
+NEURONS_OF = (OWN, OTHER, LOUDEST, RANDOM)  # in the order in which they are shown
 
 Item = TypeVar("Item")
 Neurons = frozenset[Neuron]

@@ -14,7 +14,7 @@ from kedit.facts import Fact
 from kedit.journal import Entry, Finished, Journal, Record, skip
 from kedit.progress import progress
 from kedit.results.tracing import WRONG
-from probes.known import says, told_apart
+from probes.known import answers_right, with_likeliest_rival
 from probes.neurons import FactNeurons
 
 
@@ -47,18 +47,18 @@ def search_relations(
     search: Callable[[Sequence[Fact]], FactNeurons],
     journal: Journal,
     *,
-    relations: int,
-    limit: int,
+    n_relations: int,
+    facts_per_relation: int,
     wordings: int,
     seed: int,
 ) -> Searches:
-    """Searches facts of `relations` relations; relations and facts are drawn by the seed.
+    """Searches facts of `n_relations` relations; relations and facts are drawn by the seed.
 
     A fact that the model does not answer right in as many wordings as are wanted is left out.
 
     Args:
         search: of a fact in all its wordings.
-        relations, limit: how many, and how many facts of each at most; 0 for all.
+        n_relations, facts_per_relation: how many, and how many facts of each at most; 0 for all.
 
     Raises:
         InputError: the model knows enough facts of no relation.
@@ -66,7 +66,7 @@ def search_relations(
     by_relation: dict[str, list[list[Fact]]] = {}
     for worded in spread_facts(facts, seed):
         by_relation.setdefault(worded[0].relation.id, []).append(worded)
-    wanted = min(relations or len(by_relation), len(by_relation))
+    wanted = min(n_relations or len(by_relation), len(by_relation))
     done: dict[str, list[Searched]] = {}
     left_out: list[str] = []
     reasons = Counter[str]()
@@ -77,7 +77,7 @@ def search_relations(
                 break
             name = every[0][0].relation.name[:24]
             bars.update(bar, description=f"asking: {name}")
-            asked = list(_asked(model, every, facts, journal, limit, wordings))
+            asked = list(_asked(model, every, facts, journal, facts_per_relation, wordings))
             reasons.update(entry.record["why"] for entry in asked if entry.skipped)
             known = [_known(entry.item, entry.record) for entry in asked if not entry.skipped]
             found: list[Searched] = []
@@ -106,16 +106,16 @@ def _asked(
     facts: Sequence[Sequence[Fact]],
     pool: Sequence[Fact],
     journal: Journal,
-    limit: int,
+    facts_per_relation: int,
     wordings: int,
 ) -> Iterator[Entry[Sequence[Fact]]]:
-    """Facts until the model knows `limit` of them, each told apart from the others of `pool`."""
+    """Facts until the model knows `facts_per_relation` of them, each with its likeliest rival."""
 
     def ask(worded: Sequence[Fact]) -> Record:
         known, heard = _answered(model, worded, wordings)
         if not known:
             return skip(WRONG, f"it says {', '.join(map(repr, heard))}", **about(worded))
-        rivals = [told_apart(model, fact, pool).rival for fact in known]
+        rivals = [with_likeliest_rival(model, fact, pool).rival for fact in known]
         prompts = [fact.prompt for fact in known]
         return {"object": known[0].object, "prompts": prompts, "rivals": rivals}
 
@@ -128,7 +128,7 @@ def _asked(
         work=ask,
         unit="facts",
         doing="asking",
-        total=limit or None,
+        total=facts_per_relation or None,
         about=about,
     )
 
@@ -167,7 +167,7 @@ def _answered(
             break
         if known and fact.object != known[0].object:
             continue  # a subject may have two objects, and its wordings are to be of one fact
-        right, said = says(model, fact)
+        right, said = answers_right(model, fact)
         if right:
             known.append(fact)
         else:

@@ -14,13 +14,13 @@ from kedit.facts import Fact
 from kedit.forward.packed import require_plain
 from kedit.journal import UNUSABLE, Journal
 from kedit.models.load import name_of
-from kedit.results.neuron_findings import LeftOut, NeuronFindings
-from kedit.results.neurons import Change
+from kedit.results.neuron_findings import LeftOutCounts, NeuronFindings
+from kedit.results.neurons import ScalingChange
 from kedit.results.tracing import WRONG
 from kedit.stats import Interval
 from probes.neurons import attention_share, by_layer, gathered, of_half, search, sharing
 from probes.scaling import Effect, averaged
-from probes.studies.neuron_scaling import WHOSE, scale_relations, trials
+from probes.studies.neuron_scaling import NEURONS_OF, scale_relations, trials
 from probes.studies.neuron_search import Searched, Searches, search_relations
 
 HALVES: tuple[Half, ...] = ("mlp", "attn")
@@ -31,11 +31,11 @@ def find_neurons(
     model: HookedTransformer,
     facts: Sequence[Fact],
     *,
-    relations: int = 10,
-    limit: int = 8,
+    n_relations: int = 10,
+    facts_per_relation: int = 8,
     wordings: int = 3,
     halves: Sequence[Half] = HALVES,
-    steps: int = 20,
+    gradient_steps: int = 20,
     threshold: float = 0.2,
     agree_wordings: float = 0.5,
     agree_facts: float = 0.4,
@@ -47,11 +47,11 @@ def find_neurons(
 
     Args:
         facts: in any order and in several wordings: the seed draws relations and facts.
-        relations: how many, of those of which the model knows enough facts; 0 for all.
-        limit: at most so many facts a relation, and at least four; 0 for all.
+        n_relations: how many, of those of which the model knows enough facts; 0 for all.
+        facts_per_relation: at most so many facts a relation, and at least four; 0 for all.
         wordings: a fact is asked in so many, all answered right (in all it has, if fewer).
         halves: any of "mlp" (neurons of W_out's key) and "attn" (numbers of all heads' z).
-        steps, threshold: as `probes.neurons.search` has them.
+        gradient_steps, threshold: as `probes.neurons.search` has them.
         agree_wordings, agree_facts: a neuron of a fact, of a relation, is one in more than this
             share of its wordings, of its facts.
         controls: draws of as many random neurons, for each fact that is tested.
@@ -66,14 +66,14 @@ def find_neurons(
         model=fingerprint(model),
         wordings=wordings,
         halves=halves,
-        steps=steps,
+        gradient_steps=gradient_steps,
         threshold=threshold,
         agree_wordings=agree_wordings,
         agree_facts=agree_facts,
         controls=controls,
         seed=seed,
     )
-    require_facts_of_a_relation(facts, FEWEST_TO_SEARCH, limit)
+    require_facts_of_a_relation(facts, FEWEST_TO_SEARCH, facts_per_relation)
     require_plain(model)
     wanted: list[Half] = [half for half in HALVES if half in halves]
     if not wanted or not set(halves) <= set(HALVES):
@@ -82,11 +82,16 @@ def find_neurons(
         model,
         facts,
         partial(
-            search, model, halves=wanted, steps=steps, threshold=threshold, agreement=agree_wordings
+            search,
+            model,
+            halves=wanted,
+            steps=gradient_steps,
+            threshold=threshold,
+            agreement=agree_wordings,
         ),
         journal,
-        relations=relations,
-        limit=limit,
+        n_relations=n_relations,
+        facts_per_relation=facts_per_relation,
         wordings=wordings,
         seed=seed,
     )
@@ -123,7 +128,7 @@ def _summed_up(
         sharing={part: sharing(own, seed) for part, own in sets.items()},
         changes=_changes(list(scaled.values()), [*sets], seed),
         n_prompts=sum(len(one.worded) for each in searches.relations.values() for one in each),
-        left_out=LeftOut(
+        left_out=LeftOutCounts(
             searches.reasons.get(WRONG, 0), searches.reasons.get(UNUSABLE, 0), searches.left_out
         ),
     )
@@ -142,12 +147,12 @@ def _by_part(
 
 def _changes(
     scaled: Sequence[Sequence[Sequence[Effect]]], parts: Sequence[str], seed: int
-) -> tuple[Change, ...]:
+) -> tuple[ScalingChange, ...]:
     """What scaling did, both halves together first; then in the order of WHOSE and of factors."""
     blocks = sorted(parts, key=lambda part: part != "both")
     found = [one for one in averaged(scaled, seed) if one.half in blocks]
 
-    def place(one: Change) -> tuple[int, int, float]:
-        return blocks.index(one.half), WHOSE.index(one.neurons), one.factor
+    def place(one: ScalingChange) -> tuple[int, int, float]:
+        return blocks.index(one.half), NEURONS_OF.index(one.neurons), one.factor
 
     return tuple(sorted(found, key=place))

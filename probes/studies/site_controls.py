@@ -21,7 +21,7 @@ from kedit.scoring.summary import (
     shares,
 )
 from kedit.stats import rank_correlation, resampled_means, resamples, row_interval
-from probes.studies.places import Place, positions_of
+from probes.studies.candidate_sites import CandidateSite, positions_of
 from probes.studies.site_effects import EFFECTS
 
 DRAWS = 2000
@@ -51,11 +51,11 @@ class Measured:
         outcomes: by place that was written to, in the order of the cases.
     """
 
-    places: Sequence[Place]
+    places: Sequence[CandidateSite]
     tables: Mapping[str, Float[ndarray, "case place"]]
     totals: Mapping[str, Float[ndarray, " case"]]
     before: Sequence[EditScore]
-    outcomes: Mapping[Place, Sequence[Outcome]]
+    outcomes: Mapping[CandidateSite, Sequence[Outcome]]
 
 
 def drawn(measured: Measured, seed: int) -> Rows:
@@ -98,7 +98,7 @@ def estimated(row: Float[ndarray, " one_and_draws"], n: int) -> Estimate:
     return Estimate(*map(float, row_interval(row)), n=n)
 
 
-def correlations(rows: Rows, places: Sequence[Place]) -> Iterator[Correlation]:
+def correlations(rows: Rows, places: Sequence[CandidateSite]) -> Iterator[Correlation]:
     """Of each criterion with each editing result: everywhere, and at each key position."""
     for editing in EDITED:
         for criterion in CRITERIA:

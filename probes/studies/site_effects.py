@@ -21,7 +21,7 @@ from kedit.results.traces import FactTrace
 from probes.corrupt import replaced
 from probes.patch import Patch
 from probes.separation import Metric, metrics, separation
-from probes.studies.places import Place, positions_of
+from probes.studies.candidate_sites import CandidateSite, positions_of
 from probes.trace import trace
 
 EFFECTS = {"effect of relation": "relation", "effect of subject": "subject"}  # what is corrupted
@@ -36,7 +36,7 @@ def effects(
     model: HookedTransformer,
     cases: Sequence[EditCase],
     pool: Sequence[EditCase],
-    every: Sequence[Place],
+    every: Sequence[CandidateSite],
     name: str,
     seed: int,
     journal: Journal,
@@ -73,7 +73,7 @@ def effects(
     return _recorded(cases, name, measure, journal)
 
 
-def _effect(traced: FactTrace, place: Place, pos: int) -> float:
+def _effect(traced: FactTrace, place: CandidateSite, pos: int) -> float:
     """The indirect effect of one place, in nats."""
     grid = traced.grids["z" if place.head is not None else f"{place.half}_out"]
     effect = grid.indirect_effect("logprob")[place.layer, grid.positions.index(pos)]
@@ -92,10 +92,10 @@ def _asked(case: EditCase, part: str) -> tuple[Fact, str] | None:
 def separations(
     model: HookedTransformer,
     cases: Sequence[EditCase],
-    every: Sequence[Place],
+    every: Sequence[CandidateSite],
     n_neighbours: int,
     text: str,
-    tokens_a_key: int,
+    tokens_per_dim: int,
     seed: int,
     journal: Journal,
 ) -> Records:
@@ -104,7 +104,7 @@ def separations(
 
     @functools.cache
     def compared() -> list[Metric]:
-        n_tokens = tokens_a_key * max(site.d_key(model) for site in sites)
+        n_tokens = tokens_per_dim * max(site.d_key(model) for site in sites)
         return metrics(model, moments(model, [[site] for site in sites], text, n_tokens, seed))
 
     def measure(case: EditCase) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def separations(
         for where in positions_of(every):
             apart = separation(model, request, others, where, compared())
             for one, numbers in zip(compared(), apart, strict=True):
-                name = Place(one.site.layer, one.site.half, one.head, where).name
+                name = CandidateSite(one.site.layer, one.site.half, one.head, where).name
                 for quantity, value in zip(SEPARATIONS, numbers, strict=True):
                     found[quantity][name] = None if math.isnan(value) else value
         return {"neighbours": len(others), **found}

@@ -20,7 +20,7 @@ from kedit.results.traced import Traces, left_out_of
 from kedit.results.traces import FactTrace, fact_traces
 from kedit.results.tracing import NO_REPLACEMENT, SITES, WRONG, Tracing
 from probes.corrupt import Corruption, Noise, add_noise, noise_rule, prompt_seed, replaced
-from probes.known import first_known, told_apart
+from probes.known import first_known, with_likeliest_rival
 from probes.screen import Screening
 from probes.trace import PAPER_WINDOW, patches_at, trace
 
@@ -132,7 +132,7 @@ def trace_fact(
         corrupt=corrupt, by="noise" if by == "noise" else "replacement", noise=noise,
         samples=samples, answer=answer, sites=tuple(sites), window=window, seed=seed,
     )  # fmt: skip
-    fact = told_apart(model, fact, pool)
+    fact = with_likeliest_rival(model, fact, pool)
     try:
         return _trace_of(model, fact, corrupt, _ways(model, [fact], pool, how))
     except NoReplacement:
@@ -179,7 +179,7 @@ def _traced(
     fact, heard = first_known(model, worded)
     if fact is None:
         return skip(WRONG, f"it says {', '.join(map(repr, heard))}", prompt=worded[0].prompt)
-    fact = told_apart(model, fact, ways.pool)
+    fact = with_likeliest_rival(model, fact, ways.pool)
     done, uncorrupted = [], {}
     for part in ways.settings.parts:
         try:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from transformer_lens import HookedTransformer
 
-from kedit.editing.edit import Editor, Edits
+from kedit.editing.edit import Editor, PreparedEditor
 from kedit.editing.provenance import fingerprint
 from kedit.editors.joint import Joint
 from kedit.facts import EditCase
@@ -22,7 +22,13 @@ from kedit.scoring.score import Scoring
 from kedit.studies.edits import Assessment, edit_cases
 from kedit.studies.prepare import Arm, prepare
 from kedit.studies.scoring import scores_before
-from probes.studies.places import POSITIONS, Place, places, plain_joint, positions_of
+from probes.studies.candidate_sites import (
+    POSITIONS,
+    CandidateSite,
+    candidate_sites,
+    plain_joint,
+    positions_of,
+)
 from probes.studies.site_controls import (
     Measured,
     controls,
@@ -42,14 +48,14 @@ def choose_sites(
     pool: Sequence[EditCase] | None = None,
     positions: Sequence[KeyPosition] = POSITIONS,
     layers: Sequence[int] = (),
-    neighbours: int = 12,
+    n_neighbours: int = 12,
     settings: str = "",
     best: int = 5,
     text: str = "",
-    tokens_a_key: int = 4,
+    tokens_per_dim: int = 4,
     held_out_text: str = "",
     chunks: int = 2,
-    window: int = 128,
+    chunk_tokens: int = 128,
     seed: int = 0,
     journal: Journal | None = None,
 ) -> SiteFindings:
@@ -60,12 +66,12 @@ def choose_sites(
         pool: cases whose words replace others; None: `cases`.
         positions: whose keys are taken.
         layers: none for all of the model's.
-        neighbours: of each case, that its keys are to be told from.
+        n_neighbours: of each case, that its keys are to be told from.
         settings: more of the joint editor's, each as field=value: neighbours=8:weight=3.
         best: so many sites are chosen, and held against as many random ones.
-        text, tokens_a_key: whose statistics edits are to spare (`kedit.studies.prepare.prepare`).
-        held_out_text, chunks, window: whose perplexity is watched: which text, how many chunks of
-            it, and tokens of a chunk (`kedit.scoring.drift.held_out`).
+        text, tokens_per_dim: whose statistics edits are to spare (`kedit.studies.prepare.prepare`).
+        held_out_text, chunks, chunk_tokens: whose perplexity is watched: which text, how many
+            chunks of it, and tokens per chunk (`kedit.scoring.drift.held_out`).
         seed: of neighbours, replacements, contexts, own text and the bootstrap.
         journal: keeps what is finished; what it holds is not done again.
 
@@ -76,24 +82,24 @@ def choose_sites(
     journal.ask(
         "choose_sites",
         model=fingerprint(model),
-        neighbours=neighbours,
+        n_neighbours=n_neighbours,
         settings=settings,
         text=text,
-        tokens_a_key=tokens_a_key,
+        tokens_per_dim=tokens_per_dim,
         held_out_text=held_out_text,
         chunks=chunks,
-        window=window,
+        chunk_tokens=chunk_tokens,
         seed=seed,
     )
-    every, plain = places(model, layers, positions), plain_joint(model, settings)
+    every, plain = candidate_sites(model, layers, positions), plain_joint(model, settings)
     scoring = Scoring((), say=False, seed=seed)
-    assessment = Assessment.by(model, scoring, held_out_text, chunks, window)
+    assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
     before = scores_before(model, cases, scoring, journal)
     usable, pool = list(before), cases if pool is None else pool
     traced = {name: effects(model, usable, pool, every, name, seed, journal) for name in EFFECTS}
-    apart = separations(model, usable, every, neighbours, text, tokens_a_key, seed, journal)
+    apart = separations(model, usable, every, n_neighbours, text, tokens_per_dim, seed, journal)
     make = functools.partial(
-        prepare, model, sides=["relation"], text=text, tokens_a_key=tokens_a_key, seed=seed
+        prepare, model, sides=["relation"], text=text, tokens_per_dim=tokens_per_dim, seed=seed
     )
     arms = {
         place: (place.spec(settings), place.editor(plain)) for place in every if place.head is None
@@ -115,7 +121,7 @@ def choose_sites(
 def summed_up(
     measured: Measured,
     model: str,
-    specs: Mapping[Place, str],
+    specs: Mapping[CandidateSite, str],
     skipped: Mapping[str, str],
     best: int,
     seed: int,
@@ -145,7 +151,9 @@ def summed_up(
     )
 
 
-def _table(every: Sequence[Place], records: Records, field: str) -> Float[ndarray, "case place"]:
+def _table(
+    every: Sequence[CandidateSite], records: Records, field: str
+) -> Float[ndarray, "case place"]:
     """NaN where a record says nothing of a place."""
     rows = [record.get(field, {}) for record in records]
     return np.array([[row.get(place.name) for place in every] for row in rows], dtype=float)
@@ -154,13 +162,13 @@ def _table(every: Sequence[Place], records: Records, field: str) -> Float[ndarra
 def _edits(
     model: HookedTransformer,
     cases: Mapping[EditCase, EditScore],
-    editors: Mapping[Place, tuple[str, Joint]],
+    editors: Mapping[CandidateSite, tuple[str, Joint]],
     make: Callable[[Sequence[Editor]], list[Arm]],
     assessment: Assessment,
     journal: Journal,
-) -> dict[Place, list[Outcome]]:
+) -> dict[CandidateSite, list[Outcome]]:
     """Each case edited at every place; one key position at a time, for moments take memory."""
-    found: dict[Place, list[Outcome]] = {}
+    found: dict[CandidateSite, list[Outcome]] = {}
     for where in positions_of(editors):
         own = {place: editors[place] for place in editors if place.where == where}
         ready = functools.cache(functools.partial(make, [editor for _, editor in own.values()]))
@@ -175,6 +183,6 @@ def _edits(
     return found
 
 
-def _one_of(ready: Callable[[], list[Arm]], number: int) -> Edits:
+def _one_of(ready: Callable[[], list[Arm]], number: int) -> PreparedEditor:
     """What one of several editors makes, which are made ready together when the first is wanted."""
     return lambda requests: ready()[number].make(requests)

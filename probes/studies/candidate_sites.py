@@ -16,10 +16,10 @@ from kedit.models.prompts import KeyPosition
 POSITIONS: tuple[KeyPosition, ...] = ("subject_last", "object_last", "last")
 HALVES: tuple[Half, ...] = ("mlp", "attn")
 # among few of Gemma’s 262,144 words, in one wording, without a family: all would take far longer
-PLAINLY = "training.words=1000:wordings=0:family=0"
+FAST_SETTINGS = "training.words=1000:wordings=0:family=0"
 
 
-class Place(NamedTuple):
+class CandidateSite(NamedTuple):
     """A write site, or one head's rows of W_O, at a key position."""
 
     layer: int
@@ -41,7 +41,7 @@ class Place(NamedTuple):
     def spec(self, settings: str) -> str:
         """The same editor as a command line has it."""
         spec = f"joint:layers=({self.layer},):halves=('{self.half}',):where={self.where}"
-        return ":".join(filter(None, (spec, PLAINLY, settings.strip(":"))))
+        return ":".join(filter(None, (spec, FAST_SETTINGS, settings.strip(":"))))
 
 
 def plain_joint(model: HookedTransformer, settings: str) -> Joint:
@@ -53,15 +53,15 @@ def plain_joint(model: HookedTransformer, settings: str) -> Joint:
     Raises:
         InputError: it has no such setting, or not with such a value.
     """
-    spec = ":".join(filter(None, ("joint:layers=(0,)", PLAINLY, settings.strip(":"))))
+    spec = ":".join(filter(None, ("joint:layers=(0,)", FAST_SETTINGS, settings.strip(":"))))
     made = make_editor(spec, model, "relation")
     assert isinstance(made, Joint)
     return made
 
 
-def places(
+def candidate_sites(
     model: HookedTransformer, layers: Sequence[int], positions: Sequence[KeyPosition]
-) -> list[Place]:
+) -> list[CandidateSite]:
     """By key position and layer: W_out, W_O, and W_O's heads.
 
     Args:
@@ -79,7 +79,7 @@ def places(
     if strange:
         raise InputError(f"layers {' '.join(strange)}: the model has 0 to {n_layers - 1}")
     return [
-        Place(layer, half, head, where)
+        CandidateSite(layer, half, head, where)
         for where in POSITIONS
         if where in positions
         for layer, half in itertools.product(sorted(set(layers)) or range(n_layers), HALVES)
@@ -87,7 +87,7 @@ def places(
     ]
 
 
-def positions_of(every: Iterable[Place]) -> list[KeyPosition]:
+def positions_of(every: Iterable[CandidateSite]) -> list[KeyPosition]:
     """The key positions that places are at, in the order of POSITIONS."""
     there = {place.where for place in every}
     return [where for where in POSITIONS if where in there]
