@@ -74,7 +74,7 @@ def test_random_heads_are_drawn_by_seed_in_the_layers_of_both() -> None:
 
 @pytest.mark.parametrize("n", [-1, 4, 5])
 def test_as_many_heads_as_a_layer_has_are_not_drawn(n: int) -> None:
-    with pytest.raises(InputError, match=f"--heads {n}: from 1 to 3 of a layer's 4"):
+    with pytest.raises(InputError, match=f"--n-random-heads {n}: from 1 to 3 of a layer's 4"):
         with_random_heads(Joint(layers=(0,)), 4, n, draws=1, seed=0)
 
 
@@ -120,7 +120,7 @@ def test_a_stopped_run_goes_on_with_what_is_missing(run: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"heads": 4}, "--heads 4: fewer than a layer's 4 are wanted"),
+        ({"n_random_heads": 4}, "--n-random-heads 4: fewer than a layer's 4 are wanted"),
         ({"tuned": "nothing.json"}, "--tuned nothing.json: there is no such file"),
         ({"skip": 10**6}, "--skip 1000000 leaves none of the"),
     ],

@@ -241,7 +241,7 @@ def test_a_bad_record_costs_only_itself(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ({"positions": ["first"]}, "--positions first: one of subject_last"),
         ({"layers": [1, 4]}, "--layers 1 4: toy has layers 0 to 3"),
-        ({"neighbours": 0}, "--neighbours 0"),
+        ({"n_neighbours": 0}, "--n-neighbours 0"),
         ({"settings": "nonsense=1"}, "Joint has no 'nonsense'"),
         ({"skip": 10_000}, "--skip 10000"),
     ],
@@ -383,7 +383,7 @@ def test_the_study_runs_in_memory_and_a_journal_saves_it_from_doing_work_again(
     journal.replace(read_lines(run / "records.jsonl").records)
     found = to_edit(TOY, ["relation"])
     cases = found.cases
-    settings = {"layers": LAYERS, "neighbours": 6, "settings": STRONG, "best": 3, "chunks": 1}
+    settings = {"layers": LAYERS, "n_neighbours": 6, "settings": STRONG, "best": 3, "chunks": 1}
     told = choose_sites(toy, cases, pool=found.every, **settings, journal=journal)
     assert told.to_record() == saved.to_record()
     made = SiteFindings.from_record(told.to_record())

@@ -198,16 +198,16 @@ def test_before_an_edit_gemma_prefers_the_true_object_and_keeps_to_one_line(
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    editing, patching, tracing = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    tracing, patching, editing, comparing = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     names: dict = {}
-    exec(patching, names)
-    heads = [row for row in names["trace"].strongest() if row["site"] == "z"]
-    assert (heads[0]["layer"], heads[0]["head"], heads[0]["token"]) == (11, 3, " to")
-    assert len(names["rows"]) == 3 * len(names["trace"].labels) * 18 * (3 + 4)
-    exec(tracing.replace("[:5]", "[:1]"), names)
+    exec(tracing, names)
     effect = names["trace"].grids["resid_post"].indirect_effect("prob")
     assert effect.shape == (18, len(names["trace"].labels))
     assert effect.max() > 0.1
+    exec(patching, names)
+    first = names["grid"].strongest()[0]
+    assert (first["layer"], first["head"], first["token"]) == (11, 3, " to")
+    exec(comparing.replace("[:5]", "[:1]"), names)
     assert [one.editor for one in names["result"].editors] == ["rome", "joint:layers=(11,)"]
     assert names["scores"].n_cases == 1
     exec(editing, names)
@@ -232,9 +232,9 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert changed == list(edit.deltas) == ["blocks.5.mlp.W_out"]
 
 
-def test_the_readmes_own_facts_are_known_and_can_be_edited(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (lines,) = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
+def test_the_facts_of_the_docs_are_known_and_can_be_edited(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "own-facts.md").read_text(encoding="utf-8")
+    lines = re.findall(r"```json\n(.*?)```", page, re.DOTALL)[0]
     file = tmp_path / "facts.jsonl"
     file.write_text(lines, encoding="utf-8")
     assert all(case.relation for case in load_cases(file))
@@ -245,7 +245,7 @@ def test_the_readmes_own_facts_are_known_and_can_be_edited(tmp_path: Path) -> No
 def test_romes_edits_from_either_side_are_said_and_undone_to_the_bit() -> None:
     model = gemma()
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    rome = f"rome:text={ROOT / 'README.md'}:n_tokens=4096"
+    rome = f"rome:text={ROOT / 'docs' / 'architecture.md'}:n_tokens=4096"
     cases = builtin.cases()[:981:250]
     sides: tuple[tuple[str, Perspective], ...] = (
         (rome, "entity"),
