@@ -1,4 +1,4 @@
-"""kedit: where a language model keeps a relation, and what changes when a fact is edited.
+"""kedit traces where a language model keeps a relation, and measures what editing a fact changes.
 
     import kedit
 
@@ -6,7 +6,7 @@
     fact = kedit.Fact.of("The capital of {} is called", "Japan", "Tokyo", relation="capital")
     kedit.trace(model, fact, corrupt="relation").plot()
 
-The names of the public face are fetched when they are asked for, so that `import kedit` is quick.
+The public names are imported only when they are used, so that `import kedit` is quick.
 """
 
 import os
@@ -15,8 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if "torch" not in sys.modules:
-    # Threads that wait by spinning make everything several times slower beside one other busy
-    # process. OpenMP reads this once, when torch is loaded; what a user has set stays.
+    # Threads that spin while they wait make everything several times slower as soon as one other
+    # process is busy. OpenMP reads this variable once, when torch is loaded; a value that the user
+    # has set is not changed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ if TYPE_CHECKING:
     from probes.studies.tracing import trace_facts as trace_facts
     from probes.studies.write_sites import choose_sites as choose_sites
 
-# the public face: each name and the module that has it, "module:NAME" where it has another one
-# there; "" for a module itself
+# The public names. The value is the module that defines the name, "module:NAME" if the name
+# differs there, or "" if the name is a module of kedit itself.
 PUBLIC = {
     "editors": "",
     "load": "kedit.models.load",
@@ -84,10 +85,10 @@ PUBLIC = {
 def __getattr__(name: str) -> Any:
     if name not in PUBLIC:
         raise AttributeError(f"kedit has no {name!r}; its public names: {', '.join(PUBLIC)}")
-    module, _, known_as = PUBLIC[name].partition(":")
+    module, _, name_there = PUBLIC[name].partition(":")
     if not module:
         return import_module(f"kedit.{name}")
-    return getattr(import_module(module), known_as or name)
+    return getattr(import_module(module), name_there or name)
 
 
 def __dir__() -> list[str]:

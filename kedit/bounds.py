@@ -1,4 +1,7 @@
-"""What the options of commands and the settings of editors may be: one table, without torch."""
+"""One table of the values that options of commands and settings of editors may have.
+
+It needs no torch, so that a command can refuse a wrong option before anything slow is imported.
+"""
 
 import dataclasses
 import math
@@ -9,10 +12,10 @@ from kedit.errors import InputError
 
 
 class Bound(NamedTuple):
-    """Numbers from `low` to `high`.
+    """An interval of allowed numbers, from `low` to `high`.
 
     Args:
-        without: which of the two is no such number itself: "low", "high", "both", or "" for none.
+        without: which of the two ends is itself excluded: "low", "high", "both", or "" for none.
     """
 
     low: int | float
@@ -20,7 +23,7 @@ class Bound(NamedTuple):
     without: str = ""
 
     def holds(self, value: int | float) -> bool:
-        """Whether `value` is among them, and finite."""
+        """Whether `value` is finite and lies in the interval."""
         above = self.low < value if self.without in ("low", "both") else self.low <= value
         below = value < self.high if self.without in ("high", "both") else value <= self.high
         return above and below and math.isfinite(value)
@@ -38,7 +41,7 @@ class Bound(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Words that a text, or each of a list of texts, may be."""
+    """The allowed words for a text, or for each text of a list."""
 
     words: tuple[str, ...]
 
@@ -53,10 +56,11 @@ NOT_NEGATIVE, POSITIVE, AT_LEAST_ONE = Bound(0), Bound(0, without="low"), Bound(
 SHARE, BELOW_ONE = Bound(0, 1), Bound(0, 1, without="high")
 RATE = Bound(0, 1, without="low")
 FINITE = Bound(-math.inf)
-TWO = Bound(2)  # tokens of a chunk: the first is predicted from nothing where there is no BOS
+# a chunk has at least two tokens: without BOS nothing comes before its first token and predicts it
+TWO = Bound(2)
 
-# By the name of an option or a setting; "owner.name" where an experiment or an editor has a rule of
-# its own. Texts and truth values without a rule are looked at where they are used.
+# The rule for each option or setting by name, or by "owner.name" if one experiment or editor needs
+# a different rule. Texts and booleans without a rule are checked where they are used.
 RULES: Mapping[str, Bound | Choice] = {
     **dict.fromkeys(
         (
@@ -102,12 +106,17 @@ RULES: Mapping[str, Bound | Choice] = {
 
 
 def rule_of(owner: str, name: str) -> Bound | Choice | None:
-    """What an option of an experiment, or a setting of an editor, may be; None: anything."""
+    """The rule for an option of an experiment or a setting of an editor; None: anything is allowed.
+
+    Args:
+        owner: the experiment or editor, in lower case.
+        name: the option or setting.
+    """
     return RULES.get(f"{owner}.{name}", RULES.get(name))
 
 
 def broken(owner: str, name: str, value: Any) -> tuple[Any, Bound | Choice] | None:
-    """The part of `value` that breaks its rule, and that rule; None where all is well."""
+    """The part of `value` that breaks its rule, with that rule; None if no part does."""
     rule = rule_of(owner, name)
     for part in _parts(value):
         is_number = isinstance(part, (int, float)) and not isinstance(part, bool)
@@ -119,17 +128,21 @@ def broken(owner: str, name: str, value: Any) -> tuple[Any, Bound | Choice] | No
 
 
 def require_in_bounds(settings: Any) -> None:
-    """Raises InputError for a setting of `settings`, a dataclass, that breaks its rule."""
+    """Checks all fields of `settings`, a dataclass, against their rules.
+
+    Raises:
+        InputError: a field breaks its rule.
+    """
     owner = type(settings).__name__.lower()
     for field in dataclasses.fields(settings):
         if found := broken(owner, field.name, getattr(settings, field.name)):
-            raise InputError(f"{owner}:{field.name}={found[0]}: {found[1]} is wanted")
+            raise InputError(f"{owner}:{field.name}={found[0]}: must be {found[1]}")
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """`value`, or what is in it where it is a tuple or a list."""
+    """Yields `value` itself, or all items of a tuple or list, nested ones too."""
     if isinstance(value, (tuple, list)):
-        for one in value:
-            yield from _parts(one)
+        for item in value:
+            yield from _parts(item)
     else:
         yield value

@@ -1,4 +1,8 @@
-"""Tensors in files: written whole, with a checksum, which is compared when they are read."""
+"""Saves tensors to safetensors files with a checksum, and checks it when they are loaded.
+
+`store` and `load` are for caches: a failure is logged, and the numbers are computed again. `write`
+and `read` are for results: a failure is an error.
+"""
 
 import contextlib
 import hashlib
@@ -18,89 +22,100 @@ log = logging.getLogger("kedit")
 
 CHECKSUM = "checksum"
 Tensors = Mapping[str, Tensor]
-Metadata = Mapping[str, str]  # what stands in a file beside its tensors
+Metadata = Mapping[str, str]  # names and texts in the header of a safetensors file
 
 
 def hashed(tensor: Tensor) -> str:
-    """A digest of all its numbers, wherever and in whatever order they lie in memory."""
+    """Returns a SHA-256 digest of a tensor's dtype, shape and numbers.
+
+    It does not depend on the tensor's device or on the order of its numbers in memory.
+    """
     plain = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
     digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def write(file: Path, tensors: Tensors, told: Metadata) -> str:
-    """Writes `file` whole or not at all, and gives its checksum: of the tensors and of `told`.
+def write(file: Path, tensors: Tensors, metadata: Metadata) -> str:
+    """Writes `file` completely or not at all, and returns its checksum.
+
+    The checksum covers the tensors and `metadata`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    checksum = _checksum(tensors, _lines(told))
+    checksum = _checksum(tensors, _lines(metadata))
     file.parent.mkdir(parents=True, exist_ok=True)
-    _save(file, file.with_name(f".{file.name}.part"), tensors, {**told, CHECKSUM: checksum})
+    _save(file, file.with_name(f".{file.name}.part"), tensors, {**metadata, CHECKSUM: checksum})
     return checksum
 
 
 def read(file: Path) -> tuple[Tensors, Metadata]:
-    """Tensors of a safetensors file, and what stands beside them, for `checksum_of` to look at.
+    """Reads the tensors and the metadata of a safetensors file; `checksum_of` then checks them.
 
     Raises:
-        OSError, SafetensorError: there is no such file, or it is none of safetensors.
+        OSError, SafetensorError: there is no such file, or it is not a safetensors file.
     """
     with safe_open(file, "pt") as opened:
-        told = dict(opened.metadata() or {})
-        # copied: the file may be replaced, or cut, while they are in use
-        return {name: opened.get_tensor(name).clone() for name in opened.keys()}, told  # noqa: SIM118
+        metadata = dict(opened.metadata() or {})
+        # copies, because the file may be replaced or truncated while the tensors are in use
+        tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+        return tensors, metadata
 
 
-def checksum_of(tensors: Tensors, told: Metadata) -> str:
-    """The checksum in what was read, if it is right; else ""."""
-    rest = {name: text for name, text in told.items() if name != CHECKSUM}
-    found = told.get(CHECKSUM, "")
+def checksum_of(tensors: Tensors, metadata: Metadata) -> str:
+    """Returns the checksum in `metadata` if it fits the rest of the file, else ""."""
+    rest = {name: text for name, text in metadata.items() if name != CHECKSUM}
+    found = metadata.get(CHECKSUM, "")
     return found if found == _checksum(tensors, _lines(rest)) else ""
 
 
-def store(file: Path, tensors: Tensors, told: Metadata) -> None:
-    """Writes a file of the cache; with `told`, for those who look into it.
+def store(file: Path, tensors: Tensors, metadata: Metadata) -> None:
+    """Writes a file of the cache, with `metadata` for people who look into the file.
 
-    Where that cannot be done (the disk is full, say), it is logged: what took so long is not lost.
+    If the file cannot be written (the disk is full, say), this is only logged, so that the caller
+    can still use the tensors, which may have taken long to compute.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # two processes may make the same file at once
+        # in a scratch folder, because two processes may write the same file at once
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             checksum = _checksum(tensors, [file.name])
-            _save(file, Path(scratch, file.name), tensors, {**told, CHECKSUM: checksum})
+            _save(file, Path(scratch, file.name), tensors, {**metadata, CHECKSUM: checksum})
     except (OSError, SafetensorError) as error:
         log.warning(
-            "Nothing is kept in %s (%s): KEDIT_CACHE can name another folder", file.parent, error
+            "The cache %s cannot be written (%s): name another folder in KEDIT_CACHE",
+            file.parent,
+            error,
         )
 
 
 def load(file: Path) -> Tensors | None:
-    """What `store` wrote; None if nothing is there, or not what was written."""
+    """Reads what `store` wrote; returns None if there is no such file or it is damaged."""
     try:
-        tensors, told = read(file)
+        tensors, metadata = read(file)
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError) as error:
-        log.warning("%s cannot be read and is made anew: %s", file, error)
+        log.warning("%s cannot be read and is computed again: %s", file, error)
         return None
-    # by its name, which says what the numbers are; `told` is for people only
-    if told.get(CHECKSUM) != _checksum(tensors, [file.name]):
-        log.warning("%s is damaged and is made anew: its checksum is wrong", file)
+    # The checksum covers the file's name, which identifies the numbers, and not the metadata, which
+    # is for people only.
+    if metadata.get(CHECKSUM) != _checksum(tensors, [file.name]):
+        log.warning("%s is damaged and is computed again: its checksum is wrong", file)
         return None
     return tensors
 
 
-def _save(file: Path, scratch: Path, tensors: Tensors, told: Metadata) -> None:
+def _save(file: Path, scratch: Path, tensors: Tensors, metadata: Metadata) -> None:
+    """Writes `scratch` and moves it to `file`, so that `file` is never incomplete."""
     try:
         scratch.touch()
         mode = scratch.stat().st_mode
-        save_file(dict(tensors), scratch, dict(told))
-        scratch.chmod(mode)  # save_file makes files that nobody else may read
+        save_file(dict(tensors), scratch, dict(metadata))
+        scratch.chmod(mode)  # save_file removes the permission of others to read the file
         scratch.replace(file)
-    except SafetensorError as error:  # a full disk, say
+    except SafetensorError as error:  # safetensors reports a full disk in this way, for example
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
@@ -110,11 +125,11 @@ def _save(file: Path, scratch: Path, tensors: Tensors, told: Metadata) -> None:
             scratch.unlink()
 
 
-def _lines(told: Metadata) -> list[str]:
-    return [f"{name} {told[name]}" for name in sorted(told)]
+def _lines(metadata: Metadata) -> list[str]:
+    return [f"{name} {metadata[name]}" for name in sorted(metadata)]
 
 
 def _checksum(tensors: Tensors, lines: list[str]) -> str:
-    """Of the tensors' names and numbers, and of lines that say what they are."""
-    told = [*lines, *(f"{name} {hashed(tensors[name])}" for name in sorted(tensors))]
-    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogatepass")).hexdigest()
+    """Returns a SHA-256 digest of the tensors' names and numbers, and of lines that describe them."""
+    lines = [*lines, *(f"{name} {hashed(tensors[name])}" for name in sorted(tensors))]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,6 +1,7 @@
-"""Digests of files and of tensors, at the speed of memory: xxHash, 128 bits.
+"""Fast digests of files and tensors (xxHash, 128 bits), which detect accidental changes.
 
-They tell what has changed by accident; nobody who wants to deceive is kept from it.
+xxHash runs at the speed of memory, but is not cryptographic: it does not protect against anybody
+who changes a file on purpose.
 """
 
 from pathlib import Path
@@ -9,11 +10,11 @@ import torch
 import xxhash
 from torch import Tensor
 
-PIECE = 1 << 22  # numbers that are converted at once, so that a digest takes no memory to speak of
+PIECE = 1 << 22  # numbers that are converted to float32 at once: a digest needs little memory
 
 
 def of_file(path: Path) -> str:
-    """Of all bytes of a file."""
+    """Returns the digest of a file's bytes."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as raw:
         while chunk := raw.read(1 << 20):
@@ -22,7 +23,10 @@ def of_file(path: Path) -> str:
 
 
 def of_files(folder: Path, endings: tuple[str, ...]) -> str:
-    """Of the names and bytes of the files of a folder, not of those below it, with such endings."""
+    """Returns one digest of the names and bytes of a folder's files whose names have such endings.
+
+    Files in subfolders do not count.
+    """
     digest = xxhash.xxh3_128()
     for file in sorted(folder.iterdir()):
         if file.name.endswith(endings) and file.is_file():
@@ -31,11 +35,11 @@ def of_files(folder: Path, endings: tuple[str, ...]) -> str:
 
 
 def of_tensor(tensor: Tensor, order: tuple[int, ...] = ()) -> str:
-    """Of a tensor's shape, and of all its numbers as float32, on whatever device they are.
+    """Returns the digest of a tensor's shape and of its numbers as float32, on any device.
 
     Args:
-        order: in which the axes are read, the slowest first; without it as they come. Where the
-            numbers lie in memory in this order, none of them is moved.
+        order: the order in which the axes are read, slowest axis first; empty: their own order.
+            If the numbers lie in memory in this order, they are not copied.
     """
     digest = xxhash.xxh3_128(f"{tuple(tensor.shape)}".encode())
     numbers = tensor.detach().permute(order or tuple(range(tensor.ndim))).reshape(-1)

@@ -1,21 +1,24 @@
-"""What can be wrong with what a user gives: each message names it, what was wanted and the mend."""
+"""Errors for input that cannot be used.
+
+Each message names the option or record, says what came and what is needed, and what to do.
+"""
 
 
 class InputError(ValueError):
-    """Something given from outside cannot be used; a command prints the message and stops."""
+    """An option, setting, file or model cannot be used; a command prints the message and stops."""
 
 
 class ModelUnavailable(InputError):
-    """No such model, or it cannot be had from here."""
+    """A model does not exist, or cannot be loaded on this machine."""
 
 
 class RecordError(InputError):
-    """A record of a data file breaks its schema."""
+    """A record of a data file lacks a needed field, or a field has a value that is not allowed."""
 
 
 class SpanError(InputError):
-    """Subject or relation words of a fact cannot be found as tokens of its prompt."""
+    """The subject or the relation words of a fact cannot be found among its prompt's tokens."""
 
 
 class NoReplacement(InputError):
-    """Nothing of the same token length can stand in for the words to corrupt."""
+    """No other words with the same number of tokens can replace the words to corrupt."""

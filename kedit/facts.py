@@ -1,4 +1,4 @@
-"""What a fact is, what an edit asks for, and what it is tested with: words only, no tokens."""
+"""Defines facts, edit requests and edit cases as plain text, without tokens or a model."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,20 +6,21 @@ from typing import Literal
 from kedit.errors import RecordError
 from kedit.spacing import without_end_blanks
 
-Kind = Literal["symmetric", "asymmetric", "hierarchical", ""]  # "": not known
+Kind = Literal["symmetric", "asymmetric", "hierarchical", ""]  # "": unknown
 Perspective = Literal["entity", "relation"]
 Group = Literal[
     "efficacy", "paraphrase", "neighborhood", "other relations", "portability",
     "removal", "removal paraphrase", "other objects",
 ]  # fmt: skip
 CharSpan = tuple[int, int]  # [start, end) in characters of the prompt
-NO_RELATION = "None"  # RaKE's word for a pair without a relation
+NO_RELATION = "None"  # RaKE's answer for a pair of subject and object without a relation
 
 
 def _strip(record: object, *fields: str) -> None:
-    """Takes the blanks off both ends of these fields of a frozen dataclass.
+    """Strips blanks from both ends of these fields of a frozen dataclass.
 
-    An answer's blank belongs to its prompt; one of its own would make other tokens of it.
+    The blank between a prompt and its answer is added when they are joined. A second blank in the
+    answer would change the answer's tokens.
     """
     for field in fields:
         object.__setattr__(record, field, getattr(record, field).strip())
@@ -27,35 +28,37 @@ def _strip(record: object, *fields: str) -> None:
 
 @dataclass(frozen=True)
 class Relation:
-    """A Wikidata property: its id, the noun phrase that names it, and how it behaves."""
+    """A Wikidata property: its id, the noun phrase that names it, its kind and its domain."""
 
     id: str
     name: str
     kind: Kind = ""
-    domain: str = ""  # what its subjects are ("country"); relations of one domain can be exchanged
+    domain: str = ""  # what its subjects are, such as "country"; needed to swap relations' words
     aliases: tuple[str, ...] = ()  # other noun phrases for it
 
     def __post_init__(self) -> None:
-        _strip(self, "name")  # it is an answer on the relation side
+        _strip(self, "name")  # the name is an answer in requests of the relation side
 
 
 @dataclass(frozen=True)
 class Fact:
-    """(subject, relation, object) and a template whose completion is the object.
+    """A subject, a relation, an object, and a template whose completion is the object.
 
-    Blanks around subject and object and at the template's end are dropped; a new line at its end
-    stays. What joins the object to the prompt is told by the prompt (`kedit.spacing.separator`).
+    Blanks around subject and object and at the end of the template are dropped; a new line at its
+    end stays. The end of the prompt decides whether a blank joins the object to it
+    (`kedit.spacing.separator`).
 
     Args:
         template: text with one `{}` for the subject, ending where the object begins.
-        relation_words: the substrings of `template` that carry the relation, left to right; when
-            empty, all of it but the subject does.
-        rival: another object of the relation, which the traced token has to tell `object` from:
-            tokens that both begin with are put into the prompt (`kedit.models.prompts.encode`); ""
-            for none.
+        relation_words: the substrings of `template` that carry the relation, from left to right;
+            empty: all of the template except the subject.
+        rival: another object of the relation, "" for none. The traced token must distinguish
+            `object` from it: tokens with which both begin are moved to the end of the prompt
+            (`kedit.models.prompts.encode`).
 
     Raises:
-        RecordError: an empty field, not exactly one `{}`, words not found.
+        RecordError: a field is empty, the template does not have exactly one `{}`, or the relation
+            words are not in it.
     """
 
     subject: str
@@ -69,29 +72,31 @@ class Fact:
         for field in ("subject", "object", "template"):
             text = getattr(self, field)
             if not isinstance(text, str) or not text.strip():
-                raise RecordError(f"{field}: a text is wanted, got {text!r}")
+                raise RecordError(f"{field}: must be a text that is not empty, got {text!r}")
         _strip(self, "subject", "object", "rival")
         object.__setattr__(self, "template", without_end_blanks(self.template))
         if self.template.count("{}") != 1:
-            raise RecordError(f"template: exactly one {{}} is wanted, got {self.template!r}")
-        _ = self.relation_spans  # raises where the words are not found
+            raise RecordError(f"template: must have exactly one {{}}, got {self.template!r}")
+        _ = self.relation_spans  # raises if the words are not found
 
     @classmethod
     def of(cls, prompt: str, subject: str, object: str, relation: str = "") -> "Fact":
-        """A fact of one's own: kedit.Fact.of("The capital of {} is", "Japan", "Tokyo", "capital").
+        """Makes a fact from a prompt and words.
+
+        For example: kedit.Fact.of("The capital of {} is", "Japan", "Tokyo", "capital").
 
         Args:
-            prompt: what ends where the object begins; {} stands for the subject, or the subject
-                itself stands in it once.
-            relation: the noun phrase that names the relation; edits of its side need it.
+            prompt: text that ends where the object begins, with {} in place of the subject or with
+                the subject itself, once.
+            relation: the noun phrase that names the relation; edits of the relation side need it.
 
         Raises:
-            RecordError: as `Fact`, or the prompt has no place for the subject, or several.
+            RecordError: as for `Fact`, or the prompt contains the subject not at all or repeatedly.
         """
         if "{}" not in prompt:
             if prompt.count(subject) != 1:
                 raise RecordError(
-                    f"prompt: {{}} or the subject {subject!r} is wanted in it once, got {prompt!r}"
+                    f"prompt: must have {{}} or the subject {subject!r} once, got {prompt!r}"
                 )
             prompt = prompt.replace(subject, "{}")
         return cls(subject, Relation(relation, relation), object, prompt)
@@ -107,7 +112,7 @@ class Fact:
 
     @property
     def relation_spans(self) -> tuple[CharSpan, ...]:
-        """Where the relation's words stand in the prompt, left to right: one span or several."""
+        """The spans of the relation's words in the prompt, in characters, from left to right."""
         gap = self.template.index("{}")
         grown = len(self.subject) - len("{}")
         spans: list[CharSpan] = []
@@ -126,8 +131,8 @@ class Fact:
                 over_gap = start < gap + len("{}") and after > gap
                 if start < 0 or not words.strip() or over_gap:
                     raise RecordError(
-                        f"relation_words: {words!r} is not in {self.template!r}, "
-                        "in order and beside {}"
+                        f"relation_words: {words!r} is not in {self.template!r}; the words must "
+                        "be parts of the template outside of {}, in their order"
                     )
                 spans.append((start, after))
         if not spans:
@@ -139,18 +144,21 @@ class Fact:
 
 @dataclass(frozen=True)
 class EditRequest:
-    """A wanted change: after `fact.prompt` the model shall say `target`, not `fact.object`.
+    """A requested change: after `fact.prompt` the model should say `target`, not `fact.object`.
 
-    entity: "The mother tongue of S is", from the true object to another. relation: "The relation
-    between S and O* is", from NO_RELATION to the relation's name, and `removal` back from it.
+    On the entity side, the object changes: after "The mother tongue of S is" from the true object
+    to another one. On the relation side, the relation changes: after "The relation between S and
+    O* is" from NO_RELATION to the relation's name, and after the prompt of `removal`, which names
+    the old object, from the relation's name to NO_RELATION.
 
     Args:
         mentioned: the object that the prompt spells out (relation side), else "".
-        removal: a fact that shall end, its object replaced by NO_RELATION (relation side).
-        mentioned_by_removal: the object that its prompt spells out.
+        removal: the fact that should cease to hold, so that its prompt is answered by NO_RELATION
+            (relation side).
+        mentioned_by_removal: the object that the prompt of `removal` spells out.
 
     Raises:
-        RecordError: an empty target, or one that is said already.
+        RecordError: the target is empty, or is the fact's object already.
     """
 
     fact: Fact
@@ -163,25 +171,28 @@ class EditRequest:
     def __post_init__(self) -> None:
         _strip(self, "target", "mentioned", "mentioned_by_removal")
         if not self.target:
-            raise RecordError("target: a text is wanted, got none")
+            raise RecordError("target: must be a text that is not empty")
         if self.target == self.fact.object:
             raise RecordError(f"target: {self.target!r} is what the fact says already")
 
     @property
     def demands(self) -> tuple["Demand", ...]:
-        """What is to be said after which prompt: the change itself, then the removal, if any."""
-        asked = [Demand(self.fact, self.target, self.mentioned)]
+        """The prompts with their targets: the change itself, then the removal if there is one."""
+        demands = [Demand(self.fact, self.target, self.mentioned)]
         if self.removal:
-            asked.append(Demand(self.removal, NO_RELATION, self.mentioned_by_removal))
-        return tuple(asked)
+            demands.append(Demand(self.removal, NO_RELATION, self.mentioned_by_removal))
+        return tuple(demands)
 
 
 def seen_from_relation(entity: EditRequest, adding: str, removing: str) -> EditRequest:
-    """The same change from the other side: subject and new object come to have the relation, and
-    subject and old object lose it.
+    """Builds the relation-side request for the same change as `entity`.
+
+    It requests that the subject and the new object have the relation, and that the subject and the
+    old object no longer have it.
 
     Args:
-        adding, removing: templates that spell out the new object, and the old one.
+        adding: a template for the subject that spells out the new object.
+        removing: a template for the subject that spells out the old object.
     """
     fact, name = entity.fact, entity.fact.relation.name
     return EditRequest(
@@ -196,7 +207,11 @@ def seen_from_relation(entity: EditRequest, adding: str, removing: str) -> EditR
 
 @dataclass(frozen=True)
 class Demand:
-    """After `fact.prompt`, which spells out `mentioned` (or nothing), `target` is to be said."""
+    """One prompt of a request: after `fact.prompt` the model should say `target`.
+
+    Args:
+        mentioned: the object that the prompt spells out, "" for none.
+    """
 
     fact: Fact
     target: str
@@ -205,16 +220,16 @@ class Demand:
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt that is put to the model before and after an edit.
+    """A test prompt that is scored before and after an edit.
 
     Args:
-        perspective, group: which metric it counts for.
-        answer: what an edit that works leaves the model saying; "" stands for the word that the
-            unedited model says (R-Specificity of RETS, where no dataset knows the true object).
-        rival: what must be less probable than `answer`; "" if nothing is weighed against it.
-        aliases: other wordings of `label` (of `answer` where there is none), counted as such in
-            generated text.
-        label: the relation's name whose rank among all relations' names is asked; "" for none.
+        perspective, group: the side and the measure that the prompt counts for.
+        answer: the right answer after a successful edit. "" means the word that the unedited model
+            says (R-Specificity of RETS, where no data set has the true object).
+        rival: the answer that should be less probable than `answer`; "" for none.
+        aliases: other wordings of `label` (of `answer` if there is no label), which also count as
+            right in generated text.
+        label: the relation's name that is ranked among the names of all relations; "" for none.
     """
 
     perspective: Perspective
@@ -229,22 +244,22 @@ class Probe:
         _strip(self, "answer", "rival", "label")
         object.__setattr__(self, "prompt", without_end_blanks(self.prompt))
         if not self.prompt.strip():
-            raise RecordError(f"prompt: a text is wanted, got {self.prompt!r}")
+            raise RecordError(f"prompt: must be a text that is not empty, got {self.prompt!r}")
         if not (self.answer or self.rival):
-            raise RecordError(f"{self.prompt!r}: neither an answer nor a rival to it")
+            raise RecordError(f"{self.prompt!r}: must have an answer or a rival")
 
 
 @dataclass(frozen=True)
 class EditCase:
-    """A record of a benchmark: one change, seen from both sides, and what it is tested with.
+    """A record of a benchmark: one change as requests of both sides, and the prompts that test it.
 
     Args:
-        id: of the record, unique in its file.
-        entity, relation: the two requests; `relation` is None where the data has no relation side.
-        probes: all prompts that are scored, of both sides.
-        generation: prompts that text is generated from, for its fluency.
+        id: the record's name, unique in its file.
+        entity, relation: the two requests; `relation` is None if the data has no relation side.
+        probes: all test prompts, of both sides.
+        generation: prompts from which text is generated to measure its fluency.
         lacks: what the record does not have, in words ("paraphrases", "relation neighbours").
-        others: further requests of either side, which are made together with the first two (a
+        others: further requests of either side that are edited together with the first ones (a
             record of MQuAKE has several edits).
     """
 
@@ -257,19 +272,19 @@ class EditCase:
     others: tuple[EditRequest, ...] = ()
 
     def requests(self, perspective: Perspective) -> tuple[EditRequest, ...]:
-        """All requests of one side.
+        """Returns all requests of one side.
 
         Raises:
-            RecordError: the record has no relation side.
+            RecordError: the relation side is requested, and the record has none.
         """
-        further = (one for one in self.others if one.perspective == perspective)
+        further = (request for request in self.others if request.perspective == perspective)
         return (self.request(perspective), *further)
 
     def request(self, perspective: Perspective) -> EditRequest:
-        """The request of one side; the first one where there are several.
+        """Returns the request of one side, or the first one if there are several.
 
         Raises:
-            RecordError: the record has no relation side.
+            RecordError: the relation side is requested, and the record has none.
         """
         if perspective == "entity":
             return self.entity

@@ -1,4 +1,4 @@
-"""One attention head: its place in the model, and its name."""
+"""Names attention heads by layer and index."""
 
 import re
 from typing import NamedTuple
@@ -7,7 +7,10 @@ from kedit.errors import InputError
 
 
 class Head(NamedTuple):
-    """Ordered by layer. `str` names it as figures and command lines do: L11H2."""
+    """One attention head: its layer and its index within the layer.
+
+    Heads sort by layer. `str` gives the name that figures and command lines use: L11H2.
+    """
 
     layer: int
     head: int
@@ -17,12 +20,12 @@ class Head(NamedTuple):
 
     @classmethod
     def named(cls, name: str) -> "Head":
-        """The inverse of `str`; "11.2" will do too.
+        """Returns the head with this name, such as "L11H2" or "11.2".
 
         Raises:
-            InputError: it is not a head's name.
+            InputError: `name` has neither form.
         """
         found = re.fullmatch(r"(?:L(\d{1,6})H|(\d{1,6})\.)(\d{1,6})", name.strip(), re.IGNORECASE)
         if not found:
-            raise InputError(f"head {name!r:.80}: a name as L11H2 or 11.2 is wanted")
+            raise InputError(f"head {name!r:.80}: must be a name such as L11H2 or 11.2")
         return cls(int(found[1] or found[2]), int(found[3]))

@@ -1,6 +1,7 @@
-"""A journal of what a study has finished: records and tensors by key, in memory or in a folder.
+"""Keeps the finished records and tensors of a study, so that it can be stopped and continued.
 
-A study that is given the same journal again goes on from there: what is in it is not done again.
+A study that gets the same journal again skips the items that have a record in it. `Journal` keeps
+them in memory, `kedit.run_folder.RunFolder` on disk.
 """
 
 import atexit
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Record = Mapping[str, Any]
-Finished = Record | tuple[Record, "Mapping[str, Tensor]"]  # a record, or one with its tensors
+Finished = Record | tuple[Record, "Mapping[str, Tensor]"]  # a record, or a record with tensors
 
-UNUSABLE = "not usable"  # why an item was skipped that raised InputError
+UNUSABLE = "not usable"  # the kind of reason ("why") for skipping an item that raised InputError
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Entry(Generic[Item]):
     """An item of a study with its record.
 
     Args:
-        record: what was found; or {"skipped": the reason in words, "why": its kind}.
+        key: the key of the record in the journal.
+        record: the finding, or {"skipped": the reason in words, "why": the kind of reason}.
     """
 
     item: Item
@@ -40,12 +42,18 @@ class Entry(Generic[Item]):
 
     @property
     def skipped(self) -> str:
-        """The reason why nothing was found; "" if something was."""
+        """The reason why the item was left out; "" if it was not."""
         return self.record.get("skipped", "")
 
 
 def skip(why: str, reason: str, **about: Any) -> dict[str, Any]:
-    """The record of an item that is left out: the kind of reason, the reason in words."""
+    """Builds the record of an item that is left out.
+
+    Args:
+        why: the kind of reason, such as UNUSABLE.
+        reason: the reason in words.
+        about: further fields of the record.
+    """
     return {**about, "skipped": reason, "why": why}
 
 
@@ -54,52 +62,55 @@ class Journal:
 
     def __init__(self) -> None:
         self.records: dict[str, dict[str, Any]] = {}
-        self._kept: dict[str, Mapping[str, Tensor]] = {}
-        self._asked: dict[str, str] = {}
+        self._tensors_of: dict[str, Mapping[str, Tensor]] = {}
+        self._settings: dict[str, str] = {}
         self._scratch: Path | None = None
 
     @property
     def where(self) -> str:
-        """Where a reader finds the records, for messages."""
+        """The place of the records, in words for messages."""
         return "the journal's records"
 
     def ask(self, study: str, **settings: Any) -> None:
-        """Notes under which settings a study asks, so that no other question gets its answers.
+        """Notes the settings of a study, and refuses to mix its results under other settings.
 
         Raises:
-            InputError: the journal holds answers of this study under other settings.
+            InputError: the journal was used by this study with other settings.
         """
         for name, value in settings.items():
-            before = self._asked.setdefault(f"{study} {name}", repr(value))
+            before = self._settings.setdefault(f"{study} {name}", repr(value))
             if before != repr(value):
                 raise InputError(
-                    f"this journal holds results of {study} with {name}={before:.60}, and "
-                    f"{value!r:.60} is asked now: give another journal"
+                    f"this journal holds results of {study} with {name}={before:.60}, but now it "
+                    f"is {value!r:.60}: use another journal"
                 )
 
     def add(self, key: str, record: Record, tensors: "Mapping[str, Tensor] | None" = None) -> None:
-        """Keeps one finished record, in the place of one with the same key if there is any.
+        """Adds a finished record, or replaces the record with the same key.
 
         Raises:
-            InputError: a number of it is NaN or infinite, which is no result.
+            InputError: a number of the record or of its tensors is NaN or infinite.
         """
         require_finite(f"the record {key}", record, tensors)
         self.records[key] = {"key": key, **record}
-        self._kept[key] = dict(tensors or {})
+        self._tensors_of[key] = dict(tensors or {})
 
     def tensors(self, key: str) -> "Mapping[str, Tensor]":
-        """The tensors of a record."""
-        return self._kept[key]
+        """Returns the tensors of a record."""
+        return self._tensors_of[key]
 
     def file(self, name: str) -> Path:
-        """Where a study keeps a file of its own; in memory, it lasts as long as the process."""
+        """Returns a path for a further file of a study, such as a checkpoint.
+
+        A journal in memory puts it into a scratch folder, which is removed when the process ends.
+        """
         if self._scratch is None:
             self._scratch = Path(tempfile.mkdtemp(prefix="kedit-"))
             atexit.register(shutil.rmtree, self._scratch, ignore_errors=True)
         return self._scratch / name
 
     def replace(self, records: Mapping[str, Record]) -> None:
-        """Has these records and no others."""
+        """Replaces all records by these."""
         self.records = {key: dict(record) for key, record in records.items()}
 
     # seven parameters: what is done, to what, and how it is shown
@@ -116,20 +127,23 @@ class Journal:
         name: Callable[[Item], str] | None = None,
         about: Callable[[Item], Record] = lambda item: {},
     ) -> Iterator[Entry[Item]]:
-        """Does `work` on each item that has no record yet, and gives every item with its record.
+        """Does `work` on each item that has no record yet, and yields every item with its record.
 
-        An item for which `work` raises InputError is recorded as skipped, and costs only itself.
+        If `work` raises InputError for an item, this item is recorded as skipped, and the others
+        are done.
 
         Args:
-            key: of an item's record.
-            unit, doing: for the progress that is shown: "facts", "tracing".
-            total: the items end when so many of them count; None: all are done.
-            counts: which entries do; by default those that were not skipped.
-            name: of an item, shown while it is worked on.
-            about: what the record of a skipped item says of it.
+            key: gives the key of an item's record.
+            work: gives the record of an item, alone or with its tensors.
+            unit: what the progress bar counts, such as "facts".
+            doing: what the progress bar says is done, such as "tracing".
+            total: number of counted entries after which it stops; None: all items are done.
+            counts: whether an entry counts towards `total`; by default if it was not skipped.
+            name: gives the name of an item, shown in the progress bar while it is worked on.
+            about: gives further fields for the record of a skipped item.
         """
         yield from self.each_batch(
-            items, key, lambda ones: [work(ones[0])], 1,
+            items, key, lambda batch: [work(batch[0])], 1,
             unit=unit, doing=doing, total=total, counts=counts, name=name, about=about,
         )  # fmt: skip
 
@@ -147,14 +161,14 @@ class Journal:
         name: Callable[[Item], str] | None = None,
         about: Callable[[Item], Record] = lambda item: {},
     ) -> Iterator[Entry[Item]]:
-        """As `each`, with `work` on up to `size` items at once.
+        """Does the same as `each`, with `work` on batches of up to `size` items.
 
-        Where it raises InputError, the items of that batch are done one by one.
+        If `work` raises InputError for a batch, the items of this batch are done one by one.
         """
         n_seen = n_counted = 0
         of = len(items) if total is None and isinstance(items, Sized) else total
         batch: list[Item] = []
-        waiting: list[Item] = []  # in order, with those that have a record already
+        waiting: list[Item] = []  # the batch and, in order, items that have a record already
         with progress(unit) as bars:
             bar = bars.add_task(doing, total=of)
 
@@ -190,7 +204,8 @@ class Journal:
     ) -> None:
         if len(items) > 1:
             with contextlib.suppress(InputError):
-                found = [_parted(one) for one in work(items)]
+                found = [_with_tensors(finished) for finished in work(items)]
+                # all are checked before any is added, so that a batch is added whole or not at all
                 for item, (record, tensors) in zip(items, found, strict=True):
                     require_finite(key(item), record, tensors)
                 for item, (record, tensors) in zip(items, found, strict=True):
@@ -198,11 +213,11 @@ class Journal:
                 return
         for item in items:
             try:
-                ((record, tensors),) = map(_parted, work([item]))
+                ((record, tensors),) = map(_with_tensors, work([item]))
                 self.add(key(item), record, tensors)
             except InputError as error:
                 self.add(key(item), skip(UNUSABLE, str(error), **about(item)))
 
 
-def _parted(finished: Finished) -> "tuple[Record, Mapping[str, Tensor]]":
+def _with_tensors(finished: Finished) -> "tuple[Record, Mapping[str, Tensor]]":
     return finished if isinstance(finished, tuple) else (finished, {})

@@ -1,4 +1,8 @@
-"""Records in a file of JSON Lines, appended one by one, each with a checksum of its own line."""
+"""Reads and writes records as JSON Lines, where each line ends with a checksum of itself.
+
+Lines are appended one by one. A line that was damaged, or torn because the writer was stopped, is
+recognised and does not spoil the others.
+"""
 
 import hashlib
 import json
@@ -12,12 +16,12 @@ SEALED = re.compile(rb'(\{.*), "checksum": "([0-9a-f]{16})"\}', re.DOTALL)
 
 
 class Lines(NamedTuple):
-    """What a file of records holds.
+    """The contents of a file of records.
 
     Args:
-        records: that are whole, by their keys, in order; of one key the last.
-        damaged: lines that are no record, or not the one that was written.
-        torn: bytes behind the last end of a line: its writer was stopped.
+        records: the undamaged records by key, in order; if a key occurs twice, its last record.
+        damaged: lines that are not a record, or whose checksum is wrong.
+        torn: the bytes after the last newline, left by a writer that was stopped.
     """
 
     records: dict[str, Record]
@@ -26,15 +30,16 @@ class Lines(NamedTuple):
 
 
 def line_of(record: Mapping[str, Any]) -> bytes:
-    """The line of a record, with its checksum as the last field."""
-    told = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")[:-1]
-    return told + f', "checksum": "{_checksum(told)}"}}\n'.encode()
+    """Encodes a record as one line, with its checksum as the last field."""
+    text = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")[:-1]
+    return text + f', "checksum": "{_checksum(text)}"}}\n'.encode()
 
 
 def read_lines(file: Path) -> Lines:
-    """What `line_of` made, line by line; nothing if there is no such file.
+    """Reads a file that was written with `line_of`; empty if there is no such file.
 
-    Files of an earlier kedit have no checksums: where no line has one, none is asked for.
+    Files of earlier versions of kedit have no checksums. If no line has one, lines without a
+    checksum are accepted.
     """
     *lines, torn = file.read_bytes().split(b"\n") if file.exists() else [b""]
     sealed = [SEALED.fullmatch(line) for line in lines]
@@ -54,13 +59,13 @@ def read_lines(file: Path) -> Lines:
 
 
 def _record(line: bytes) -> Record | None:
-    """None for what is no JSON, or no record with a key."""
+    """Parses a line; None if it is not JSON, or not a record with a key."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    named = isinstance(record, dict) and isinstance(record.get("key"), str)
-    return record if named else None
+    has_key = isinstance(record, dict) and isinstance(record.get("key"), str)
+    return record if has_key else None
 
 
 def _checksum(line: bytes) -> str:

@@ -1,7 +1,7 @@
-"""How far long work has come: bars on a terminal and in a notebook, elsewhere a line now and then.
+"""Shows the progress of long work: bars on a terminal or in a notebook, else occasional lines.
 
-All of it goes to stderr, and none of it before the work has taken AFTER seconds where nobody sees
-bars move: into a pipe, or the output of a batch job.
+Everything goes to stderr. In a pipe or the output of a batch job, where bars cannot move, the first
+line is printed after AFTER seconds and the next ones every EVERY seconds.
 """
 
 import contextlib
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 AFTER, EVERY = 4.0, 20.0  # seconds until the first line, and from one line to the next
 
-_showing = threading.Lock()  # held while one is shown: two live displays would overwrite each other
+# held while progress is shown: two live displays would overwrite each other
+_showing = threading.Lock()
 
 
 def progress(unit: str) -> "Progress":
-    """A bar with how many `unit` are done, the time it took and the time that is left.
+    """Makes a progress bar with the number of finished `unit`, the time so far and the time left.
 
-    Used as `rich.progress.Progress` is. Within the bar of other work it shows nothing.
+    It is used like `rich.progress.Progress`. While another bar is shown, it shows nothing.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -30,7 +31,7 @@ def progress(unit: str) -> "Progress":
     from rich.progress import TimeRemainingColumn as Remaining
 
     class Shown(Progress):
-        """A Progress that prints lines where its bars cannot be seen."""
+        """A Progress that prints lines if its bars cannot be seen."""
 
         lines: "_Lines | None" = None
         outermost = False
@@ -58,7 +59,7 @@ def progress(unit: str) -> "Progress":
                 self.lines = None
 
     return Shown(
-        # a relation's name may hold square brackets, which are no markup of ours
+        # without markup, because a relation's name may contain square brackets
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
         TextColumn(unit),
         Elapsed(), TextColumn("left:"), Remaining(elapsed_when_finished=False),
@@ -68,9 +69,9 @@ def progress(unit: str) -> "Progress":
 
 @contextlib.contextmanager
 def working(text: str) -> Iterator[None]:
-    """Says what goes on, `text`, if a block without any steps to count takes its time."""
+    """Shows `text` and the time so far while a block runs that has no steps to count."""
     bars = progress("")
-    bars.columns = bars.columns[:1] + bars.columns[4:5]  # what it is, and for how long
+    bars.columns = bars.columns[:1] + bars.columns[4:5]  # the text and the time so far
     bars.live.transient = True
     with bars:
         bars.add_task(text, total=None)
@@ -79,16 +80,16 @@ def working(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def starting(text: str) -> Iterator[None]:
-    """Says `text` once, if a block has shown nothing of its progress after AFTER seconds.
+    """Prints `text` once if a block has shown no progress after AFTER seconds.
 
-    For the imports of torch and TransformerLens, which stand in many places and take seconds.
+    This is for the imports of torch and TransformerLens, which take seconds.
     """
 
-    def tell() -> None:
+    def print_text() -> None:
         if not _showing.locked():
             sys.stderr.write(f"{text}\n")
 
-    timer = threading.Timer(AFTER, tell)
+    timer = threading.Timer(AFTER, print_text)
     timer.daemon = True
     timer.start()
     try:
@@ -98,37 +99,37 @@ def starting(text: str) -> Iterator[None]:
 
 
 def _has_widgets() -> bool:
-    """Whether a notebook can show bars: without them rich shows a warning in their place."""
+    """Whether a notebook can show bars: without ipywidgets rich shows a warning instead."""
     return importlib.util.find_spec("ipywidgets") is not None
 
 
 class _Lines(threading.Thread):
-    """Prints, from time to time, how far each task of `bars` has come."""
+    """Prints the progress of each task of `bars` at intervals."""
 
     def __init__(self, bars: "Progress", unit: str) -> None:
         super().__init__(daemon=True)
         self.bars, self.unit = bars, unit
         self.ended = threading.Event()
-        self.told = False
-        self.finished: set[int] = set()  # tasks whose end is printed
+        self.has_printed = False
+        self.finished: set[int] = set()  # tasks whose last line is printed
 
     def run(self) -> None:
         wait = AFTER
         while not self.ended.wait(wait):
-            self._tell()
+            self._print()
             wait = EVERY
 
     def end(self) -> None:
-        """Ends the lines; if there were any, with one that says what was done."""
+        """Stops printing; if lines were printed, a last one says what was done."""
         self.ended.set()
         self.join()
-        if self.told:
-            self._tell(has_ended=True)
+        if self.has_printed:
+            self._print(has_ended=True)
 
-    def _tell(self, has_ended: bool = False) -> None:
+    def _print(self, has_ended: bool = False) -> None:
         for task in self.bars.tasks:
             if task.visible and task.elapsed is not None and task.id not in self.finished:
-                self.told = True
+                self.has_printed = True
                 if task.finished:
                     self.finished.add(task.id)
                 line = _line(task, self.unit, has_ended)
@@ -136,7 +137,7 @@ class _Lines(threading.Thread):
 
 
 def _line(task: "Task", unit: str, has_ended: bool) -> str:
-    """How far it is, as in: reading notes.txt: 2048 of 8192 tokens, 21 s so far, 63 s left."""
+    """The line of a task: "reading notes.txt: 2048 of 8192 tokens, 21 s so far, 63 s left"."""
     seconds = task.finished_time if task.finished else task.elapsed
     parts = [f"{seconds or 0:.0f} s" + " so far" * (not task.finished and not has_ended)]
     if task.total is not None:

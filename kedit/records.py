@@ -1,7 +1,8 @@
-"""Values as plain JSON and back: dataclasses to records, records to dataclasses, and no NaN.
+"""Converts results to plain JSON and back.
 
 A result is a frozen dataclass. Its fields are plain values, arrays, intervals, other dataclasses,
-and tuples and mappings of these; their types say how a record is read back.
+and tuples and mappings of these. The types of the fields decide how a record is read back. JSON has
+no NaN and no infinity: null replaces them.
 """
 
 import dataclasses
@@ -24,26 +25,26 @@ Value = TypeVar("Value")
 
 
 def to_record(value: Any) -> Any:
-    """`value` as JSON has it: fields by name, arrays as lists, None for NaN and infinity.
+    """Converts `value` to plain JSON: fields by name, arrays as lists, None for NaN and infinity.
 
-    A field that is not compared (`field(compare=False)`) is no part of the record.
+    A field that is not compared (`field(compare=False)`) is left out.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [one.name for one in dataclasses.fields(value) if one.compare]
+        names = [field.name for field in dataclasses.fields(value) if field.compare]
         return {name: to_record(getattr(value, name)) for name in names}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: to_record(one) for name, one in value._asdict().items()}  # pyright: ignore
+        return {name: to_record(part) for name, part in value._asdict().items()}  # pyright: ignore
     if isinstance(value, Mapping):
-        return {str(name): to_record(one) for name, one in value.items()}
+        return {str(name): to_record(part) for name, part in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [to_record(one) for one in value]
+        return [to_record(part) for part in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return to_record(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_record(kind: type[Value], record: Any) -> Value:
-    """The value of type `kind` that `to_record` made the record of; NaN for None in arrays.
+    """Reads back what `to_record` converted, as a value of type `kind`; None in arrays becomes NaN.
 
     Raises:
         InputError: a field of a dataclass is missing.
@@ -54,50 +55,57 @@ def from_record(kind: type[Value], record: Any) -> Value:
 def require_finite(
     name: str, record: Mapping[str, Any], tensors: "Mapping[str, Tensor] | None" = None
 ) -> None:
-    """Raises InputError if a number of a record, or of its tensors, is NaN or infinite.
+    """Checks that all numbers of a record and of its tensors are finite.
 
     Args:
-        name: what the record is of, for the message.
+        name: the name of the record in the message.
+
+    Raises:
+        InputError: a number is NaN or infinite.
     """
-    bad = [(place, str(value)) for place, value in _floats(record) if not math.isfinite(value)]
+    bad = [(path, str(value)) for path, value in _floats(record) if not math.isfinite(value)]
     bad += [
-        (place, "not finite everywhere")
-        for place, tensor in (tensors or {}).items()
+        (path, "not finite everywhere")
+        for path, tensor in (tensors or {}).items()
         if not tensor.isfinite().all()
     ]
-    for place, told in bad:
+    for path, found in bad:
         raise InputError(
-            f"{name}: {place} is {told}, which is no result. Numbers overflow under very large "
-            "noise or edits, and early in float16: smaller ones or --dtype float32 are wanted"
+            f"{name}: {path} is {found}, which is no result. Very large noise or edits overflow, "
+            "most of all in float16: use smaller ones, or --dtype float32"
         )
 
 
 def key_of(item: Any) -> str:
-    """A digest of all fields of a frozen dataclass, of those in it too: the key of its record.
+    """Computes the key of an item's record: a digest of all fields of a frozen dataclass.
 
-    Fields that have their defaults do not count: a field that a later kedit adds changes no key.
+    Fields of dataclasses inside of it count too. Fields that have their default values do not, so
+    that a field that a later version of kedit adds does not change the keys of older records.
     """
-    told = json.dumps(_told(item), sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    text = json.dumps(_set_fields(item), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _told(item: Any) -> Any:
+def _set_fields(item: Any) -> Any:
+    """A dataclass as a dictionary of the fields that differ from their defaults."""
     if isinstance(item, (list, tuple)):
-        return [_told(one) for one in item]
+        return [_set_fields(part) for part in item]
     if not dataclasses.is_dataclass(item):
         return item
-    own = {field: getattr(item, field.name) for field in dataclasses.fields(item)}
-    return {field.name: _told(value) for field, value in own.items() if value != field.default}
+    values = {field: getattr(item, field.name) for field in dataclasses.fields(item)}
+    return {
+        field.name: _set_fields(value) for field, value in values.items() if value != field.default
+    }
 
 
-def _floats(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
-    """The floats inside of plain values, each with where it stands: "heads.L1H0.direct"."""
+def _floats(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yields all floats inside of plain values, each with its path, such as "heads.L1H0.direct"."""
     if isinstance(value, float):
-        yield place, value
+        yield path, value
     elif isinstance(value, (Mapping, list, tuple)):
         inner = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for name, one in inner:
-            yield from _floats(one, f"{place}.{name}" if place else str(name))
+        for name, part in inner:
+            yield from _floats(part, f"{path}.{name}" if path else str(name))
 
 
 def _read(kind: Any, record: Any) -> Any:
@@ -105,7 +113,7 @@ def _read(kind: Any, record: Any) -> Any:
     if origin in (Union, types.UnionType):
         if record is None and type(None) in inner:
             return None
-        return _read(next(one for one in inner if one is not type(None)), record)
+        return _read(next(option for option in inner if option is not type(None)), record)
     if _is_array(kind):
         return _array(record)
     if kind is float:
@@ -113,28 +121,31 @@ def _read(kind: Any, record: Any) -> Any:
     if kind is Any or origin is Literal or _is_none(record):
         return record
     if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")):
-        return _made(kind, record)
+        return _from_fields(kind, record)
     if origin is not None and issubclass(origin, Mapping):
-        return {_read(inner[0], name): _read(inner[1], one) for name, one in record.items()}
+        return {_read(inner[0], name): _read(inner[1], part) for name, part in record.items()}
     if origin is tuple:
         kinds = [inner[0]] * len(record) if inner[-1:] == (...,) else inner
-        return tuple(_read(one, value) for one, value in zip(kinds, record, strict=True))
+        return tuple(_read(part, value) for part, value in zip(kinds, record, strict=True))
     if origin is not None and issubclass(origin, (Sequence, frozenset)):
-        return (frozenset if origin is frozenset else tuple)(_read(inner[0], one) for one in record)
+        parts = (_read(inner[0], part) for part in record)
+        return frozenset(parts) if origin is frozenset else tuple(parts)
     return kind(record) if kind in (int, str, bool) else record
 
 
-def _made(kind: type, record: Mapping[str, Any]) -> Any:
+def _from_fields(kind: type, record: Mapping[str, Any]) -> Any:
+    """Makes a dataclass or a named tuple from a record of its fields."""
     hints = _hints(kind)
-    names = [one.name for one in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else [
-        *kind._fields  # pyright: ignore[reportAttributeAccessIssue]
-    ]  # fmt: skip
+    if dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+    else:
+        names = [*kind._fields]  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        # a field that an earlier kedit did not write has its default
-        there = {name: _read(hints[name], record[name]) for name in names if name in record}
-        return kind(**there)
+        # a field that an earlier version of kedit did not write gets its default
+        values = {name: _read(hints[name], record[name]) for name in names if name in record}
+        return kind(**values)
     except TypeError as error:
-        raise InputError(f"no record of a {kind.__name__}: {error}") from error
+        raise InputError(f"this is not the record of a {kind.__name__}: {error}") from error
 
 
 @cache
@@ -147,7 +158,7 @@ def _is_none(record: Any) -> bool:
 
 
 def _is_array(kind: Any) -> bool:
-    """Whether it is an array of numpy, or one of jaxtyping's of a certain shape."""
+    """Whether a type is numpy's array, with or without a shape from jaxtyping."""
     return kind is np.ndarray or getattr(kind, "array_type", None) is np.ndarray
 
 

@@ -1,4 +1,7 @@
-"""A run's folder: a journal on disk, with the options, inputs and versions it was made from."""
+"""Keeps a run on disk: a journal with the options, input files and package versions of the run.
+
+A command that is given again with the same options finds its folder and does only what is missing.
+"""
 
 import contextlib
 import hashlib
@@ -26,63 +29,67 @@ log = logging.getLogger("kedit")
 
 CONFIG, VERSIONS = "config.json", "versions.json"
 RECORDS, DAMAGED = "records.jsonl", "records.damaged.jsonl"
-LONGEST = 160  # bytes of a file's name, so that there is room for what is added to it
+LONGEST = 160  # bytes of a file's name, so that there is room for prefixes and suffixes
 PACKAGES = ("kedit", "torch", "transformer-lens", "transformers", "numpy")
 
 
 class RunFolder(Journal):
-    """One run's folder, to which records are added as they are finished.
+    """A journal in a folder, to which each record is added as soon as it is finished.
 
-    A torn last line is dropped. Damaged lines, and those whose tensors are lost or damaged, are put
-    aside in records.damaged.jsonl: what they held is missing, and is measured again.
+    When the folder is opened, a torn last line is dropped. Damaged lines, and records whose tensors
+    are lost or damaged, are moved to records.damaged.jsonl, and their items are measured again.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self._lines = path / RECORDS
-        read = read_lines(self._lines)
-        self.records = read.records
+        found = read_lines(self._lines)
+        self.records = found.records
         with_tensors = [key for key, record in self.records.items() if "tensors" in record]
         lost = [key for key in with_tensors if self._read_tensors(key) is None]
-        damaged = [*read.damaged, *(line_of(self.records.pop(key)).rstrip(b"\n") for key in lost)]
+        damaged = [*found.damaged, *(line_of(self.records.pop(key)).rstrip(b"\n") for key in lost)]
         if damaged:
             with (path / DAMAGED).open("ab") as aside:
                 aside.write(b"".join(line + b"\n" for line in damaged))
             self._write_records()
             log.warning(
-                "Put aside in %s, and measured again: damaged lines of %s (%d), and records whose "
+                "Moved to %s, and measured again: damaged lines of %s (%d), and records whose "
                 "tensors are lost or damaged (%d)",
-                DAMAGED, self._lines, len(read.damaged), len(lost),
+                DAMAGED, self._lines, len(found.damaged), len(lost),
             )  # fmt: skip
-        elif read.torn:
+        elif found.torn:
             with self._lines.open("rb+") as lines:
-                lines.truncate(self._lines.stat().st_size - len(read.torn))
+                lines.truncate(self._lines.stat().st_size - len(found.torn))
 
     @property
     def where(self) -> str:
         return str(self._lines)
 
     def add(self, key: str, record: Record, tensors: "Mapping[str, Tensor] | None" = None) -> None:
-        """As `Journal.add`: tensors are on disk before the line is, which has their checksum."""
-        require_finite(f"the record {key}", record, tensors)
-        own = {"key": key, **record}
-        if tensors:
-            from kedit import cache  # it brings torch, which reading records does not need
+        """Adds or replaces a record on disk; see `Journal.add`.
 
-            own["tensors"] = cache.write(self._tensors(key), tensors, {})
+        Tensors are written before the record's line, which holds their checksum: a process that is
+        stopped in between leaves no record without its tensors.
+        """
+        require_finite(f"the record {key}", record, tensors)
+        entry = {"key": key, **record}
+        if tensors:
+            from kedit import cache  # imported here: it needs torch, and reading records does not
+
+            entry["tensors"] = cache.write(self._tensors(key), tensors, {})
         is_new = key not in self.records
-        self.records[key] = own
+        self.records[key] = entry
         if not is_new:
             self._write_records()
             return
         with self._lines.open("ab") as lines:
-            lines.write(line_of(own))
+            lines.write(line_of(entry))
             lines.flush()
             os.fsync(lines.fileno())
 
     def tensors(self, key: str) -> "Mapping[str, Tensor]":
-        """The tensors of a record.
+        """Returns the tensors of a record.
 
         Raises:
             InputError: they have been lost or damaged since the folder was opened.
@@ -90,8 +97,8 @@ class RunFolder(Journal):
         found = self._read_tensors(key)
         if found is None:
             raise InputError(
-                f"{self._tensors(key)} is lost or damaged: the same command, given again, makes it "
-                "anew"
+                f"{self._tensors(key)} is lost or damaged: run the same command again to measure "
+                "it again"
             )
         return found
 
@@ -104,42 +111,42 @@ class RunFolder(Journal):
             self._write_records()
 
     def write_json(self, name: str, value: Any) -> None:
-        """As JSON, which has no NaN and no infinity: null stands for them."""
+        """Writes a value as a JSON file, with null for NaN and infinity."""
         text = json.dumps(
             to_record(value), indent=1, ensure_ascii=False, default=str, allow_nan=False
         )
         self.write(name, text)
 
     def write(self, name: str, text: str) -> None:
-        """A text file in the folder, whole or as it was before."""
+        """Writes a text file into the folder, completely or not at all."""
         write_whole(self.path / name, text)
 
     def require_weights(self, fingerprint: str) -> None:
-        """Keeps the fingerprint of the model that is measured, beside the options.
+        """Checks the model's fingerprint against the folder's, or notes it if the run is new.
 
         Raises:
-            InputError: the folder's records are of a model with other weights.
+            InputError: the folder's records were measured on a model with other weights.
         """
-        told = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        if told["weights"] not in ("", fingerprint):
+        config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        if config["weights"] not in ("", fingerprint):
             raise InputError(
-                f"{self.path} holds a run of {told['measured']['model']} with other weights, which "
-                "have changed since: choose another --out, or remove that folder"
+                f"{self.path} holds a run of {config['measured']['model']} with other weights, "
+                "which have changed since: choose another --out, or remove that folder"
             )
-        write_whole(self.path / CONFIG, json.dumps({**told, "weights": fingerprint}, indent=1))
+        write_whole(self.path / CONFIG, json.dumps({**config, "weights": fingerprint}, indent=1))
 
     def _read_tensors(self, key: str) -> "Mapping[str, Tensor] | None":
-        """Those of a record, if they are there and are those that were written with it."""
+        """Reads the tensors of a record; None if they are missing, damaged, or another record's."""
         from safetensors import SafetensorError
 
         from kedit import cache
 
         try:
-            tensors, told = cache.read(self._tensors(key))
+            tensors, metadata = cache.read(self._tensors(key))
         except (OSError, SafetensorError):
             return None
-        is_own = cache.checksum_of(tensors, told) == self.records[key]["tensors"]
-        return tensors if is_own else None
+        is_right = cache.checksum_of(tensors, metadata) == self.records[key]["tensors"]
+        return tensors if is_right else None
 
     def _tensors(self, key: str) -> Path:
         return self.path / "tensors" / f"{key}.safetensors"
@@ -158,31 +165,32 @@ def open_folder(
     inputs: Mapping[str, str],
     options: Mapping[str, Any],
 ) -> Iterator[RunFolder]:
-    """The folder of a run, new or with what an earlier run finished, for one process at a time.
+    """Opens the folder of a run, new or with the records of an earlier run, for one process only.
 
     Args:
+        experiment: the name of the command.
         measured: the options that change what is measured.
-        inputs: digests of the files that these name.
-        options: all of them.
+        inputs: digests of the files that these options name, by file.
+        options: all options.
 
     Raises:
-        InputError: another process works in the folder, it cannot be written, or it holds a run of
-            another experiment, of other options, or of files whose contents were others.
+        InputError: another process uses the folder, it cannot be written, or it holds a run of
+            another experiment, with other options, or of files whose contents have changed.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # held by the system, which lets go of it when the process ends, however it does
+        # a lock of the operating system, which is released however the process ends
         lock = filelock.FileLock(path / "lock")
         try:
             held = lock.acquire(blocking=False)
         except filelock.Timeout:
             raise InputError(f"{path} is in use by another process") from None
         with held:
-            told: dict[str, Any] = {
+            config: dict[str, Any] = {
                 "experiment": experiment, "measured": measured, "inputs": inputs
             }  # fmt: skip
-            told |= {"weights": _require_same(path, told), "all": options}
-            write_whole(path / CONFIG, json.dumps(told, indent=1))
+            config |= {"weights": _require_same(path, config), "all": options}
+            write_whole(path / CONFIG, json.dumps(config, indent=1))
             versions = {package: importlib.metadata.version(package) for package in PACKAGES}
             versions |= {"python": platform.python_version(), "machine": platform.platform()}
             if commit := _commit():
@@ -191,79 +199,84 @@ def open_folder(
             yield RunFolder(path)
     except OSError as error:
         if error.errno is None or isinstance(error, BrokenPipeError):
-            raise  # of a network, or of a screen that nobody reads any more
-        place = error.filename or path
-        raise InputError(f"{place} cannot be read or written: {error.strerror}") from error
+            raise  # not about a file, but a network, or a pipe whose reader has gone
+        file = error.filename or path
+        raise InputError(f"{file} cannot be read or written: {error.strerror}") from error
 
 
 def write_whole(path: Path, text: str) -> None:
-    """The file is there whole, or as it was before."""
+    """Writes a text file completely, or leaves the file as it was."""
     scratch = path.with_name(f"{path.name}.part")
     scratch.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on every system
     scratch.replace(path)
 
 
 def file_name(text: str) -> str:
-    """`text` as the name of a file, without its suffix: on one line, without / and not too long."""
-    name = "".join(one if one.isprintable() and one not in "/\\" else "_" for one in text)
+    """Makes a file's name without suffix from `text`: printable, without slashes, not too long."""
+    name = "".join(char if char.isprintable() and char not in "/\\" else "_" for char in text)
     name = name.encode("utf-8", "replace").decode()
     if len(name.encode()) <= LONGEST:
         return name
-    # what is cut off is told by a digest, for another name may begin in the same way
+    # a digest replaces what is cut off, because another text may begin in the same way
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{name.encode()[: LONGEST - 9].decode('utf-8', 'ignore')}-{digest}"
 
 
 def _commit() -> str:
-    """The commit that kedit's own checkout is at, with a + for changes; "" where there is none."""
+    """The commit of kedit's checkout, with a + for uncommitted changes; "" without a checkout."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return ""
     try:
         head, changes = (
             subprocess.run(
-                ["git", "-C", str(root), *asked], capture_output=True, text=True, check=True,
+                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True,
                 timeout=10,
             ).stdout.strip()
-            for asked in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return ""  # no git, or not one that reads this checkout
+        return ""  # git is missing, or cannot read this checkout
     return head + "+" * bool(changes)
 
 
-def _require_same(path: Path, told: Mapping[str, Any]) -> str:
-    """The fingerprint of the model that the run in `path` is of; "" for a new one.
+def _require_same(path: Path, config: Mapping[str, Any]) -> str:
+    """The fingerprint of the model of the run in `path`; "" for a new run.
+
+    Args:
+        config: experiment, measured options and inputs of the run that should be continued.
 
     Raises:
-        InputError: config.json cannot be read, or is of a run that is not the one told.
+        InputError: config.json in `path` cannot be read, or belongs to another run.
     """
-    saved, way_on = path / CONFIG, "choose another --out, or remove that folder"
+    saved, way_out = path / CONFIG, "choose another --out, or remove that folder"
     if not saved.exists():
         return ""
     try:
         found = json.loads(saved.read_text(encoding="utf-8"))
         before = {**found["measured"]}
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{saved} is damaged, so that nobody knows its run: {way_on}") from None
-    ran = found.get("experiment", told["experiment"])
-    if ran != told["experiment"]:
-        raise InputError(f"{path} holds a run of {ran}, this is {told['experiment']}")
-    for option, value in told["measured"].items():
+        raise InputError(
+            f"{saved} is damaged, so that its run cannot be continued: {way_out}"
+        ) from None
+    ran = found.get("experiment", config["experiment"])
+    if ran != config["experiment"]:
+        raise InputError(f"{path} holds a run of {ran}, this is {config['experiment']}: {way_out}")
+    for option, value in config["measured"].items():
         if value != before.get(option):
             raise InputError(
                 f"{path} holds a run with {option}={before.get(option)!r}, this one has "
-                f"{value!r}: {way_on}"
+                f"{value!r}: {way_out}"
             )
     inputs, weights = found.get("inputs"), found.get("weights")
     if not isinstance(inputs, dict) or not isinstance(weights, str):
         raise InputError(
-            f"{path} holds a run of an earlier kedit, which did not note what its files and its "
-            f"model held: {way_on}"
+            f"{path} holds a run of an earlier version of kedit, which did not note digests of its "
+            f"files and its model: {way_out}"
         )
-    for file in {**inputs, **told["inputs"]}:
-        if inputs.get(file) != told["inputs"].get(file):
+    for file in {**inputs, **config["inputs"]}:
+        if inputs.get(file) != config["inputs"].get(file):
             raise InputError(
-                f"{path} holds a run with another {file}, which has changed since: {way_on}"
+                f"{path} holds a run with another {file}, which has changed since: {way_out}"
             )
     return weights

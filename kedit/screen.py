@@ -1,13 +1,13 @@
-"""What is printed where the terminal's encoding lacks some of its characters."""
+"""Lets output be printed on terminals whose encoding lacks some of its characters."""
 
 import io
 import sys
 
 
 def print_anything() -> None:
-    """Has standard output replace what its encoding lacks (an arrow, a name's letter), by "?".
+    """Makes standard output print "?" for characters that its encoding lacks, such as an arrow.
 
-    Standard error spells such characters out by itself. A notebook's output takes all of them.
+    Standard error escapes such characters anyway, and a notebook can show all of them.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

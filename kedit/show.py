@@ -1,7 +1,8 @@
-"""From a result to its figure: the one place where kedit reaches for figures, when it is asked to.
+"""Finds and calls the figure function of a result.
 
-A figure function takes a result and plain options, and returns a matplotlib Figure, which shows
-itself in a notebook.
+This is the only module of kedit that uses the package `figures`, and it imports it only when a plot
+is requested. A figure function takes a result and plain options and returns a matplotlib Figure,
+which a notebook shows.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from kedit.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# by the type of a result: the module and the function that draws it
+# the module and the function that draw a result, by the name of the result's type
 PLOTS: Mapping[str, tuple[str, str]] = {
     "BeforeAfter": ("figures.edit", "before_after"),
     "Ablation": ("figures.ablation", "ablation"),
@@ -35,10 +36,10 @@ PLOTS: Mapping[str, tuple[str, str]] = {
 
 
 def plot(result: Any, *args: Any, **options: Any) -> "Figure":
-    """The figure of a result; `args` and `options` are those of its figure function.
+    """Draws the figure of a result; `args` and `options` are passed to its figure function.
 
     Raises:
-        InputError: there is no figure of such a thing.
+        InputError: no figure shows results of this type.
     """
     name = type(result).__name__
     if name not in PLOTS:

@@ -1,4 +1,8 @@
-"""Intervals on plain arrays: by the bootstrap, which draws the facts again, and of rates."""
+"""Computes intervals, tests and ranks on plain arrays.
+
+Intervals of means come from a bootstrap over units (facts or cases), intervals of rates from
+Wilson's score. Tests flip signs or permute labels.
+"""
 
 from collections.abc import Callable, Sequence
 from math import isfinite
@@ -11,9 +15,10 @@ from numpy import ndarray
 
 
 class Interval(NamedTuple):
-    """An estimate and the bounds of its interval, all of one shape; a bound that is NaN is none.
+    """An estimate and the bounds of its interval, all of one shape.
 
-    There is no interval over fewer than two units: one fact does not say how much facts differ.
+    The bounds are NaN where there is no interval, as for fewer than two units: a single fact does
+    not show how much facts differ.
     """
 
     mean: Float[ndarray, "*shape"]
@@ -21,18 +26,18 @@ class Interval(NamedTuple):
     high: Float[ndarray, "*shape"]
 
     def floats(self, unit: int | float = 1) -> tuple[float, float, float]:
-        """Mean, low and high of a single estimate, times `unit`."""
+        """Returns mean, low and high of a single estimate, multiplied by `unit`."""
         return unit * float(self.mean), unit * float(self.low), unit * float(self.high)
 
     def named(self, name: str) -> dict[str, float | None]:
-        """Of a single estimate, as columns of a table; None, not NaN, for what there is not."""
+        """Returns a single estimate as three columns of a table; None replaces NaN."""
         columns = (name, f"{name} low", f"{name} high")
         values = (value if isfinite(value) else None for value in self.floats())
         return dict(zip(columns, values, strict=True))
 
 
 def resamples(n: int, draws: int, seed: int) -> Int[ndarray, "draw n"]:
-    """How often each of `n` units is in each bootstrap draw."""
+    """Draws bootstrap samples: how often each of `n` units is in each draw."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
 
 
@@ -43,10 +48,16 @@ def bootstrap_ratio(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """sum(sums) / sum(counts) over the units, with a percentile interval over draws of units.
+    """Computes sum(sums) / sum(counts) over units, with a percentile interval of a unit bootstrap.
 
-    With counts of one this is the mean. Draws in which all counts are zero are left out; where
-    every count is zero the result is NaN, and where only one is not there is no interval.
+    If all counts are 1, this is the mean. Draws in which all counts are zero are left out. If all
+    counts are zero, the result is NaN; if only one is not, there is no interval.
+
+    Args:
+        sums: the sum of the values of each unit.
+        counts: the number of values of each unit.
+        draws: number of bootstrap draws.
+        level: coverage of the interval.
     """
     n = len(sums)
     nothing = np.full(sums.shape[1:], np.nan)
@@ -65,7 +76,7 @@ def bootstrap_ratio(
 def bootstrap_groups(
     groups: Sequence[Sequence[int | float]], draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """The mean of all values, with an interval over draws of whole groups of them."""
+    """Computes the mean of all values, with an interval of a bootstrap over whole groups."""
     sums, counts = (np.array([size(group) for group in groups], float) for size in (sum, len))
     return bootstrap_ratio(sums, counts, draws, seed)
 
@@ -73,18 +84,24 @@ def bootstrap_groups(
 def rate_interval(
     sums: Float[ndarray, "n *shape"], counts: Float[ndarray, " n"], level: float = 0.95
 ) -> Interval:
-    """sum(sums) / sum(counts) of what is 0 or 1, with Wilson's score interval over the units.
+    """Computes a rate, sum(sums) / sum(counts), with Wilson's score interval over the units.
 
-    Where 51 of 51 are 1, a percentile bootstrap has no width; Wilson's interval is [0.93, 1]:
+    If 51 of 51 units are 1, a percentile bootstrap has no width; Wilson's interval is [0.93, 1]:
 
         (n p + z²/2 ± z √(n p (1 − p) + z²/4)) / (n + z²)                   Wilson 1927
 
-    A unit may be 0 or 1 itself, or a share, such as that of a case's prompts. Prompts of a case are
-    not independent, so n counts units. But shares vary less than p (1 − p), so n is divided by the
-    ratio of their variance to that. This ratio is taken with z²/2 more units of 0 and as many of 1
-    (Agresti and Coull 1998 add them; this use is ours), so that it is never 0. Where all units are
-    0 or 1 it is 1, and the interval is Wilson's: 51 cases of 51 give [0.93, 1] however many prompts
-    they have. Units of several sizes count as Kish's effective number, (Σ counts)² / Σ counts².
+    The value of a unit is 0 or 1, or a share, such as the share of a case's prompts. The prompts of
+    a case are not independent, so n counts units. But shares vary less than p (1 − p), so n is
+    divided by the ratio of their variance to p (1 − p). To keep this ratio above 0, it is computed
+    with z²/2 more units of 0 and z²/2 more units of 1 (Agresti and Coull 1998 add these; this use
+    of them is ours). If all units are 0 or 1, the ratio is 1 and the interval is Wilson's: 51 cases
+    of 51 give [0.93, 1], however many prompts they have. Units of several sizes count as Kish's
+    effective number, (Σ counts)² / Σ counts².
+
+    Args:
+        sums: the number of ones of each unit.
+        counts: the number of values of each unit; units without values are left out.
+        level: coverage of the interval.
     """
     there = counts > 0
     sums, counts = sums[there].astype(float), counts[there].astype(float)
@@ -103,32 +120,35 @@ def rate_interval(
     middle, width = n * rate + z * z / 2, z * np.sqrt(n * rate * (1 - rate) + z * z / 4)
     bounds = ((middle + side * width) / (n + z * z) for side in (-1, 1))
     low, high = (np.asarray(bound).clip(0, 1) for bound in bounds)
-    # rounding may carry a bound past a rate of 0 or 1
+    # rounding may move a bound past a rate of 0 or 1
     return Interval(rate, np.minimum(low, rate), np.maximum(high, rate))
 
 
 def percentile_interval(
     mean: Float[ndarray, "*shape"], drawn: Float[ndarray, "draw *shape"], level: float = 0.95
 ) -> Interval:
-    """`mean` with the percentiles of its bootstrap draws; draws that are NaN do not count."""
+    """Builds the interval of `mean` from percentiles of its bootstrap draws, without NaN draws."""
     lost = np.isnan(drawn).all(0)
-    if lost.all():  # or there are no draws
+    if lost.all():  # also if there are no draws
         return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
     drawn = np.where(lost, 0.0, drawn)
     bounds = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     low, high = np.where(lost | np.isnan(mean), np.nan, bounds)
-    return Interval(mean, np.asarray(low), np.asarray(high))  # 0-d where `mean` is
+    return Interval(mean, np.asarray(low), np.asarray(high))  # arrays even if 0-d
 
 
 def row_interval(row: Float[ndarray, " one_and_draws"]) -> Interval:
-    """Of an estimate and, behind it, its bootstrap draws."""
+    """Builds the interval of an estimate, row[0], from its bootstrap draws, row[1:]."""
     return percentile_interval(np.asarray(row[0]), row[1:])
 
 
 def other_sign(row: Float[ndarray, " one_and_draws"]) -> float:
-    """p, two-sided, that a difference has the other sign, from its bootstrap draws.
+    """Computes the two-sided p that a difference has the other sign, from its bootstrap draws.
 
-    The estimate counts as one draw, so that p is never zero; without any draw it is NaN.
+    The estimate counts as one draw, so that p is never zero. Without any draw p is NaN.
+
+    Args:
+        row: the estimate, then its bootstrap draws.
     """
     drawn = row[1:][~np.isnan(row[1:])]
     if not len(drawn):
@@ -140,48 +160,54 @@ def other_sign(row: Float[ndarray, " one_and_draws"]) -> float:
 def resampled_means(
     values: Float[ndarray, "n column"], weights: Int[ndarray, "draw n"]
 ) -> Float[ndarray, "one_and_draws column"]:
-    """Each column's mean over all units, then over every draw of them; NaN does not count.
+    """Computes each column's mean over all units (first row) and over each draw (further rows).
 
-    The draws of a column that a single unit has are NaN, so that whatever is made of them has no
-    interval.
+    Values that are NaN do not count. If only one unit has a value in a column, the column's draws
+    are NaN, so that nothing computed from them gets an interval.
     """
     there = ~np.isnan(values)
     weights = np.concatenate([np.ones((1, len(values))), weights])
     drawn = weights @ there
-    with np.errstate(invalid="ignore"):  # a draw without any unit that has it
+    with np.errstate(invalid="ignore"):  # 0 / 0 in draws in which no unit has a value
         means = np.where(drawn > 0, weights @ np.where(there, values, 0) / drawn, np.nan)
     means[1:, there.sum(0) < 2] = np.nan
     return means
 
 
 def ranks(values: Float[ndarray, "*row n"]) -> Float[ndarray, "*row n"]:
-    """Along the last axis, from 1 for the smallest; equal values share the mean of their ranks."""
+    """Ranks along the last axis, 1 for the smallest; equal values share the mean of their ranks."""
     rows = values.reshape(-1, values.shape[-1])
     ranked = np.empty(rows.shape)
-    for row, own in zip(rows, ranked, strict=True):
+    for row, row_ranks in zip(rows, ranked, strict=True):
         ordered = np.sort(row)
-        own[:] = (ordered.searchsorted(row, "left") + ordered.searchsorted(row, "right") + 1) / 2
+        row_ranks[:] = (
+            ordered.searchsorted(row, "left") + ordered.searchsorted(row, "right") + 1
+        ) / 2
     return ranked.reshape(values.shape)
 
 
 def rank_correlation(
-    one: Float[ndarray, "*row n"], other: Float[ndarray, "*row n"]
+    first: Float[ndarray, "*row n"], second: Float[ndarray, "*row n"]
 ) -> Float[ndarray, "*row"]:
-    """Spearman's ρ along the last axis, ties included: Pearson's of the ranks.
+    """Computes Spearman's ρ along the last axis: Pearson's correlation of the ranks, with ties.
 
-    NaN where all values of one side are equal, where one is NaN, and for fewer than three pairs.
+    It is NaN if all values of one side are equal, if a value is NaN, or for fewer than three pairs.
     """
-    if one.shape[-1] < 3:
-        return np.full(one.shape[:-1], np.nan)
-    # rounded, lest rounding tell equal values apart
-    a, b = (ranks(np.round(values, 12)) - (one.shape[-1] + 1) / 2 for values in (one, other))
+    n = first.shape[-1]
+    if n < 3:
+        return np.full(first.shape[:-1], np.nan)
+    # to 12 decimals, so that rounding errors do not make equal values differ
+    a, b = (ranks(np.round(values, 12)) - (n + 1) / 2 for values in (first, second))
     size = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    lost = np.isnan(one + other).any(-1) | (size == 0)
+    lost = np.isnan(first + second).any(-1) | (size == 0)
     return np.where(lost, np.nan, (a * b).sum(-1) / np.where(lost, 1, size))
 
 
 def harmonic_mean(values: Float[ndarray, "part *shape"]) -> Float[ndarray, "*shape"]:
-    """Over the first axis; zero where a part is zero or less, NaN where one is NaN."""
+    """Computes the harmonic mean over the first axis.
+
+    It is 0 where a part is 0 or less, and NaN where a part is NaN.
+    """
     positive = (values > 0).all(0)
     inverse = np.where(positive, 1 / np.where(values > 0, values, 1), 0).sum(0)
     nothing = np.where(np.isnan(values).any(0), np.nan, 0.0)
@@ -189,26 +215,27 @@ def harmonic_mean(values: Float[ndarray, "part *shape"]) -> Float[ndarray, "*sha
 
 
 class Paired(NamedTuple):
-    """A mean difference of paired values, and how likely one so large is by chance alone."""
+    """A mean difference of paired values, and the p of a difference this large by chance."""
 
     difference: Interval
     p: float
 
 
 def paired(
-    one: Float[ndarray, " n"], other: Float[ndarray, " n"], draws: int = 10_000, seed: int = 0
+    first: Float[ndarray, " n"], second: Float[ndarray, " n"], draws: int = 10_000, seed: int = 0
 ) -> Paired:
-    """mean(one - other) over pairs, with a bootstrap interval and a two-sided sign-flip test.
+    """Computes mean(first - second) over pairs, with a bootstrap interval and a sign-flip test.
 
-    Under the null the sign of every difference is a coin's; the observed signs count as one draw,
-    so that p is never zero. Pairs of which one is NaN are left out; without any p is NaN.
+    The test is two-sided. Under the null hypothesis each difference has a random sign. The observed
+    signs count as one draw, so that p is never zero. Pairs with a NaN are left out; without any
+    pair p is NaN.
     """
-    differences = (one - other)[~np.isnan(one - other)]
+    differences = (first - second)[~np.isnan(first - second)]
     interval = bootstrap_ratio(differences, np.ones(len(differences)), seed=seed)
     if len(differences) == 0:
         return Paired(interval, float("nan"))
     signs = np.random.default_rng(seed).integers(0, 2, (draws, len(differences))) * 2 - 1
-    # rounding must not tell equal sums apart
+    # with a tolerance, so that rounding errors do not make equal sums differ
     as_large = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12 * len(differences)
     return Paired(interval, float((1 + as_large.sum()) / (1 + draws)))
 
@@ -219,41 +246,44 @@ def permuted(
     draws: int,
     seed: int,
 ) -> tuple[float, float]:
-    """`statistic` of the labels, and p, one-sided, of one as large with the labels dealt out anew.
+    """Computes `statistic` of the labels and its one-sided p under permutations of the labels.
 
-    The labels as they are count as one draw, so that p is never zero.
+    The labels in their given order count as one draw, so that p is never zero.
     """
-    draw, seen = np.random.default_rng(seed), statistic(labels)
-    # rounding must not tell equal values apart
-    as_large = sum(statistic(draw.permutation(labels)) >= seen - 1e-12 for _ in range(draws))
-    return seen, float((1 + as_large) / (1 + draws))
+    generator, observed = np.random.default_rng(seed), statistic(labels)
+    # with a tolerance, so that rounding errors do not make equal values differ
+    as_large = sum(
+        statistic(generator.permutation(labels)) >= observed - 1e-12 for _ in range(draws)
+    )
+    return observed, float((1 + as_large) / (1 + draws))
 
 
 FEWEST = 10  # facts
 
 
 def enough(n_facts: Sequence[int]) -> tuple[bool, ...]:
-    """Which groups have facts enough to hold a peak, or to set the ends of a colour scale.
+    """Whether each group has enough facts to be named as a peak or to set a colour scale.
 
-    FEWEST, or half of the facts if there are fewer than twice as many. The largest of many means
-    is otherwise that of the group with the fewest facts, since these vary most.
+    A group needs FEWEST facts, or half of all facts if these are fewer than twice FEWEST. Without
+    this rule, the largest of many means would often belong to the group with the fewest facts,
+    since means of few facts vary most.
 
     Args:
-        n_facts: of each group (a token bucket); one group at least has all of them.
+        n_facts: number of facts of each group (a token bucket); at least one group has all facts.
     """
     least = min(FEWEST, max(n_facts, default=0) / 2)
     return tuple(n > 0 and n >= least for n in n_facts)
 
 
 def largest(values: Shaped[ndarray, "..."], n: int) -> list[tuple[int, ...]]:
-    """The places of the `n` largest |values|, from the largest down; NaN counts as zero."""
+    """Returns the indices of the `n` largest |values|, in descending order; NaN counts as zero."""
     size = np.nan_to_num(np.abs(values))
     order = np.argsort(-size, axis=None, kind="stable")[:n]
     return [tuple(map(int, np.unravel_index(flat, size.shape))) for flat in order]
 
 
 def holm(p_values: Float[ndarray, " test"]) -> Float[ndarray, " test"]:
-    """p-values that hold for all tests at once (Holm 1979); NaN counts as no test."""
+    """Corrects p-values for several tests (Holm 1979); NaN does not count as a test."""
     adjusted = np.array(p_values, dtype=float)
     order = [index for index in np.argsort(p_values) if not np.isnan(p_values[index])]
     highest = 0.0

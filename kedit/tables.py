@@ -1,4 +1,7 @@
-"""Tables of results: for a terminal, a notebook, Markdown and CSV; numbers with their intervals."""
+"""Formats results as tables for terminals, notebooks, Markdown and CSV.
+
+The functions at the end format single numbers, with their intervals if they have them.
+"""
 
 import csv
 import html
@@ -20,21 +23,23 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Row = tuple[str, ...]
-# by metric, as kedit.forward.metrics.METRICS has them: what its differences are in
+# the unit of a metric's differences, by the metric's name in kedit.forward.metrics.METRICS
 EFFECT_UNITS = {"prob": "probability", "logprob": "nats", "logit_diff": "logits"}
-WIDTH = 100  # of a table at least, where the screen has it: title and note break at its edge
-# what begins a cell, a tag, emphasis, code, a link, a formula
+# Least width of a table, in characters, on screens that have it: title and note wrap there
+WIDTH = 100
+# characters that begin a cell, a tag, emphasis, code, a link or a formula in Markdown
 _MARKUP = re.compile(r"[\\|<*`\[$]")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells that are ready to be read, under a title and over a note.
+    """A table of formatted cells, with a title above and a note below.
 
     Args:
-        rows: as many cells in each as there are columns.
-        note: what a reader needs to know of the numbers: n, intervals, seed.
-        parts: the part that each row belongs to; rows of one part stand together. () for none.
+        columns: the heads of the columns.
+        rows: the cells of each row, one per column.
+        note: what a reader needs to know about the numbers: n, intervals, seed.
+        parts: the heading under which each row belongs; rows of one part are adjacent. () for none.
     """
 
     title: str
@@ -46,7 +51,7 @@ class Table:
     def __str__(self) -> str:
         from rich.console import Console
 
-        text = io.StringIO()  # plain: no colours, and no HTML in a notebook
+        text = io.StringIO()  # plain text: no colours, and no HTML in a notebook
         width = max(WIDTH, *map(len, self._lines()))
         Console(
             file=text, width=width, color_system=None, force_jupyter=False, force_terminal=False
@@ -57,7 +62,7 @@ class Table:
         return str(self)
 
     def to_rich(self, width: int = WIDTH) -> "RichTable":
-        """For a terminal of `width` characters."""
+        """Converts to a table of rich, for a terminal of `width` characters."""
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -79,7 +84,7 @@ class Table:
         return table
 
     def to_markdown(self) -> str:
-        """Title, table and note; texts of users are shown as they are."""
+        """Converts to Markdown, with title and note; markup in users' texts is escaped."""
         columns, rows = self._with_parts()
         lines = (columns, ["---"] * len(columns), *rows)
         body = "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in lines)
@@ -88,12 +93,12 @@ class Table:
         )
 
     def to_csv(self) -> str:
-        """The cells as CSV, without title and note."""
+        """Converts the cells to CSV, without title and note."""
         columns, rows = self._with_parts()
         return csv_text([dict(zip(columns, row, strict=True)) for row in rows])
 
     def to_pandas(self) -> "DataFrame":
-        """The cells as a data frame; the numbers themselves are in the result's own `to_pandas`."""
+        """Converts the formatted cells to a data frame; a result's `to_pandas` has the numbers."""
         columns, rows = self._with_parts()
         return frame([dict(zip(columns, row, strict=True)) for row in rows])
 
@@ -102,9 +107,9 @@ class Table:
 
     def _repr_html_(self) -> str:
         columns, rows = self._with_parts()
-        head = "".join(f"<th>{html.escape(one)}</th>" for one in columns)
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
         body = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(one)}</td>' for one in row)}</tr>" for row in rows
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
         )
         return (
             f"<table><caption>{html.escape(self.title)}</caption><thead><tr>{head}</tr></thead>"
@@ -117,7 +122,7 @@ class Table:
             yield part, [row for _, row in pairs]
 
     def _with_parts(self) -> tuple[list[str], list[list[str]]]:
-        """Columns and rows, with the parts as a first column where there are any."""
+        """Columns and rows, with the parts, if there are any, as the first column."""
         if not self.parts:
             return [*self.columns], [[*row] for row in self.rows]
         pairs = zip(self.parts, self.rows, strict=True)
@@ -128,7 +133,7 @@ class Table:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, a line each; a field that a row lacks is empty, as is one that is NaN."""
+    """Converts rows to CSV, one line per row; missing fields and NaN become empty."""
     text = io.StringIO()
     fields = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, list(fields), lineterminator="\n", restval="")
@@ -138,37 +143,40 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
-    """Rows as a data frame of pandas, which TransformerLens brings."""
-    import pandas
+    """Converts rows to a data frame of pandas."""
+    import pandas  # no dependency of kedit's own: TransformerLens requires it
 
     return pandas.DataFrame([dict(row) for row in rows])
 
 
 def escaped(text: str) -> str:
-    """`text` on one line, so that Markdown shows it as it is: subjects may hold "<b>" or "|"."""
+    """Escapes `text` for Markdown and puts it on one line: subjects may contain "<b>" or "|"."""
     return _MARKUP.sub(r"\\\g<0>", text.replace("\n", "↵"))
 
 
 def percent(interval: Interval | None) -> str:
-    """A share in percent, as in "81 [75, 86]"; tenths where it has one digit before the point."""
+    """Formats a share in percent, such as "81 [75, 86]"; below 10 with one decimal."""
     return _bracketed(interval, lambda value: _short(100 * value))
 
 
 def two_digits(interval: Interval | None) -> str:
-    """A number that is no share, with its interval, to two significant digits."""
+    """Formats a number that is not a share, with its interval, to two significant digits."""
     return "" if interval is None else estimate(*interval.floats())
 
 
 def number(value: float) -> str:
-    """Two significant digits; all of them in front of the point, for 1.2e+02 is hard to read."""
+    """Formats a number to two significant digits, or to all digits before the point.
+
+    That is "120", not "1.2e+02", which is hard to read.
+    """
     text = f"{value:,.0f}" if 99.5 <= abs(value) < 1e6 else f"{value:.2g}"
     return text.replace("e-0", "e-").replace("-", "−")
 
 
 def estimate(mean: float, low: float, high: float) -> str:
-    """A number and its interval, all to the second significant digit of the largest.
+    """Formats a number and its interval, all to the second significant digit of the largest.
 
-    The number alone where there is no interval; "-" where there is no number.
+    Without an interval it is the number alone; without a number it is "-".
     """
     if not np.isfinite(mean):
         return "-"
@@ -181,21 +189,23 @@ def estimate(mean: float, low: float, high: float) -> str:
 
 
 def plural(n: int | str, noun: str) -> str:
-    """A count, or several in words: "1 fact", "3 facts", "1 or 2 facts"."""
+    """Formats a count with its noun, such as "1 fact", "3 facts" or "1 or 2 facts"."""
     return f"{n} {noun}" if str(n) == "1" else f"{n} {noun}s"
 
 
-def _bracketed(interval: Interval | None, spelt: Callable[[float], str]) -> str:
-    """A mean with its interval, if it has one; "-" if it is NaN, "" if there is no such thing."""
+def _bracketed(interval: Interval | None, formatted: Callable[[float], str]) -> str:
+    """Formats a mean with its interval, if it has one; "-" for NaN, "" for None."""
     if interval is None:
         return ""
     mean, low, high = interval.floats()
     if not math.isfinite(mean):
         return "-"
-    return f"{spelt(mean)} [{spelt(low)}, {spelt(high)}]" if low <= high else spelt(mean)
+    if not low <= high:  # a bound is NaN: there is no interval
+        return formatted(mean)
+    return f"{formatted(mean)} [{formatted(low)}, {formatted(high)}]"
 
 
 def _short(value: float) -> str:
-    """Tenths where there is only one digit before the point."""
+    """Formats a number without decimals, or with one decimal if it is below 10."""
     text = f"{value:.0f}" if abs(value) >= 9.95 or value == 0 else f"{value:.1f}"
     return text.replace("-0.0", "0.0")

@@ -123,7 +123,7 @@ def test_named_heads_must_be_there(tmp_path: Path):
     config = replace(TOY, heads="L9H9", choose=1, limit=1, out=str(tmp_path / "a"))
     with pytest.raises(InputError, match="--heads L9H9: toy has 4 layers of 4 heads, L0H0 to L3H3"):
         experiment.run(config)
-    with pytest.raises(InputError, match="a name as L11H2"):
+    with pytest.raises(InputError, match="a name such as L11H2"):
         experiment.run(replace(config, heads="nine", out=str(tmp_path / "b")))
 
 

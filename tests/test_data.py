@@ -119,7 +119,7 @@ def test_each_format_is_recognised(tmp_path: Path) -> None:
             [KNOWN, {**KNOWN, "prompt": "nobody is here"}],
             "record 1: read as known_1000: field 'prompt'.*'Vinson Massif'",
         ),
-        ([{"requested_rewrite": {**REWRITE, "prompt": "no blank"}}], "exactly one {} is wanted"),
+        ([{"requested_rewrite": {**REWRITE, "prompt": "no blank"}}], "exactly one {}"),
         ([{"requested_rewrite": {**REWRITE, "prompt": "{} and {}"}}], "record 0.*exactly one {}"),
         (
             [{"requested_rewrite": {k: v for k, v in REWRITE.items() if k != "target_true"}}],
@@ -233,7 +233,7 @@ def test_a_bad_record_costs_itself(tmp_path: Path) -> None:
     lines.write_text("\n".join([json.dumps(OWN), bad, "{", json.dumps(OWN)]), encoding="utf-8")
     first, second, third, last = read_facts(lines)
     assert first == last
-    assert isinstance(second, Skipped) and "exactly one {} is wanted" in second.reason
+    assert isinstance(second, Skipped) and "exactly one {}" in second.reason
     assert str(third) == (
         "f.jsonl, line 3: broken JSON: Expecting property name enclosed in double quotes at "
         "character 2"

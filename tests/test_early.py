@@ -62,7 +62,7 @@ def config_of(experiment: str, **options: Any) -> Any:
             "--n-random-heads 4: fewer than a layer's 4 are wanted",
         ),
         ("ask_heads", {"heads": "L1H4"}, "--heads L1H4: toy has 4 layers of 4 heads, L0H0 to L3H3"),
-        ("ask_heads", {"heads": "nine"}, "a name as L11H2"),
+        ("ask_heads", {"heads": "nine"}, "a name such as L11H2"),
         ("edit_fact", {"editor": "rome:layer=9"}, "rome:layer=9: toy has layers 0 to 3"),
         ("score_model", {"model": "no/such"}, "unknown model 'no/such'"),
         ("build_rake", {"source": "no.json"}, "--source no.json: there is no such file"),

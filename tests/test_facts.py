@@ -29,12 +29,12 @@ def test_a_fact_knows_its_prompt_its_subject_and_its_relation():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"subject": ""}, "subject: a text is wanted, got ''"),
-        ({"subject": " \t"}, "subject: a text is wanted"),
-        ({"object": ""}, "object: a text is wanted, got ''"),
-        ({"template": ""}, "template: a text is wanted"),
-        ({"template": "The capital is"}, "template: exactly one {} is wanted"),
-        ({"template": "The capital of {} and {} is"}, "template: exactly one {} is wanted"),
+        ({"subject": ""}, "subject: must be a text that is not empty, got ''"),
+        ({"subject": " \t"}, "subject: must be a text that is not empty"),
+        ({"object": ""}, "object: must be a text that is not empty, got ''"),
+        ({"template": ""}, "template: must be a text that is not empty"),
+        ({"template": "The capital is"}, "template: must have exactly one {}"),
+        ({"template": "The capital of {} and {} is"}, "template: must have exactly one {}"),
         ({"template": "{}", "relation_words": ()}, "template: '{}' has no words for the relation"),
         ({"template": " {}", "relation_words": ()}, "has no words for the relation"),
         ({"relation_words": ("mayor of",)}, "relation_words: 'mayor of' is not in"),

@@ -19,7 +19,7 @@ def test_a_name_and_its_head(name: str):
     "name", ["", "L11", "H2", "11", "L1H-2", "head 3", "L1H2x", f"L{'9' * 5000}H1"]
 )
 def test_what_is_no_name(name: str):
-    with pytest.raises(InputError, match="a name as L11H2 or 11.2 is wanted"):
+    with pytest.raises(InputError, match="a name such as L11H2 or 11.2"):
         Head.named(name)
 
 

@@ -74,7 +74,7 @@ def test_another_question_gets_no_answer_of_the_first(journal: Journal) -> None:
     journal.ask("compare", seed=0, text="")
     journal.ask("compare", seed=0, text="")
     journal.ask("tune", seed=1)
-    with pytest.raises(InputError, match="compare with seed=0, and 1 is asked now"):
+    with pytest.raises(InputError, match="compare with seed=0, but now it is 1"):
         journal.ask("compare", seed=1, text="")
 
 
