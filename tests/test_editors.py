@@ -194,7 +194,7 @@ def test_a_setting_out_of_its_bounds_is_refused_however_it_is_made(told: str, wa
     field, _, value = told.partition(":")[2].partition("=")
     if "." not in field:
         settings: Any = {field: type(getattr(made, field))(value)}
-        with pytest.raises(InputError, match=f"{field}=.* is wanted"):
+        with pytest.raises(InputError, match=f"{field}=.*must be "):
             replace(made, **settings)  # pyright: ignore[reportArgumentType]
 
 
