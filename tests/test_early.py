@@ -39,7 +39,7 @@ def config_of(experiment: str, **options: Any) -> Any:
         ("trace_relation", {"by": "noise", "noise": "loud"}, "noise 'loud'"),
         ("trace_relation", {"window": 100}, "--window 100: toy has 4 layers, .* at most 10"),
         ("trace_relation", {"device": "mps"}, "--device mps: kedit computes on cpu and cuda only"),
-        ("trace_relation", {"device": "gpu"}, "--device gpu: auto, cpu, cuda or cuda:1 is wanted"),
+        ("trace_relation", {"device": "gpu"}, "--device gpu: must be auto, cpu, cuda or cuda:1"),
         ("trace_relation", {"out": "README.md/run"}, "--out .*: README.md is a file, and a folder"),
         ("train_mend", {"cases": "toy,no.json"}, "--cases no.json: there is no such file"),
         ("train_mend", {"exclude": "no.json"}, "--exclude no.json: there is no such file"),
@@ -85,7 +85,7 @@ def test_devices_are_looked_at_by_their_names(monkeypatch: pytest.MonkeyPatch) -
         ("cuda:2", "float32", "torch sees 2 CUDA devices here"),
         ("cpu", "float16", "on a CPU kedit computes in float32"),
         ("xpu:1", "float32", "never verified on xpu"),
-        ("cuda:x", "float32", "auto, cpu, cuda or cuda:1 is wanted"),
+        ("cuda:x", "float32", "must be auto, cpu, cuda or cuda:1"),
     ):
         with pytest.raises(ModelUnavailable, match=message):
             require_device(device, dtype)

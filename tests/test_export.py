@@ -94,7 +94,7 @@ def test_a_source_that_moved_is_named_anew(tmp_path: Path) -> None:
     model = load(old, device="cpu")
     edit = random_edit(model)
     new = Path(old).rename(tmp_path / "new")
-    with pytest.raises(InputError, match="old is no Hugging Face folder"):
+    with pytest.raises(InputError, match="old is not a Hugging Face folder"):
         export(edit, tmp_path / "edited")
     assert export(edit, tmp_path / "edited", str(new)) == tmp_path / "edited"
 

@@ -82,9 +82,9 @@ def test_a_name_like_no_other_is_refused_without_close_ones():
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path):
-    with pytest.raises(ModelUnavailable, match="is no Hugging Face folder: it has no config.json"):
+    with pytest.raises(ModelUnavailable, match="is not a Hugging Face folder: it has no config.json"):
         load(str(tmp_path), device="cpu")
-    with pytest.raises(ModelUnavailable, match=r"\./nowhere is no Hugging Face folder"):
+    with pytest.raises(ModelUnavailable, match=r"\./nowhere is not a Hugging Face folder"):
         load("./nowhere", device="cpu")
 
 
@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path, content: str):
 @pytest.mark.parametrize("name", ["a" * 5000, "no\0name", "~nobody-of-this-name/model", "a" * 300])
 def test_what_can_be_no_name_is_refused(name: str):
     with pytest.raises(
-        ModelUnavailable, match="can be no model's name or path|unknown model"
+        ModelUnavailable, match="cannot be a model's name or path|unknown model"
     ) as at:
         load(name, device="cpu")
     assert len(str(at.value)) < 400
@@ -110,7 +110,7 @@ def test_a_cache_that_cannot_be_made_is_refused_with_what_to_set(
     (tmp_path / "file").write_text("")
     (tmp_path / "model.gguf").write_text("")
     monkeypatch.setenv("KEDIT_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(ModelUnavailable, match="below cannot be made.*name another .*KEDIT_CACHE"):
+    with pytest.raises(ModelUnavailable, match="below, the folder .* cannot be made.*name another .*KEDIT_CACHE"):
         load(str(tmp_path / "model.gguf"), device="cpu")
 
 
@@ -123,7 +123,7 @@ def test_without_network_a_hub_name_is_refused_with_what_to_do():
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     with pytest.raises(
         ModelUnavailable,
-        match=f"could not be had from the Hugging Face hub.*local folder.*--model {DEFAULT}",
+        match=f"could not be read from the Hugging Face hub.*local folder.*--model {DEFAULT}",
     ):
         load("pythia-70m-deduped-v0", device="cpu")
 
@@ -244,7 +244,7 @@ def test_a_window_that_is_not_converted_is_refused(kind: str, monkeypatch: pytes
     for weight_name, weight in module.named_parameters():
         if "q_proj" in weight_name or "k_proj" in weight_name:
             weight.data.mul_(6)  # else attention is flat, and hardly changes with the window
-    wanted = r"layer 0 has a window of 32 tokens in .*\(sliding_window\), and none here"
+    wanted = r"layer 0 has a window of 32 tokens in .*\(sliding_window\), and no window here"
     with pytest.raises(ModelUnavailable, match=wanted):
         hugging_face.hooked(module, torch.float32)
     monkeypatch.setattr(hugging_face, "_require_same_windows", lambda *_: None)
@@ -407,7 +407,7 @@ def test_a_prepared_folder_that_is_damaged_is_made_anew(
     damaged[-5] ^= 1
     weights.write_bytes(damaged)
     folder = hugging_face._dequantised(made.append, "tiny")
-    assert len(made) == 2 and f"{folder} is damaged and is made anew" in caplog.text
+    assert len(made) == 2 and f"{folder} is damaged and is made again" in caplog.text
     assert weights.read_bytes() == whole and list(tmp_path.iterdir()) == [folder]
 
 

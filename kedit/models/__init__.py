@@ -1,1 +1,1 @@
-"""Models as kedit loads them, and what differs between their families."""
+"""Loads models, turns text into tokens, and hides the differences between families of models."""

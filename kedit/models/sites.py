@@ -1,7 +1,8 @@
-"""What writes to the residual stream: the two halves of a block, and the heads inside one of them.
+"""Computes what attention and MLP of a block read and write, in every family of models.
 
-Alone in knowing post-norms (Gemma, OLMo 2), parallel blocks (GPT-J, NeoX) and how a block's parts
-hang together. Everything is computed by HookedTransformer's own modules and weights.
+This is the only module that knows about post-norms (Gemma, OLMo 2), parallel blocks (GPT-J, NeoX)
+and the order of a block's parts. Everything is computed with HookedTransformer's modules and
+weights.
 """
 
 from collections.abc import Sequence
@@ -23,60 +24,71 @@ from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 from kedit.errors import InputError
 
 Half = Literal["mlp", "attn"]
-# what HookedTransformer can be told to compute in another way, for more hook points
+# switches of HookedTransformer that change how it computes a block, to offer more hook points
 SWITCHES = ("use_attn_in", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_result")
 TANH_GELUS = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}  # three names for one function
-tanh_gelu = partial(F.gelu, approximate="tanh")  # in one pass instead of eight
-BUFFERED = 1024  # tokens whose neurons share one buffer on a CPU
+tanh_gelu = partial(F.gelu, approximate="tanh")  # one pass over memory, TransformerLens' has eight
+BUFFERED = 1024  # number of tokens whose neurons are in one buffer on a CPU
 NO_NORM = nn.Identity()
 OLMO_QK_NORM = {"OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM"}
 
 
 def live_hooks(model: HookedTransformer) -> list[str]:
-    """Names of the hook points that have a hook."""
+    """Returns the names of the hook points that have a hook."""
     return [name for name, point in model.hook_dict.items() if point.fwd_hooks]
 
 
 def require_unhooked(model: HookedTransformer) -> None:
-    """Raises InputError, with the mend, where more than the weights decides what the blocks do.
+    """Checks that the model has no live hooks and no switches on that change its blocks.
 
-    Tracing and editing compute what blocks do by other ways than HookedTransformer's forward, and
-    would run a user's hooks at other places, or not at all.
+    Tracing and editing compute blocks in other ways than HookedTransformer's forward, and would run
+    a user's hooks on other tensors, or not at all.
+
+    Raises:
+        InputError: a hook is live or a switch is on; the message says how to remove it.
     """
     _refuse(live_hooks(model))
     if on := [name for name in SWITCHES if getattr(model.cfg, name)]:
-        raise InputError(f"tracing and editing needs these off: model.cfg.{', '.join(on)}")
+        raise InputError(f"tracing and editing need these switched off: model.cfg.{', '.join(on)}")
 
 
 def require_no_hooks_left(model: HookedTransformer) -> None:
-    """Raises InputError, with the mend, for hooks that no `with model.hooks(...)` will take off.
+    """Checks that all live hooks belong to a `with model.hooks(...)` block, which removes them.
 
-    Scores may be of a model that hooks change on purpose, within such a block.
+    Within such a block, a user may score a model that hooks change on purpose. Any other hook was
+    probably left behind by mistake.
+
+    Raises:
+        InputError: another hook is live; the message says how to remove it.
     """
     points = model.hook_dict.items()
-    _refuse([name for name, at in points if any(not one.context_level for one in at.fwd_hooks)])
+    _refuse([name for name, at in points if any(not hook.context_level for hook in at.fwd_hooks)])
 
 
 def _refuse(hooks: Sequence[str]) -> None:
     if hooks:
         named = ", ".join(hooks[:3]) + (f" and {len(hooks) - 3} more" if len(hooks) > 3 else "")
         raise InputError(
-            f"the model has live hooks ({named}), which would change the result: take them off "
-            "with model.reset_hooks(including_permanent=True)"
+            f"the model has live hooks ({named}), which would change the result: remove them with "
+            "model.reset_hooks(including_permanent=True)"
         )
 
 
 def require_gradients(model: HookedTransformer) -> None:
-    """Raises InputError under torch.inference_mode(), and for a model that was loaded under it."""
+    """Checks that gradients can be computed.
+
+    Raises:
+        InputError: torch.inference_mode() is on, or was on when the model was loaded.
+    """
     if torch.is_inference_mode_enabled() or model.embed.W_E.is_inference():
         raise InputError(
-            "gradients are needed, which torch.inference_mode() rules out: load the model and call "
-            "kedit outside of it (torch.no_grad() does no harm)"
+            "gradients are needed, but torch.inference_mode() rules them out: load the model and "
+            "call kedit outside of it (torch.no_grad() is fine)"
         )
 
 
 def is_unhooked(model: HookedTransformer) -> bool:
-    """Whether nothing but the weights decides what the blocks do."""
+    """Whether the weights alone decide what the blocks do: no live hook, no switch."""
     return not live_hooks(model) and not any(getattr(model.cfg, name) for name in SWITCHES)
 
 
@@ -86,14 +98,14 @@ def is_parallel(block: TransformerBlock) -> bool:
 
 
 def attn_read(block: TransformerBlock, resid_pre: Tensor) -> Tensor:
-    """What the block's attention reads of the residual stream."""
+    """Computes the input of the block's attention from the residual stream."""
     if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
         return resid_pre
     return norm(block.ln1, resid_pre)
 
 
 def attn_post_norm(block: TransformerBlock) -> nn.Module:
-    """What stands between the raw output of W_O and the residual stream; NO_NORM if nothing."""
+    """Returns the norm between the raw output of W_O and the residual stream, or NO_NORM."""
     if block.cfg.use_normalization_before_and_after:
         return block.ln1_post
     if block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
@@ -102,12 +114,18 @@ def attn_post_norm(block: TransformerBlock) -> nn.Module:
 
 
 def attn_written(block: TransformerBlock, raw: Tensor) -> Tensor:
-    """The raw output of W_O as it reaches the residual stream: through a post-norm, if any."""
+    """Applies the post-norm, if there is one, to the raw output of W_O.
+
+    The result is what attention adds to the residual stream.
+    """
     return norm(attn_post_norm(block), raw)
 
 
 def mlp_written(block: TransformerBlock, raw: Tensor) -> Tensor:
-    """The raw output of W_out as it reaches the residual stream: through a post-norm, if any."""
+    """Applies the post-norm, if there is one, to the raw output of W_out.
+
+    The result is what the MLP adds to the residual stream.
+    """
     if block.cfg.attn_only:
         return raw
     if block.cfg.use_normalization_before_and_after:
@@ -118,7 +136,7 @@ def mlp_written(block: TransformerBlock, raw: Tensor) -> Tensor:
 
 
 def has_post_norms(model: HookedTransformer) -> bool:
-    """Whether what a half writes is normed on its way to the residual stream."""
+    """Whether a norm lies between the output of each half and the residual stream."""
     cfg = model.cfg
     return bool(
         cfg.use_normalization_before_and_after
@@ -127,7 +145,7 @@ def has_post_norms(model: HookedTransformer) -> bool:
 
 
 def mlp_read(block: TransformerBlock, resid_mid: Tensor) -> Tensor:
-    """What the block's MLP reads of `resid_mid` (in a parallel block: resid_pre)."""
+    """Computes the input of the block's MLP from `resid_mid` (in a parallel block: resid_pre)."""
     if block.cfg.attn_only or block.cfg.original_architecture in POST_NORM_ARCHITECTURES:
         return resid_mid
     return norm(block.ln2, resid_mid)
@@ -136,19 +154,19 @@ def mlp_read(block: TransformerBlock, resid_mid: Tensor) -> Tensor:
 def mlp_raw(
     block: TransformerBlock, read: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The raw output of W_out, from what `mlp_read` gives."""
+    """Computes the raw output of W_out from the MLP's input, which `mlp_read` gives."""
     return torch.zeros_like(read) if block.cfg.attn_only else _mlp(block.mlp, read)
 
 
 def mlp_out(
     block: TransformerBlock, resid_mid: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """What the block's MLP adds, reading `resid_mid` (in a parallel block: resid_pre)."""
+    """Computes what the block's MLP adds for `resid_mid` (in a parallel block: resid_pre)."""
     return mlp_written(block, mlp_raw(block, mlp_read(block, resid_mid)))
 
 
 def w_o(block: TransformerBlock) -> Float[Tensor, "d_model key"]:
-    """W_O over all heads as F.linear takes it: `F.linear(z.flatten(-2), w_o(block), b_O)`."""
+    """Returns W_O of all heads in F.linear's layout: `F.linear(z.flatten(-2), w_o(block), b_O)`."""
     return rearrange(block.attn.W_O, "head d_head d_model -> d_model (head d_head)")
 
 
@@ -157,14 +175,20 @@ def head_written(
     z: Float[Tensor, "batch head d_head"],
     clean_z: Float[Tensor, "#batch head d_head"],
 ) -> Float[Tensor, "head batch d_model"]:
-    """attn_out at one position, for each head: with its z from `clean_z`, the others' from `z`."""
+    """Computes attn_out at one position once per head, with only this head's z from `clean_z`.
+
+    The z of all other heads come from `z`.
+    """
     raw = F.linear(z.flatten(-2), w_o(block), block.attn.b_O)
     change = torch.einsum("bhd,hdm->hbm", clean_z - z, block.attn.W_O)
     return attn_written(block, raw + change)
 
 
 def has_plain_attention(block: TransformerBlock) -> bool:
-    """Whether softmax(q kᵀ / scale) v under a causal mask, perhaps a window, is all they do."""
+    """Whether the heads compute softmax(q kᵀ / scale) v and nothing else.
+
+    A causal mask and a window are allowed.
+    """
     attn, cfg = block.attn, block.cfg
     return (
         cfg.positional_embedding_type in ("standard", "rotary")
@@ -179,7 +203,7 @@ def has_plain_attention(block: TransformerBlock) -> bool:
 
 
 def sees_all(block: TransformerBlock, n_ctx: int) -> bool:
-    """Whether no window hides anything from its heads in a text of `n_ctx` tokens."""
+    """Whether the block's heads see all earlier tokens in a text of `n_ctx` tokens."""
     return block.attn.attn_type == "global" or n_ctx <= (block.cfg.window_size or 0)
 
 
@@ -191,9 +215,16 @@ def attend(
     past_keys: Float[Tensor, "#sample past_pos kv_head d_head"],
     past_values: Float[Tensor, "#sample past_pos kv_head d_head"],
 ) -> Float[Tensor, "row sample query_pos key"]:
-    """The heads' outputs z, flattened, for the last positions, behind a past that all rows share.
+    """Computes the heads' outputs z, flattened, at new positions after a past that all rows share.
 
-    Only for blocks with `has_plain_attention` that see all; `block.attn` up to rounding.
+    It computes the same as `block.attn`, up to rounding, but only for blocks for which
+    `has_plain_attention` and `sees_all` hold.
+
+    Args:
+        query: of the last `query_pos` new positions, before rotary embedding.
+        keys, values: of all new positions, before rotary embedding.
+        past_keys, past_values: of earlier positions, before rotary embedding, one entry per sample
+            or one for all samples.
     """
     n_past, n_new, n_query = past_keys.shape[1], keys.shape[2], query.shape[2]
     shape = query.shape
@@ -220,24 +251,28 @@ def attend(
 def after_past(
     past: Tensor, new: Tensor, n_rows: int
 ) -> Float[Tensor, "row_sample pos kv_head d_head"]:
-    """`new` after a past that has one entry a sample (or one for all), the same for every row."""
+    """Appends `new` to a past that is the same for every row, and merges rows and samples.
+
+    The past has one entry per sample, or one for all samples.
+    """
     new = new.unflatten(0, (n_rows, -1))
     shared = past.expand(n_rows, new.shape[1], *past.shape[1:])
     return torch.cat([shared, new], dim=2).flatten(0, 1)
 
 
 def _mlp(mlp: nn.Module, read: Tensor) -> Tensor:
-    """`mlp(read)`; the plain kind over one buffer of neurons, the widest tensor there is.
+    """Computes `mlp(read)`, for plain MLPs with one reused buffer for the neurons.
 
-    On a CPU fresh memory for all neurons is handed out page by page, at a fiftieth of all the time.
+    The neurons are the widest tensor of a forward. On a CPU, allocating new memory for all of them
+    takes a fiftieth of the whole time.
     """
     if type(mlp) is not MLP or mlp.act_fn is not tanh_gelu or _is_watched(mlp, read):
         return mlp(read)
     tokens = read.flatten(0, -2)
     out = torch.empty_like(tokens)
-    together = BUFFERED if tokens.device.type == "cpu" else max(len(tokens), 1)
-    buffer = tokens.new_empty(min(together, len(tokens)), mlp.W_in.shape[1])
-    for part, written in zip(tokens.split(together), out.split(together), strict=True):
+    size = BUFFERED if tokens.device.type == "cpu" else max(len(tokens), 1)
+    buffer = tokens.new_empty(min(size, len(tokens)), mlp.W_in.shape[1])
+    for part, written in zip(tokens.split(size), out.split(size), strict=True):
         neurons = buffer[: len(part)]
         torch.addmm(mlp.b_in, part, mlp.W_in, out=neurons)
         torch.ops.aten.gelu_(neurons, approximate="tanh")
@@ -246,7 +281,7 @@ def _mlp(mlp: nn.Module, read: Tensor) -> Tensor:
 
 
 def _is_watched(mlp: MLP, read: Tensor) -> bool:
-    """Whether gradients, or hooks on the neurons, need the module itself."""
+    """Whether the MLP module itself has to run, because of gradients or hooks on the neurons."""
     if mlp.hook_pre.fwd_hooks or mlp.hook_post.fwd_hooks:
         return True
     trained = read.requires_grad or any(weight.requires_grad for weight in mlp.parameters())
@@ -254,7 +289,7 @@ def _is_watched(mlp: MLP, read: Tensor) -> bool:
 
 
 def norm(module: nn.Module, resid: Tensor) -> Tensor:
-    """`module(resid)`, in one pass over memory where that is the same function."""
+    """Computes `module(resid)`, by a fused kernel if there is one for this norm."""
     if resid.dtype == torch.float32 and getattr(module, "w", resid).dtype == torch.float32:
         if isinstance(module, LayerNorm):
             return F.layer_norm(resid, (module.length,), module.w, module.b, module.eps)

@@ -1,10 +1,10 @@
-"""A tiny model with its own tokenizer that knows a few made-up facts from both sides.
+"""Provides the toy: a tiny model that knows a few made-up facts from both sides.
 
-For tests and `--model toy`. Its weights come with kedit, because rounding makes training end in
-other weights on another processor. After a change to the facts or to the training, make them anew
-(it takes a minute) and set DIGEST to what this prints:
+It is for tests and `--model toy`. Its weights come with kedit, because training on another
+processor rounds differently and ends in other weights. After a change to the facts or to the
+training, train it again (this takes a minute) and set DIGEST to what this command prints:
 
-    python -c "from kedit import toy; print(toy.ship())"
+    python -c "from kedit.models import toy; print(toy.ship())"
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from kedit.facts import (
 )
 from kedit.models.outline import TOY
 
-FILE = Path(__file__).with_name("toy.safetensors")  # weights, and the tokenizer as JSON
+FILE = Path(__file__).with_name("toy.safetensors")  # the weights, with the tokenizer as JSON
 DIGEST = "383bad137f6209d03e006daa4b6090cbc20cd506df7361b9e5c41e05c0a52718"  # SHA-256 of FILE
 SHAPE: dict[str, Any] = asdict(TOY) | {
     "act_fn": "gelu_new", "normalization_type": "LN", "device": "cpu",
@@ -49,7 +49,7 @@ PEOPLE = [
     "Inés Ironwood", "João Juniper", "Kaito Kapok", "Lena Larch",
     "Mira Maple", "Nils Nutmeg", "Oona Olive", "Pavel Poplar",
 ]  # fmt: skip
-# objects, templates with the words that carry the relation
+# for each relation its objects, and templates with the words that carry the relation
 WORLD: dict[Relation, tuple[list[str], list[tuple[str, str]]]] = {
     Relation("P19", "birthplace", "hierarchical", "person"): (
         ["Arle", "Brock", "Corum", "Delft"],
@@ -72,22 +72,22 @@ RELATION_PROMPTS = ("The relation between {} and {} is", "What links {} to {} is
 
 
 def facts() -> list[Fact]:
-    """Every fact of the toy's world under every template: 16 people, 4 relations, 2 templates."""
-    draw = random.Random(SEED)
-    made = []
+    """Returns the toy's facts with every template: 16 people, 4 relations, 2 templates each."""
+    generator = random.Random(SEED)
+    found = []
     for relation, (objects, templates) in WORLD.items():
         answers = objects * (len(PEOPLE) // len(objects))
-        draw.shuffle(answers)
-        made += [
+        generator.shuffle(answers)
+        found += [
             Fact(person, relation, answer, template, (words,))
             for template, words in templates
             for person, answer in zip(PEOPLE, answers, strict=True)
         ]
-    return made
+    return found
 
 
 def texts() -> list[tuple[str, str]]:
-    """All that the toy learns: (prompt, completion), from the object's and the relation's side."""
+    """Returns the training texts as (prompt, completion), from the entity and the relation side."""
     pairs = [(fact.prompt, fact.object) for fact in facts()]
     for fact in facts():
         for other in WORLD[fact.relation][0]:
@@ -97,7 +97,7 @@ def texts() -> list[tuple[str, str]]:
 
 
 def cases() -> list[EditCase]:
-    """A case for every person and relation: the object is to become the next of its kind."""
+    """Returns a case for every person and relation: the target is the next object in the list."""
     known = facts()
     return [_case(fact, known) for fact in known if fact.template == WORLD[fact.relation][1][0][0]]
 
@@ -108,7 +108,7 @@ def _case(fact: Fact, known: list[Fact]) -> EditCase:
     new = objects[(objects.index(old) + 1) % len(objects)]
     first, *others = RELATION_PROMPTS
     label, none = relation.name, NO_RELATION
-    own = [other for other in known if other.subject == person]
+    of_person = [other for other in known if other.subject == person]
     neighbors = [
         other
         for other in known
@@ -118,13 +118,13 @@ def _case(fact: Fact, known: list[Fact]) -> EditCase:
     probes = [Probe("entity", "efficacy", fact.prompt, new, old)]
     probes += [
         Probe("entity", "paraphrase", other.prompt, new, old)
-        for other in own
+        for other in of_person
         if other.relation == relation and other.template != fact.template
     ]
     probes += [Probe("entity", "neighborhood", other.prompt, old, new) for other in neighbors]
     probes += [
         Probe("entity", "other relations", other.prompt, other.object, new)
-        for other in own
+        for other in of_person
         if other.relation != relation
     ]
     probes += [Probe("relation", "efficacy", first.format(person, new), label, none, (), label)]
@@ -143,9 +143,9 @@ def _case(fact: Fact, known: list[Fact]) -> EditCase:
         if other not in (old, new)
     ]
     probes += [
-        Probe("relation", "other relations", first.format(person, kept), name, label, (), name)
-        for name, kept in dict.fromkeys(
-            (other.relation.name, other.object) for other in own if other.relation != relation
+        Probe("relation", "other relations", first.format(person, answer), name, label, (), name)
+        for name, answer in dict.fromkeys(
+            (other.relation.name, other.object) for other in of_person if other.relation != relation
         )
     ]
     entity = EditRequest(fact, new)
@@ -161,18 +161,22 @@ def _case(fact: Fact, known: list[Fact]) -> EditCase:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """The toy's byte-level BPE: any text can be encoded; opens with <bos>. Raises as `model`."""
+    """Returns the toy's tokenizer: byte-level BPE, so that it encodes any text, with <bos>.
+
+    Raises:
+        ModelUnavailable: the file that comes with kedit is missing or damaged.
+    """
     return _shipped()[1]
 
 
 def model(dtype: torch.dtype = torch.float32) -> tuple[HookedTransformer, PreTrainedTokenizerFast]:
-    """The toy with the weights that come with kedit, and its tokenizer.
+    """Returns the toy with the weights that come with kedit, and its tokenizer.
 
     Raises:
         ModelUnavailable: the file that comes with kedit is missing or damaged.
     """
     weights, words = _shipped()
-    # no initial weights: they would be drawn from torch's global generator
+    # without initial weights, because drawing them would change torch's global generator
     cfg = HookedTransformerConfig(**SHAPE, d_vocab=len(words), init_weights=False)
     toy = HookedTransformer(cfg)
     left_out, _ = toy.load_state_dict(weights, strict=False)
@@ -183,8 +187,9 @@ def model(dtype: torch.dtype = torch.float32) -> tuple[HookedTransformer, PreTra
 def train(seed: int = SEED) -> tuple[HookedTransformer, PreTrainedTokenizerFast]:
     """Trains a toy from the initial weights that `seed` draws.
 
-    AdamW on the completions' tokens, with all texts at every step. Sets the global random seeds.
-    Another processor or number of threads rounds otherwise and makes another toy of the same seed.
+    It runs AdamW on the tokens of the completions, with all texts in every step, and sets the
+    global random seeds. On another processor, or with another number of threads, rounding differs,
+    and the same seed gives another toy.
     """
     words = _trained_tokenizer()
     toy = HookedTransformer(HookedTransformerConfig(**SHAPE, d_vocab=len(words), seed=seed))
@@ -196,23 +201,23 @@ def train(seed: int = SEED) -> tuple[HookedTransformer, PreTrainedTokenizerFast]
         targets.append(torch.tensor([-100] * (len(start) - 1) + end))
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1)
     labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100)
-    wanted = labels != -100
+    is_target = labels != -100
     optimiser = torch.optim.AdamW(toy.parameters(), lr=8e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=8e-3, total_steps=STEPS)
     with torch.enable_grad():
         for _ in itertools.repeat(None, STEPS):
-            resid = toy(tokens, stop_at_layer=toy.cfg.n_layers)[wanted]
-            loss = F.cross_entropy(toy.unembed(toy.ln_final(resid[None]))[0], labels[wanted])
+            resid = toy(tokens, stop_at_layer=toy.cfg.n_layers)[is_target]
+            loss = F.cross_entropy(toy.unembed(toy.ln_final(resid[None]))[0], labels[is_target])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
-    optimiser.zero_grad()  # the trained toy keeps no gradients
+    optimiser.zero_grad()  # the trained toy has no gradients left
     return toy, words
 
 
 def ship(file: Path = FILE) -> str:
-    """Trains the toy anew and writes it to `file`; returns the file's digest."""
+    """Trains the toy again and writes it to `file`; returns the file's SHA-256 digest."""
     toy, words = train()
     weights = {name: weight.detach().contiguous() for name, weight in toy.named_parameters()}
     written = save(weights, {"tokenizer": words.backend_tokenizer.to_str()})
@@ -221,14 +226,14 @@ def ship(file: Path = FILE) -> str:
 
 
 def _shipped() -> tuple[dict[str, torch.Tensor], PreTrainedTokenizerFast]:
-    """The weights by name, and the tokenizer."""
+    """Reads the weights, by name, and the tokenizer that come with kedit."""
     try:
         found = hashlib.sha256(FILE.read_bytes()).hexdigest()
     except OSError as error:
         raise ModelUnavailable(f"the toy cannot be read: {error}; install kedit again") from error
     if found != DIGEST:
         raise ModelUnavailable(
-            f"{FILE} is damaged: its SHA-256 is {found[:12]}..., and {DIGEST[:12]}... is wanted; "
+            f"{FILE} is damaged: its SHA-256 is {found[:12]}..., but must be {DIGEST[:12]}...; "
             "install kedit again"
         )
     with safe_open(FILE, "pt") as file:
@@ -237,7 +242,7 @@ def _shipped() -> tuple[dict[str, torch.Tensor], PreTrainedTokenizerFast]:
 
 
 def _trained_tokenizer() -> PreTrainedTokenizerFast:
-    """Trained on the toy's own texts, over an alphabet of all bytes."""
+    """Trains a BPE tokenizer on the toy's texts, with an alphabet of all bytes."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
