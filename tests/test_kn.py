@@ -300,7 +300,7 @@ def test_a_prompt_that_leaves_no_room_for_the_object_is_refused(toy: HookedTrans
 def test_a_model_that_attributions_cannot_be_had_of_is_refused(
     toy: HookedTransformer, family: FamilyOf
 ) -> None:
-    with pytest.raises(InputError, match="attention that is a softmax of products"):
+    with pytest.raises(InputError, match="supports plain softmax attention only"):
         KN()(family("gemma2").model, [ENTITY])
     with (
         toy.hooks(fwd_hooks=[(get_act_name("z", 0), lambda act, hook: act)]),

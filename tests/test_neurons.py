@@ -223,7 +223,7 @@ def test_live_hooks_are_refused(family: FamilyOf) -> None:
 
 @pytest.mark.parametrize("name", ["bloom", "gemma2", "olmo3"])
 def test_other_kinds_of_attention_are_refused(family: FamilyOf, name: str) -> None:
-    with pytest.raises(InputError, match="attention that is a softmax of products"):
+    with pytest.raises(InputError, match="supports plain softmax attention only"):
         attributions(family(name).model, PROMPT, (3,))
 
 

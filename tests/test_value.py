@@ -187,7 +187,7 @@ def test_a_delta_stays_within_its_clamp_and_makes_the_toy_say_the_target(
 
 @pytest.mark.parametrize("name", ["bloom", "gemma2", "olmo3"])
 def test_other_kinds_of_attention_are_refused(family: FamilyOf, name: str) -> None:
-    with pytest.raises(InputError, match="attention that is a softmax of products"):
+    with pytest.raises(InputError, match="supports plain softmax attention only"):
         train(family(name).model, ROWS, SLOTS, TRAINING)
 
 

@@ -1,8 +1,25 @@
-"""Rows of different lengths through the blocks, packed: padding goes through no matrix.
+"""Runs rows of tokens of different lengths through a model's blocks, packed and differentiable.
 
-Each row stands behind a past of its own, all pasts ending at the same position: those that are
-shorter have a gap at their left, which is masked. Fused kernels over HookedTransformer's weights,
-and differentiable.
+This is the forward for many prompts: scoring, generation, training an edit's value, and reading
+keys. For patched cells, where the rows are restored versions of one corrupted run, use
+`kedit.forward.patched` (with `paths` and `blocks`). Section "Two fast forwards" of
+docs/architecture.md compares the two.
+
+*Packed* means that the tokens of all rows form one long list, without padding. Norms, weight
+matrices and the MLP treat every token alone, so they take this list: the result does not depend on
+padding, and on padding their work would be wasted. Only attention needs rows and positions, so only
+there the list is unpacked into a padded batch and packed again.
+
+Each row continues a past: keys and values of earlier tokens. All pasts end at the same column, the
+right edge, so that the new tokens of all rows begin at the same column. A shorter past has a gap at
+its left, which is masked:
+
+           past                 new
+    row 0  | a | b | c | d |    | e | f |         . gap, masked
+    row 1  | . | . | g | h |    | i | _ |         _ padding: no token before it can attend to it,
+    row 2  | . | k | l | m |    | n | o |           and its output is dropped
+
+Positions count tokens, not columns: `i` has position 2.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,20 +49,25 @@ from kedit.models.sites import (
     w_o,
 )
 
-PADDING = 0  # any token: nothing reads it
+PADDING = 0  # any token will do, because no output depends on it
 Part = Literal["attn_in", "z", "attn", "mlp_in", "mlp", "resid"]
-Write = Callable[[int, Part, Tensor], Tensor]  # layer, part of its block, what is there
-LayerCache = tuple[Float[Tensor, "_ _ kv_head d_head"], ...]  # rows and positions, by layer
+Write = Callable[[int, Part, Tensor], Tensor]  # (layer, part of its block, activation) -> new one
+LayerCache = tuple[Float[Tensor, "_ _ kv_head d_head"], ...]  # by layer: [row, pos, ...]
 
 
 def is_plain(model: HookedTransformer) -> bool:
-    """Whether `run_blocks` computes what the model does: plain attention, no hook, no switch."""
+    """Whether `run_blocks` computes the same as the model: plain attention, no hook, no switch."""
     return is_unhooked(model) and all(has_plain_attention(block) for block in model.blocks)
 
 
 def require_plain(model: HookedTransformer) -> None:
-    """Raises InputError for a model that `run_blocks` cannot differentiate, with the mend."""
-    if hasattr(model, "_orig_mod"):  # it passes every attribute on, but is no HookedTransformer
+    """Checks that `run_blocks` can compute and differentiate this model.
+
+    Raises:
+        InputError: it cannot; the message says why and what to do.
+    """
+    # torch.compile's wrapper passes every attribute on, but is not a HookedTransformer
+    if hasattr(model, "_orig_mod"):
         raise InputError(
             "this is torch.compile's wrapper, whose weights have other names: pass the model itself"
         )
@@ -53,8 +75,8 @@ def require_plain(model: HookedTransformer) -> None:
     require_unhooked(model)
     if not is_plain(model):
         raise InputError(
-            f"{model.cfg.original_architecture or model.cfg.model_name}: editing needs attention "
-            "that is a softmax of products, and nothing else (no soft cap, no ALiBi)"
+            f"{model.cfg.original_architecture or model.cfg.model_name}: editing supports plain "
+            "softmax attention only (no soft cap, no ALiBi, no QK norm of OLMo)"
         )
 
 
@@ -68,20 +90,26 @@ def run_blocks(
     real: Bool[Tensor, "row new"],
     write: Write = lambda layer, part, raw: raw,
 ) -> tuple[Float[Tensor, "token d_model"], LayerCache, LayerCache]:
-    """Residual behind the last of `layers`, and keys and values of all positions at each of them.
+    """Runs packed rows through consecutive layers, each row after its past.
 
-    Only for a model that `is_plain`. Unlike TransformerLens' cache these hold keys after the rotary
-    embedding: a position never changes, and rotating it once is enough.
+    The model must be one for which `is_plain` holds. The returned keys are rotated, unlike those in
+    TransformerLens' cache: the position of a token never changes, so rotating its key once is
+    enough.
 
     Args:
-        layers: one after the other, not necessarily from the first.
-        resid: before the first of them, of the tokens at `real`, row by row.
-        past_keys, past_values: at each of `layers`, as this function returns them.
-        mask: of past and new positions, 1 where there is a token; those of a row stand together.
-        real: which new positions are no padding.
-        write: gets, packed, what each layer's attention and MLP read, all heads' z, the raw outputs
-            of W_O and W_out (before a post-norm) and the residual behind the layer; what it returns
-            takes their place.
+        layers: consecutive layers; the first one need not be layer 0.
+        resid: the packed residual before the first of these layers, row by row.
+        past_keys, past_values: for each of `layers`, as this function returns them.
+        mask: 1 at tokens, 0 in the gap, for past and new positions. The tokens of a row are
+            adjacent. Padding after new tokens may be 1.
+        real: which new positions hold a token, not padding.
+        write: is called with each layer's packed activations: the inputs of attention and MLP, all
+            heads' z, the raw outputs of W_O and W_out (before a post-norm), and the residual after
+            the layer. Its return value replaces the activation.
+
+    Returns:
+        The packed residual after the last of `layers`, and the keys and values of past and new
+        positions at each layer.
     """
     keys, values = [], []
     for layer, old_keys, old_values in zip(layers, past_keys, past_values, strict=True):
@@ -99,7 +127,7 @@ def run_blocks(
 
 
 def empty_cache(model: HookedTransformer, n_rows: int, layers: Sequence[int]) -> LayerCache:
-    """Keys, or values, at `layers` before the first token of each row."""
+    """Returns the keys (or values) of an empty past for each of `layers`."""
     cfg = model.cfg
     heads = (n_rows, 0, cfg.n_key_value_heads or cfg.n_heads, cfg.d_head)
     return tuple(torch.empty(heads, device=device(model), dtype=cfg.dtype) for _ in layers)
@@ -109,58 +137,75 @@ def empty_cache(model: HookedTransformer, n_rows: int, layers: Sequence[int]) ->
 def run_first_layers(
     model: HookedTransformer, rows: Sequence[Sequence[int]], n_layers: int
 ) -> tuple[Float[Tensor, "token d_model"], Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]:
-    """Residual of whole rows behind the first `n_layers`, packed; then `mask` and `real` for what
-    goes on from there. What many of them open with is run once.
+    """Runs whole rows, which have no past, through the first `n_layers`; shared openings only once.
+
+    The openings of all groups run first, as one batch. Then each row's tail runs after the opening
+    of its group. `to_right` moves the openings to the right edge between the two steps:
+
+        openings        to the right edge     tails after them       rows, whole again
+        | a | b | c |   | a | b | c |         | a | b | c | d |      | a | b | c | d | _ |
+        | g | _ | _ |   | . | . | g |         | . | . | g | h | i |  | g | h | i | _ | _ |
+
+    Returns:
+        The packed residual of the rows; and `mask` and `real`, with which `run_blocks` continues
+        from there (with an empty past).
     """
-    place, below = device(model), range(n_layers)
-    tokens, real = _placed(rows, place)
+    on, below = device(model), range(n_layers)
+    tokens, real = _padded_and_real(rows, on)
     groups = shared_openings([tuple(row) for row in rows])
     if not any(length for length, _ in groups):
         past, mask = empty_cache(model, len(rows), below), torch.ones_like(tokens)
         resid = embedded(model, tokens, mask, real)
         return run_blocks(model, below, resid, past, past, mask, real)[0], mask, real
     group_of = {index: group for group, (_, members) in enumerate(groups) for index in members}
-    group = torch.tensor([group_of[index] for index in range(len(rows))], device=place)
+    group = torch.tensor([group_of[index] for index in range(len(rows))], device=on)
 
-    openings, within = _placed([rows[members[0]][:length] for length, members in groups], place)
+    openings, in_opening = _padded_and_real(
+        [rows[members[0]][:length] for length, members in groups], on
+    )
     past, mask = empty_cache(model, len(groups), below), torch.ones_like(openings)
-    first = embedded(model, openings, mask, within)
-    first, keys, values = run_blocks(model, below, first, past, past, mask, within)
-    # to the right edge, where the tails begin
-    gap = (~within).sum(1, keepdim=True)
-    columns = torch.arange(openings.shape[1], device=place)
+    first = embedded(model, openings, mask, in_opening)
+    first, keys, values = run_blocks(model, below, first, past, past, mask, in_opening)
+    gap = (~in_opening).sum(1, keepdim=True)
+    columns = torch.arange(openings.shape[1], device=on)
     source = (columns - gap).clamp(min=0)
     keys, values = (
-        tuple(layer[group] for layer in to_right(kept, source)) for kept in (keys, values)
+        tuple(layer[group] for layer in to_right(cache, source)) for cache in (keys, values)
     )
 
     lengths = [groups[group_of[index]][0] for index in range(len(rows))]
-    tails, behind = _placed([row[n:] for row, n in zip(rows, lengths, strict=True)], place)
+    tails, in_tail = _padded_and_real([row[n:] for row, n in zip(rows, lengths, strict=True)], on)
     mask = torch.cat([(columns >= gap).long()[group], torch.ones_like(tails)], 1)
-    second = embedded(model, tails, mask, behind)
-    second, _, _ = run_blocks(model, below, second, keys, values, mask, behind)
+    second = embedded(model, tails, mask, in_tail)
+    second, _, _ = run_blocks(model, below, second, keys, values, mask, in_tail)
 
-    opens = torch.arange(tokens.shape[1], device=place) < within.sum(1)[group][:, None]
+    # the first columns of a whole row are its opening, the rest of its tokens are its tail
+    is_opening = torch.arange(tokens.shape[1], device=on) < in_opening.sum(1)[group][:, None]
     resid = first.new_zeros(*real.shape, first.shape[1])
-    resid[opens] = unpacked(first, within)[group][within[group]]
-    resid[real & ~opens] = second
+    resid[is_opening] = unpacked(first, in_opening)[group][in_opening[group]]
+    resid[real & ~is_opening] = second
     return resid[real], torch.ones_like(tokens), real
 
 
-def _placed(
-    rows: Sequence[Sequence[int]], place: torch.device
+def _padded_and_real(
+    rows: Sequence[Sequence[int]], on: torch.device
 ) -> tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]:
-    """Rows padded at the right, and where there is no padding."""
-    tokens = padded(rows, place)
-    lengths = torch.tensor([len(row) for row in rows], device=place)
-    return tokens, torch.arange(tokens.shape[1], device=place) < lengths[:, None]
+    """Rows padded at the right, and which positions are not padding."""
+    tokens = padded(rows, on)
+    lengths = torch.tensor([len(row) for row in rows], device=on)
+    return tokens, torch.arange(tokens.shape[1], device=on) < lengths[:, None]
 
 
-def to_right(kept: LayerCache, source: Int[Tensor, "row pos"]) -> LayerCache:
-    """Keys, or values, of rows that are to end at the right edge: each position takes what is at
-    its `source`, the gap at the left repeats the start.
+def to_right(cache: LayerCache, source: Int[Tensor, "row pos"]) -> LayerCache:
+    """Moves keys (or values) of rows so that every row ends at the right edge.
+
+        | g | h | _ |   with source | 0 | 0 | 1 |   becomes   | g | g | h |
+
+    Args:
+        source: for each column the column from which it is filled. In the gap at the left this is
+            column 0: any finite numbers will do there, because the gap is masked.
     """
-    return tuple(torch.take_along_dim(layer, source[..., None, None], 1) for layer in kept)
+    return tuple(torch.take_along_dim(layer, source[..., None, None], 1) for layer in cache)
 
 
 def embedded(
@@ -169,32 +214,41 @@ def embedded(
     mask: Int[Tensor, "row pos"],
     real: Bool[Tensor, "row new"],
 ) -> Float[Tensor, "token d_model"]:
-    """Residual before layer 0 of the tokens at `real`, which stand at the end of `mask`."""
+    """Returns the packed residual before layer 0 of the tokens at `real`.
+
+    Args:
+        tokens: the new tokens, padded.
+        mask: as for `run_blocks`; its last columns are those of `tokens`.
+        real: which of `tokens` are not padding.
+    """
     resid = model.embed(tokens[real])
     if model.cfg.positional_embedding_type == "standard":
         n_past = mask.shape[1] - tokens.shape[1]
-        resid = resid + model.pos_embed(tokens, n_past, _counted(mask, real))[real]
+        resid = resid + model.pos_embed(tokens, n_past, _without_padding(mask, real))[real]
     return resid
 
 
-def _counted(mask: Int[Tensor, "row pos"], real: Bool[Tensor, "row new"]) -> Int[Tensor, "row pos"]:
-    """`mask` without the padding behind new tokens, whose positions may lie beyond the context.
+def _without_padding(
+    mask: Int[Tensor, "row pos"], real: Bool[Tensor, "row new"]
+) -> Int[Tensor, "row pos"]:
+    """`mask` with 0 at the padding after new tokens too, for counting positions.
 
-    The longest past and the longest row side by side may be wider than that, though no text is.
+    Counted positions of padding could lie beyond the model's context: the longest past and the
+    longest row are next to each other in the batch, even if no text has both.
     """
     n_past = mask.shape[1] - real.shape[1]
     return torch.cat([mask[:, :n_past], real.long()], 1)
 
 
-def padded(rows: Sequence[Sequence[int]], place: torch.device) -> Int[Tensor, "row pos"]:
-    """Rows of tokens as one tensor, padded at the right."""
+def padded(rows: Sequence[Sequence[int]], on: torch.device) -> Int[Tensor, "row pos"]:
+    """Returns rows of tokens as one tensor on the device `on`, padded at the right."""
     width = max(map(len, rows), default=0)
     filled = [[*row, *[PADDING] * (width - len(row))] for row in rows]
-    return torch.tensor(filled, dtype=torch.long, device=place)
+    return torch.tensor(filled, dtype=torch.long, device=on)
 
 
 def unpacked(tokens: Float[Tensor, "token *width"], real: Bool[Tensor, "row new"]) -> Tensor:
-    """Packed tokens at their rows and positions, zeros where there is padding."""
+    """Puts packed tokens back at their rows and positions, with zeros at padding."""
     rows = tokens.new_zeros(*real.shape, *tokens.shape[1:])
     rows[real] = tokens
     return rows
@@ -212,22 +266,15 @@ def _attend(
     Float[Tensor, "row pos kv_head d_head"],
     Float[Tensor, "row pos kv_head d_head"],
 ]:
-    """All heads' z at new tokens behind pasts with gaps, and keys and values of all positions.
+    """All heads' z at new tokens, packed, and the keys and values of past and new positions.
 
-    Only for blocks with `has_plain_attention`. Unlike TransformerLens' cache this one holds keys
-    after the rotary embedding: a position never changes, and rotating it once is enough.
-
-    Args:
-        read: what attention reads of the tokens at `real`, one after the other.
-        mask: 1 where there is a token; positions are counted over tokens only, and the tokens of
-            a row stand together.
-        real: which new positions are no padding.
+    The arguments are as for `run_blocks`; `read` is the packed input of attention.
     """
     n_past = past_keys.shape[1]
     packed = block.attn.calculate_qkv_matrices(read[None], read[None], read[None])
     query, keys, values = (unpacked(each[0], real) for each in packed)
     if block.cfg.positional_embedding_type == "rotary":
-        counted = _counted(mask, real)
+        counted = _without_padding(mask, real)
         query = block.attn.apply_rotary(query, n_past, counted)
         keys = block.attn.apply_rotary(keys, n_past, counted)
     keys, values = torch.cat([past_keys, keys], 1), torch.cat([past_values, values], 1)
@@ -235,19 +282,19 @@ def _attend(
         query.transpose(1, 2),
         keys.transpose(1, 2),
         values.transpose(1, 2),
-        attn_mask=_seen(block, n_past, mask),
+        attn_mask=_visible(block, n_past, mask),
         scale=1 / block.attn.attn_scale,
         enable_gqa=keys.shape[2] != query.shape[2],
     )
     return z.transpose(1, 2)[real].flatten(1), keys, values
 
 
-def _seen(
+def _visible(
     block: TransformerBlock, n_past: int, mask: Int[Tensor, "row pos"]
 ) -> Bool[Tensor, "row 1 new pos"]:
-    """What each new position attends to: tokens before it and itself, in its layer's window."""
+    """Which positions each new one attends to: itself and earlier tokens, within the window."""
     n_ctx = mask.shape[1]
-    seen = torch.ones(n_ctx - n_past, n_ctx, dtype=torch.bool, device=mask.device).tril(n_past)
+    visible = torch.ones(n_ctx - n_past, n_ctx, dtype=torch.bool, device=mask.device).tril(n_past)
     if block.attn.attn_type == "local":
-        seen = seen.triu(n_past - (block.cfg.window_size or n_ctx) + 1)
-    return seen & mask.bool()[:, None, None]
+        visible = visible.triu(n_past - (block.cfg.window_size or n_ctx) + 1)
+    return visible & mask.bool()[:, None, None]

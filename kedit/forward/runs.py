@@ -1,4 +1,4 @@
-"""A run of the model: its tokens, the hooks it is run under, and what it leaves behind."""
+"""Runs a model once and keeps the activations that patching needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +15,16 @@ Held = Literal["attn_out", "mlp_out"]
 
 @dataclass(frozen=True)
 class States:
-    """What one run left at every layer. A clean run has one row, a corrupted one a row a sample.
+    """The activations of one run at every layer.
+
+    A clean run has one row. A corrupted run has one row per sample of the noise.
 
     Args:
-        resid: resid_pre of each layer, then resid_post of the last: n_layers + 1 entries.
-        attn_out, mlp_out: what each layer's halves added to the residual stream.
-        z: each layer's heads' outputs before W_O.
-        keys, values: as attention caches them: before rotary embedding, grouped heads once.
+        resid: resid_pre of each layer, then resid_post of the last layer: n_layers + 1 entries.
+        attn_out, mlp_out: what attention and MLP of each layer added to the residual stream.
+        z: the outputs of each layer's heads before W_O.
+        keys, values: as TransformerLens caches them: before rotary embedding, and once per group
+            of heads that share them.
     """
 
     resid: tuple[Float[Tensor, "batch pos d_model"], ...]
@@ -37,22 +40,23 @@ class States:
         return self.resid[-1][:, -1]
 
     def written(self, held: Held) -> tuple[Float[Tensor, "batch pos d_model"], ...]:
+        """Returns the outputs of one half of every layer."""
         return self.attn_out if held == "attn_out" else self.mlp_out
 
 
 @dataclass(frozen=True)
 class Run:
-    """Tokens, and the hooks they are run under (a corruption's noise, say)."""
+    """Tokens, and the hooks with which they are run (such as the noise of a corruption)."""
 
     tokens: Int[Tensor, "batch pos"]
     hooks: tuple[tuple[str, Callable], ...] = ()
 
     @torch.no_grad()
     def states(self, model: HookedTransformer) -> States:
-        """Runs once and keeps what patching needs."""
+        """Runs the model once and keeps the activations that patching needs."""
         n_layers = model.cfg.n_layers
-        kept = ["resid_pre", "attn_out", "z"] + ([] if model.cfg.attn_only else ["mlp_out"])
-        names = [[get_act_name(kind, layer) for layer in range(n_layers)] for kind in kept]
+        kinds = ["resid_pre", "attn_out", "z"] + ([] if model.cfg.attn_only else ["mlp_out"])
+        names = [[get_act_name(kind, layer) for layer in range(n_layers)] for kind in kinds]
         past = TransformerLensKeyValueCache.init_cache(
             model.cfg, self.tokens.device, batch_size=len(self.tokens)
         )
@@ -63,11 +67,12 @@ class Run:
                 names_filter=[name for layers in names for name in layers],
                 stop_at_layer=n_layers,
                 past_kv_cache=past,
-                attention_mask=torch.ones_like(self.tokens),  # else guessed from padding tokens
+                # otherwise TransformerLens masks all tokens that equal the padding token
+                attention_mask=torch.ones_like(self.tokens),
             )
         resid, attn, z, *mlp = ([cache[name] for name in layers] for layers in names)
         return States(
-            resid=(*resid, cast(Tensor, last)),  # stop_at_layer gives a residual
+            resid=(*resid, cast(Tensor, last)),  # with stop_at_layer, the output is a residual
             attn_out=tuple(attn),
             mlp_out=tuple(mlp[0]) if mlp else tuple(torch.zeros_like(out) for out in attn),
             z=tuple(z),

@@ -1,4 +1,4 @@
-"""What counts as saying an answer: of texts alone, without torch."""
+"""Decides whether a generated text begins with an answer, by comparing words (without torch)."""
 
 import re
 from collections.abc import Sequence
@@ -9,22 +9,23 @@ ARTICLES = {"a", "an", "the"}
 
 
 def opens_with_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether `text` opens with one of `answers`: case, articles and punctuation aside.
+    """Whether `text` begins with one of `answers`, ignoring case, articles and punctuation.
 
-    Whole words are compared; in scripts without blanks between words, characters.
+    It compares whole words, or characters in scripts that have no blanks between words.
     """
     words = _words(text)
     for answer in answers:
-        wanted = _words(answer)
-        if wanted and is_unspaced(wanted[-1][-1]):
-            if "".join(words).startswith("".join(wanted)):
+        expected = _words(answer)
+        if expected and is_unspaced(expected[-1][-1]):
+            if "".join(words).startswith("".join(expected)):
                 return True
-        elif wanted and words[: len(wanted)] == wanted:
+        elif expected and words[: len(expected)] == expected:
             return True
     return False
 
 
 def _words(text: str) -> list[str]:
+    """The words of a text in lower case, without articles at its beginning."""
     words = re.findall(r"\w+", text.casefold())
     while words and words[0] in ARTICLES:
         words = words[1:]
