@@ -82,7 +82,7 @@ def test_it_does_not_matter_how_prompts_are_put_together(
 ) -> None:
     model, asked = family("gemma3").model, questions()
     whole = likelihoods(model, asked)
-    monkeypatch.setattr(reading, "TOGETHER", together)
+    monkeypatch.setattr(reading, "TOKENS_PER_BATCH", together)
     for one, other in zip(whole, likelihoods(model, asked), strict=True):
         assert one.rank == other.rank
         for mine, theirs in zip(one.answers, other.answers, strict=True):
@@ -95,13 +95,13 @@ def test_only_competitors_that_may_win_are_worked_out(
     model = family("gpt2").model
     best = max(LABELS, key=lambda label: twins.likelihood(model, (0, 5, 9), label)[0])
     n_worked_out = []
-    worked_out = likelihood._worked_out
+    worked_out = likelihood._whole_answers
 
     def counting(model: HookedTransformer, read: object, firsts: object, answers: list):
         n_worked_out.append(len(answers))
         return worked_out(model, read, firsts, answers)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(likelihood, "_worked_out", counting)
+    monkeypatch.setattr(likelihood, "_whole_answers", counting)
     (found,) = likelihoods(model, [Query((0, 5, 9), (best,), LABELS)])
     assert found.rank == 1
     assert n_worked_out[0] == 1 and n_worked_out[1] < len(LABELS) / 2

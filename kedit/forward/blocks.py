@@ -1,4 +1,8 @@
-"""All paths' tokens through one block together; through attention each over its own past."""
+"""Runs the rows of all cell paths through one block (see `kedit.forward.patched`).
+
+The tokens of all paths go through the block's matrices as one list. Attention is computed for each
+path alone, because the paths begin at different positions and so have different pasts.
+"""
 
 from collections.abc import Sequence
 
@@ -26,7 +30,10 @@ from kedit.models.sites import (
 def run_block(
     block: TransformerBlock, layer: int, is_last: bool, corrupted: States, paths: Sequence[CellPath]
 ) -> None:
-    """All paths through one block; behind the last block only the last position matters."""
+    """Runs all paths through one block, and updates their residuals.
+
+    After the last block only the last position is read, so only this position is computed there.
+    """
     pre = _joined([path.resid for path in paths])
     pasts = []
     for path in paths:
@@ -36,26 +43,28 @@ def run_block(
     if has_plain_attention(block) and sees_all(block, corrupted.resid[0].shape[1]):
         written = _plain_attention(block, pre, sizes, pasts, is_last)
     else:
-        written = _own_attention(block, pre, sizes, pasts, is_last)
+        written = _lens_attention(block, pre, sizes, pasts, is_last)
     if is_last:
         pre = _joined([path.resid[:, :, -1:] for path in paths])
         sizes = [torch.Size([*size[:2], 1, size[3]]) for size in sizes]
 
-    # behind the last block the held position is there only if it is the last one
-    gone = [is_last and path.resid.shape[2] > 1 for path in paths]
+    # After the last block only the last position is left. A held position, the first one of its
+    # path, is there only if the path has no other.
+    is_gone = [is_last and path.resid.shape[2] > 1 for path in paths]
 
     def held(half: Held, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Each path's part of `tokens` where `half` is overwritten at this layer, and by what."""
+        """Views of the parts of `tokens` where `half` is held at this layer, with their values."""
         return [
             (part[path.n_free(layer) :, :, 0], path.column.hold.values[layer])
-            for path, part, lost in zip(paths, _apart(tokens, sizes), gone, strict=True)
-            if path.column.hold and path.column.hold.half == half and not lost
+            for path, part, gone in zip(paths, _apart(tokens, sizes), is_gone, strict=True)
+            if path.column.hold and path.column.hold.half == half and not gone
         ]
 
     for part, value in held("attn_out", written):
         part[:] = value
     mid = pre + written
     read = pre if is_parallel(block) else mid
+    # held outputs of the MLP are not computed at all
     computed = torch.ones(len(read), dtype=torch.bool, device=read.device)
     overwritten = held("mlp_out", computed)
     if not any(part.numel() for part, _ in overwritten):
@@ -82,15 +91,15 @@ def _plain_attention(
     pasts: Sequence[Past],
     is_last: bool,
 ) -> Float[Tensor, "written_token d_model"]:
-    """attn_out of all tokens (the last positions, if `is_last`), each path over its own past."""
+    """attn_out of all tokens (if `is_last`, of the last positions), for each path over its past."""
     read = attn_read(block, pre)
-    asking = _joined([part[:, :, -1:] for part in _apart(read, sizes)]) if is_last else read
-    query, keys, values = block.attn.calculate_qkv_matrices(asking[None], read[None], read[None])
-    asked = [torch.Size([*size[:2], 1 if is_last else size[2], size[3]]) for size in sizes]
+    queried = _joined([part[:, :, -1:] for part in _apart(read, sizes)]) if is_last else read
+    query, keys, values = block.attn.calculate_qkv_matrices(queried[None], read[None], read[None])
+    query_sizes = [torch.Size([*size[:2], 1 if is_last else size[2], size[3]]) for size in sizes]
     z = [
         attend(block, q, k, v, *past).flatten(0, 2)
         for q, k, v, past in zip(
-            _apart(query[0], asked),
+            _apart(query[0], query_sizes),
             _apart(keys[0], sizes),
             _apart(values[0], sizes),
             pasts,
@@ -100,14 +109,14 @@ def _plain_attention(
     return attn_written(block, F.linear(torch.cat(z), w_o(block), block.attn.b_O))
 
 
-def _own_attention(
+def _lens_attention(
     block: TransformerBlock,
     pre: Float[Tensor, "token d_model"],
     sizes: Sequence[torch.Size],
     pasts: Sequence[Past],
     is_last: bool,
 ) -> Float[Tensor, "written_token d_model"]:
-    """`_plain_attention` for every other family, by TransformerLens' own attention: slower."""
+    """Does the same as `_plain_attention` for other families, by TransformerLens' slow attention."""
     written = []
     for part, past in zip(_apart(attn_read(block, pre), sizes), pasts, strict=True):
         read = part.flatten(0, 1)
@@ -117,12 +126,12 @@ def _own_attention(
 
 
 def _joined(parts: Sequence[Tensor]) -> Float[Tensor, "token width"]:
-    """All tokens of all paths, one after the other."""
+    """The tokens of all paths as one list."""
     return torch.cat([part.flatten(0, 2) for part in parts])
 
 
 def _apart(tokens: Tensor, sizes: Sequence[torch.Size]) -> list[Tensor]:
-    """Views of each path's tokens as [row, sample, pos, ...]."""
+    """Splits a list of tokens into views of each path's tokens as [row, sample, pos, ...]."""
     counts = [size[:3].numel() for size in sizes]
     return [
         part.unflatten(0, size[:3]) for part, size in zip(tokens.split(counts), sizes, strict=True)
@@ -130,7 +139,7 @@ def _apart(tokens: Tensor, sizes: Sequence[torch.Size]) -> list[Tensor]:
 
 
 class _SharedPast:
-    """One run's keys and values, read by every row, as TransformerLens' attention takes them."""
+    """The keys and values of one run for all rows; it replaces TransformerLens' cache entry."""
 
     def __init__(self, past_keys: Tensor, past_values: Tensor, n_rows: int) -> None:
         self.past_keys, self.past_values, self._n_rows = past_keys, past_values, n_rows

@@ -1,6 +1,7 @@
-"""What a model says when nothing is given but the prompt; how varied it is; what counts as saying.
+"""Generates continuations of prompts, and measures how varied a text is.
 
-Prompts of all lengths go on together; which others are in the batch changes no prompt's text.
+Prompts of all lengths are continued in one batch. The other prompts of the batch do not change a
+prompt's text.
 """
 
 import hashlib
@@ -18,12 +19,16 @@ from kedit.forward.metrics import last_logits
 from kedit.forward.reading import Tokens, batches, nearness, read, read_on
 from kedit.models.prompts import decoded, end_ids
 
-ROWS = 32  # prompts whose logits over the vocabulary lie in memory at once
+ROWS_UNEMBEDDED = 32  # prompts whose logits over the vocabulary are in memory at once
 Choice = Callable[[int, Float[Tensor, " vocab"]], int]  # (prompt's number, its logits) -> token
 
 
 def greedy(model: HookedTransformer, prompts: Sequence[Tokens], n_tokens: int) -> list[Tokens]:
-    """The likeliest continuations, to the end of the line or of the text, or `n_tokens` long."""
+    """Continues prompts by the likeliest tokens.
+
+    A continuation ends at the end of the line or of the text, after `n_tokens` tokens, or at the
+    end of the model's context.
+    """
     room = [min(n_tokens, model.cfg.n_ctx - len(prompt)) for prompt in prompts]
     return _continued(model, prompts, room, lambda _, logits: int(logits.argmax()), line=True)
 
@@ -31,25 +36,29 @@ def greedy(model: HookedTransformer, prompts: Sequence[Tokens], n_tokens: int) -
 def sampled(
     model: HookedTransformer, prompts: Sequence[Tokens], length: int, top_k: int, seed: int
 ) -> list[Tokens]:
-    """Continuations up to a total of `length` tokens, each drawn from its `top_k` likeliest.
+    """Continues prompts by tokens that are drawn from the `top_k` likeliest ones.
 
-    Every prompt draws from a generator of its own, seeded by `seed`, the prompt, and how often the
-    same prompt came before.
+    Each prompt has its own random generator, whose seed is made from `seed`, the prompt, and the
+    number of equal prompts before it. So the other prompts do not change its text.
+
+    Args:
+        length: number of tokens of prompt and continuation together, at most.
     """
-    draws = []
+    generators = []
     times: Counter[Tokens] = Counter()
     for prompt in prompts:
         digest = hashlib.sha256(f"{seed} {prompt} {times[prompt]}".encode()).digest()
-        draws.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+        generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
         times[prompt] += 1
 
     def choice(number: int, logits: Float[Tensor, " vocab"]) -> int:
-        if top_k >= len(logits):  # sorting a whole vocabulary takes longer than the model does
+        # without a restriction, because sorting a whole vocabulary takes longer than the forward
+        if top_k >= len(logits):
             shares = logits.softmax(-1).cumsum(-1)
-            drawn = torch.rand(1, generator=draws[number], dtype=torch.float64).to(shares)
+            drawn = torch.rand(1, generator=generators[number], dtype=torch.float64).to(shares)
             return min(int(torch.searchsorted(shares, drawn * shares[-1])), len(logits) - 1)
         values, tokens = logits.topk(top_k)
-        drawn = torch.multinomial(values.softmax(-1).cpu(), 1, generator=draws[number])
+        drawn = torch.multinomial(values.softmax(-1).cpu(), 1, generator=generators[number])
         return int(tokens[drawn])
 
     length = min(length, model.cfg.n_ctx)
@@ -58,20 +67,22 @@ def sampled(
 
 
 def ngram_entropy(text: str) -> float:
-    """(2/3 H2 + 4/3 H3) / 2 of a text's bigrams and trigrams, in bits (Meng et al. 2022, fluency).
+    """Computes the fluency of a text: the entropy of its bigrams and trigrams, in bits.
 
-    Words are runs of word characters, and punctuation by itself; the published code takes NLTK's,
-    which part contractions otherwise.
+    It is (2/3 H2 + 4/3 H3) / 2 (Meng et al. 2022). A word is a run of word characters or a
+    punctuation mark. The published code uses NLTK's words, which split contractions differently.
     """
     return _entropy(re.findall(r"\w+|[^\w\s]", text))
 
 
 def variety(tokens: Tokens) -> float:
-    """Entropy of bigrams and trigrams of tokens, over the most that it can be in so many of them.
+    """Computes how varied tokens are: their n-gram entropy, divided by the largest possible one.
 
-    Weighed as `ngram_entropy` is, but of tokens, so that blanks and scripts without blanks count
-    too, and whatever the length: 1 where no two tokens follow each other twice, 0 where one token
-    is all that is said. Fewer than four tokens have nothing to repeat: 1.
+    The entropy is weighted as in `ngram_entropy`, but counts tokens, so that it includes blanks and
+    fits scripts without blanks. The largest possible entropy is that of the same number of distinct
+    tokens, so that texts of different lengths can be compared. The result is 1 if no pair of tokens
+    occurs twice, and 0 if all tokens are equal. It is 1 for fewer than four tokens, which are too
+    few to repeat a pair.
     """
     if len(tokens) < 4:
         return 1.0
@@ -86,40 +97,43 @@ def _continued(
     choice: Choice,
     line: bool,
 ) -> list[Tokens]:
-    """Up to room[i] tokens behind prompts[i]; with `line`, to the end of the line at most."""
+    """Continues prompts[i] by at most room[i] tokens; with `line`, only to the end of the line."""
     ends = set(end_ids(model))
     said: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda n: nearness(prompts[n]))
     lengths = [len(prompts[number]) for number in order]
-    for batch in batches(model, lengths, behind=max(room, default=0)):
+    for batch in batches(model, lengths, n_past=max(room, default=0)):
         active = [order[index] for index in batch if room[order[index]]]
         if not active:
             continue
         reading = read(model, [prompts[number] for number in active])
         while True:
             chosen = []
-            for rows in torch.arange(len(active)).split(ROWS):
+            for rows in torch.arange(len(active)).split(ROWS_UNEMBEDDED):
                 logits = last_logits(model, reading.last[rows])
-                chosen += [choice(active[row], own) for row, own in zip(rows, logits, strict=True)]
-            going = []
+                chosen += [
+                    choice(active[row], row_logits)
+                    for row, row_logits in zip(rows, logits, strict=True)
+                ]
+            continuing = []
             for row, (number, token) in enumerate(zip(active, chosen, strict=True)):
                 if token in ends or (line and "\n" in decoded(model, token)):
                     continue
                 said[number].append(token)
                 if len(said[number]) < room[number]:
-                    going.append(row)
-            if not going:
+                    continuing.append(row)
+            if not continuing:
                 break
-            active = [active[row] for row in going]
-            if len(going) < len(chosen):
-                reading = reading.rows(torch.tensor(going, device=reading.last.device))
+            active = [active[row] for row in continuing]
+            if len(continuing) < len(chosen):
+                reading = reading.rows(torch.tensor(continuing, device=reading.last.device))
             tokens = torch.tensor([[said[n][-1]] for n in active], device=reading.last.device)
             _, reading = read_on(model, reading, tokens)
     return [tuple(tokens) for tokens in said]
 
 
 def _entropy(sequence: Sequence[object]) -> float:
-    """(2/3 H2 + 4/3 H3) / 2 of its bigrams and trigrams, in bits."""
+    """(2/3 H2 + 4/3 H3) / 2 of a sequence's bigrams and trigrams, in bits."""
     entropy = []
     for n in (2, 3):
         counts = Counter(zip(*(sequence[start:] for start in range(n)), strict=False))

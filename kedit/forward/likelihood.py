@@ -1,4 +1,7 @@
-"""How likely a model finds given answers: each prompt read once, whatever is asked after it."""
+"""Scores given answers after prompts, and ranks an answer among competitors.
+
+Each prompt is read once, whatever the number of its answers.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +17,11 @@ from kedit.forward.reading import Reading, Tokens, batches, nearness, read, read
 
 
 class Likelihood(NamedTuple):
-    """What a model makes of an answer, teacher-forced.
+    """The score of an answer under teacher forcing.
 
     Args:
         logprob: mean log-probability of the answer's tokens, in nats (RaKE's score, negated).
-        exact: every token of it is the likeliest one.
+        exact: whether every token of the answer is the likeliest one, given those before it.
     """
 
     logprob: float
@@ -27,13 +30,13 @@ class Likelihood(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """A prompt and the answers to it, as token ids.
+    """A prompt and the answers to score, as token ids.
 
     Args:
-        prompt: with BOS where the model wants one.
-        answers: at least one token each.
-        field: competitors; of these only those are worked out that may beat the ranked answer.
-        ranked: which of the answers is ranked among the field.
+        prompt: the prompt, with BOS if the model needs it.
+        answers: the answers to score, of at least one token each.
+        field: competitors of the ranked answer. Only those that could be likelier are scored.
+        ranked: index of the answer that is ranked among the field.
     """
 
     prompt: Tokens
@@ -44,130 +47,149 @@ class Query:
 
 @dataclass(frozen=True)
 class QueryAnswers:
-    """What was asked, answered.
+    """The result of a query.
 
     Args:
-        answers: in the order asked.
-        rank: of the ranked answer among the field (1: none is likelier); None without a field.
+        answers: the scores of the query's answers, in their order.
+        rank: rank of the ranked answer among the field (1: no competitor is likelier); None if
+            there is no field.
     """
 
     answers: tuple[Likelihood, ...]
     rank: int | None
 
 
-Answer = tuple[int, Tokens]  # the row of its prompt in the reading, its tokens
+Answer = tuple[int, Tokens]  # the row of its prompt in the reading, and its tokens
 
 
-def likelihoods(model: HookedTransformer, asked: Sequence[Query]) -> list[QueryAnswers]:
-    """All answers to all prompts. Equal prompts are read once, answers share their prompt's past.
+def likelihoods(model: HookedTransformer, queries: Sequence[Query]) -> list[QueryAnswers]:
+    """Scores all answers of all queries.
 
-    A competitor of n tokens is worked out only if it may win: its mean log-probability is at most
-    that of its first token divided by n.
+    Equal prompts are read once, and their answers continue from the same keys and values.
+
+    Most competitors need not be scored. The log-probability of a token is at most 0, so the sum
+    over a competitor's n tokens is at most that of its first token, and the mean is at most the
+    first token's log-probability divided by n. If this bound is not above the score of the ranked
+    answer, the competitor cannot be likelier and does not change the rank. The first tokens of all
+    competitors are scored from the prompt's last residual, without another forward.
     """
     by_prompt: dict[Tokens, list[int]] = {}
-    for number, one in enumerate(asked):
-        by_prompt.setdefault(one.prompt, []).append(number)
+    for number, query in enumerate(queries):
+        by_prompt.setdefault(query.prompt, []).append(number)
     prompts = sorted(by_prompt, key=nearness)
-    answered: dict[int, QueryAnswers] = {}
+    found: dict[int, QueryAnswers] = {}
     for batch in batches(model, [len(prompt) for prompt in prompts]):
         reading = read(model, [prompts[index] for index in batch])
         row_of = {
             number: row for row, index in enumerate(batch) for number in by_prompt[prompts[index]]
         }
-        answered |= _answered(model, reading, row_of, asked)
-    return [answered[number] for number in range(len(asked))]
+        found |= _query_answers(model, reading, row_of, queries)
+    return [found[number] for number in range(len(queries))]
 
 
-def _answered(
-    model: HookedTransformer, reading: Reading, row_of: Mapping[int, int], asked: Sequence[Query]
+def _query_answers(
+    model: HookedTransformer, reading: Reading, row_of: Mapping[int, int], queries: Sequence[Query]
 ) -> dict[int, QueryAnswers]:
-    """The questions with these numbers, whose prompts are rows of `reading`."""
-    firsts = _firsts(
+    """The results of the queries whose prompts were read, by their numbers.
+
+    Args:
+        row_of: for each of these queries' numbers the row of its prompt in `reading`.
+    """
+    firsts = _first_tokens(
         model,
         reading,
         [
             (row, answer)
             for n, row in row_of.items()
-            for answer in asked[n].answers + asked[n].field
+            for answer in queries[n].answers + queries[n].field
         ],
     )
-    known = _worked_out(
-        model, reading, firsts, [(row, a) for n, row in row_of.items() for a in asked[n].answers]
+    known = _whole_answers(
+        model, reading, firsts, [(row, a) for n, row in row_of.items() for a in queries[n].answers]
     )
+    # competitors whose bound (see `likelihoods`) is above the score of the ranked answer
     may_win = [
         (row, rival)
         for n, row in row_of.items()
-        for rival in asked[n].field
+        for rival in queries[n].field
         if firsts[row, rival[0]].logprob / len(rival)
-        > known[row, asked[n].answers[asked[n].ranked]].logprob
+        > known[row, queries[n].answers[queries[n].ranked]].logprob
     ]
-    known |= _worked_out(model, reading, firsts, [key for key in may_win if key not in known])
-    answered = {}
+    known |= _whole_answers(model, reading, firsts, [key for key in may_win if key not in known])
+    found = {}
     for n, row in row_of.items():
-        answers = tuple(known[row, answer] for answer in asked[n].answers)
+        answers = tuple(known[row, answer] for answer in queries[n].answers)
         better = [
             rival
-            for rival in asked[n].field
+            for rival in queries[n].field
             if (row, rival) in known
-            and known[row, rival].logprob > answers[asked[n].ranked].logprob
+            and known[row, rival].logprob > answers[queries[n].ranked].logprob
         ]
-        answered[n] = QueryAnswers(answers, 1 + len(better) if asked[n].field else None)
-    return answered
+        found[n] = QueryAnswers(answers, 1 + len(better) if queries[n].field else None)
+    return found
 
 
-def _firsts(
+def _first_tokens(
     model: HookedTransformer, reading: Reading, answers: Sequence[Answer]
 ) -> dict[tuple[int, int], Likelihood]:
-    """(row, token): the first tokens of `answers`."""
-    asked = list(dict.fromkeys((row, tokens[0]) for row, tokens in answers))
-    return dict(zip(asked, _scored(model, reading.last, asked), strict=True))
+    """The scores of the first tokens of `answers`, by row and token."""
+    pairs = list(dict.fromkeys((row, tokens[0]) for row, tokens in answers))
+    return dict(zip(pairs, _scored(model, reading.last, pairs), strict=True))
 
 
-def _worked_out(
+def _whole_answers(
     model: HookedTransformer,
     reading: Reading,
     firsts: Mapping[tuple[int, int], Likelihood],
     answers: Sequence[Answer],
 ) -> dict[Answer, Likelihood]:
-    """Whole answers: what follows a first token is run behind the prompt's keys and values."""
+    """The scores of whole answers: the tokens after the first one run after the prompt's reading.
+
+    Args:
+        firsts: the scores of their first tokens.
+    """
     done: dict[Answer, Likelihood] = {
         (row, tokens): firsts[row, tokens[0]] for row, tokens in answers if len(tokens) == 1
     }
     longer = list(dict.fromkeys((row, tokens) for row, tokens in answers if len(tokens) > 1))
     lengths = [len(tokens) - 1 for _, tokens in longer]
-    for batch in batches(model, lengths, behind=reading.mask.shape[1]):
+    for batch in batches(model, lengths, n_past=reading.mask.shape[1]):
         rows = torch.tensor([longer[index][0] for index in batch], device=reading.last.device)
         inputs = padded([longer[index][1][:-1] for index in batch], reading.last.device)
         resid, _ = read_on(model, reading.rows(rows), inputs)
         width = inputs.shape[1]
-        asked = [
-            (place * width + step, token)
-            for place, index in enumerate(batch)
+        pairs = [
+            (batch_row * width + step, token)
+            for batch_row, index in enumerate(batch)
             for step, token in enumerate(longer[index][1][1:])
         ]
-        scores = iter(_scored(model, resid.flatten(0, 1), asked))
+        scores = iter(_scored(model, resid.flatten(0, 1), pairs))
         for index in batch:
             row, tokens = longer[index]
             each = [firsts[row, tokens[0]], *(next(scores) for _ in tokens[1:])]
             done[longer[index]] = Likelihood(
-                sum(one.logprob for one in each) / len(each), all(one.exact for one in each)
+                sum(score.logprob for score in each) / len(each),
+                all(score.exact for score in each),
             )
     return done
 
 
 def _scored(
-    model: HookedTransformer, resid: Tensor, asked: Sequence[tuple[int, int]]
+    model: HookedTransformer, resid: Tensor, pairs: Sequence[tuple[int, int]]
 ) -> list[Likelihood]:
-    """Each (row of `resid`, token), the rows that are asked after unembedded once."""
-    if not asked:
+    """The score of each pair of a row of `resid` and a token after it.
+
+    Only rows that occur in a pair are unembedded, each once.
+    """
+    if not pairs:
         return []
-    rows = sorted({row for row, _ in asked})
-    place = {row: index for index, row in enumerate(rows)}
+    rows = sorted({row for row, _ in pairs})
+    index_of = {row: index for index, row in enumerate(rows)}
     logprobs, exact = token_scores(
         model,
         resid[torch.tensor(rows, device=resid.device)],
-        torch.tensor([place[row] for row, _ in asked], device=resid.device),
-        torch.tensor([token for _, token in asked], device=resid.device),
+        torch.tensor([index_of[row] for row, _ in pairs], device=resid.device),
+        torch.tensor([token for _, token in pairs], device=resid.device),
     )
     return [
         Likelihood(logprob, best)

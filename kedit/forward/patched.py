@@ -1,10 +1,19 @@
-"""The fast forward: from a layer and a position on, many patched cells in one walk up the layers.
+"""Computes many patched cells in one walk up the layers.
 
-By causality a patch at one position and layer leaves earlier positions and lower layers as they
-were. So a cell needs only the layers above and the positions from its own on, over the keys and
-values that the corrupted run left before it. Cells of one position join a growing batch at their
-own layer; the tokens of all positions go through a block's matrices together, and through attention
-position by position.
+This is the forward for tracing and patching (`probes/patch.py`), in which every row is a restored
+version of one corrupted run. For many prompts of different texts use `kedit.forward.packed` and
+`reading`. Section "Two fast forwards" of docs/architecture.md compares the two.
+
+Attention is causal, so a patch at one position and layer changes neither earlier positions nor
+lower layers. A cell therefore needs only the layers above its own and the positions from its own
+on; at earlier positions it uses the keys and values of the corrupted run.
+
+Cells share this walk because they differ in where they enter, and not in the blocks above. A walk
+per cell would multiply a few tokens by every weight matrix, again and again, and loading the
+weights would take most of the time. In one walk each block loads its weights once. The cells of one
+position form a batch, to which cells are added at their layers (`paths.py`). The tokens of all
+positions go through a block's matrices together; attention is computed position by position, since
+each position has its own earlier keys and values (`blocks.py`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,18 +31,23 @@ from kedit.forward.paths import CellPath, Column, Trunk
 from kedit.forward.runs import States
 from kedit.models.sites import require_unhooked
 
-CPU_BATCH = 24_000_000  # numbers in the widest activation (96 MiB): more gains nothing
+# most numbers in the widest activation on a CPU (96 MiB in float32): larger batches are not faster
+CPU_BATCH = 24_000_000
 
 
 @torch.no_grad()
 def run_on(
     model: HookedTransformer, corrupted: States, columns: Iterable[Column]
 ) -> Iterator[tuple[int, Float[Tensor, "sample d_model"]]]:
-    """Each cell's number and final residual (before ln_final, at the last position), when done.
+    """Computes all cells of `columns`, in batches that fit in memory.
 
     Args:
         corrupted: the run that is patched.
-        columns: at least one trunk each; numbered cells, each once.
+        columns: the cells; each column has at least one trunk, and each cell's number occurs once.
+
+    Yields:
+        The number of each cell and its final residual (before ln_final, at the last position), in
+        the order in which they are finished.
     """
     budget = max_tokens(model, corrupted.resid[0].shape[1])
     for batch in _batches(corrupted, columns, budget):
@@ -41,7 +55,7 @@ def run_on(
 
 
 def max_tokens(model: HookedTransformer, n_ctx: int) -> int:
-    """How many tokens may be in work at once, from the memory that is free now."""
+    """Returns how many tokens can be computed in one batch, given the memory that is free now."""
     cfg = model.cfg
     device = model.embed.W_E.device
     d_mlp = cfg.d_mlp or cfg.d_model
@@ -54,11 +68,14 @@ def max_tokens(model: HookedTransformer, n_ctx: int) -> int:
 
 
 def require_patchable(model: HookedTransformer) -> None:
-    """The fast forward skips positions and batches cells: a hook of the user's would misfire.
+    """Checks that `run_on` computes the same as the model would.
+
+    `run_on` skips positions and puts many cells into one batch, so that a user's hook would see
+    other tensors than it expects.
 
     Raises:
-        InputError: a hook is live, a switch is on that changes what the blocks read, or positions
-            are added to what they read.
+        InputError: a hook is live, a switch is on that changes the blocks' inputs, or the model
+            adds its positions to these inputs (shortformer).
     """
     require_unhooked(model)
     if model.cfg.positional_embedding_type == "shortformer":
@@ -66,7 +83,7 @@ def require_patchable(model: HookedTransformer) -> None:
 
 
 def _batches(corrupted: States, columns: Iterable[Column], budget: int) -> Iterator[list[Column]]:
-    """Columns, cut and gathered so that a batch's tokens at the top layer stay in the budget."""
+    """Cuts columns into batches that have at most `budget` tokens at the top layer."""
     n_samples, n_pos = corrupted.resid[0].shape[:2]
     batch: list[Column] = []
     room = budget
@@ -89,6 +106,7 @@ def _batches(corrupted: States, columns: Iterable[Column], budget: int) -> Itera
 def _walk(
     model: HookedTransformer, corrupted: States, columns: Sequence[Column]
 ) -> Iterator[tuple[int, Tensor]]:
+    """Takes one batch of columns up the layers, and yields each cell with its final residual."""
     n_layers = model.cfg.n_layers
     paths = [
         CellPath(
@@ -100,9 +118,9 @@ def _walk(
         min(trunk.layer for path in paths for trunk in path.column.trunks), n_layers
     ):
         is_last = layer == n_layers - 1
-        under_way = [path for path in paths if path.rows]
-        if under_way:
-            run_block(model.blocks[layer], layer, is_last, corrupted, under_way)
+        active = [path for path in paths if path.rows]
+        if active:
+            run_block(model.blocks[layer], layer, is_last, corrupted, active)
         for path in paths:
             if is_last and not path.rows:
                 path.resid = path.resid[:, :, -1:]

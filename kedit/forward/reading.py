@@ -1,12 +1,17 @@
-"""Many prompts of different lengths in one forward, and what follows each of them in the next.
+"""Reads many prompts of different lengths together, and continues each of them.
 
-Prompts are padded on the right, so that causality alone keeps the padding out and positions stay
-what they are. Before anything follows, each prompt's keys and values move up to the right edge: the
-gap is then at the left, and masked.
+What is read once: equal prompts are read once if the caller passes them once (`likelihoods` does);
+the opening that a group of prompts shares is read once (`shared_openings`); and a prompt's keys and
+values are kept in its `Reading`, so that any number of answers can continue it without reading the
+prompt again.
 
-Blocks that hold nothing out of the ordinary, and no hooks, are run by fused kernels over
-HookedTransformer's own weights; all others, and a model that live hooks patch or ablate, by
-HookedTransformer itself.
+Prompts are padded at the right. Attention is causal, so no token attends to the padding, and
+positions are not shifted. Before the prompts are continued, their keys and values move to the right
+edge (`to_right` in packed.py has a sketch). The gap is then at the left, and masked.
+
+Models with plain attention and without live hooks run on the packed forward
+(`kedit.forward.packed`). All others, and models that hooks patch or ablate, run on
+HookedTransformer's own forward.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,19 +36,20 @@ from kedit.forward.packed import (
 from kedit.forward.patched import max_tokens
 from kedit.models.prompts import device
 
-CACHE_BYTES = 2**29  # keys and values held at once
-TOGETHER = 4096  # tokens in one forward: more gains nothing
+CACHE_BYTES = 2**29  # most bytes of keys and values in memory at once
+TOKENS_PER_BATCH = 4096  # most tokens in one forward: larger batches are not faster
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Prompts that were read.
+    """The result of reading prompts, from which they can be continued.
 
     Args:
         last: the final residual (before ln_final) at each prompt's last token.
-        keys, values: by layer; prompts end at the last position. What they hold is the business of
-            who made them: fused attention keeps rotated keys, HookedTransformer unrotated ones.
-        mask: 1 where there is a token, 0 in the gap at the left.
+        keys, values: by layer; each prompt ends at the last column. Keys are rotated if the packed
+            forward made them, and unrotated if HookedTransformer did: only the forward that made a
+            reading can continue it.
+        mask: 1 at tokens, 0 in the gap at the left.
     """
 
     last: Float[Tensor, "prompt d_model"]
@@ -52,7 +58,7 @@ class Reading:
     mask: Int[Tensor, "prompt pos"]
 
     def rows(self, index: Int[Tensor, " row"]) -> "Reading":
-        """These prompts only, in this order; a prompt may be there several times."""
+        """Returns the reading of these prompts, in this order; a prompt may occur several times."""
         return Reading(
             self.last[index],
             tuple(keys[index] for keys in self.keys),
@@ -62,62 +68,68 @@ class Reading:
 
 
 def batches(
-    model: HookedTransformer, lengths: Sequence[int], behind: int = 0
+    model: HookedTransformer, lengths: Sequence[int], n_past: int = 0
 ) -> Iterator[list[int]]:
-    """Indices of prompts to read together, in the order given, as many as memory takes.
+    """Divides prompts, in the given order, into batches that fit in memory.
 
     Args:
-        behind: tokens that stand before each of them already.
+        lengths: number of tokens of each prompt.
+        n_past: number of tokens that come before each of them and are read already.
+
+    Yields:
+        The indices of the prompts of each batch.
     """
     cfg = model.cfg
-    a_token = 2 * cfg.n_layers * (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head * 4  # bytes
-    budget = min(TOGETHER, max_tokens(model, cfg.n_ctx), max(64, CACHE_BYTES // a_token))
+    token_bytes = 2 * cfg.n_layers * (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head * 4
+    budget = min(
+        TOKENS_PER_BATCH, max_tokens(model, cfg.n_ctx), max(64, CACHE_BYTES // token_bytes)
+    )
     batch: list[int] = []
     widest = 0
     for index, length in enumerate(lengths):
-        widest = max(widest, length + behind)
+        widest = max(widest, length + n_past)
         if batch and (len(batch) + 1) * widest > budget:
             yield batch
-            batch, widest = [], length + behind
+            batch, widest = [], length + n_past
         batch.append(index)
     if batch:
         yield batch
 
 
 def nearness(prompt: Tokens) -> tuple[int, Tokens]:
-    """What to sort prompts by for `batches`: similar lengths, then equal openings together."""
+    """Returns a sorting key for `batches`: similar lengths first, then equal openings together."""
     return len(prompt) // 8, prompt
 
 
 @torch.no_grad()
 def read(model: HookedTransformer, prompts: Sequence[Tokens]) -> Reading:
-    """All `prompts` (use `batches` to bound them); what many of them open with is read once."""
-    place = device(model)
+    """Reads `prompts` in one batch (use `batches` to bound it); shared openings are read once."""
     groups = shared_openings(prompts)
-    empty_cache = _nothing(model, len(groups), place)
+    nothing = _empty_reading(model, len(groups))
     openings = [prompts[members[0]][:length] for length, members in groups]
-    opened = _read_behind(model, empty_cache, openings) if any(openings) else empty_cache
+    opened = _read_after(model, nothing, openings) if any(openings) else nothing
     group_of = {index: group for group, (_, members) in enumerate(groups) for index in members}
     before = opened.rows(torch.tensor([group_of[index] for index in range(len(prompts))]))
     tails = [prompt[groups[group_of[index]][0] :] for index, prompt in enumerate(prompts)]
-    return _read_behind(model, before, tails)
+    return _read_after(model, before, tails)
 
 
-def _read_behind(model: HookedTransformer, before: Reading, rows: Sequence[Tokens]) -> Reading:
-    """The reading of `rows` of any lengths, each behind its own past."""
-    place = before.mask.device
-    tokens = padded(rows, place)
-    lengths = torch.tensor([len(row) for row in rows], device=place)
-    resid, whole = _forward(model, before, tokens, lengths)
-    # what is padding at the right becomes the gap at the left, which repeats the start
+def _read_after(model: HookedTransformer, before: Reading, rows: Sequence[Tokens]) -> Reading:
+    """The reading of `rows`, which may differ in length, each after its row of `before`."""
+    on = before.mask.device
+    tokens = padded(rows, on)
+    lengths = torch.tensor([len(row) for row in rows], device=on)
+    resid, unaligned = _forward(model, before, tokens, lengths)
+    # The padding at the right becomes a part of the gap at the left. There, column 0 is repeated:
+    # any finite keys and values will do.
     padding = (tokens.shape[1] - lengths)[:, None]
-    positions = torch.arange(whole.mask.shape[1], device=place)
-    source = (positions - padding).clamp(min=0)
+    columns = torch.arange(unaligned.mask.shape[1], device=on)
+    source = (columns - padding).clamp(min=0)
     return Reading(
-        resid[torch.arange(len(tokens), device=place), lengths - 1],
-        to_right(whole.keys, source),
-        to_right(whole.values, source),
-        torch.take_along_dim(whole.mask, source, 1) * (positions >= padding),
+        resid[torch.arange(len(tokens), device=on), lengths - 1],
+        to_right(unaligned.keys, source),
+        to_right(unaligned.values, source),
+        torch.take_along_dim(unaligned.mask, source, 1) * (columns >= padding),
     )
 
 
@@ -125,23 +137,27 @@ def _read_behind(model: HookedTransformer, before: Reading, rows: Sequence[Token
 def read_on(
     model: HookedTransformer, reading: Reading, tokens: Int[Tensor, "prompt new"]
 ) -> tuple[Float[Tensor, "prompt new d_model"], Reading]:
-    """Final residuals of `tokens` behind each prompt, and the reading that includes them.
+    """Continues each prompt by its row of `tokens`.
 
-    Padding at the right of `tokens` harms no residual before it, but is part of the new reading.
+    Padding at the right of `tokens` changes no residual before it, but it is a part of the new
+    reading, which must then not be continued.
+
+    Returns:
+        The final residuals of `tokens`, and the reading that includes them.
     """
     lengths = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
     return _forward(model, reading, tokens, lengths)
 
 
-def _nothing(model: HookedTransformer, n_rows: int, place: torch.device) -> Reading:
-    """Before the first token."""
-    cfg = model.cfg
+def _empty_reading(model: HookedTransformer, n_rows: int) -> Reading:
+    """The reading of empty prompts, which the first tokens continue."""
+    cfg, on = model.cfg, device(model)
     empty = empty_cache(model, n_rows, range(cfg.n_layers))
     return Reading(
-        torch.empty(n_rows, cfg.d_model, device=place, dtype=cfg.dtype),
+        torch.empty(n_rows, cfg.d_model, device=on, dtype=cfg.dtype),
         empty,
         empty,
-        torch.ones(n_rows, 0, dtype=torch.long, device=place),
+        torch.ones(n_rows, 0, dtype=torch.long, device=on),
     )
 
 
@@ -151,13 +167,17 @@ def _forward(
     tokens: Int[Tensor, "row new"],
     lengths: Int[Tensor, " row"],
 ) -> tuple[Float[Tensor, "row new d_model"], Reading]:
-    """Residuals (of padding behind `lengths`: anything), and keys and values, padding's too."""
+    """The final residuals of `tokens` after `before`, and the reading with keys and values of all.
+
+    Only the first `lengths` tokens of each row are not padding. The residuals, keys and values of
+    padding are arbitrary.
+    """
     mask = torch.cat([before.mask, torch.ones_like(tokens)], 1)
     columns = torch.arange(tokens.shape[1], device=tokens.device)
     if not is_plain(model):
-        # of an empty row too there has to be a token: softmax over none gives NaN
+        # at least one token per row, even in empty rows: a softmax over no token gives NaN
         real = columns < lengths[:, None].clamp(min=1)
-        return _by_its_own_blocks(model, before, tokens, mask, real)
+        return _lens_forward(model, before, tokens, mask, real)
     real = columns < lengths[:, None]
     resid = embedded(model, tokens, mask, real)
     layers = range(model.cfg.n_layers)
@@ -166,14 +186,14 @@ def _forward(
     return final, Reading(final[:, -1], keys, values, mask)
 
 
-def _by_its_own_blocks(
+def _lens_forward(
     model: HookedTransformer,
     before: Reading,
     tokens: Int[Tensor, "row new"],
     mask: Int[Tensor, "row pos"],
     real: Bool[Tensor, "row new"],
 ) -> tuple[Float[Tensor, "row new d_model"], Reading]:
-    """`_forward` as HookedTransformer does it: any family, hooks run."""
+    """The same as `_forward`, by HookedTransformer itself: for any family, and with its hooks."""
     past = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, batch_size=len(tokens))
     for entry, keys, values in zip(past.entries, before.keys, before.values, strict=True):
         entry.past_keys, entry.past_values = keys, values
@@ -181,7 +201,8 @@ def _by_its_own_blocks(
     resid = model(
         tokens,
         past_kv_cache=past,
-        # without padding, whose positions may lie beyond the context; else guessed from tokens
+        # Given explicitly, because TransformerLens would mask all tokens that equal the padding
+        # token. Padding is 0 in it, because its positions may lie beyond the context.
         attention_mask=real.long(),
         stop_at_layer=model.cfg.n_layers,
     )
