@@ -116,7 +116,7 @@ def _lens_attention(
     pasts: Sequence[Past],
     is_last: bool,
 ) -> Float[Tensor, "written_token d_model"]:
-    """Does the same as `_plain_attention` for other families, by TransformerLens' slow attention."""
+    """The same as `_plain_attention` for other families, by TransformerLens' slower attention."""
     written = []
     for part, past in zip(_apart(attn_read(block, pre), sizes), pasts, strict=True):
         read = part.flatten(0, 1)

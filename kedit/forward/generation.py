@@ -82,7 +82,7 @@ def variety(tokens: Tokens) -> float:
     fits scripts without blanks. The largest possible entropy is that of the same number of distinct
     tokens, so that texts of different lengths can be compared. The result is 1 if no pair of tokens
     occurs twice, and 0 if all tokens are equal. It is 1 for fewer than four tokens, which are too
-    few to repeat a pair.
+    few to judge.
     """
     if len(tokens) < 4:
         return 1.0

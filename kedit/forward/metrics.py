@@ -1,4 +1,8 @@
-"""From the last residual to one number a prompt, never holding all prompts' logits at once."""
+"""Computes scores, log-probabilities and losses from final residuals.
+
+A row of logits has one number per token of the vocabulary (262,144 in Gemma 3). So the functions
+here go through the vocabulary or the rows in chunks, and never hold the logits of all rows at once.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,20 +18,23 @@ from kedit.errors import InputError
 from kedit.models.sites import norm
 
 METRICS = ("prob", "logprob", "logit_diff")
-FEWEST = 16  # rows: fewer times a vocabulary take MKL (of torch 2.13) up to twice as long
-Divergence = Literal["now || before", "before || now"]  # KL(edited ‖ unedited), or the other way
-HELD = 2**24  # logits that a metric of one's own is given at once, 64 MiB in float32
-CHUNK = 2**22  # logits in memory at once, 16 MiB in float32: what the allocator keeps and reuses
+# With fewer rows than this, MKL (of torch 2.13) takes up to twice as long for a whole vocabulary
+FEWEST = 16
+Divergence = Literal["now || before", "before || now"]  # KL(edited ‖ unedited), or the reverse
+HELD = 2**24  # most logits that a user's metric gets at once, 64 MiB in float32
+CHUNK = (
+    2**22
+)  # logits in memory at once, 16 MiB in float32: the allocator reuses memory of this size
 
 
 @dataclass(frozen=True)
 class OwnMetric:
-    """A score of one's own.
+    """A metric that a user defines by a function of the logits.
 
     Args:
-        name: what grids and figures call it; none of METRICS.
-        of: from float32 logits of the last position [row, d_vocab] to one number a row [row]. The
-            rows of a sweep come in several calls, so that each has to be scored by itself.
+        name: its name in grids and figures, not one of METRICS.
+        of: a function from float32 logits of the last position [row, d_vocab] to one number per row
+            [row]. It gets the rows of a sweep in several calls, so it must score each row alone.
 
     Raises:
         InputError: the name is one of METRICS.
@@ -38,7 +45,7 @@ class OwnMetric:
 
     def __post_init__(self) -> None:
         if self.name in METRICS:
-            raise InputError(f"a metric of your own cannot be called {self.name!r}, as kedit's is")
+            raise InputError(f"a metric of your own cannot be called {self.name!r}: kedit has one")
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -47,10 +54,10 @@ class OwnMetric:
     def scores(
         self, model: HookedTransformer, resid: Float[Tensor, "row d_model"]
     ) -> Float[Tensor, "metric row"]:
-        """Of each final residual.
+        """Computes the score of each final residual.
 
         Raises:
-            InputError: the callable does not give one finite number a row.
+            InputError: the user's function does not return one finite number per row.
         """
         parts = resid.split(max(1, HELD // model.cfg.d_vocab))
         scores = [
@@ -58,27 +65,28 @@ class OwnMetric:
         ]
         return torch.cat(scores)[None]
 
-    def _checked(self, given: Any, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-        wanted = f"a tensor of shape ({len(logits)},), one number a row, is wanted"
-        if not isinstance(given, Tensor):
-            raise InputError(f"metric {self.name!r} gives {type(given).__name__}: {wanted}")
-        if given.shape != logits.shape[:1] or given.is_complex():
+    def _checked(self, scores: Any, logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
+        needed = f"it must give a tensor of shape ({len(logits)},), one number per row"
+        if not isinstance(scores, Tensor):
+            raise InputError(f"metric {self.name!r} gives {type(scores).__name__}: {needed}")
+        if scores.shape != logits.shape[:1] or scores.is_complex():
             raise InputError(
-                f"metric {self.name!r} gives {tuple(given.shape)} of {given.dtype} for logits of "
-                f"shape {tuple(logits.shape)}: {wanted}"
+                f"metric {self.name!r} gives {tuple(scores.shape)} of {scores.dtype} for logits of "
+                f"shape {tuple(logits.shape)}: {needed}"
             )
-        if not given.isfinite().all():
-            raise InputError(f"metric {self.name!r} gives NaN or infinity: a number is wanted")
-        return given.float()
+        if not scores.isfinite().all():
+            raise InputError(f"metric {self.name!r} gives NaN or infinity: it must give numbers")
+        return scores.float()
 
 
 def answer_scores(
     model: HookedTransformer, resid: Float[Tensor, "row d_model"], answer: int, foil: int
 ) -> Float[Tensor, "metric row"]:
-    """How strongly each final residual says `answer`, by every metric of METRICS, in float32.
+    """Scores the answer at each final residual by all of METRICS, in float32.
 
-    prob is softmax(logits)[answer], logprob its logarithm, logit_diff logits[answer - foil]. The
-    normaliser runs over the vocabulary in chunks: 262,144 logits a row never lie in memory.
+    prob is softmax(logits)[answer], logprob is its logarithm, and logit_diff is logits[answer] -
+    logits[foil]. The normaliser is computed in chunks of the vocabulary, so that the logits of all
+    rows are never in memory together.
     """
     pair = torch.tensor([answer, foil], device=resid.device)
     columns = model.unembed.W_U[:, pair].T, model.unembed.b_U[pair]
@@ -96,7 +104,13 @@ def token_scores(
     rows: Int[Tensor, " token"],
     tokens: Int[Tensor, " token"],
 ) -> tuple[Float[Tensor, " token"], Bool[Tensor, " token"]]:
-    """Log-probability of each token after the final residual `resid[row]`; is it the likeliest?"""
+    """Returns the log-probability of each token after its row, and whether it is the likeliest.
+
+    Args:
+        resid: final residuals, before ln_final.
+        rows: for each token, its row of `resid`.
+        tokens: the tokens.
+    """
     normed = norm(model.ln_final, resid[None])[0]
     normaliser, best = normalisers(model, normed)
     return chosen_logits(model, normed, rows, tokens) - normaliser[rows], best[rows] == tokens
@@ -105,7 +119,11 @@ def token_scores(
 def normalisers(
     model: HookedTransformer, normed: Float[Tensor, "row d_model"]
 ) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
-    """logsumexp of the logits of each row behind ln_final, and its likeliest token."""
+    """Returns the logsumexp of each row's logits, and its likeliest token.
+
+    Args:
+        normed: final residuals, after ln_final.
+    """
     parts = [_over_vocabulary(model, part) for part in normed.split(1024)]
     total, best = (torch.cat(values) for values in zip(*parts, strict=True))
     return total, best
@@ -117,7 +135,7 @@ def chosen_logits(
     rows: Int[Tensor, " token"],
     tokens: Int[Tensor, " token"],
 ) -> Float[Tensor, " token"]:
-    """The logit of each token behind `normed[row]`."""
+    """Returns the logit of each token after its row of `normed`, residuals after ln_final."""
     logits = torch.empty(len(tokens), device=normed.device)
     for part in torch.arange(len(tokens), device=normed.device).split(4096):
         columns = model.unembed.W_U.T[tokens[part]]
@@ -129,26 +147,34 @@ def chosen_logits(
 def expected_unembedding(
     model: HookedTransformer, normed: Float[Tensor, "row d_model"]
 ) -> Float[Tensor, "row d_model"]:
-    """Σ p(token) · W_U[token], p being what the model says behind each row."""
+    """Returns the mean unembedding vector of each row, Σ p(token) · W_U[token].
+
+    p are the model's probabilities after the row. `normed` are final residuals after ln_final.
+    """
     return unembedded(model, normed).softmax(-1) @ model.unembed.W_U.T.float()
 
 
 def last_logits(
     model: HookedTransformer, resid: Float[Tensor, "row d_model"]
 ) -> Float[Tensor, "row vocab"]:
-    """All logits of a few final residuals, in float32."""
+    """Returns all logits of a few final residuals (before ln_final), in float32."""
     return unembedded(model, norm(model.ln_final, resid[None])[0])
 
 
 def unembedded(
     model: HookedTransformer, normed: Float[Tensor, "row d_model"]
 ) -> Float[Tensor, "row vocab"]:
-    """All logits of a few residuals behind ln_final, in float32."""
+    """Returns all logits of a few residuals after ln_final, in float32."""
     return _capped(model, _product(normed, model.unembed.W_U.T, model.unembed.b_U))
 
 
 class Vocabulary(NamedTuple):
-    """Tokens that are told apart, their ids ascending, and how they are unembedded."""
+    """A vocabulary, or a part of it, over which probabilities are computed.
+
+    Args:
+        ids: the tokens, in ascending order.
+        weight, bias: the rows of W_U and the entries of b_U of these tokens.
+    """
 
     ids: Int[Tensor, " word"]
     weight: Float[Tensor, "word d_model"]
@@ -156,7 +182,7 @@ class Vocabulary(NamedTuple):
 
 
 def whole(model: HookedTransformer) -> Vocabulary:
-    """All of the model's tokens."""
+    """Returns the model's whole vocabulary."""
     weight, bias = model.unembed.W_U.T, model.unembed.b_U
     return Vocabulary(torch.arange(len(weight), device=weight.device), weight, bias)
 
@@ -168,7 +194,11 @@ def likeliest(
     always: Int[Tensor, " target"],
     n: int,
 ) -> Vocabulary:
-    """The `n` likeliest tokens after each row, and those of `always`."""
+    """Returns the vocabulary of the `n` likeliest tokens after each row and those of `always`.
+
+    Args:
+        normed: final residuals, after ln_final.
+    """
     logits = unembedded(model, normed)
     ids = torch.cat([logits.topk(min(n, logits.shape[1])).indices.flatten(), always]).unique()
     return Vocabulary(ids, model.unembed.W_U.T[ids], model.unembed.b_U[ids])
@@ -190,27 +220,31 @@ def losses_and_slope(
     Float[Tensor, "staying vocab"],
     Float[Tensor, "row d_model"],
 ]:
-    """What an editor trains on, with the gradient of Σ share · nll + `kl` · mean KL, in nats.
+    """Computes the loss that editors minimise, and its gradient.
 
-    The gradient is written out, in place over one buffer of logits: autograd would hold five of
-    them, and fresh memory for 262,144 logits a row costs as much as computing them.
+    The loss is Σ share · nll + `kl` · mean KL, in nats. The gradient is written by hand and computed in place in one buffer of logits. Autograd would
+    hold five such buffers, and allocating memory for a whole vocabulary of logits per row takes as
+    long as computing them.
 
     Args:
-        normed: behind ln_final: first one row a target token, then those that are to stay.
-        shares: of each target token's negative log-likelihood (nll) in what is trained.
-        stay: log-probabilities before, of the rows that are to stay; None: these are taken.
-        divergence: which way the KL of these rows goes.
-        among: tokens that all probabilities are shared by; none: the whole vocabulary.
+        normed: residuals after ln_final: first one row per target token, then the staying rows,
+            whose predictions should not change.
+        targets: the target tokens.
+        shares: the weight of each target token's negative log-likelihood (nll) in the loss.
+        kl: the weight of the staying rows' mean KL in the loss.
+        stay: log-probabilities of the staying rows before training; None: the present ones.
+        divergence: the direction of the KL divergence.
+        among: the tokens among which probabilities are normalised; None: the whole vocabulary.
 
     Returns:
-        Each target's nll; the mean KL of the staying rows (0 without any); their log-probabilities
-        before; and the gradient with respect to `normed`.
+        The nll of each target; the mean KL of the staying rows (0 if there are none); their
+        log-probabilities before training; and the gradient with respect to `normed`.
     """
     words, n_targets = among or whole(model), len(targets)
     targets = torch.searchsorted(words.ids, targets)
     cap = model.cfg.output_logits_soft_cap
     logits = _capped(model, _product(normed, words.weight, words.bias))
-    flat = 1 - (logits / cap) ** 2 if cap > 0 else None
+    cap_slope = 1 - (logits / cap) ** 2 if cap > 0 else None  # the derivative of the soft cap
     each = torch.arange(n_targets, device=logits.device)
     chosen, now = logits[each, targets], logits[n_targets:].log_softmax(-1)
     stay = now.clone() if stay is None else stay
@@ -220,7 +254,7 @@ def losses_and_slope(
     nll = total[:n_targets, 0].log() + peak[:n_targets, 0] - chosen
     scale = torch.ones_like(total)
     scale[:n_targets, 0] = shares
-    slope.mul_(scale / total)  # softmax, by its share
+    slope.mul_(scale / total)  # the softmax, times its share
     slope[each, targets] -= shares
     if divergence == "now || before":
         excess = now - stay
@@ -231,8 +265,8 @@ def losses_and_slope(
         drifted = (then * (stay - now)).sum(-1, keepdim=True)
         slope[n_targets:] -= then
         slope[n_targets:] *= kl / max(1, len(now))
-    if flat is not None:
-        slope.mul_(flat)
+    if cap_slope is not None:
+        slope.mul_(cap_slope)
     mean_kl = drifted.mean() if len(now) else drifted.sum()
     return nll, mean_kl, stay, slope.to(words.weight.dtype) @ words.weight
 
@@ -240,7 +274,7 @@ def losses_and_slope(
 def _over_vocabulary(
     model: HookedTransformer, rows: Float[Tensor, "row d_model"]
 ) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
-    """logsumexp of each row's logits, and the likeliest token."""
+    """The logsumexp of each row's logits and its likeliest token, in chunks of the vocabulary."""
     weight, bias = model.unembed.W_U.T, model.unembed.b_U
     total = highest = best = None
     width = max(1, CHUNK // len(rows))
@@ -248,7 +282,7 @@ def _over_vocabulary(
         part = slice(start, start + width)
         logits = _capped(model, _product(rows, weight[part], bias[part]))
         peak, where = logits.max(-1)
-        # in place: half of logsumexp's time
+        # in place, which takes half of the time of torch.logsumexp
         lse = logits.sub_(peak[:, None]).exp_().sum(-1).log() + peak
         if total is None or highest is None or best is None:
             total, highest, best = lse, peak, where
@@ -261,14 +295,14 @@ def _over_vocabulary(
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """F.linear(rows, weight, bias), for few rows and a large vocabulary."""
+    """F.linear(rows, weight, bias), padded to FEWEST rows, which is faster."""
     if not 1 < len(rows) < FEWEST:
         return F.linear(rows, weight, bias)
     return F.linear(F.pad(rows, (0, 0, 0, FEWEST - len(rows))), weight, bias)[: len(rows)]
 
 
 def _capped(model: HookedTransformer, logits: Tensor) -> Tensor:
-    """Gemma 2 bounds its logits: cap * tanh(logits / cap)."""
+    """Logits in float32, with the model's soft cap (Gemma 2: cap * tanh(logits / cap))."""
     cap = model.cfg.output_logits_soft_cap
     logits = logits.float()
     return cap * torch.tanh(logits / cap) if cap > 0 else logits
