@@ -222,9 +222,9 @@ def losses_and_slope(
 ]:
     """Computes the loss that editors minimise, and its gradient.
 
-    The loss is Σ share · nll + `kl` · mean KL, in nats. The gradient is written by hand and computed in place in one buffer of logits. Autograd would
-    hold five such buffers, and allocating memory for a whole vocabulary of logits per row takes as
-    long as computing them.
+    The loss is Σ share · nll + `kl` · mean KL, in nats. The gradient is written by hand and computed
+    in place in one buffer of logits. Autograd would hold five such buffers, and allocating memory
+    for a whole vocabulary of logits per row takes as long as computing them.
 
     Args:
         normed: residuals after ln_final: first one row per target token, then the staying rows,
