@@ -222,7 +222,7 @@ def losses_and_slope(
 ]:
     """Computes the loss that editors minimise, and its gradient.
 
-    The loss is Σ share · nll + `kl` · mean KL, in nats. The gradient is written by hand and computed
+    The loss is Σ share · nll + `kl` · mean KL, in nats. Its gradient is written out and computed
     in place in one buffer of logits. Autograd would hold five such buffers, and allocating memory
     for a whole vocabulary of logits per row takes as long as computing them.
 
