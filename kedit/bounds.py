@@ -140,7 +140,7 @@ def require_in_bounds(settings: Any) -> None:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """Yields `value` itself, or all items of a tuple or list, nested ones too."""
+    """Yields `value` itself, or all items of a tuple or list, also of nested lists."""
     if isinstance(value, (tuple, list)):
         for item in value:
             yield from _parts(item)

@@ -259,7 +259,7 @@ class EditCase:
         probes: all test prompts, of both sides.
         generation: prompts from which text is generated to measure its fluency.
         lacks: what the record does not have, in words ("paraphrases", "relation neighbours").
-        others: further requests of either side that are edited together with the first ones (a
+        others: further requests of either side that are edited together with these two (a
             record of MQuAKE has several edits).
     """
 

@@ -1,7 +1,7 @@
 """Shows the progress of long work: bars on a terminal or in a notebook, else occasional lines.
 
 Everything goes to stderr. In a pipe or the output of a batch job, where bars cannot move, the first
-line is printed after AFTER seconds and the next ones every EVERY seconds.
+line is printed after AFTER seconds, and then one line every EVERY seconds.
 """
 
 import contextlib

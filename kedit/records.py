@@ -72,7 +72,7 @@ def require_finite(
     for path, found in bad:
         raise InputError(
             f"{name}: {path} is {found}, which is no result. Very large noise or edits overflow, "
-            "most of all in float16: use smaller ones, or --dtype float32"
+            "most of all in float16: use smaller noise or edits, or --dtype float32"
         )
 
 

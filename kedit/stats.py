@@ -99,7 +99,7 @@ def rate_interval(
     effective number, (Σ counts)² / Σ counts².
 
     Args:
-        sums: the number of ones of each unit.
+        sums: the sum of the values of each unit, which are 0 or 1.
         counts: the number of values of each unit; units without values are left out.
         level: coverage of the interval.
     """

@@ -36,7 +36,7 @@ def greedy(model: HookedTransformer, prompts: Sequence[Tokens], n_tokens: int) -
 def sampled(
     model: HookedTransformer, prompts: Sequence[Tokens], length: int, top_k: int, seed: int
 ) -> list[Tokens]:
-    """Continues prompts by tokens that are drawn from the `top_k` likeliest ones.
+    """Continues prompts by tokens that are drawn from the `top_k` likeliest tokens.
 
     Each prompt has its own random generator, whose seed is made from `seed`, the prompt, and the
     number of equal prompts before it. So the other prompts do not change its text.

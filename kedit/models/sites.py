@@ -235,8 +235,8 @@ def attend(
         past_keys = block.attn.apply_rotary(past_keys, 0) if n_past else past_keys
     mask = None
     if n_query > 1:
-        seen = torch.ones(n_query, n_past + n_new, dtype=torch.bool, device=query.device)
-        mask = seen.tril(n_past + n_new - n_query)
+        visible = torch.ones(n_query, n_past + n_new, dtype=torch.bool, device=query.device)
+        mask = visible.tril(n_past + n_new - n_query)
     z = F.scaled_dot_product_attention(
         query.transpose(1, 2),
         after_past(past_keys, keys, shape[0]).transpose(1, 2),
