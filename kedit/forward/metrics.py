@@ -1,7 +1,8 @@
 """Computes scores, log-probabilities and losses from final residuals.
 
-A row of logits has one number per token of the vocabulary (262,144 in Gemma 3). So the functions
-here go through the vocabulary or the rows in chunks, and never hold the logits of all rows at once.
+A row of logits has one number per token of the vocabulary (262,144 in Gemma 3). So scores of many
+rows are computed in chunks of the vocabulary or of the rows. The functions that hold all logits of
+their rows at once say so; give them few rows.
 """
 
 from collections.abc import Callable
@@ -22,9 +23,8 @@ METRICS = ("prob", "logprob", "logit_diff")
 FEWEST = 16
 Divergence = Literal["now || before", "before || now"]  # KL(edited ‖ unedited), or the reverse
 HELD = 2**24  # most logits that a user's metric gets at once, 64 MiB in float32
-CHUNK = (
-    2**22
-)  # logits in memory at once, 16 MiB in float32: the allocator reuses memory of this size
+# Logits in memory at once, 16 MiB in float32: the allocator keeps and reuses memory of this size
+CHUNK = 2**22
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ def expected_unembedding(
 ) -> Float[Tensor, "row d_model"]:
     """Returns the mean unembedding vector of each row, Σ p(token) · W_U[token].
 
-    p are the model's probabilities after the row. `normed` are final residuals after ln_final.
+    p are the model's probabilities after the row. `normed` are final residuals after ln_final. All
+    logits are in memory at once.
     """
     return unembedded(model, normed).softmax(-1) @ model.unembed.W_U.T.float()
 
@@ -195,6 +196,8 @@ def likeliest(
     n: int,
 ) -> Vocabulary:
     """Returns the vocabulary of the `n` likeliest tokens after each row and those of `always`.
+
+    All logits are in memory at once.
 
     Args:
         normed: final residuals, after ln_final.

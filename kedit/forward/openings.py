@@ -1,8 +1,8 @@
 """Groups prompts by their shared openings, so that each opening is read by the model only once.
 
-Attention is causal, so the keys and values of an opening do not depend on the tokens after it. The
-prompts of a group are read in two forwards: first the opening, as one row for the whole group, then
-the tails of the prompts after it.
+Attention is causal, so the keys and values of an opening do not depend on the tokens after it.
+Prompts can therefore be read in two forwards: first the openings, one row per group, and then the
+tails of all prompts, each after the opening of its group.
 """
 
 from collections.abc import Sequence

@@ -202,8 +202,8 @@ def to_right(cache: LayerCache, source: Int[Tensor, "row pos"]) -> LayerCache:
         | g | h | _ |   with source | 0 | 0 | 1 |   becomes   | g | g | h |
 
     Args:
-        source: for each column the column from which it is filled. In the gap at the left this is
-            column 0: any finite numbers will do there, because the gap is masked.
+        source: for each row and column, the column from which it is filled. In the gap at the left
+            this is column 0: any finite numbers will do there, because the gap is masked.
     """
     return tuple(torch.take_along_dim(layer, source[..., None, None], 1) for layer in cache)
 

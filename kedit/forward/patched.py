@@ -8,12 +8,12 @@ Attention is causal, so a patch at one position and layer changes neither earlie
 lower layers. A cell therefore needs only the layers above its own and the positions from its own
 on; at earlier positions it uses the keys and values of the corrupted run.
 
-Cells share this walk because they differ in where they enter, and not in the blocks above. A walk
-per cell would multiply a few tokens by every weight matrix, again and again, and loading the
-weights would take most of the time. In one walk each block loads its weights once. The cells of one
-position form a batch, to which cells are added at their layers (`paths.py`). The tokens of all
-positions go through a block's matrices together; attention is computed position by position, since
-each position has its own earlier keys and values (`blocks.py`).
+Cells share this walk because they differ only in where they enter: the blocks above are the same.
+A walk per cell would read every weight matrix again for a few tokens; in one walk each matrix is
+read once for all cells of a batch. The cells of one position form rows, which join the batch at
+their layers (`paths.py`). The tokens of all positions go through a block's matrices together;
+attention is computed position by position, since each position has its own earlier keys and values
+(`blocks.py`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence

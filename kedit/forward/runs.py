@@ -67,7 +67,7 @@ class Run:
                 names_filter=[name for layers in names for name in layers],
                 stop_at_layer=n_layers,
                 past_kv_cache=past,
-                # otherwise TransformerLens masks all tokens that equal the padding token
+                # otherwise TransformerLens guesses a mask from tokens that equal the padding token
                 attention_mask=torch.ones_like(self.tokens),
             )
         resid, attn, z, *mlp = ([cache[name] for name in layers] for layers in names)
