@@ -197,8 +197,8 @@ def _longest(config: Any, n_ctx: int) -> int:
     """
     rope = getattr(config, "rope_parameters", None) or {}
     settings = [rope, *(inner for inner in rope.values() if isinstance(inner, dict))]
-    switching = [rope for rope in settings if rope.get("rope_type") == "longrope"]
-    return min([n_ctx, *(rope["original_max_position_embeddings"] for rope in switching)])
+    switching = [part for part in settings if part.get("rope_type") == "longrope"]
+    return min([n_ctx, *(part["original_max_position_embeddings"] for part in switching)])
 
 
 def _windows(config: Any) -> list[int | None]:
@@ -306,9 +306,8 @@ def _gemma_config(config: Any, architecture: str) -> dict[str, Any]:
         "n_key_value_heads": config.num_key_value_heads,
         "d_mlp": config.intermediate_size,
         "n_layers": config.num_hidden_layers,
-        "n_ctx": min(
-            config.max_position_embeddings, 8192
-        ),  # the mask of 32k tokens takes gigabytes
+        # limited, because the mask of 32k tokens takes gigabytes
+        "n_ctx": min(config.max_position_embeddings, 8192),
         "eps": config.rms_norm_eps,
         "d_vocab": config.vocab_size,
         "act_fn": "gelu_pytorch_tanh",
