@@ -130,6 +130,6 @@ def _lines(metadata: Metadata) -> list[str]:
 
 
 def _checksum(tensors: Tensors, lines: list[str]) -> str:
-    """Returns a SHA-256 digest of the tensors' names and numbers and of lines that name them."""
+    """Returns a SHA-256 digest of the tensors' names and numbers and of further lines."""
     lines = [*lines, *(f"{name} {hashed(tensors[name])}" for name in sorted(tensors))]
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()

@@ -33,7 +33,8 @@ class Relation:
     id: str
     name: str
     kind: Kind = ""
-    domain: str = ""  # what its subjects are, such as "country"; needed to swap relations' words
+    # what its subjects are, such as "country"; relations of one domain can replace each other
+    domain: str = ""
     aliases: tuple[str, ...] = ()  # other noun phrases for it
 
     def __post_init__(self) -> None:

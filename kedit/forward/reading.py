@@ -201,8 +201,8 @@ def _lens_forward(
     resid = model(
         tokens,
         past_kv_cache=past,
-        # Given explicitly, because TransformerLens would guess it from tokens that equal its padding
-        # token. Padding is 0 in it, because its positions may lie beyond the context.
+        # given explicitly, or TransformerLens would guess it from tokens that look like padding;
+        # 0 at padding, whose positions may lie beyond the context
         attention_mask=real.long(),
         stop_at_layer=model.cfg.n_layers,
     )

@@ -77,8 +77,8 @@ def both_forms(
 ) -> tuple[HookedTransformer, PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a model both as a HookedTransformer and as a Hugging Face module, with its tokenizer.
 
-    Both forms are on the CPU in float32, as they were converted: not frozen, and without the
-    changes of `prepare`. They may share memory, so write to one of them only.
+    Both forms are on the CPU in float32, without the changes that `prepare` makes. They may share
+    memory, so write to one of them only.
 
     Raises:
         ModelUnavailable: as for `load`; and for the toy, which has no Hugging Face form.

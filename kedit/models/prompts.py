@@ -285,7 +285,7 @@ def _encoded(model: HookedTransformer, text: str | list[str], **options: bool) -
 
 
 def _token_span(offsets: list[CharSpan], span: CharSpan, text: str, first: int) -> TokenSpan:
-    """The token span of a character span; `first` is the position of the first token's offsets."""
+    """The token span of a character span; `first` is the position of the first of `offsets`."""
     start, end = span
     # a token counts if it overlaps the span in at least one character; empty tokens never do
     inside = [i for i, (a, b) in enumerate(offsets) if b > a and b > start and a < end]
