@@ -1,20 +1,24 @@
-"""Datasets, one a file; `load_facts` and `load_cases` find out which one they are given."""
+"""Reads facts and edit cases, from kedit's own data or from a file in any supported format.
+
+Each module here reads one data set or file format. `load_facts` and `load_cases` recognise the
+format by the fields of the records.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kedit.data import builtin
 from kedit.data.fields import Skipped
-from kedit.data.forms import made_of
+from kedit.data.forms import parse_file
 from kedit.errors import RecordError
 from kedit.facts import EditCase, Fact
 
 
 def load_facts(source: str | Path) -> Sequence[Fact]:
-    """Facts of "builtin", "toy", or a file in one of `kedit.data.forms.FORMS`.
+    """Loads all facts of "builtin", "toy", or a file in one of `kedit.data.forms.FORMS`.
 
     Raises:
-        RecordError: no such file, no records, or a record that breaks its schema.
+        RecordError: the file does not exist, holds no records, or a record breaks its schema.
     """
     if source == "builtin":
         return builtin.load()
@@ -27,10 +31,11 @@ def load_facts(source: str | Path) -> Sequence[Fact]:
 
 
 def load_cases(source: str | Path) -> list[EditCase]:
-    """Edits of "builtin", "toy", or a file in one of `kedit.data.forms.FORMS`.
+    """Loads all edit cases of "builtin", "toy", or a file in one of `kedit.data.forms.FORMS`.
 
     Raises:
-        RecordError: no such file, no records, a record that breaks its schema, or an id twice.
+        RecordError: the file does not exist, holds no records, a record breaks its schema, or two
+            records have the same id.
     """
     cases: list[EditCase] = []
     for case in read_cases(source):
@@ -41,29 +46,29 @@ def load_cases(source: str | Path) -> list[EditCase]:
 
 
 def read_facts(source: str | Path) -> Iterator[Fact | Skipped]:
-    """As `load_facts`, one at a time; for a record that cannot be used, why.
+    """Yields the facts that `load_facts` loads, and a `Skipped` for each record it cannot use.
 
     Raises:
-        RecordError: no such file, none of its records is of a known form, or it breaks off.
+        RecordError: the file does not exist, is truncated, or has no record in a known format.
     """
     if source == "builtin":
         yield from builtin.load()
     elif source == "toy":
         from kedit.models import (
-            toy,  # not above: it brings torch, which reading files does not need
+            toy,  # imported here because it imports torch, which reading files does not need
         )
 
         yield from toy.facts()
     else:
-        for _, fact in made_of(source, lambda form: form.facts):
+        for _, fact in parse_file(source, lambda form: form.facts):
             yield fact
 
 
 def read_cases(source: str | Path) -> Iterator[EditCase | Skipped]:
-    """As `load_cases`, one at a time; for a record that cannot be used, why.
+    """Yields the cases that `load_cases` loads, and a `Skipped` for each record it cannot use.
 
     Raises:
-        RecordError: no such file, none of its records is of a known form, or it breaks off.
+        RecordError: the file does not exist, is truncated, or has no record in a known format.
     """
     if source == "builtin":
         yield from builtin.cases()
@@ -73,12 +78,12 @@ def read_cases(source: str | Path) -> Iterator[EditCase | Skipped]:
 
         yield from toy.cases()
         return
-    places: dict[str, str] = {}
-    for place, case in made_of(source, lambda form: form.cases):
-        if isinstance(case, EditCase) and case.id in places:
-            taken = f"the id {case.id!r} is taken by {places[case.id]}"
-            yield Skipped(place, taken, case.id)
+    locations: dict[str, str] = {}  # by id of the case
+    for location, case in parse_file(source, lambda form: form.cases):
+        if isinstance(case, EditCase) and case.id in locations:
+            reason = f"the id {case.id!r} is already used by {locations[case.id]}"
+            yield Skipped(location, reason, case.id)
             continue
         if isinstance(case, EditCase):
-            places[case.id] = place
+            locations[case.id] = location
         yield case

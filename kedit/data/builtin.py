@@ -1,4 +1,4 @@
-"""Our own facts: well-known ones over many relations, several templates each (facts.json)."""
+"""Loads kedit's built-in facts (facts.json): well-known facts of many relations, several templates each."""
 
 import json
 from functools import cache
@@ -19,7 +19,10 @@ FILE = Path(__file__).with_name("facts.json")
 
 @cache
 def load() -> tuple[Fact, ...]:
-    """Every fact under every template of its relation; all under their first templates first."""
+    """Loads every fact once per template of its relation.
+
+    First come all facts in the first template of their relation, then all in the second, and so on.
+    """
     entries = json.loads(FILE.read_text(encoding="utf-8"))["relations"]
     most = max(len(entry["templates"]) for entry in entries)
     return tuple(
@@ -39,11 +42,12 @@ def load() -> tuple[Fact, ...]:
 
 @cache
 def cases() -> tuple[EditCase, ...]:
-    """An edit of every fact, from both sides: its object is to become the next of its relation.
+    """Builds an edit case, with both sides, for each fact whose relation has at least two objects.
 
-    Relation prompts are in the words that fit any relation; a neighbour has the same object.
+    The target is the relation's next object, in the order of the file. The prompts of the relation
+    side use the wordings that fit any relation. Neighbours are other subjects with the same object.
     """
-    worded: dict[tuple[str, str], list[Fact]] = {}  # by relation and subject, its wordings
+    worded: dict[tuple[str, str], list[Fact]] = {}  # wordings of each relation and subject
     for fact in load():
         worded.setdefault((fact.relation.id, fact.subject), []).append(fact)
     by_relation: dict[str, list[Fact]] = {}
@@ -51,20 +55,20 @@ def cases() -> tuple[EditCase, ...]:
     for fact, *_ in worded.values():
         by_relation.setdefault(fact.relation.id, []).append(fact)
         by_subject.setdefault(fact.subject, []).append(fact)
-    made = []
+    found = []
     for number, (fact, *others) in enumerate(worded.values()):
-        alike = by_relation[fact.relation.id]
-        objects = list(dict.fromkeys(other.object for other in alike))
+        same_relation = by_relation[fact.relation.id]
+        objects = list(dict.fromkeys(other.object for other in same_relation))
         if len(objects) > 1:
             target = objects[(objects.index(fact.object) + 1) % len(objects)]
             neighbours = [
                 other
-                for other in alike
+                for other in same_relation
                 if other.object == fact.object and other.subject != fact.subject
             ]
             known = [other for other in by_subject[fact.subject] if other is not fact]
-            made.append(_case(number, EditRequest(fact, target), others, neighbours, known))
-    return tuple(made)
+            found.append(_case(number, EditRequest(fact, target), others, neighbours, known))
+    return tuple(found)
 
 
 def _case(

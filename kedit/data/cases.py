@@ -1,4 +1,4 @@
-"""What the forms of edit cases share: probes, both sides of a fact, and what a record lacks."""
+"""Builds edit cases and their probes, for all data sets and file formats of edits."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -17,8 +17,9 @@ from kedit.facts import (
     seen_from_relation,
 )
 
-UNNAMED = Relation("", "")  # where a file does not say which relation a fact is of
+UNNAMED = Relation("", "")  # for facts whose file does not name the relation
 RELATION_SIDE = "relation side (experiments.build_rake makes it)"
+# what `EditCase.lacks` says where a case has no probe of a group
 LACKS: dict[tuple[Perspective, Group], str] = {
     ("entity", "paraphrase"): "paraphrases",
     ("entity", "neighborhood"): "neighborhood prompts",
@@ -31,21 +32,21 @@ LACKS: dict[tuple[Perspective, Group], str] = {
     ("relation", "other relations"): "other relations known to the data",
 }
 GENERATION = "generation prompts"
-NEIGHBOURS = 10  # at most, as CounterFact has
+NEIGHBOURS = 10  # at most per case, as in CounterFact
 
 
 def target_probe(request: EditRequest, group: Group, prompt: str) -> Probe:
-    """Where the edit shall show: its target, before what the fact says now."""
+    """Builds a probe of whether the target has become likelier than the present object."""
     return Probe("entity", group, prompt, answer=request.target, rival=request.fact.object)
 
 
 def neighbour_probe(request: EditRequest, prompt: str) -> Probe:
-    """A neighbour with the same true object, which the edit shall leave alone."""
+    """Builds a probe of whether a neighbour with the same true object keeps it."""
     return Probe("entity", "neighborhood", prompt, answer=request.fact.object, rival=request.target)
 
 
 def relation_side(entity: EditRequest) -> EditRequest:
-    """The same change from the other side, in the words that fit any relation with a name."""
+    """Builds the relation side of an edit, in a wording that fits any relation with a name."""
     stated = (STATEMENT.filled("{}", text) for text in (entity.target, entity.fact.object))
     return seen_from_relation(entity, *stated)
 
@@ -53,11 +54,12 @@ def relation_side(entity: EditRequest) -> EditRequest:
 def relation_probes(
     entity: EditRequest, number: int, neighbours: Iterable[Fact] = (), known: Iterable[Fact] = ()
 ) -> Iterator[Probe]:
-    """What a relation edit is tested with, made from the relation's name.
+    """Builds the probes of a relation edit from the relation's name.
 
     Args:
-        number: of the case: three of the wordings that fit any relation take turns by it.
-        neighbours: facts of the relation about other subjects, which are to keep it.
+        number: number of the case. It chooses three of the wordings that fit any relation, so that
+            the cases take turns with them.
+        neighbours: facts of the relation about other subjects. These pairs should keep the relation.
         known: other facts of the subject.
     """
     fact, label = entity.fact, entity.fact.relation.name
@@ -67,11 +69,11 @@ def relation_probes(
         ("efficacy", "removal", [STATEMENT]),
         ("paraphrase", "removal paraphrase", chosen),
     )
-    for adding, removing, texts in groups:
-        for text in texts:
+    for adding, removing, group_wordings in groups:
+        for wording in group_wordings:
             new, old = (
-                text.filled(fact.subject, entity.target),
-                text.filled(fact.subject, fact.object),
+                wording.filled(fact.subject, entity.target),
+                wording.filled(fact.subject, fact.object),
             )
             yield Probe("relation", adding, new, label, NO_RELATION, label=label)
             yield Probe("relation", removing, old, NO_RELATION, label, label=label)
@@ -84,7 +86,7 @@ def relation_probes(
             yield Probe("relation", "other relations", prompt, name, label, label=name)
 
 
-# seven parameters: a record's parts, most of which a form may lack
+# seven parameters, since a case has seven parts, and most formats lack some of them
 def edit_case(
     id: str,
     entity: EditRequest,
@@ -94,11 +96,15 @@ def edit_case(
     stated: Iterable[str] = (),
     others: tuple[EditRequest, ...] = (),
 ) -> EditCase:
-    """The case, with what it lacks: what `stated` says, and each group that has no probe."""
+    """Builds a case and lists what it lacks.
+
+    Args:
+        stated: what the record itself says that it lacks. Each group without a probe is added.
+    """
     probes = tuple(probes)
-    there = {(probe.perspective, probe.group) for probe in probes}
+    present = {(probe.perspective, probe.group) for probe in probes}
     sides = {"entity"} if relation is None else {"entity", "relation"}
-    lacks = [words for key, words in LACKS.items() if key[0] in sides and key not in there]
+    lacks = [words for key, words in LACKS.items() if key[0] in sides and key not in present]
     if not generation:
         lacks.append(GENERATION)
     if relation is None:

@@ -1,4 +1,4 @@
-"""Which facts and cases a study takes: those that can be used, some of every relation."""
+"""Chooses the facts and cases of a study: usable ones, spread evenly over the relations."""
 
 import hashlib
 import random
@@ -17,11 +17,11 @@ from kedit.records import key_of
 
 Record = TypeVar("Record")
 
-BUILT = "results/build_rake/counterfact/rake.jsonl"  # what experiments.build_rake makes
+BUILT = "results/build_rake/counterfact/rake.jsonl"  # where experiments.build_rake writes
 
 
 def in_turn(groups: Iterable[Sequence[Record]], seed: int) -> list[Record]:
-    """One record of every group in turn; groups and the records in them are drawn by `seed`."""
+    """Orders records so that the groups take turns; `seed` shuffles the groups and their records."""
     draw = random.Random(seed)
     queues = [list(group) for group in groups]
     for queue in queues:
@@ -32,57 +32,63 @@ def in_turn(groups: Iterable[Sequence[Record]], seed: int) -> list[Record]:
 
 
 def usable_facts(source: str) -> tuple[Sequence[Fact], dict[str, str]]:
-    """Every fact that can be used, and why others cannot be, by their places in the file.
+    """Returns the usable facts of a source, and by location in the file why others are not usable.
 
     Raises:
         RecordError: the file cannot be read, or none of its records can be used.
     """
     if source == "builtin":
-        return builtin.load(), {}  # the same tuple: what is drawn from it knows it by that
+        return builtin.load(), {}  # no copy: probes.corrupt recognises this tuple by identity
     facts, skipped = [], {}
-    for one in read_facts(source):
-        if isinstance(one, Skipped):
-            skipped[one.place] = one.reason
+    for fact in read_facts(source):
+        if isinstance(fact, Skipped):
+            skipped[fact.location] = fact.reason
         else:
-            facts.append(one)
+            facts.append(fact)
     _require_some(source, facts, skipped)
     return facts, skipped
 
 
 def usable_cases(source: str) -> tuple[list[EditCase], dict[str, str]]:
-    """Every case that can be used, and why others cannot be, by their places in the file.
+    """Returns the usable cases of a source, and by location in the file why others are not usable.
 
     Raises:
         RecordError: the file cannot be read, or none of its records can be used.
     """
     cases, skipped = [], {}
-    for one in read_cases(source):
-        if isinstance(one, EditCase):
-            cases.append(one)
+    for case in read_cases(source):
+        if isinstance(case, EditCase):
+            cases.append(case)
         else:
-            skipped[one.place] = one.reason
+            skipped[case.location] = case.reason
     _require_some(source, cases, skipped)
     return cases, skipped
 
 
 def facts_source(source: str, model: str) -> str:
-    """Which facts "auto" stands for: the toy's own, or those built in."""
+    """Replaces "auto" by "toy" for the toy model and by "builtin" for any other model."""
     if source != "auto":
         return source
     return "toy" if model == "toy" else "builtin"
 
 
 def cases_source(source: str, model: str) -> str:
-    """Which cases "auto" stands for: the toy's own, or what build_rake made, or those built in."""
+    """Replaces "auto" by a source of cases.
+
+    The toy model gets its own cases. Any other model gets the file that build_rake has written, or
+    the built-in cases where there is no such file.
+    """
     if source != "auto":
         return source
     return "toy" if model == "toy" else BUILT if Path(BUILT).exists() else "builtin"
 
 
 def of_relations(facts: Sequence[Fact], relations: str) -> list[Fact]:
-    """Facts of some relations: ids or names with commas between, or the number of them.
+    """Selects the facts of some relations.
 
-    Of a number of relations, those that have the most subjects are taken; "" takes all.
+    Args:
+        relations: ids or names, separated by commas; or a number of relations, which selects those
+            with the most subjects; "" for all.
 
     Raises:
         InputError: no fact has such a relation.
@@ -96,22 +102,28 @@ def of_relations(facts: Sequence[Fact], relations: str) -> list[Fact]:
         most = sorted(subjects, key=lambda relation: -len(subjects[relation]))
         chosen = set(most[: int(relations)])
         return [fact for fact in facts if fact.relation.id in chosen]
-    wanted = {name.strip() for name in relations.split(",")}
-    found = [fact for fact in facts if wanted & {fact.relation.id, fact.relation.name}]
-    lacking = wanted - {name for fact in found for name in (fact.relation.id, fact.relation.name)}
-    if lacking:
-        there = sorted({f"{fact.relation.id} ({fact.relation.name})" for fact in facts})
+    requested = {name.strip() for name in relations.split(",")}
+    found = [fact for fact in facts if requested & {fact.relation.id, fact.relation.name}]
+    unknown = requested - {name for fact in found for name in (fact.relation.id, fact.relation.name)}
+    if unknown:
+        available = sorted({f"{fact.relation.id} ({fact.relation.name})" for fact in facts})
         raise InputError(
-            f"no facts of the relation {sorted(lacking)[0]!r:.80}; there are {', '.join(there)}"
+            f"no facts of the relation {sorted(unknown)[0]!r:.80}; the relations are "
+            f"{', '.join(available)}"
         )
     return found
 
 
 def spread_facts(facts: Sequence[Fact], seed: int) -> list[list[Fact]]:
-    """One (relation, subject) of every relation in turn, drawn by `seed`, each in all its wordings.
+    """Orders facts so that the relations take turns, and groups the wordings of each fact.
 
-    Wordings in which something follows the relation's words come first, else in the given order:
-    where they end the prompt, the last corrupted token and the last token are one.
+    Each item of the result is a subject of a relation in all its wordings. Wordings in which
+    something follows the relation's words come first, otherwise the given order stays. Where the
+    relation's words end the prompt, the last corrupted token is also the last token, and tracing
+    cannot distinguish them.
+
+    Args:
+        seed: seed of the order of relations, and of subjects within a relation.
     """
     by_relation: dict[str, dict[str, list[Fact]]] = {}
     for fact in facts:
@@ -123,7 +135,10 @@ def spread_facts(facts: Sequence[Fact], seed: int) -> list[list[Fact]]:
 
 
 def spread_cases(cases: Sequence[EditCase], limit: int, seed: int) -> list[EditCase]:
-    """`limit` cases, one of every relation in turn, drawn by `seed`; all as they are for 0."""
+    """Selects `limit` cases so that the relations take turns; `seed` draws them.
+
+    A limit of 0 returns all cases in their given order.
+    """
     if not limit:
         return list(cases)
     by_relation: dict[str, list[EditCase]] = {}
@@ -133,34 +148,36 @@ def spread_cases(cases: Sequence[EditCase], limit: int, seed: int) -> list[EditC
 
 
 def labels_of(cases: Iterable[EditCase]) -> tuple[str, ...]:
-    """The names of all relations that the cases speak of: what a relation's rank is among."""
+    """Collects the names of all relations in the cases' probes, among which each name is ranked."""
     named = (probe.label for case in cases for probe in case.probes if probe.label)
     return tuple(sorted(set(named)))
 
 
 def fewer_probes(case: EditCase, limit: int) -> EditCase:
-    """The case with the first `limit` probes of each kind; all of them for 0."""
+    """Returns the case with the first `limit` probes of each side and group; 0 keeps all probes."""
     if not limit:
         return case
-    seen: Counter[tuple[str, str]] = Counter()
-    kept = []
+    counts: Counter[tuple[str, str]] = Counter()
+    chosen = []
     for probe in case.probes:
         kind = (probe.perspective, probe.group)
-        seen[kind] += 1
-        if seen[kind] <= limit:
-            kept.append(probe)
-    return replace(case, probes=tuple(kept))
+        counts[kind] += 1
+        if counts[kind] <= limit:
+            chosen.append(probe)
+    return replace(case, probes=tuple(chosen))
 
 
 def split_cases(
     cases: Sequence[EditCase], known: set[str], sizes: Mapping[str, int], seen: int, seed: int
 ) -> dict[str, list[EditCase]]:
-    """Cases of each part, such as "tune" and "test"; every subject is in one part only.
+    """Splits cases into parts, such as "tune" and "test", that have no subject in common.
 
     Args:
         known: ids of the cases that may be in a part.
-        sizes: by part, in the order in which cases are dealt; 0 for all that are left.
-        seen: the first so many cases that `spread_cases` draws are in the first part, or in none.
+        sizes: number of cases of each part; 0 for no limit. The parts take turns in this order.
+        seen: number of cases that earlier runs may have used: the first ones that `spread_cases`
+            draws. Their subjects are in the first part, or in none.
+        seed: seed of `spread_cases`.
     """
     drawn = spread_cases(cases, len(cases), seed)
     first = next(iter(sizes))
@@ -180,23 +197,24 @@ def split_cases(
 
 
 def fact_key(fact: Fact) -> str:
-    """What a journal calls a fact, in this wording: another key if anything of it is another.
+    """Returns the key of a fact, in this wording, in a journal.
 
-    But for its rival, which depends on the model and on the other facts.
+    Each field of the fact enters the key except its rival, which depends on the model and on the
+    other facts.
     """
     return key_of(replace(fact, rival=""))
 
 
 def drawn_for(fact: Fact) -> random.Random:
-    """Random numbers for a fact that depend on its question and answer alone."""
-    told = f"{fact.relation.id}:{fact.prompt}:{fact.object}"
-    return random.Random(hashlib.sha256(told.encode()).hexdigest()[:16])
+    """Returns a random generator whose seed depends only on the fact's prompt and answer."""
+    seed = f"{fact.relation.id}:{fact.prompt}:{fact.object}"
+    return random.Random(hashlib.sha256(seed.encode()).hexdigest()[:16])
 
 
 def _next_part(parts: Mapping[str, Sequence[EditCase]], sizes: Mapping[str, int], turn: int) -> str:
-    """The part that a relation's case number `turn` goes to; "" where all are full."""
-    wanted = [part for part in sizes if not _is_full(parts, sizes, part)]
-    return wanted[turn % len(wanted)] if wanted else ""
+    """Returns the part for case number `turn` of a relation; "" if all parts are full."""
+    open_parts = [part for part in sizes if not _is_full(parts, sizes, part)]
+    return open_parts[turn % len(open_parts)] if open_parts else ""
 
 
 def _is_full(parts: Mapping[str, Sequence[EditCase]], sizes: Mapping[str, int], part: str) -> bool:
@@ -204,7 +222,7 @@ def _is_full(parts: Mapping[str, Sequence[EditCase]], sizes: Mapping[str, int], 
 
 
 def _require_some(source: str, usable: Sequence[object], skipped: Mapping[str, str]) -> None:
-    """Raises RecordError, with the first reason, where nothing of a file can be used."""
+    """Raises RecordError, with the first reason, if no record of a file is usable."""
     if not usable:
-        place, reason = next(iter(skipped.items()), (source, "it is empty"))
-        raise RecordError(f"none of the records of {source} can be used; {place}: {reason}")
+        location, reason = next(iter(skipped.items()), (source, "it is empty"))
+        raise RecordError(f"none of the records of {source} can be used; {location}: {reason}")

@@ -1,4 +1,4 @@
-"""Whether facts can be compared, by relation or by kind: said before a model is loaded."""
+"""Checks, before a model is loaded, whether the facts allow a comparison of relations or kinds."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,52 +6,59 @@ from collections.abc import Sequence
 from kedit.errors import InputError
 from kedit.facts import Fact
 
-PAIR = 2  # facts that a relation needs to be like itself, and relations to be compared
+# facts per relation, so that facts of the same relation can be compared; and relations (or kinds),
+# so that they can be compared with each other
+PAIR = 2
 
 
 def require_relations_to_compare(order: Sequence[Sequence[Fact]], limit: int) -> None:
-    """Looks whether two relations have two facts each among those that come first.
+    """Checks that two relations have two facts each among the first `limit` facts.
 
     Args:
-        order: facts in the order in which they are taken, each in all its wordings.
-        limit: how many are taken; 0 for all.
+        order: facts in the order in which they are used, each in all its wordings.
+        limit: number of facts that are used; 0 for all.
 
     Raises:
-        InputError: they have not.
+        InputError: fewer than two relations have two facts.
     """
-    every, taken = (Counter(_relations(some)) for some in (order, _taken(order, limit)))
-    if _n_paired(taken) >= PAIR:
+    available = Counter(_relations(order))
+    used = Counter(_relations(_first(order, limit)))
+    if _n_paired(used) >= PAIR:
         return
-    if _n_paired(every) < PAIR:
+    if _n_paired(available) < PAIR:
         raise InputError(
-            f"relations are compared, and two of them need two facts each. Facts: {len(order)}, "
-            f"relations: {len(every)}, with two facts: {_n_paired(every)}. More facts are "
-            "wanted; or trace_relation --sites z, which compares nothing"
+            "a comparison of relations needs two relations with two facts each; here are "
+            f"{plural(len(order), 'fact')} of {plural(len(available), 'relation')}, "
+            f"{_n_paired(available)} of which with two facts. Give more facts, or use "
+            "trace_relation --sites z, which compares nothing"
         )
     raise InputError(
-        f"--limit {limit}: relations are compared, and two of them need two facts each. Relations "
-        f"whose turn comes: {len(taken)}, with two facts: {_n_paired(taken)}. --limit "
-        f"{PAIR * len(every)} is wanted, or fewer relations, as in --relations {PAIR}"
+        f"--limit {limit}: a comparison of relations needs two relations with two facts each. "
+        f"Relations of the first {limit} facts: {len(used)}, with two facts: {_n_paired(used)}. Use "
+        f"--limit {PAIR * len(available)}, or fewer relations, as in --relations {PAIR}"
     )
 
 
 def require_kinds_to_compare(order: Sequence[Sequence[Fact]], limit: int) -> None:
-    """Looks whether relations of two kinds are among the facts that come first.
+    """Checks that the first `limit` facts have relations of two kinds.
+
+    Args:
+        order, limit: as in `require_relations_to_compare`.
 
     Raises:
-        InputError: they are not.
+        InputError: all these relations are of one kind.
     """
-    taken = _taken(order, limit)
-    kinds = {worded[0].relation.kind or "unknown" for worded in taken}
+    used = _first(order, limit)
+    kinds = {worded[0].relation.kind or "unknown" for worded in used}
     if len(kinds) < PAIR:
         raise InputError(
-            f"kinds of relations are compared, and two are wanted. Facts: {len(taken)}, kinds: "
-            f"{len(kinds)} ({', '.join(kinds)}). A larger --limit is wanted, or other --facts: "
-            "kedit's own have kinds (--facts builtin)"
+            f"a comparison of kinds needs relations of two kinds. Facts: {len(used)}, kinds: "
+            f"{len(kinds)} ({', '.join(kinds)}). Use a larger --limit, or other --facts: kedit's "
+            "own facts have kinds (--facts builtin)"
         )
 
 
-def _taken(order: Sequence[Sequence[Fact]], limit: int) -> Sequence[Sequence[Fact]]:
+def _first(order: Sequence[Sequence[Fact]], limit: int) -> Sequence[Sequence[Fact]]:
     return order[: limit or None]
 
 

@@ -120,11 +120,11 @@ class Corpus:
             yield from self._file_lines(self.file)
             return
         rows = _hub_rows(self.source) if self.file is None else records(self.file)
-        for place, row in rows:
+        for location, row in rows:
             text = row.get("text")
             if isinstance(text, str) and not text.strip():
                 continue  # usual: WikiText has an empty row between any two
-            text = field(place, row, "text")
+            text = field(location, row, "text")
             yield text if text.endswith("\n") else f"{text}\n"
 
     def _file_lines(self, path: Path) -> Iterator[str]:
@@ -151,7 +151,7 @@ def corpus_of(model_name: str, source: str, seed: int = 0, held_out: bool = Fals
 
 
 def _hub_rows(source: str) -> Iterator[tuple[str, Record]]:
-    """Rows of a data set of the Hugging Face hub, each with its place, read as they are needed."""
+    """Rows of a data set of the Hugging Face hub, each with its location, read as they are needed."""
     import datasets  # not above: it takes a second, and files need none of it
 
     _, name, config, split = [*source.split(":", 3), "", ""][:4]

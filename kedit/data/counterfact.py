@@ -1,26 +1,30 @@
-"""CounterFact in its original schema (Meng et al. 2022): its facts, and its edits."""
+"""Parses the facts and edits of CounterFact in its original schema (Meng et al. 2022)."""
 
 from kedit.data import relations
 from kedit.data.cases import edit_case, neighbour_probe, target_probe
-from kedit.data.fields import Record, field, id_of, placed, texts
+from kedit.data.fields import Record, field, id_of, with_location, texts
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact
 
 NEEDS = "requested_rewrite (with subject, prompt, relation_id, target_true.str, target_new.str)"
 
 
-def parse_fact(place: str, record: Record) -> Fact:
-    """The requested_rewrite with its true object.
+def parse_fact(location: str, record: Record) -> Fact:
+    """Parses the fact of a record: its requested_rewrite with the true object.
 
     Raises:
-        RecordError: names place and field.
+        RecordError: a field is missing or unusable; the message names location and field.
     """
-    rewrite = field(place, record, "requested_rewrite", dict)
-    return rewritten(f"{place}: requested_rewrite", rewrite)
+    rewrite = field(location, record, "requested_rewrite", dict)
+    return rewritten(f"{location}: requested_rewrite", rewrite)
 
 
 def rewritten(where: str, rewrite: Record) -> Fact:
-    """The fact that a requested_rewrite changes."""
+    """Parses the fact that a requested_rewrite changes.
+
+    Args:
+        where: location of the requested_rewrite, for messages.
+    """
     try:
         return Fact(
             field(where, rewrite, "subject"),
@@ -29,32 +33,33 @@ def rewritten(where: str, rewrite: Record) -> Fact:
             field(where, rewrite, "prompt"),
         )
     except RecordError as error:
-        raise placed(where, error) from None
+        raise with_location(where, error) from None
 
 
-def parse(place: str, record: Record) -> EditCase:
-    """The entity side of an edit; CounterFact has no other.
+def parse(location: str, record: Record) -> EditCase:
+    """Parses an edit case. It has an entity side only, as CounterFact does.
 
-    Its attribute_prompts make no probes: upstream scores them and never sums the scores up.
+    The attribute_prompts become no probes, since ROME's code scores them but never summarises the
+    scores.
 
     Raises:
-        RecordError: names place and field.
+        RecordError: a field is missing or unusable; the message names location and field.
     """
-    fact = parse_fact(place, record)
+    fact = parse_fact(location, record)
     try:
-        request = EditRequest(fact, field(place, record, "requested_rewrite.target_new.str"))
+        request = EditRequest(fact, field(location, record, "requested_rewrite.target_new.str"))
         probes = [
             target_probe(request, "efficacy", fact.prompt),
             *(
                 target_probe(request, "paraphrase", prompt)
-                for prompt in texts(place, record, "paraphrase_prompts")
+                for prompt in texts(location, record, "paraphrase_prompts")
             ),
             *(
                 neighbour_probe(request, prompt)
-                for prompt in texts(place, record, "neighborhood_prompts")
+                for prompt in texts(location, record, "neighborhood_prompts")
             ),
         ]
-        generation = texts(place, record, "generation_prompts")
-        return edit_case(id_of(place, record), request, probes, generation=generation)
+        generation = texts(location, record, "generation_prompts")
+        return edit_case(id_of(location, record), request, probes, generation=generation)
     except RecordError as error:
-        raise placed(place, error) from None
+        raise with_location(location, error) from None

@@ -1,4 +1,4 @@
-"""CounterFact from its public home, checked to the last byte and kept."""
+"""Downloads CounterFact from its public home, checks the bytes, and caches the file."""
 
 import hashlib
 import http.client
@@ -17,10 +17,10 @@ log = logging.getLogger("kedit")
 
 
 def counterfact(url: str = URL, sha256: str = SHA256) -> Path:
-    """CounterFact's file in our cache, downloaded if it is not there whole.
+    """Returns the path of CounterFact in kedit's cache, after a download if it is not there whole.
 
     Raises:
-        InputError: it cannot be had, or is not the file that it was.
+        InputError: the download fails, or its bytes are not those of the published file.
     """
     file = cache_dir() / "counterfact.json"
     if file.exists() and _digest(file) == sha256:
@@ -29,7 +29,7 @@ def counterfact(url: str = URL, sha256: str = SHA256) -> Path:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256)
-    # RuntimeError is a wrong checksum; a connection that breaks off is an HTTPException
+    # RuntimeError: wrong checksum; HTTPException: the connection broke
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         raise InputError(
             f"CounterFact cannot be downloaded: {error}. Get {url} (or a part of it) in another "

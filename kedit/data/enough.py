@@ -1,4 +1,4 @@
-"""Whether there are facts enough for what is asked: said before a model is loaded."""
+"""Checks, before a model is loaded, whether a source has enough facts for a study."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,31 +6,32 @@ from collections.abc import Sequence
 from kedit.errors import InputError
 from kedit.facts import Fact
 
-FEWEST_TO_SEARCH = 4  # facts a relation: two are searched for what two are tested with
+FEWEST_TO_SEARCH = 4  # facts per relation: two to find neurons with, and two to test them with
 
 
 def require_facts_to_ask(facts: Sequence[Fact], choose: int) -> None:
-    """Looks whether facts are left to ask about when heads were chosen on `choose` of them.
+    """Checks that facts are left to test heads on after `choose` facts have chosen the heads.
 
     Raises:
-        InputError: there are none.
+        InputError: no fact is left.
     """
     n_facts = len(_subjects(facts))
     if n_facts <= choose:
         raise InputError(
-            f"--choose {choose}: heads are chosen on so many facts and asked about others. Facts: "
-            f"{n_facts}. Fewer to --choose are wanted, or more --facts or --relations"
+            f"--choose {choose}: heads are chosen on this many facts and tested on others. Facts: "
+            f"{n_facts}. Use a smaller --choose, or more --facts or --relations"
         )
 
 
 def require_facts_of_a_relation(facts: Sequence[Fact], fewest: int, at_most: int = 0) -> None:
-    """Looks whether a relation has `fewest` facts, and may have so many.
+    """Checks that some relation has `fewest` facts and that `at_most` allows that many.
 
     Args:
-        at_most: how many are taken at most; 0 for all.
+        fewest: number of facts that a relation needs.
+        at_most: number of facts that are used per relation at most; 0 for all.
 
     Raises:
-        InputError: no relation has as many, or fewer than `fewest` would be taken.
+        InputError: no relation has `fewest` facts, or `at_most` is less than `fewest`.
     """
     if 0 < at_most < fewest:
         raise InputError(
@@ -39,11 +40,11 @@ def require_facts_of_a_relation(facts: Sequence[Fact], fewest: int, at_most: int
     most = max(Counter(relation for relation, _ in _subjects(facts)).values(), default=0)
     if most < fewest:
         raise InputError(
-            f"{fewest} facts of a relation are wanted, half of them to find neurons and half to "
-            f"test them; no relation of these has more than {most}"
+            f"a relation needs {fewest} facts, half of them to find neurons and half to test "
+            f"them; none of these relations has more than {most}"
         )
 
 
 def _subjects(facts: Sequence[Fact]) -> set[tuple[str, str]]:
-    """The facts, whatever their wordings: relation and subject."""
+    """Returns relation and subject of each fact, without its wordings."""
     return {(fact.relation.id, fact.subject) for fact in facts}

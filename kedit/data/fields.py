@@ -1,4 +1,7 @@
-"""What a record holds, checked as it is taken out; errors name place and field."""
+"""Reads the fields of a record with checks of their types; errors name the location and the field.
+
+A location says where a record is in its file, as in "facts.jsonl, line 4".
+"""
 
 import re
 from collections.abc import Iterator
@@ -9,73 +12,81 @@ from kedit.errors import RecordError
 from kedit.spacing import without_end_blanks
 
 Record = dict[str, Any]
-HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # JSON may hold one; no tokenizer and no file does
+EXPECTED = {str: "a text that is not empty", int: "a whole number", dict: "an object", list: "a list"}
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # a lone surrogate: valid in JSON, but no tokenizer or UTF-8 file accepts it
 
 
 class MissingField(RecordError):
-    """A record lacks a field that its form needs."""
+    """A record lacks a field that its format needs."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A record that cannot be used: where it stands, why, and its id if it has one."""
+    """A record that cannot be used: its location in the file, the reason, and its id, if it has one."""
 
-    place: str
+    location: str
     reason: str
     id: str = ""
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
+        return f"{self.location}: {self.reason}"
 
 
-def field(place: str, record: Record, name: str, kind: type = str) -> Any:
-    """record[name], of the wanted type; a dot in `name` leads into an object ("target_true.str").
+def field(location: str, record: Record, name: str, kind: type = str) -> Any:
+    """Returns record[name] after a check of its type.
+
+    Args:
+        location: where the record is in its file, for messages.
+        name: name of the field; a dot leads into a nested object ("target_true.str").
+        kind: type that the value must have.
 
     Raises:
-        MissingField: there is none.
-        RecordError: empty text or of another type; names place and field.
+        MissingField: the record has no such field.
+        RecordError: the value is an empty text or has another type.
     """
     value: Any = record
     for key in name.split("."):
         if not isinstance(value, dict) or key not in value:
-            raise MissingField(f"{place}: field {name!r} is missing")
+            raise MissingField(f"{location}: field {name!r} is missing")
         value = value[key]
-    return _checked(place, name, value, kind)
+    return _checked(location, name, value, kind)
 
 
-def optional(place: str, record: Record, name: str, kind: type = str) -> Any:
-    """As `field`, but the empty value of its type where the field is missing, null or empty."""
+def optional(location: str, record: Record, name: str, kind: type = str) -> Any:
+    """As `field`, but returns an empty value of type `kind` if the field is missing, null or empty."""
     value = record.get(name)
-    return kind() if value is None or value == kind() else _checked(place, name, value, kind)
+    return kind() if value is None or value == kind() else _checked(location, name, value, kind)
 
 
-def texts(place: str, record: Record, name: str) -> tuple[str, ...]:
-    """A list of prompts, none if it is missing, without the blanks at their ends.
+def texts(location: str, record: Record, name: str) -> tuple[str, ...]:
+    """Returns a list of prompts without the blanks at their ends; empty if the field is missing.
 
     Raises:
-        RecordError: it is no list, or something in it is no text.
+        RecordError: the field is not a list, or something in it is not a text.
     """
-    values = enumerate(optional(place, record, name, list))
+    values = enumerate(optional(location, record, name, list))
     return tuple(
-        without_end_blanks(_checked(place, f"{name}.{n}", value, str)) for n, value in values
+        without_end_blanks(_checked(location, f"{name}.{n}", value, str)) for n, value in values
     )
 
 
-def objects(place: str, record: Record, name: str) -> Iterator[tuple[str, Record]]:
-    """The objects of a list, each with its place, none if the list is missing.
+def objects(location: str, record: Record, name: str) -> Iterator[tuple[str, Record]]:
+    """Yields location and object for each object of a list; nothing if the field is missing.
 
     Raises:
-        RecordError: it is no list, or something in it is no object.
+        RecordError: the field is not a list, or something in it is not an object.
     """
-    for n, value in enumerate(optional(place, record, name, list)):
-        yield f"{place}: {name}.{n}", _checked(place, f"{name}.{n}", value, dict)
+    for n, value in enumerate(optional(location, record, name, list)):
+        yield f"{location}: {name}.{n}", _checked(location, f"{name}.{n}", value, dict)
 
 
-def flattened(place: str, record: Record, name: str) -> tuple[str, ...]:
-    """A text, or the texts of a list, or of the lists in it, without empty ones; or none.
+def flattened(location: str, record: Record, name: str) -> tuple[str, ...]:
+    """Returns all texts of a field, which may be a text, a list, or nested lists.
+
+    Empty texts are left out. The result is empty if the field is missing or null.
 
     Raises:
-        RecordError: something in it is no text.
+        RecordError: something in the field is not a text.
     """
     value = record.get(name)
     if value is None:
@@ -83,58 +94,60 @@ def flattened(place: str, record: Record, name: str) -> tuple[str, ...]:
     found: list[Any] = []
     waiting: list[Any] = [value]
     while waiting:
-        one = waiting.pop(0)
-        if isinstance(one, list):
-            waiting[:0] = one
-        elif one != "":
-            found.append(one)
-    return tuple(_checked(place, name, one, str) for one in found)
+        item = waiting.pop(0)
+        if isinstance(item, list):
+            waiting[:0] = item
+        elif item != "":
+            found.append(item)
+    return tuple(_checked(location, name, item, str) for item in found)
 
 
-def case_id(place: str, record: Record) -> str:
-    """The record's case_id as text; in the file it may be a whole number too.
+def case_id(location: str, record: Record) -> str:
+    """Returns the record's case_id as text; in the file it may also be a whole number.
 
     Raises:
-        RecordError: it is missing, or something else.
+        RecordError: it is missing, or neither a text nor a whole number.
     """
     kind = int if isinstance(record.get("case_id"), int) else str
-    return str(field(place, record, "case_id", kind))
+    return str(field(location, record, "case_id", kind))
 
 
-def id_of(place: str, record: Record) -> str:
-    """The record's case_id, or else its id if that is a text or a number, or else its place in the
-    file ("line 3").
+def id_of(location: str, record: Record) -> str:
+    """Returns an id for a record.
+
+    This is its case_id; without one, its id, if that is a text or a whole number; else its location
+    within the file ("line 3").
 
     Raises:
-        RecordError: a case_id that is no text and no whole number.
+        RecordError: case_id is neither a text nor a whole number.
     """
     if record.get("case_id") is not None:
-        return case_id(place, record)
-    own = record.get("id")
-    if isinstance(own, int) and not isinstance(own, bool):
-        return str(own)
-    if isinstance(own, str) and own.strip() and not HALF_PAIR.search(own):
-        return own.strip()
-    return place.rpartition(", ")[2]
+        return case_id(location, record)
+    id = record.get("id")
+    if isinstance(id, int) and not isinstance(id, bool):
+        return str(id)
+    if isinstance(id, str) and id.strip() and not HALF_PAIR.search(id):
+        return id.strip()
+    return location.rpartition(", ")[2]
 
 
-def placed(place: str, error: RecordError) -> RecordError:
-    """`error` with its place in front, if it does not name it already."""
-    return error if str(error).startswith(place) else type(error)(f"{place}: {error}")
+def with_location(location: str, error: RecordError) -> RecordError:
+    """Returns `error` with the location in front of its message, unless it is there already."""
+    return error if str(error).startswith(location) else type(error)(f"{location}: {error}")
 
 
-def skipped(place: str, error: RecordError, id: str = "") -> Skipped:
-    """What is kept of a record that gave `error`."""
-    return Skipped(place, str(error).removeprefix(f"{place}: "), id)
+def skipped(location: str, error: RecordError, id: str = "") -> Skipped:
+    """Makes the `Skipped` of a record that raised `error`."""
+    return Skipped(location, str(error).removeprefix(f"{location}: "), id)
 
 
-def _checked(place: str, name: str, value: Any, kind: type) -> Any:
-    # to Python, True is an int
+def _checked(location: str, name: str, value: Any, kind: type) -> Any:
+    # isinstance(True, int) holds, but true is no number in JSON
     usable = isinstance(value, kind) and not isinstance(value, bool)
     if isinstance(value, str):
         usable = usable and bool(value.strip()) and not HALF_PAIR.search(value)
     if not usable:
         raise RecordError(
-            f"{place}: field {name!r}: a {kind.__name__} is wanted, got {value!r:.60}"
+            f"{location}: field {name!r}: expected {EXPECTED[kind]}, got {value!r:.60}"
         )
     return value

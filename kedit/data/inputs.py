@@ -1,4 +1,7 @@
-"""What a run was made from beside its options: the contents of the files that these name."""
+"""Digests of the files and model folders that a run's options name.
+
+A run folder keeps them, so that a continued run notices a changed input.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,18 +12,18 @@ from kedit import digests
 from kedit.data.named import NO_FILES
 from kedit.errors import InputError
 
-# of a folder that holds a model: what is read of it
+# files that are read in the folder of a model
 READ = (".json", ".txt", ".model", ".jinja", ".safetensors", ".bin")
 
 
 def inputs_of(options: Mapping[str, Any]) -> dict[str, str]:
-    """A digest of every file, and of every folder with a model, that an option names, by its path.
+    """Computes the digest of each file and each model folder that an option names, by its path.
 
-    A path may be the whole option, or a part of it: of a list of files, or of an editor's settings,
-    as in mend:file=PATH.
+    The path is the whole option or a part of it, as in a list of files or in the settings of an
+    editor (mend:file=PATH).
 
     Raises:
-        InputError: such a file cannot be read.
+        InputError: a file cannot be read.
     """
     found: dict[str, str] = {}
     for name in _paths(options):
@@ -33,17 +36,17 @@ def inputs_of(options: Mapping[str, Any]) -> dict[str, str]:
         except PermissionError as error:
             raise InputError(f"{name} cannot be read: {error.strerror}") from error
         except (OSError, ValueError, RuntimeError):
-            continue  # too long for a name, a NUL in it, no such user: no file
+            continue  # no path: too long for a name, a NUL in it, or an unknown user after ~
     return found
 
 
 def _paths(value: Any) -> Iterator[str]:
-    """All texts in options that may be paths."""
+    """Yields all texts in options that may be paths."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _paths(one)
+        for item in value:
+            yield from _paths(item)
     elif isinstance(value, str) and value not in NO_FILES:
         yield value
         parts = re.split(r"[,&:=]", value)

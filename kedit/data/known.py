@@ -1,6 +1,6 @@
 """ROME's known_1000.json: facts that GPT-2 XL completes, for causal tracing (Meng et al. 2022)."""
 
-from kedit.data.fields import Record, field, placed
+from kedit.data.fields import Record, field, with_location
 from kedit.errors import RecordError
 from kedit.facts import Fact, Relation
 from kedit.spacing import may_touch, standing
@@ -8,21 +8,21 @@ from kedit.spacing import may_touch, standing
 NEEDS = "subject, attribute, prompt, relation_id"
 
 
-def parse_fact(place: str, record: Record) -> Fact:
+def parse_fact(location: str, record: Record) -> Fact:
     """The fact; `prompt` counts, since `template` is cut short in some records.
 
     Raises:
-        RecordError: names place and field.
+        RecordError: a field is missing or unusable; the message names location and field.
     """
-    subject, prompt = field(place, record, "subject"), field(place, record, "prompt")
-    relation = field(place, record, "relation_id")
+    subject, prompt = field(location, record, "subject"), field(location, record, "prompt")
+    relation = field(location, record, "relation_id")
     try:
         return Fact(
-            subject, Relation(relation, relation), field(place, record, "attribute"),
+            subject, Relation(relation, relation), field(location, record, "attribute"),
             cut_out(prompt, subject),
         )  # fmt: skip
     except RecordError as error:
-        raise placed(place, error) from None
+        raise with_location(location, error) from None
 
 
 def cut_out(prompt: str, subject: str, name: str = "prompt") -> str:

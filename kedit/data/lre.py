@@ -19,27 +19,27 @@ NEEDS = "name, prompt_templates (each with {}), samples (each with subject and o
 SEED = 0  # of the targets
 
 
-def parse_facts(place: str, record: Record) -> Iterator[Fact | Skipped]:
+def parse_facts(location: str, record: Record) -> Iterator[Fact | Skipped]:
     """Every fact in every wording; all in the first wording first.
 
     The zero-shot templates are wordings too, behind the others.
 
     Raises:
-        RecordError: names place and field.
+        RecordError: names location and field.
     """
-    name = field(place, record, "name")
-    properties = optional(place, record, "properties", dict)
+    name = field(location, record, "name")
+    properties = optional(location, record, "properties", dict)
     kind = "symmetric" if properties.get("symmetric") is True else ""
-    relation = Relation(name, name, kind, optional(place, properties, "domain_name"))
+    relation = Relation(name, name, kind, optional(location, properties, "domain_name"))
     templates = [
         template
         for part in ("prompt_templates", "prompt_templates_zs")
-        for template in texts(place, record, part)
+        for template in texts(location, record, part)
     ]
     if not templates:
-        raise RecordError(f"{place}: field 'prompt_templates': at least one is wanted")
+        raise RecordError(f"{location}: field 'prompt_templates': at least one is wanted")
     for rank, template in enumerate(templates):
-        for where, sample in objects(place, record, "samples"):
+        for where, sample in objects(location, record, "samples"):
             try:
                 subject, object_ = field(where, sample, "subject"), field(where, sample, "object")
                 yield Fact(subject, relation, object_, template)
@@ -48,16 +48,16 @@ def parse_facts(place: str, record: Record) -> Iterator[Fact | Skipped]:
                     yield skipped(where, error)
 
 
-def parse(place: str, record: Record) -> Iterator[EditCase | Skipped]:
+def parse(location: str, record: Record) -> Iterator[EditCase | Skipped]:
     """An edit of each fact from both sides, to another object of the relation, drawn by SEED.
 
     Other wordings are paraphrases; subjects with the same object are neighbours.
 
     Raises:
-        RecordError: names place and field; or the relation has no two objects.
+        RecordError: names location and field; or the relation has no two objects.
     """
     worded: dict[tuple[str, str], list[Fact]] = {}
-    for fact in parse_facts(place, record):
+    for fact in parse_facts(location, record):
         if isinstance(fact, Skipped):
             yield fact
         else:
@@ -86,6 +86,6 @@ def parse(place: str, record: Record) -> Iterator[EditCase | Skipped]:
         yield edit_case(id, entity, probes, relation_side(entity), (fact.prompt,))
     if not n_cases:
         raise RecordError(
-            f"{place}: a target is another object of the relation, and {len(by_object)} is all "
+            f"{location}: a target is another object of the relation, and {len(by_object)} is all "
             "that its samples have"
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from kedit.data import counterfact, relations
 from kedit.data.cases import edit_case, relation_probes, relation_side, target_probe
-from kedit.data.fields import MissingField, Record, field, id_of, objects, optional, placed, texts
+from kedit.data.fields import MissingField, Record, field, id_of, objects, optional, with_location, texts
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact, Probe
 
@@ -15,7 +15,7 @@ NEEDS = (
 )
 
 
-def parse(place: str, record: Record) -> EditCase:
+def parse(location: str, record: Record) -> EditCase:
     """The edits of a record, which are made together.
 
     The question of each edit is a paraphrase. The multi-hop questions are portability: new_answer
@@ -23,22 +23,22 @@ def parse(place: str, record: Record) -> EditCase:
     has a name for the relations of all edits.
 
     Raises:
-        RecordError: names place and field.
+        RecordError: a field is missing or unusable; the message names location and field.
     """
     entities, probes = [], []
     try:
-        for where, rewrite in _rewrites(place, record):
+        for where, rewrite in _rewrites(location, record):
             fact = counterfact.rewritten(where, rewrite)
             entity = EditRequest(fact, field(where, rewrite, "target_new.str"))
             entities.append(entity)
             probes.append(target_probe(entity, "efficacy", fact.prompt))
             if question := optional(where, rewrite, "question"):
                 probes.append(target_probe(entity, "paraphrase", question))
-        new, old = field(place, record, "new_answer"), optional(place, record, "answer")
-        aliases = texts(place, record, "new_answer_alias")
+        new, old = field(location, record, "new_answer"), optional(location, record, "answer")
+        aliases = texts(location, record, "new_answer_alias")
         probes += [
             Probe("entity", "portability", question, new, "" if old == new else old, aliases)
-            for question in texts(place, record, "questions")
+            for question in texts(location, record, "questions")
         ]
         sides = []
         if all(entity.fact.relation.id in relations.table() for entity in entities):
@@ -48,19 +48,19 @@ def parse(place: str, record: Record) -> EditCase:
                 probes += relation_probes(entity, number)
         relation = sides[0] if sides else None
         others = (*entities[1:], *sides[1:])
-        return edit_case(id_of(place, record), entities[0], probes, relation, others=others)
+        return edit_case(id_of(location, record), entities[0], probes, relation, others=others)
     except RecordError as error:
-        raise placed(place, error) from None
+        raise with_location(location, error) from None
 
 
-def parse_facts(place: str, record: Record) -> Iterator[Fact]:
+def parse_facts(location: str, record: Record) -> Iterator[Fact]:
     """The facts that are edited."""
-    for where, rewrite in _rewrites(place, record):
+    for where, rewrite in _rewrites(location, record):
         yield counterfact.rewritten(where, rewrite)
 
 
-def _rewrites(place: str, record: Record) -> list[tuple[str, Record]]:
-    found = list(objects(place, record, "requested_rewrite"))
+def _rewrites(location: str, record: Record) -> list[tuple[str, Record]]:
+    found = list(objects(location, record, "requested_rewrite"))
     if not found:
-        raise MissingField(f"{place}: field 'requested_rewrite': at least one edit is wanted")
+        raise MissingField(f"{location}: field 'requested_rewrite': at least one edit is wanted")
     return found

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from kedit.data.cases import edit_case, relation_probes, relation_side, target_probe
-from kedit.data.fields import Record, field, flattened, id_of, optional, placed
+from kedit.data.fields import Record, field, flattened, id_of, optional, with_location
 from kedit.data.known import cut_out
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact, Kind, Probe, Relation
@@ -36,7 +36,7 @@ PARTED = " | "
 ALIKE = 0.8  # of difflib's ratio: "objct" is object, "author" is not
 
 
-def parse_fact(place: str, record: Record) -> Fact:
+def parse_fact(location: str, record: Record) -> Fact:
     """The fact.
 
     Wanted: subject, relation (its name), object, and either template (with `{}`) or prompt (in
@@ -44,12 +44,12 @@ def parse_fact(place: str, record: Record) -> Fact:
     What is null counts as missing.
 
     Raises:
-        RecordError: names place and field.
+        RecordError: a field is missing or unusable; the message names location and field.
     """
-    return _fact(place, _named(place, record))
+    return _fact(location, _named(location, record))
 
 
-def parse(place: str, record: Record) -> EditCase:
+def parse(location: str, record: Record) -> EditCase:
     """An edit of the fact from both sides: its object is to become `target`.
 
     Optional: paraphrases, prompts with the subject or with {} for it; neighbours, each a subject,
@@ -57,28 +57,28 @@ def parse(place: str, record: Record) -> EditCase:
     left out, it is what the unedited model says.
 
     Raises:
-        RecordError: names place and field.
+        RecordError: a field is missing or unusable; the message names location and field.
     """
-    told = _named(place, record)
-    fact = _fact(place, told)
+    told = _named(location, record)
+    fact = _fact(location, told)
     try:
-        entity = EditRequest(fact, field(place, told, "target"))
-        alike = list(_facts_alike(place, told, fact))
+        entity = EditRequest(fact, field(location, told, "target"))
+        alike = list(_facts_alike(location, told, fact))
         probes = [target_probe(entity, "efficacy", fact.prompt)]
         probes += [
             target_probe(entity, "paraphrase", text.replace("{}", fact.subject))
-            for text in _texts(place, told, "paraphrases")
+            for text in _texts(location, told, "paraphrases")
         ]
-        probes += _staying(place, told, entity)
+        probes += _staying(location, told, entity)
         probes += relation_probes(entity, zlib.crc32(fact.prompt.encode()), alike)
         return edit_case(
-            id_of(place, record), entity, probes, relation_side(entity), (fact.prompt,)
+            id_of(location, record), entity, probes, relation_side(entity), (fact.prompt,)
         )
     except RecordError as error:
-        raise placed(place, error) from None
+        raise with_location(location, error) from None
 
 
-def _named(place: str, record: Record) -> Record:
+def _named(location: str, record: Record) -> Record:
     """The record's fields under the names of FIELDS, without what is null; those that are numbered,
     as columns of a table may be, as one list.
 
@@ -101,45 +101,45 @@ def _named(place: str, record: Record) -> Record:
     for name in told:
         alike = [] if name in KNOWN else difflib.get_close_matches(name, FIELDS, 1, ALIKE)
         if alike and alike[0] not in told:
-            raise RecordError(f"{place}: unknown field {name!r}: did you mean {alike[0]!r}?")
+            raise RecordError(f"{location}: unknown field {name!r}: did you mean {alike[0]!r}?")
     return told
 
 
-def _fact(place: str, told: Mapping[str, Any]) -> Fact:
+def _fact(location: str, told: Mapping[str, Any]) -> Fact:
     record = dict(told)
-    subject, name = field(place, record, "subject"), field(place, record, "relation")
+    subject, name = field(location, record, "subject"), field(location, record, "relation")
     kind = record.get("kind", "")
     if kind not in get_args(Kind):
-        raise RecordError(f"{place}: field 'kind': one of {get_args(Kind)} is wanted, got {kind!r}")
+        raise RecordError(f"{location}: field 'kind': one of {get_args(Kind)} is wanted, got {kind!r}")
     try:
-        object_ = field(place, record, "object")
+        object_ = field(location, record, "object")
         if "template" in record or "prompt" not in record:
-            template = field(place, record, "template")
+            template = field(location, record, "template")
         else:
-            template = field(place, record, "prompt")
+            template = field(location, record, "prompt")
             template = template if "{}" in template else cut_out(template, subject)
-        domain = optional(place, record, "domain")
+        domain = optional(location, record, "domain")
         relation = Relation(str(record.get("relation_id", name)), name, kind, domain)
-        words = _texts(place, record, "relation_words")
+        words = _texts(location, record, "relation_words")
         return Fact(subject, relation, object_, template, words)
     except RecordError as error:
-        raise placed(place, error) from None
+        raise with_location(location, error) from None
 
 
-def _texts(place: str, told: Record, name: str) -> tuple[str, ...]:
+def _texts(location: str, told: Record, name: str) -> tuple[str, ...]:
     """A list of texts; one that is parted by PARTED is several."""
-    found = flattened(place, told, name)
+    found = flattened(location, told, name)
     return tuple(
         without_end_blanks(part) for text in found for part in text.split(PARTED) if part.strip()
     )
 
 
-def _neighbours(place: str, told: Record) -> Iterator[tuple[str, Record]]:
-    """Each as an object, with its place."""
+def _neighbours(location: str, told: Record) -> Iterator[tuple[str, Record]]:
+    """Each as an object, with its location."""
     listed = told.get("neighbours", [])
     listed = listed if isinstance(listed, list) else [listed]
     for number, one in enumerate(listed):
-        where = f"{place}: neighbours.{number}"
+        where = f"{location}: neighbours.{number}"
         if isinstance(one, str):
             yield from ((where, {"subject": text}) for text in one.split(PARTED) if text.strip())
         elif isinstance(one, dict) and ("subject" in one or "prompt" in one):
@@ -151,9 +151,9 @@ def _neighbours(place: str, told: Record) -> Iterator[tuple[str, Record]]:
             )
 
 
-def _staying(place: str, told: Record, entity: EditRequest) -> Iterator[Probe]:
+def _staying(location: str, told: Record, entity: EditRequest) -> Iterator[Probe]:
     """Prompts whose answers are to stay: about other subjects, or else of other relations."""
-    for where, one in _neighbours(place, told):
+    for where, one in _neighbours(location, told):
         name = "answer" if "answer" in one else "object"
         answer = optional(where, one, name).strip()
         rival = "" if answer == entity.target else entity.target
@@ -165,9 +165,9 @@ def _staying(place: str, told: Record, entity: EditRequest) -> Iterator[Probe]:
         yield Probe("entity", "other relations" if own else "neighborhood", prompt, answer, rival)
 
 
-def _facts_alike(place: str, told: Record, fact: Fact) -> Iterator[Fact]:
+def _facts_alike(location: str, told: Record, fact: Fact) -> Iterator[Fact]:
     """The neighbours that are facts of the same relation."""
-    for where, one in _neighbours(place, told):
+    for where, one in _neighbours(location, told):
         if "prompt" not in one and one.get("object"):
             subject, answer = field(where, one, "subject"), field(where, one, "object")
             yield Fact(subject, fact.relation, answer, fact.template)

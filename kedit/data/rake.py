@@ -6,7 +6,7 @@ from typing import get_args
 
 from kedit.data import counterfact, relations
 from kedit.data.cases import edit_case
-from kedit.data.fields import Record, field, objects, optional, placed, texts
+from kedit.data.fields import Record, field, objects, optional, with_location, texts
 from kedit.errors import RecordError
 from kedit.facts import (
     NO_RELATION,
@@ -19,30 +19,30 @@ from kedit.facts import (
 )
 
 
-def parse(place: str, record: Record) -> EditCase:
+def parse(location: str, record: Record) -> EditCase:
     """Both sides of an edit.
 
     What the authors' schema does not have may be missing: removal paraphrases, relation neighbours,
     other objects, other relations, portability. The case then lacks it.
 
     Raises:
-        RecordError: names place and field.
+        RecordError: a field is missing or unusable; the message names location and field.
     """
-    case = counterfact.parse(place, record)
-    where, rewrite = f"{place}: requested_rewrite", record["requested_rewrite"]
+    case = counterfact.parse(location, record)
+    where, rewrite = f"{location}: requested_rewrite", record["requested_rewrite"]
     try:
         relation = _relation(where, rewrite)
         entity = replace(case.entity, fact=replace(case.entity.fact, relation=relation))
         request = _request(where, rewrite, entity)
         probes = (
             *case.probes,
-            *_entity_probes(place, record, entity),
-            *_relation_probes(place, record, request),
+            *_entity_probes(location, record, entity),
+            *_relation_probes(location, record, request),
         )
-        stated = texts(place, record, "lacks")
+        stated = texts(location, record, "lacks")
         return edit_case(case.id, entity, probes, request, case.generation, stated)
     except RecordError as error:
-        raise placed(place, error) from None
+        raise with_location(location, error) from None
 
 
 def _relation(where: str, rewrite: Record) -> Relation:
@@ -74,27 +74,27 @@ def _template(where: str, rewrite: Record, name: str, mentioned: str) -> str:
     return template
 
 
-def _entity_probes(place: str, record: Record, entity: EditRequest) -> Iterator[Probe]:
+def _entity_probes(location: str, record: Record, entity: EditRequest) -> Iterator[Probe]:
     """Of what follows from the edit, and of what does not."""
-    for where, other in objects(place, record, "other_relations"):
+    for where, other in objects(location, record, "other_relations"):
         prompt = field(where, other, "prompt")
         yield Probe("entity", "other relations", prompt, answer="", rival=entity.target)
-    if further := optional(place, record, "portability", dict):
-        where = f"{place}: portability"
+    if further := optional(location, record, "portability", dict):
+        where = f"{location}: portability"
         prompt, answer = field(where, further, "prompt"), field(where, further, "answer")
         yield Probe("entity", "portability", prompt, answer)
 
 
-def _relation_probes(place: str, record: Record, request: EditRequest) -> Iterator[Probe]:
+def _relation_probes(location: str, record: Record, request: EditRequest) -> Iterator[Probe]:
     relation = request.fact.relation
     holds = Probe(
         "relation", "efficacy", request.fact.prompt, answer=relation.name, rival=NO_RELATION,
         aliases=relation.aliases, label=relation.name,
     )  # fmt: skip
     yield holds
-    for prompt in texts(place, record, "rel_prompts"):
+    for prompt in texts(location, record, "rel_prompts"):
         yield replace(holds, group="paraphrase", prompt=prompt)
-    for where, other in objects(place, record, "rel_neighborhood"):
+    for where, other in objects(location, record, "rel_neighborhood"):
         prompt = field(where, other, "prompt")
         yield replace(holds, group="neighborhood", prompt=prompt)
     if request.removal:
@@ -103,12 +103,12 @@ def _relation_probes(place: str, record: Record, request: EditRequest) -> Iterat
             rival=relation.name, aliases=relation.aliases, label=relation.name,
         )  # fmt: skip
         yield ended
-        for prompt in texts(place, record, "rm_rel_prompts"):
+        for prompt in texts(location, record, "rm_rel_prompts"):
             yield replace(ended, group="removal paraphrase", prompt=prompt)
-    for where, other in objects(place, record, "rel_other_objects"):
+    for where, other in objects(location, record, "rel_other_objects"):
         prompt = field(where, other, "prompt")
         yield Probe("relation", "other objects", prompt, answer="", rival=relation.name)
-    for where, other in objects(place, record, "rel_other"):
+    for where, other in objects(location, record, "rel_other"):
         label = field(where, other, "label")
         known = relations.find(field(where, other, "relation_id"))
         yield Probe(

@@ -42,9 +42,9 @@ def build(
             continue
         try:
             record = _built(edit, seen, (questions or {}).get(edit.id))
-            case = rake.parse(edit.place, record)
+            case = rake.parse(edit.location, record)
         except RecordError as error:
-            yield skipped(edit.place, error, edit.id)
+            yield skipped(edit.location, error, edit.id)
         else:
             notes = list(_notes(edit.request, record["paraphrase_prompts"], seen))
             yield {**record, "lacks": list(case.lacks), "notes": notes}
@@ -58,40 +58,40 @@ def portability(path: Path) -> tuple[dict[str, PortabilityQuestion], list[Skippe
     """
     found: dict[str, PortabilityQuestion] = {}
     broken: list[Skipped] = []
-    for place, record in records_and_errors(path):
+    for location, record in records_and_errors(path):
         try:
             if isinstance(record, RecordError):
                 raise record
-            if asked := optional(place, record, "portability", dict):
-                answer = field(place, asked, "New Answer")
-                found[case_id(place, record)] = (
-                    field(place, asked, "New Question"),
+            if asked := optional(location, record, "portability", dict):
+                answer = field(location, asked, "New Answer")
+                found[case_id(location, record)] = (
+                    field(location, asked, "New Question"),
                     answer,
                 )
         except RecordError as error:
-            broken.append(skipped(place, error))
+            broken.append(skipped(location, error))
     return found, broken
 
 
 def _built(edit: EditRecord, seen: Survey, question: PortabilityQuestion | None) -> Record:
-    place, record, fact, target = edit.place, edit.record, edit.request.fact, edit.request.target
+    location, record, fact, target = edit.location, edit.record, edit.request.fact, edit.request.target
     if fact.relation.id not in relations.table():
-        raise RecordError(f"{place}: relation_id {fact.relation.id!r} is none of CounterFact's")
+        raise RecordError(f"{location}: relation_id {fact.relation.id!r} is none of CounterFact's")
     described = relations.table()[fact.relation.id]
-    # by the id, not by the place: a case has the same prompts in every file; not by Python's hash,
+    # by the id, not by the location: a case has the same prompts in every file; not by Python's hash,
     # which is another in every process
     draw = int.from_bytes(hashlib.sha256(edit.id.encode()).digest()[:8], "big")
     wordings = _drawn(described, draw)
-    copied = {name: list(texts(place, record, name)) for name in COPIED}
+    copied = {name: list(texts(location, record, name)) for name in COPIED}
     built: Record = {"case_id": record["case_id"]}
     if "pararel_idx" in record:
-        built["pararel_idx"] = field(place, record, "pararel_idx", int)
+        built["pararel_idx"] = field(location, record, "pararel_idx", int)
     built |= {
         "requested_rewrite": {
             "prompt": fact.template,
             "relation_id": fact.relation.id,
-            "target_new": _named(place, record, "target_new"),
-            "target_true": _named(place, record, "target_true"),
+            "target_new": _named(location, record, "target_new"),
+            "target_true": _named(location, record, "target_true"),
             "subject": fact.subject,
             "relation": {
                 "id": fact.relation.id,
@@ -124,10 +124,10 @@ def _built(edit: EditRecord, seen: Survey, question: PortabilityQuestion | None)
     return built
 
 
-def _named(place: str, record: Record, name: str) -> Record:
+def _named(location: str, record: Record, name: str) -> Record:
     """An object's name and, if the file has it, its Wikidata id."""
-    object = field(place, record, f"requested_rewrite.{name}", dict)
-    id = optional(f"{place}: {name}", object, "id")
+    object = field(location, record, f"requested_rewrite.{name}", dict)
+    id = optional(f"{location}: {name}", object, "id")
     return {"str": object["str"], **({"id": id} if id else {})}
 
 

@@ -1,4 +1,4 @@
-"""Records of JSON, JSON Lines and tables, plain or compressed, with errors that name the place.
+"""Records of JSON, JSON Lines and tables, plain or compressed, with errors that name the location.
 
 What a file is, its content tells, not its suffix.
 """
@@ -37,7 +37,7 @@ DECODER = json.JSONDecoder()
 
 
 def records(path: str | Path) -> Iterator[tuple[str, Record]]:
-    """Each record of a file, with its place ("facts.jsonl, line 3") for messages.
+    """Each record of a file, with its location ("facts.jsonl, line 3") for messages.
 
     A file holds an array of objects, an object a line, a single object, an object of objects by
     their ids, or a table (CSV or TSV) whose first line names its columns.
@@ -45,10 +45,10 @@ def records(path: str | Path) -> Iterator[tuple[str, Record]]:
     Raises:
         RecordError: no such file, a truncated archive, broken JSON, or a record that is no object.
     """
-    for place, record in records_and_errors(path):
+    for location, record in records_and_errors(path):
         if isinstance(record, RecordError):
             raise record
-        yield place, record
+        yield location, record
 
 
 def records_and_errors(path: str | Path) -> Iterator[tuple[str, Record | RecordError]]:
@@ -58,12 +58,12 @@ def records_and_errors(path: str | Path) -> Iterator[tuple[str, Record | RecordE
         RecordError: where nothing behind can be found: a truncated archive, a broken array.
     """
     path = Path(path)
-    for place, value in _values(path):
+    for location, value in _values(path):
         if isinstance(value, dict | RecordError):
-            yield place, value
+            yield location, value
         else:
-            wrong = f"{place}: an object is wanted, got {type(value).__name__}"
-            yield place, RecordError(wrong)
+            wrong = f"{location}: an object is wanted, got {type(value).__name__}"
+            yield location, RecordError(wrong)
 
 
 def _values(path: Path) -> Iterator[tuple[str, Any]]:
@@ -118,8 +118,8 @@ def _objects(path: Path) -> Iterator[tuple[str, Any]]:
     elif by_id := _by_id(path, whole):
         yield from by_id
     else:
-        place = first[0][0] if whole is first[0][1] else f"{path.name}, record 0"
-        yield place, whole
+        location = first[0][0] if whole is first[0][1] else f"{path.name}, record 0"
+        yield location, whole
 
 
 def _by_id(path: Path, whole: Record) -> list[tuple[str, Any]]:
@@ -164,9 +164,9 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with open_text(path) as text:
             for number, line in enumerate(text, 1):
-                place = f"{path.name}, line {number}"
+                location = f"{path.name}, line {number}"
                 if line.strip():
-                    yield place, _value_or_error(place, line)
+                    yield location, _value_or_error(location, line)
     except UNREADABLE as error:
         raise _refusal(path, f"line {number}", error) from None
 
@@ -182,8 +182,8 @@ def _elements(path: Path) -> Iterator[tuple[str, Any]]:
             number, mark = 0, text.next()
             while mark != "]":
                 reached = f"record {number}"
-                place = f"{path.name}, {reached}"
-                yield place, text.value(place)
+                location = f"{path.name}, {reached}"
+                yield location, text.value(location)
                 number, mark = number + 1, text.next()
                 if mark == ",":
                     text.at += 1
@@ -207,7 +207,7 @@ class _Window:
             if self.at < len(self.held) or not self._more():
                 return self.held[self.at : self.at + 1]
 
-    def value(self, place: str) -> Any:
+    def value(self, location: str) -> Any:
         """The JSON value that comes next and has a comma or the array's end behind it, passed.
 
         Raises:
@@ -222,11 +222,11 @@ class _Window:
                     return value
                 broken = "',' or ']' is wanted behind it"
             except RecursionError as error:
-                raise RecordError(f"{place}: broken JSON: {error}") from None
+                raise RecordError(f"{location}: broken JSON: {error}") from None
             except ValueError as error:
                 broken = getattr(error, "msg", error)  # its position is one in the window
             if not self._more():
-                raise RecordError(f"{place}: broken JSON: {broken}")
+                raise RecordError(f"{location}: broken JSON: {broken}")
 
     def _more(self) -> bool:
         # doubling: a record longer than the window is tried a few times, not once a chunk
@@ -269,14 +269,14 @@ def open_bytes(path: Path, opener: Callable[..., Any] = open) -> Any:
         raise OSError(errno.EINVAL, str(error), str(path)) from None
 
 
-def _value_or_error(place: str, text: str) -> Any:
+def _value_or_error(location: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # not only JSONDecodeError: 5,000 digits
-        # of a line's own text: its number is in the place
+        # of a line's own text: its number is in the location
         wrong = getattr(error, "msg", error)
         at = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-        return RecordError(f"{place}: broken JSON: {wrong}{at}")
+        return RecordError(f"{location}: broken JSON: {wrong}{at}")
 
 
 def _refusal(path: Path, reached: str, error: Exception) -> RecordError:

@@ -17,9 +17,9 @@ TORN = re.compile(r"(,|'s|\b(is|was|that|which|who|whose))$")
 
 @dataclass(frozen=True)
 class EditRecord:
-    """A record in CounterFact's schema, with its place in the file, its id and its edit."""
+    """A record in CounterFact's schema, with its location in the file, its id and its edit."""
 
-    place: str
+    location: str
     id: str
     record: Record
     request: EditRequest
@@ -99,53 +99,53 @@ def edits(path: Path) -> Iterator[EditRecord | Skipped]:
     Raises:
         RecordError: the file cannot be read.
     """
-    places: dict[str, str] = {}
-    for place, record in records_and_errors(path):
+    locations: dict[str, str] = {}
+    for location, record in records_and_errors(path):
         id = ""
         try:
             if isinstance(record, RecordError):
                 raise record
-            id = case_id(place, record)
-            if id in places:
-                raise RecordError(f"{place}: the case_id {id!r} is taken by {places[id]}")
-            full = _full(place, record)
-            edit = EditRecord(place, id, full, _request(place, full))
+            id = case_id(location, record)
+            if id in locations:
+                raise RecordError(f"{location}: the case_id {id!r} is taken by {locations[id]}")
+            full = _full(location, record)
+            edit = EditRecord(location, id, full, _request(location, full))
         except RecordError as error:
-            yield skipped(place, error, id)
+            yield skipped(location, error, id)
         else:
-            places[id] = place
+            locations[id] = location
             yield edit
 
 
-def _full(place: str, record: Record) -> Record:
+def _full(location: str, record: Record) -> Record:
     """The record in CounterFact's schema, made up to it if it is an edit alone."""
     if "prompt_template" not in record:
         return record
     rewrite = {
-        "prompt": field(place, record, "prompt_template"),
-        "relation_id": field(place, record, "relation_id"),
-        "target_new": {"str": field(place, record, "target_new")},
-        "target_true": {"str": field(place, record, "ground_truth")},
-        "subject": field(place, record, "subject"),
+        "prompt": field(location, record, "prompt_template"),
+        "relation_id": field(location, record, "relation_id"),
+        "target_new": {"str": field(location, record, "target_new")},
+        "target_true": {"str": field(location, record, "ground_truth")},
+        "subject": field(location, record, "subject"),
     }
     return {**record, "requested_rewrite": rewrite}
 
 
-def _request(place: str, record: Record) -> EditRequest:
+def _request(location: str, record: Record) -> EditRequest:
     """The edit, if upstream's editors could make it too: they fill templates with str.format and
     drop the blank before the subject.
 
     Raises:
         RecordError: it lacks a field, changes nothing, or its template cannot be filled.
     """
-    fact = counterfact.parse_fact(place, record)
-    target = field(place, record, "requested_rewrite.target_new.str")
+    fact = counterfact.parse_fact(location, record)
+    target = field(location, record, "requested_rewrite.target_new.str")
     before, behind = fact.template.split("{}")
     if before and not before.endswith(" "):
-        raise RecordError(f"{place}: a blank is wanted before {{}} in {fact.template!r}")
+        raise RecordError(f"{location}: a blank is wanted before {{}} in {fact.template!r}")
     for text in (before, behind, fact.object, target):
         if "{" in text or "}" in text:
-            raise RecordError(f"{place}: a brace that is not the subject's {{}} in {text!r}")
+            raise RecordError(f"{location}: a brace that is not the subject's {{}} in {text!r}")
     return EditRequest(fact, target)
 
 

@@ -16,7 +16,7 @@ def is_table(line: str) -> bool:
 
 
 def rows(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Record | RecordError]]:
-    """Each row as a record of texts, with its place; cells that are empty are left out.
+    """Each row as a record of texts, with its location; cells that are empty are left out.
 
     Args:
         name: of the file.
@@ -29,26 +29,26 @@ def rows(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Record | Record
     reader = csv.reader(rest, delimiter=_delimiter(header), skipinitialspace=True)
     start = first + 1
     while True:
-        place = f"{name}, line {start}"
+        location = f"{name}, line {start}"
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield place, RecordError(f"{place}: broken table: {error}")
+            yield location, RecordError(f"{location}: broken table: {error}")
             cells = []
         start = first + reader.line_num + 1
         if len(cells) > len(columns):
             yield (
-                place,
+                location,
                 RecordError(
-                    f"{place}: {len(cells)} cells, but the first line names {len(columns)} columns"
+                    f"{location}: {len(cells)} cells, but the first line names {len(columns)} columns"
                     ": a text that holds what parts the cells belongs in quotation marks"
                 ),
             )
         elif any(cell.strip() for cell in cells):
             named = zip(columns, cells, strict=False)
-            yield place, {column: cell for column, cell in named if column and cell.strip()}
+            yield location, {column: cell for column, cell in named if column and cell.strip()}
 
 
 def _named(header: str) -> list[str]:
