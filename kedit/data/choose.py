@@ -104,7 +104,9 @@ def of_relations(facts: Sequence[Fact], relations: str) -> list[Fact]:
         return [fact for fact in facts if fact.relation.id in chosen]
     requested = {name.strip() for name in relations.split(",")}
     found = [fact for fact in facts if requested & {fact.relation.id, fact.relation.name}]
-    unknown = requested - {name for fact in found for name in (fact.relation.id, fact.relation.name)}
+    unknown = requested - {
+        name for fact in found for name in (fact.relation.id, fact.relation.name)
+    }
     if unknown:
         available = sorted({f"{fact.relation.id} ({fact.relation.name})" for fact in facts})
         raise InputError(

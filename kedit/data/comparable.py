@@ -27,10 +27,9 @@ def require_relations_to_compare(order: Sequence[Sequence[Fact]], limit: int) ->
         return
     if _n_paired(available) < PAIR:
         raise InputError(
-            "a comparison of relations needs two relations with two facts each; here are "
-            f"{plural(len(order), 'fact')} of {plural(len(available), 'relation')}, "
-            f"{_n_paired(available)} of which with two facts. Give more facts, or use "
-            "trace_relation --sites z, which compares nothing"
+            "a comparison of relations needs two relations with two facts each. Facts: "
+            f"{len(order)}, relations: {len(available)}, with two facts: {_n_paired(available)}. "
+            "Give more facts, or use trace_relation --sites z, which compares nothing"
         )
     raise InputError(
         f"--limit {limit}: a comparison of relations needs two relations with two facts each. "

@@ -37,7 +37,9 @@ def parse(location: str, record: Record) -> EditCase:
         RecordError: a field is missing or unusable; the message names location and field.
     """
     try:
-        request = EditRequest(parse_fact(location, record), _answers(location, record, "target_new")[0])
+        request = EditRequest(
+            parse_fact(location, record), _answers(location, record, "target_new")[0]
+        )
         probes = [target_probe(request, "efficacy", request.fact.prompt)]
         for name in ("rephrase_prompt", "rephrase"):
             texts = flattened(location, record, name)
@@ -78,7 +80,10 @@ def parse_edit(location: str, record: Record) -> EditCase:
     Raises:
         RecordError: a field is missing or unusable; the message names location and field.
     """
-    subject, template = field(location, record, "subject"), field(location, record, "prompt_template")
+    subject, template = (
+        field(location, record, "subject"),
+        field(location, record, "prompt_template"),
+    )
     relation = relations.find(field(location, record, "relation_id"))
     try:
         fact = Fact(subject, relation, field(location, record, "ground_truth"), template)

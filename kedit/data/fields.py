@@ -12,8 +12,15 @@ from kedit.errors import RecordError
 from kedit.spacing import without_end_blanks
 
 Record = dict[str, Any]
-EXPECTED = {str: "a text that is not empty", int: "a whole number", dict: "an object", list: "a list"}
-HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # a lone surrogate: valid in JSON, but no tokenizer or UTF-8 file accepts it
+EXPECTED = {
+    str: "a text that is not empty",
+    int: "a whole number",
+    dict: "an object",
+    list: "a list",
+}
+HALF_PAIR = re.compile(
+    r"[\ud800-\udfff]"
+)  # a lone surrogate: valid in JSON, but no tokenizer or UTF-8 file accepts it
 
 
 class MissingField(RecordError):

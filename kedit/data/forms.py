@@ -1,4 +1,4 @@
-"""The forms that records of facts and of edits have, note by their fields."""
+"""The file formats of facts and edits; a file's format is recognised by the fields of its records."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +15,7 @@ from kedit.facts import EditCase, Fact, Relation
 log = logging.getLogger("kedit")
 
 Parsed = TypeVar("Parsed", Fact, EditCase)
+# from location and record to the facts or cases in the record
 Parse = Callable[[str, Record], Iterable[Parsed | Skipped]]
 
 
@@ -22,12 +23,14 @@ class Form(NamedTuple):
     """A file format.
 
     Args:
-        marks: fields, dotted where they lie in another, that every record of it has and none of
-            the forms further up has all of.
-        needs: the fields of a record, in words.
-        cases, facts: what a record makes.
-        fields: all that are known; of a form that has many others, none.
-        note: what is said once of a file of cases, in words.
+        name: name of the format, for messages.
+        marks: fields by which the format is recognised: every record has all of them. A dot leads
+            into a nested object. Formats are tried in the order of `FORMS`.
+        needs: fields that a record needs, in words.
+        cases, facts: parsers of a record.
+        fields: all fields that kedit reads or ignores on purpose. Others are reported once per
+            file. Empty for formats with many other fields: nothing is reported.
+        note: remark that is logged once per file of cases.
     """
 
     name: str
@@ -40,12 +43,16 @@ class Form(NamedTuple):
 
 
 def _single(parse: Callable[[str, Record], Parsed]) -> Parse[Parsed]:
-    """A record makes one."""
+    """Turns a function for a single fact or case into a `Parse`."""
     return lambda location, record: [parse(location, record)]
 
 
 def _wording(parse: Callable[[str, Record], Fact]) -> Parse[Fact]:
-    """A fact whose relation may have no name: facts in the same words are of one relation then."""
+    """Wraps a parser of facts whose relation may have no name.
+
+    A fact without a relation gets its template for the relation, so that facts with the same
+    template share a relation.
+    """
 
     def named(location: str, record: Record) -> list[Fact]:
         fact = parse(location, record)
@@ -57,16 +64,16 @@ def _wording(parse: Callable[[str, Record], Fact]) -> Parse[Fact]:
 
 
 def _no_cases(location: str, record: Record) -> Iterator[EditCase]:
-    raise RecordError(f"{location}: these facts have no targets, so that there is nothing to edit")
-    yield
+    raise RecordError(f"{location}: these facts have no targets, so there is nothing to edit")
+    yield  # makes this function a generator, as other parsers are
 
 
-def _edited(location: str, record: Record) -> list[Fact]:
+def _edited_fact(location: str, record: Record) -> list[Fact]:
     return [easyedit.parse_edit(location, record).entity.fact]
 
 
 OWN = Form(
-    "facts of one's own", ("subject", "relation", "object"), own.NEEDS, _single(own.parse),
+    "your own facts", ("subject", "relation", "object"), own.NEEDS, _single(own.parse),
     _single(own.parse_fact), own.KNOWN,
 )  # fmt: skip
 FORMS = (
@@ -76,17 +83,18 @@ FORMS = (
          mquake.parse_facts),
     Form("CounterFact", ("requested_rewrite",), counterfact.NEEDS, _single(counterfact.parse),
          _single(counterfact.parse_fact)),
-    Form("zsRE as MEND has it", ("src", "alt"), zsre.NEEDS, _single(zsre.parse),
+    Form("MEND's zsRE", ("src", "alt"), zsre.NEEDS, _single(zsre.parse),
          _wording(zsre.parse_fact)),
     OWN,
     Form("KnowEdit or EasyEdit's CounterFact", ("prompt", "target_new"), easyedit.NEEDS,
          _single(easyedit.parse), _wording(easyedit.parse_fact)),
-    Form("edits alone", ("prompt_template", "target_new"),
+    Form("edits without test prompts", ("prompt_template", "target_new"),
          "case_id, subject, prompt_template (with {}), relation_id, ground_truth, target_new",
-         _single(easyedit.parse_edit), _edited),
+         _single(easyedit.parse_edit), _edited_fact),
     Form("known_1000", ("attribute", "prompt"), known.NEEDS, _no_cases, _single(known.parse_fact)),
     Form("a relation file", ("prompt_templates", "samples"), lre.NEEDS, lre.parse, lre.parse_facts,
-         note=f"targets are other objects of each relation, drawn by seed {lre.SEED}"),
+         note=f"targets are other objects of each relation, drawn with seed {lre.SEED}"),
+    # last: a record with a subject that fits no format is reported with the fields it lacks
     OWN._replace(marks=("subject",)),
 )  # fmt: skip
 
@@ -94,17 +102,20 @@ FORMS = (
 def parse_file(
     source: str | Path, parse_of: Callable[[Form], Parse[Parsed]]
 ) -> Iterator[tuple[str, Parsed | Skipped]]:
-    """What the records of a file make, each with its location, or why one cannot be used.
+    """Parses all records of a file; yields location and fact or case, or why a record is unusable.
 
-    The file's form is that of the first record that has one. Fields that a form does not know are
-    named once, in the log.
+    The first record in a known format decides the format of the file. Fields that this format does
+    not know are logged once.
+
+    Args:
+        parse_of: selects the parser of a format: `Form.facts` or `Form.cases`.
 
     Raises:
-        RecordError: no such file, none of its records is of a known form, or it breaks off.
+        RecordError: the file does not exist, is truncated, or has no record in a known format.
     """
-    form, unread, held = None, {}, False
+    form, ignored, is_empty = None, {}, True
     for location, record in records_and_errors(source):
-        held = True
+        is_empty = False
         try:
             if isinstance(record, RecordError):
                 raise record
@@ -113,30 +124,30 @@ def parse_file(
             yield location, skipped(location, error)
             continue
         if form.fields:
-            unread |= dict.fromkeys(name for name in record if not _is_known(form, name))
+            ignored |= dict.fromkeys(name for name in record if not _is_known(form, name))
         try:
-            yield from ((location, made) for made in parse_of(form)(location, record))
+            yield from ((location, parsed) for parsed in parse_of(form)(location, record))
         except RecordError as error:
-            yield location, _refused(form, location, error)
-    if not held:
-        raise RecordError(f"{source}: it holds no records")
+            yield location, _unusable(form, location, error)
+    if is_empty:
+        raise RecordError(f"{source}: the file holds no records")
     if form is None:
-        raise RecordError(f"{source}: it holds no records of a form that is known: {_names()}")
-    if unread:
-        log.info("%s: fields that kedit makes nothing of: %s", source, ", ".join(unread))
+        raise RecordError(f"{source}: no record has a known format: {_names()}")
+    if ignored:
+        log.info("%s: kedit ignores the fields %s", source, ", ".join(ignored))
     if form.note and parse_of(form) is form.cases:
         log.info("%s: %s", source, form.note)
 
 
 def _is_known(form: Form, name: str) -> bool:
-    """Numbered ones are known by their names."""
+    """Whether a format knows a field, perhaps with a number at its end, as in paraphrase_1."""
     return name in form.fields or name.rstrip("0123456789").rstrip(" _.-") in form.fields
 
 
-def _refused(form: Form, location: str, error: RecordError) -> Skipped:
-    """Why a record is of no use, and what it was taken for."""
+def _unusable(form: Form, location: str, error: RecordError) -> Skipped:
+    """Says as which format a record was read and why it is unusable."""
     reason = str(error).removeprefix(location).removeprefix(": ")
-    needs = f"; wanted are {form.needs}" if isinstance(error, MissingField) else ""
+    needs = f"; needed: {form.needs}" if isinstance(error, MissingField) else ""
     return Skipped(location, f"read as {form.name}: {reason}{needs}")
 
 
@@ -145,7 +156,7 @@ def _form(location: str, record: Record) -> Form:
         if all(_has(record, mark.split(".")) for mark in form.marks):
             return form
     fields = ", ".join(map(repr, record)) or "none"
-    raise RecordError(f"{location}: fields {fields:.100} are of no form that is known: {_names()}")
+    raise RecordError(f"{location}: fields {fields:.100} fit no known format: {_names()}")
 
 
 def _has(record: object, keys: Sequence[str]) -> bool:

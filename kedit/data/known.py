@@ -1,4 +1,4 @@
-"""ROME's known_1000.json: facts that GPT-2 XL completes, for causal tracing (Meng et al. 2022)."""
+"""Parses ROME's known_1000.json: facts that GPT-2 XL completes, for causal tracing (Meng et al. 2022)."""
 
 from kedit.data.fields import Record, field, with_location
 from kedit.errors import RecordError
@@ -9,7 +9,7 @@ NEEDS = "subject, attribute, prompt, relation_id"
 
 
 def parse_fact(location: str, record: Record) -> Fact:
-    """The fact; `prompt` counts, since `template` is cut short in some records.
+    """Parses a fact from `prompt`, since `template` is cut short in some records.
 
     Raises:
         RecordError: a field is missing or unusable; the message names location and field.
@@ -26,10 +26,10 @@ def parse_fact(location: str, record: Record) -> Fact:
 
 
 def cut_out(prompt: str, subject: str, name: str = "prompt") -> str:
-    """`with_gap` of a record's field.
+    """Applies `with_gap` to a field of a record, and names the field in errors.
 
     Args:
-        name: of the field that holds the prompt, for the message.
+        name: name of the field that holds the prompt.
 
     Raises:
         RecordError: as `with_gap`.
@@ -41,11 +41,12 @@ def cut_out(prompt: str, subject: str, name: str = "prompt") -> str:
 
 
 def with_gap(prompt: str, subject: str) -> str:
-    """`prompt` with `{}` for its first `subject` that is not part of a longer word.
+    """Returns `prompt` with `{}` for the first `subject` that is not part of a longer word.
 
     Raises:
-        RecordError: the subject is not in the prompt as a word of its own; or it stands there more
-            than once in a script where words touch, so that any of these may be part of another.
+        RecordError: the prompt does not contain the subject as a separate word; or it contains the
+            subject several times in a script without spaces between words, where each of these
+            may be part of a longer word.
     """
     subject = subject.strip()
     found = standing(subject, prompt) if subject else []
@@ -54,7 +55,7 @@ def with_gap(prompt: str, subject: str) -> str:
         raise RecordError(f"the subject {subject!r} is {where} {prompt!r}")
     if len(found) > 1 and may_touch(subject):
         raise RecordError(
-            f"the subject {subject!r} is in {prompt!r} {len(found)} times, and in a script where "
-            "words touch nothing tells which of them is meant"
+            f"the subject {subject!r} is in {prompt!r} {len(found)} times: without spaces "
+            "between words, kedit cannot tell which of them is meant"
         )
     return f"{prompt[: found[0].start()]}{{}}{prompt[found[0].end() :]}"

@@ -1,4 +1,7 @@
-"""Relation files of Hernandez et al. 2024 (evandez/relations): a relation with all its facts."""
+"""Parses the relation files of Hernandez et al. 2024 (evandez/relations).
+
+Each file holds one relation with all its facts.
+"""
 
 import random
 from collections.abc import Iterator
@@ -16,13 +19,13 @@ from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact, Relation
 
 NEEDS = "name, prompt_templates (each with {}), samples (each with subject and object)"
-SEED = 0  # of the targets
+SEED = 0  # with which targets are drawn
 
 
 def parse_facts(location: str, record: Record) -> Iterator[Fact | Skipped]:
-    """Every fact in every wording; all in the first wording first.
+    """Yields every fact in every wording: first all facts in the first wording, then in the next.
 
-    The zero-shot templates are wordings too, behind the others.
+    The zero-shot templates are wordings too and follow the others.
 
     Raises:
         RecordError: names location and field.
@@ -37,24 +40,26 @@ def parse_facts(location: str, record: Record) -> Iterator[Fact | Skipped]:
         for template in texts(location, record, part)
     ]
     if not templates:
-        raise RecordError(f"{location}: field 'prompt_templates': at least one is wanted")
+        raise RecordError(f"{location}: field 'prompt_templates': needs at least one template")
     for rank, template in enumerate(templates):
         for where, sample in objects(location, record, "samples"):
             try:
                 subject, object_ = field(where, sample, "subject"), field(where, sample, "object")
                 yield Fact(subject, relation, object_, template)
             except RecordError as error:
-                if not rank:  # in other wordings it is the same sample
+                if not rank:  # report a broken sample once, not once per wording
                     yield skipped(where, error)
 
 
 def parse(location: str, record: Record) -> Iterator[EditCase | Skipped]:
-    """An edit of each fact from both sides, to another object of the relation, drawn by SEED.
+    """Yields an edit case, with both sides, for each fact of the relation.
 
-    Other wordings are paraphrases; subjects with the same object are neighbours.
+    The target is another object of the relation, drawn with SEED. Other wordings are paraphrases,
+    and subjects with the same object are neighbours.
 
     Raises:
-        RecordError: names location and field; or the relation has no two objects.
+        RecordError: a field is missing or unusable, and the message names location and field; or no
+            fact can have a target, since the relation has a single object.
     """
     worded: dict[tuple[str, str], list[Fact]] = {}
     for fact in parse_facts(location, record):
@@ -69,23 +74,25 @@ def parse(location: str, record: Record) -> Iterator[EditCase | Skipped]:
         by_object.setdefault(object_, []).append(fact)
     n_cases = 0
     for number, ((subject, object_), (fact, *others)) in enumerate(worded.items()):
-        # a subject may have several objects by a relation
-        barred = by_subject[subject]
-        targets = [other for other in by_object if other not in barred]
+        # a subject may have several objects: none of them is a false target
+        true_objects = by_subject[subject]
+        targets = [other for other in by_object if other not in true_objects]
         if not targets:
             continue
         target = random.Random(f"{SEED} {fact.relation.name} {subject}").choice(targets)
         entity = EditRequest(fact, target)
-        alike = [other for other in by_object[object_] if other.subject != subject][:NEIGHBOURS]
+        neighbours = [other for other in by_object[object_] if other.subject != subject][
+            :NEIGHBOURS
+        ]
         probes = [target_probe(entity, "efficacy", fact.prompt)]
         probes += [target_probe(entity, "paraphrase", other.prompt) for other in others]
-        probes += [neighbour_probe(entity, other.prompt) for other in alike]
-        probes += relation_probes(entity, number, alike)
-        id = f"{fact.relation.name}: {subject}" + (f", {object_}" if len(barred) > 1 else "")
+        probes += [neighbour_probe(entity, other.prompt) for other in neighbours]
+        probes += relation_probes(entity, number, neighbours)
+        id = f"{fact.relation.name}: {subject}" + (f", {object_}" if len(true_objects) > 1 else "")
         n_cases += 1
         yield edit_case(id, entity, probes, relation_side(entity), (fact.prompt,))
     if not n_cases:
         raise RecordError(
-            f"{location}: a target is another object of the relation, and {len(by_object)} is all "
-            "that its samples have"
+            f"{location}: a target is another object of the relation, but the samples have only "
+            f"{len(by_object)}"
         )

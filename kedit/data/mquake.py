@@ -1,11 +1,20 @@
-"""MQuAKE (Zhong et al. 2023): records of several edits, and questions that follow from all."""
+"""Parses MQuAKE (Zhong et al. 2023): several edits per record, with multi-hop questions about them."""
 
 import zlib
 from collections.abc import Iterator
 
 from kedit.data import counterfact, relations
 from kedit.data.cases import edit_case, relation_probes, relation_side, target_probe
-from kedit.data.fields import MissingField, Record, field, id_of, objects, optional, with_location, texts
+from kedit.data.fields import (
+    MissingField,
+    Record,
+    field,
+    id_of,
+    objects,
+    optional,
+    with_location,
+    texts,
+)
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact, Probe
 
@@ -16,11 +25,11 @@ NEEDS = (
 
 
 def parse(location: str, record: Record) -> EditCase:
-    """The edits of a record, which are made together.
+    """Parses an edit case with all edits of a record, which an editor makes together.
 
-    The question of each edit is a paraphrase. The multi-hop questions are portability: new_answer
-    against answer, with new_answer's aliases in generated text. There is a relation side if kedit
-    has a name for the relations of all edits.
+    The question of each edit is a paraphrase. The multi-hop questions are portability probes with
+    new_answer as the answer and answer as the rival; in generated text, the aliases of new_answer
+    count too. The case has a relation side if kedit has a name for the relations of all edits.
 
     Raises:
         RecordError: a field is missing or unusable; the message names location and field.
@@ -54,7 +63,7 @@ def parse(location: str, record: Record) -> EditCase:
 
 
 def parse_facts(location: str, record: Record) -> Iterator[Fact]:
-    """The facts that are edited."""
+    """Yields the facts that a record edits."""
     for where, rewrite in _rewrites(location, record):
         yield counterfact.rewritten(where, rewrite)
 
@@ -62,5 +71,5 @@ def parse_facts(location: str, record: Record) -> Iterator[Fact]:
 def _rewrites(location: str, record: Record) -> list[tuple[str, Record]]:
     found = list(objects(location, record, "requested_rewrite"))
     if not found:
-        raise MissingField(f"{location}: field 'requested_rewrite': at least one edit is wanted")
+        raise MissingField(f"{location}: field 'requested_rewrite': needs at least one edit")
     return found

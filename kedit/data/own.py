@@ -1,4 +1,4 @@
-"""Facts of one's own: a subject, a relation, an object and a prompt; to be edited, a target too."""
+"""Parses the user's own facts: subject, relation, object and prompt, and a target for edits."""
 
 import difflib
 import math
@@ -14,34 +14,36 @@ from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact, Kind, Probe, Relation
 from kedit.spacing import standing, without_end_blanks
 
-NEEDS = "subject, relation, object, template (with {}) or prompt; and target, to be edited"
-# lists; in a table " | " parts the texts of one cell, or columns are numbered: paraphrase_1
+NEEDS = "subject, relation, object, template (with {}) or prompt; and target, for edits"
+# lists; in a table, " | " separates the texts of a cell, or the columns are numbered: paraphrase_1
 LISTS = ("paraphrases", "neighbours", "relation_words")
 FIELDS = {
     "subject", "relation", "object", "target", "template", "prompt", "relation_id", "kind",
     "domain", *LISTS,
 }  # fmt: skip
+# other spellings of field names that are understood
 SPELT = {
     "target_new": "target", "paraphrase": "paraphrases", "neighbour": "neighbours",
     "neighbor": "neighbours", "neighbors": "neighbours",
 }  # fmt: skip
-# what records have beside their facts, of which nothing is made
+# fields that are ignored without a remark
 NOTES = {
     "id", "case_id", "known_id", "index", "source", "url", "note", "notes", "comment", "comments",
     "aliases", "date", "",
 }  # fmt: skip
 KNOWN = frozenset(FIELDS | set(SPELT) | NOTES)
 ANSWERS = ("subject", "object", "target")
-PARTED = " | "
-ALIKE = 0.8  # of difflib's ratio: "objct" is object, "author" is not
+SEPARATOR = " | "
+# difflib's ratio from which a name counts as misspelt: "objct" for "object", but not "author"
+ALIKE = 0.8
 
 
 def parse_fact(location: str, record: Record) -> Fact:
-    """The fact.
+    """Parses a fact.
 
-    Wanted: subject, relation (its name), object, and either template (with `{}`) or prompt (in
-    which the subject is looked for). Optional: relation_id, relation_words (list), kind, domain.
-    What is null counts as missing.
+    Required fields are subject, relation (its name), object, and either template (with `{}`) or
+    prompt (which contains the subject). Optional fields are relation_id, relation_words (a list),
+    kind and domain. A field that is null counts as missing.
 
     Raises:
         RecordError: a field is missing or unusable; the message names location and field.
@@ -50,27 +52,27 @@ def parse_fact(location: str, record: Record) -> Fact:
 
 
 def parse(location: str, record: Record) -> EditCase:
-    """An edit of the fact from both sides: its object is to become `target`.
+    """Parses an edit case, with both sides, that changes the fact's object to `target`.
 
-    Optional: paraphrases, prompts with the subject or with {} for it; neighbours, each a subject,
-    an object with `subject` and `object`, or one with `prompt` and `answer`. Where the answer is
-    left out, it is what the unedited model says.
+    Optional fields are paraphrases (prompts with the subject or with {} for it) and neighbours.
+    Each neighbour is a subject, a JSON object with `subject` and `object`, or a JSON object with
+    `prompt` and `answer`. A neighbour without an answer gets the word that the unedited model says.
 
     Raises:
         RecordError: a field is missing or unusable; the message names location and field.
     """
-    told = _named(location, record)
-    fact = _fact(location, told)
+    fields = _named(location, record)
+    fact = _fact(location, fields)
     try:
-        entity = EditRequest(fact, field(location, told, "target"))
-        alike = list(_facts_alike(location, told, fact))
+        entity = EditRequest(fact, field(location, fields, "target"))
+        neighbours = list(_neighbour_facts(location, fields, fact))
         probes = [target_probe(entity, "efficacy", fact.prompt)]
         probes += [
             target_probe(entity, "paraphrase", text.replace("{}", fact.subject))
-            for text in _texts(location, told, "paraphrases")
+            for text in _texts(location, fields, "paraphrases")
         ]
-        probes += _staying(location, told, entity)
-        probes += relation_probes(entity, zlib.crc32(fact.prompt.encode()), alike)
+        probes += _unchanged_probes(location, fields, entity)
+        probes += relation_probes(entity, zlib.crc32(fact.prompt.encode()), neighbours)
         return edit_case(
             id_of(location, record), entity, probes, relation_side(entity), (fact.prompt,)
         )
@@ -79,38 +81,41 @@ def parse(location: str, record: Record) -> EditCase:
 
 
 def _named(location: str, record: Record) -> Record:
-    """The record's fields under the names of FIELDS, without what is null; those that are numbered,
-    as columns of a table may be, as one list.
+    """Returns the record's fields under the names of FIELDS, without those that are null.
+
+    Numbered fields, such as the columns paraphrase_1 and paraphrase_2 of a table, become one list.
 
     Raises:
-        RecordError: a field that is misspelt.
+        RecordError: the name of a field is misspelt.
     """
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in record.items():
         if value is None or (isinstance(value, float) and math.isnan(value)):
             continue
         numbered = re.fullmatch(r"(.+?)[ _.-]?\d+", name)
         column = SPELT.get(numbered[1], numbered[1]) if numbered else ""
         if column in LISTS:
-            told[column] = [*told.get(column, ()), value]
+            fields[column] = [*fields.get(column, ()), value]
         else:
             name = SPELT.get(name, name)
-            # a year is a number to JSON, and so is an object that pandas took for one
+            # a year is a number in JSON, and pandas turns objects that look like numbers into numbers
             is_number = name in ANSWERS and type(value) in (int, float)
-            told[name] = f"{value:g}" if is_number else value
-    for name in told:
-        alike = [] if name in KNOWN else difflib.get_close_matches(name, FIELDS, 1, ALIKE)
-        if alike and alike[0] not in told:
-            raise RecordError(f"{location}: unknown field {name!r}: did you mean {alike[0]!r}?")
-    return told
+            fields[name] = f"{value:g}" if is_number else value
+    for name in fields:
+        similar = [] if name in KNOWN else difflib.get_close_matches(name, FIELDS, 1, ALIKE)
+        if similar and similar[0] not in fields:
+            raise RecordError(f"{location}: unknown field {name!r}: did you mean {similar[0]!r}?")
+    return fields
 
 
-def _fact(location: str, told: Mapping[str, Any]) -> Fact:
-    record = dict(told)
+def _fact(location: str, fields: Mapping[str, Any]) -> Fact:
+    record = dict(fields)
     subject, name = field(location, record, "subject"), field(location, record, "relation")
     kind = record.get("kind", "")
     if kind not in get_args(Kind):
-        raise RecordError(f"{location}: field 'kind': one of {get_args(Kind)} is wanted, got {kind!r}")
+        raise RecordError(
+            f"{location}: field 'kind': expected one of {get_args(Kind)}, got {kind!r}"
+        )
     try:
         object_ = field(location, record, "object")
         if "template" in record or "prompt" not in record:
@@ -126,48 +131,51 @@ def _fact(location: str, told: Mapping[str, Any]) -> Fact:
         raise with_location(location, error) from None
 
 
-def _texts(location: str, told: Record, name: str) -> tuple[str, ...]:
-    """A list of texts; one that is parted by PARTED is several."""
-    found = flattened(location, told, name)
+def _texts(location: str, fields: Record, name: str) -> tuple[str, ...]:
+    """Returns the texts of a list; a text that contains SEPARATOR is split there."""
+    found = flattened(location, fields, name)
     return tuple(
-        without_end_blanks(part) for text in found for part in text.split(PARTED) if part.strip()
+        without_end_blanks(part) for text in found for part in text.split(SEPARATOR) if part.strip()
     )
 
 
-def _neighbours(location: str, told: Record) -> Iterator[tuple[str, Record]]:
-    """Each as an object, with its location."""
-    listed = told.get("neighbours", [])
+def _neighbours(location: str, fields: Record) -> Iterator[tuple[str, Record]]:
+    """Yields location and record of each neighbour; a text becomes a record with a subject."""
+    listed = fields.get("neighbours", [])
     listed = listed if isinstance(listed, list) else [listed]
-    for number, one in enumerate(listed):
+    for number, item in enumerate(listed):
         where = f"{location}: neighbours.{number}"
-        if isinstance(one, str):
-            yield from ((where, {"subject": text}) for text in one.split(PARTED) if text.strip())
-        elif isinstance(one, dict) and ("subject" in one or "prompt" in one):
-            yield where, one
+        if isinstance(item, str):
+            subjects = (text for text in item.split(SEPARATOR) if text.strip())
+            yield from ((where, {"subject": subject}) for subject in subjects)
+        elif isinstance(item, dict) and ("subject" in item or "prompt" in item):
+            yield where, item
         else:
             raise RecordError(
-                f"{where}: a subject is wanted, or an object with subject and object, or with "
-                f"prompt and answer, got {one!r:.60}"
+                f"{where}: expected a subject, an object with subject and object, or an object "
+                f"with prompt and answer, got {item!r:.60}"
             )
 
 
-def _staying(location: str, told: Record, entity: EditRequest) -> Iterator[Probe]:
-    """Prompts whose answers are to stay: about other subjects, or else of other relations."""
-    for where, one in _neighbours(location, told):
-        name = "answer" if "answer" in one else "object"
-        answer = optional(where, one, name).strip()
+def _unchanged_probes(location: str, fields: Record, entity: EditRequest) -> Iterator[Probe]:
+    """Builds the probes whose answers should stay: about other subjects or other relations."""
+    for where, neighbour in _neighbours(location, fields):
+        name = "answer" if "answer" in neighbour else "object"
+        answer = optional(where, neighbour, name).strip()
         rival = "" if answer == entity.target else entity.target
-        if "prompt" in one:
-            prompt = field(where, one, "prompt")
+        if "prompt" in neighbour:
+            prompt = field(where, neighbour, "prompt")
         else:
-            prompt = entity.fact.template.replace("{}", field(where, one, "subject").strip())
-        own = standing(entity.fact.subject, prompt)
-        yield Probe("entity", "other relations" if own else "neighborhood", prompt, answer, rival)
+            subject = field(where, neighbour, "subject").strip()
+            prompt = entity.fact.template.replace("{}", subject)
+        same_subject = standing(entity.fact.subject, prompt)
+        group = "other relations" if same_subject else "neighborhood"
+        yield Probe("entity", group, prompt, answer, rival)
 
 
-def _facts_alike(location: str, told: Record, fact: Fact) -> Iterator[Fact]:
-    """The neighbours that are facts of the same relation."""
-    for where, one in _neighbours(location, told):
-        if "prompt" not in one and one.get("object"):
-            subject, answer = field(where, one, "subject"), field(where, one, "object")
-            yield Fact(subject, fact.relation, answer, fact.template)
+def _neighbour_facts(location: str, fields: Record, fact: Fact) -> Iterator[Fact]:
+    """Yields the neighbours with an object as facts of the same relation."""
+    for where, neighbour in _neighbours(location, fields):
+        if "prompt" not in neighbour and neighbour.get("object"):
+            subject = field(where, neighbour, "subject")
+            yield Fact(subject, fact.relation, field(where, neighbour, "object"), fact.template)

@@ -1,4 +1,4 @@
-"""RaKE: CounterFact with a relation side, as experiments.build_rake or its authors make it."""
+"""Parses RaKE: CounterFact with a relation side, written by experiments.build_rake or RaKE's authors."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,10 +20,11 @@ from kedit.facts import (
 
 
 def parse(location: str, record: Record) -> EditCase:
-    """Both sides of an edit.
+    """Parses an edit case with both sides.
 
-    What the authors' schema does not have may be missing: removal paraphrases, relation neighbours,
-    other objects, other relations, portability. The case then lacks it.
+    Prompts that the schema of RaKE's authors does not have may be missing: removal paraphrases,
+    relation neighbours, other objects, other relations and portability. The case then lists them as
+    lacking.
 
     Raises:
         RecordError: a field is missing or unusable; the message names location and field.
@@ -46,17 +47,19 @@ def parse(location: str, record: Record) -> EditCase:
 
 
 def _relation(where: str, rewrite: Record) -> Relation:
-    """Its first name is the one that is edited; the others are aliases. RaKE has no kinds: where
-    none is given, the kind is our table's."""
+    """Parses the relation: the first name is what the edit makes the model say, others are aliases.
+
+    RaKE's authors give no kinds: a relation without one gets the kind in relations.json.
+    """
     described = field(where, rewrite, "relation", dict)
     names = texts(f"{where}: relation", described, "strs")
     if not names:
-        raise RecordError(f"{where}: field 'relation.strs': at least one name is wanted")
+        raise RecordError(f"{where}: field 'relation.strs': needs at least one name")
     known = relations.find(field(where, rewrite, "relation_id"))
     kind = described.get("kind", known.kind)
     if kind not in get_args(Kind):
         raise RecordError(
-            f"{where}: field 'relation.kind': one of {get_args(Kind)} is wanted, got {kind!r:.60}"
+            f"{where}: field 'relation.kind': expected one of {get_args(Kind)}, got {kind!r:.60}"
         )
     return Relation(known.id, names[0], kind, aliases=names[1:])
 
@@ -75,7 +78,7 @@ def _template(where: str, rewrite: Record, name: str, mentioned: str) -> str:
 
 
 def _entity_probes(location: str, record: Record, entity: EditRequest) -> Iterator[Probe]:
-    """Of what follows from the edit, and of what does not."""
+    """Builds the probes of other relations, which should stay, and of portability."""
     for where, other in objects(location, record, "other_relations"):
         prompt = field(where, other, "prompt")
         yield Probe("entity", "other relations", prompt, answer="", rival=entity.target)

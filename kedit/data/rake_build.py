@@ -1,7 +1,8 @@
-"""RaKE out of CounterFact: the relation side of each edit, in our own words, the same everywhere.
+"""Builds RaKE from CounterFact: adds the relation side to each edit, deterministically.
 
-The two statements are those of arXiv 2311.09053; all other wordings are ours, and so is what goes
-beyond it: kinds, removal paraphrases, relation neighbours, other objects, other relations.
+The two statements are those of the RaKE paper (arXiv 2311.09053). All other wordings are kedit's.
+The paper has no kinds, removal paraphrases, relation neighbours, other objects or other relations;
+kedit adds them.
 """
 
 import hashlib
@@ -18,20 +19,20 @@ from kedit.data.survey import EditRecord, Survey, edits
 from kedit.errors import RecordError
 from kedit.facts import EditRequest
 
-NEIGHBOURS = 10  # at most, of each kind: as many as CounterFact has neighborhood prompts
+NEIGHBOURS = 10  # at most, per kind of prompt: CounterFact has this many neighborhood prompts
 OTHER_OBJECTS = 3
 COPIED = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
-PortabilityQuestion = tuple[str, str]  # and its answer
+PortabilityQuestion = tuple[str, str]  # question and answer
 
 
 def build(
     path: Path, seen: Survey, questions: Mapping[str, PortabilityQuestion] | None = None
 ) -> Iterator[Record | Skipped]:
-    """Each record of a file with its relation side, in the order of the file, or why it has none.
+    """Yields each record of a file with its relation side, or why it cannot have one.
 
     Args:
-        seen: the survey of the same file.
-        questions: by case_id, one that the edit answers through another fact.
+        seen: survey of the same file.
+        questions: by case_id, a question whose answer follows from the edit and another fact.
 
     Raises:
         RecordError: the file cannot be read.
@@ -51,7 +52,7 @@ def build(
 
 
 def portability(path: Path) -> tuple[dict[str, PortabilityQuestion], list[Skipped]]:
-    """By case_id, the questions of EasyEdit's additions to CounterFact; and the broken records.
+    """Reads EasyEdit's portability questions for CounterFact, by case_id, and the broken records.
 
     Raises:
         RecordError: the file cannot be read.
@@ -62,10 +63,10 @@ def portability(path: Path) -> tuple[dict[str, PortabilityQuestion], list[Skippe
         try:
             if isinstance(record, RecordError):
                 raise record
-            if asked := optional(location, record, "portability", dict):
-                answer = field(location, asked, "New Answer")
+            if entry := optional(location, record, "portability", dict):
+                answer = field(location, entry, "New Answer")
                 found[case_id(location, record)] = (
-                    field(location, asked, "New Question"),
+                    field(location, entry, "New Question"),
                     answer,
                 )
         except RecordError as error:
@@ -74,12 +75,19 @@ def portability(path: Path) -> tuple[dict[str, PortabilityQuestion], list[Skippe
 
 
 def _built(edit: EditRecord, seen: Survey, question: PortabilityQuestion | None) -> Record:
-    location, record, fact, target = edit.location, edit.record, edit.request.fact, edit.request.target
+    location, record, fact, target = (
+        edit.location,
+        edit.record,
+        edit.request.fact,
+        edit.request.target,
+    )
     if fact.relation.id not in relations.table():
-        raise RecordError(f"{location}: relation_id {fact.relation.id!r} is none of CounterFact's")
+        raise RecordError(
+            f"{location}: relation_id {fact.relation.id!r} is not one of CounterFact's 34"
+        )
     described = relations.table()[fact.relation.id]
-    # by the id, not by the location: a case has the same prompts in every file; not by Python's hash,
-    # which is another in every process
+    # drawn by the id, not by the location, so that a case has the same prompts in every file; and by
+    # SHA-256, since Python's hash differs between processes
     draw = int.from_bytes(hashlib.sha256(edit.id.encode()).digest()[:8], "big")
     wordings = _drawn(described, draw)
     copied = {name: list(texts(location, record, name)) for name in COPIED}
@@ -132,16 +140,18 @@ def _named(location: str, record: Record, name: str) -> Record:
 
 
 def _drawn(described: Described, draw: int) -> tuple[Wording, ...]:
-    """Two of the relation's own questions and one that fits all relations."""
+    """Draws two of the questions for this relation and one that fits all relations."""
     pairs, generic = list(combinations(described.questions, 2)), relations.generic()
     return (*pairs[draw % len(pairs)], generic[draw // len(pairs) % len(generic)])
 
 
 def _neighbours(request: EditRequest, prompts: list[str], seen: Survey, draw: int) -> list[str]:
-    """Other subjects with the same true object: those of the record first, then the file's."""
+    """Finds other subjects with the same true object: first in the record's prompts, then in the file."""
     fact = request.fact
     known = seen.subjects.get((fact.relation.id, fact.object), ())
-    start = draw % max(1, len(known))  # else the first ten would be everyone's
+    start = draw % max(
+        1, len(known)
+    )  # else all cases with this object would get the same neighbours
     named = (seen.subject_of(prompt, fact.relation.id) for prompt in prompts)
     found: dict[str, None] = {}
     for subject in chain(named, known[start:], known[:start]):
@@ -154,8 +164,10 @@ def _neighbours(request: EditRequest, prompts: list[str], seen: Survey, draw: in
 
 
 def _other_objects(request: EditRequest, seen: Survey, draw: int) -> Iterator[str]:
-    """What others have by the edited relation and the subject, as far as the file knows, has by
-    none: an edit must not come to say the relation there.
+    """Yields objects of the edited relation that the subject does not have by any relation.
+
+    The file decides what the subject has. After an edit, the model should not say that the relation
+    holds between the subject and one of these objects.
     """
     fact = request.fact
     known = seen.ranges[fact.relation.id]
@@ -167,7 +179,7 @@ def _other_objects(request: EditRequest, seen: Survey, draw: int) -> Iterator[st
 
 
 def _other_pairs(request: EditRequest, seen: Survey) -> Iterator[Record]:
-    """What else the file knows of the subject, where one relation alone leads to the object."""
+    """Yields the subject's other facts in the file, if only one relation leads to the object."""
     fact = request.fact
     for relation_id, object in seen.facts.get(fact.subject, ()):
         known, only = relations.table().get(relation_id), seen.relations(fact.subject, object)
@@ -182,7 +194,7 @@ def _other_pairs(request: EditRequest, seen: Survey) -> Iterator[Record]:
 
 
 def _notes(request: EditRequest, paraphrases: list[str], seen: Survey) -> Iterator[str]:
-    """What a reader of the scores should know, in fixed phrases: they are counted."""
+    """Yields remarks for readers of the scores; the phrases are fixed, since they are counted."""
     fact, target = request.fact, request.target
     name = re.compile(rf"\b{re.escape(fact.relation.name)}\b", re.IGNORECASE)
     where = {"subject": fact.subject, "true object": fact.object, "new object": target}

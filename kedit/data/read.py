@@ -1,6 +1,6 @@
-"""Records of JSON, JSON Lines and tables, plain or compressed, with errors that name the location.
+"""Reads records from JSON, JSON Lines and tables, plain or compressed; errors name the location.
 
-What a file is, its content tells, not its suffix.
+The content of a file decides how it is read, not its suffix.
 """
 
 import errno
@@ -20,7 +20,7 @@ from kedit.data.table import is_table, rows
 from kedit.errors import RecordError
 
 OPENERS: dict[bytes, Callable[..., Any]] = {b"\xfd7zXZ\x00": lzma.open, b"\x1f\x8b": gzip.open}
-# what else a file may open with, and what to do about it
+# how files begin that kedit does not read, and what to do with them
 UNREAD = {
     b"PK\x03\x04": "is a zip archive (as .xlsx is): unpack it, or save the sheet as CSV",
     b"PAR1": "is a Parquet file: save it as JSON Lines, in pandas by "
@@ -28,22 +28,24 @@ UNREAD = {
     b"BZh": "is compressed by bzip2: unpack it (.xz and .gz are read as they are)",
     b"\x28\xb5\x2f\xfd": "is compressed by Zstandard: unpack it (.xz and .gz are read as they are)",
 }
+# a byte order mark, or every second byte zero
 UTF_16 = re.compile(rb"\xff\xfe|\xfe\xff|[^\x00]\x00[^\x00]\x00|\x00[^\x00]\x00[^\x00]")
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError)
-CHUNK = 1 << 20  # characters of an array that are read at a time
+CHUNK = 1 << 20  # characters of an array that are read at once
 BLANKS = re.compile(r"[ \t\n\r]*")
 DELIMITER = re.compile(r"[ \t\n\r]*[,\]]")
 DECODER = json.JSONDecoder()
 
 
 def records(path: str | Path) -> Iterator[tuple[str, Record]]:
-    """Each record of a file, with its location ("facts.jsonl, line 3") for messages.
+    """Yields each record of a file with its location ("facts.jsonl, line 3").
 
-    A file holds an array of objects, an object a line, a single object, an object of objects by
+    A file holds an array of objects, one object per line, a single object, an object of objects by
     their ids, or a table (CSV or TSV) whose first line names its columns.
 
     Raises:
-        RecordError: no such file, a truncated archive, broken JSON, or a record that is no object.
+        RecordError: the file does not exist, is a truncated archive or broken JSON, or a record is
+            not an object.
     """
     for location, record in records_and_errors(path):
         if isinstance(record, RecordError):
@@ -52,23 +54,25 @@ def records(path: str | Path) -> Iterator[tuple[str, Record]]:
 
 
 def records_and_errors(path: str | Path) -> Iterator[tuple[str, Record | RecordError]]:
-    """As `records`, but a broken one gives its error, and what comes behind it is still read.
+    """As `records`, but yields the error of a broken record and continues with the next record.
 
     Raises:
-        RecordError: where nothing behind can be found: a truncated archive, a broken array.
+        RecordError: the next record cannot be found, in a truncated archive or a broken array.
     """
     path = Path(path)
     for location, value in _values(path):
         if isinstance(value, dict | RecordError):
             yield location, value
         else:
-            wrong = f"{location}: an object is wanted, got {type(value).__name__}"
-            yield location, RecordError(wrong)
+            message = f"{location}: expected an object, got {type(value).__name__}"
+            yield location, RecordError(message)
 
 
 def _values(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yields location and JSON value of each record, after a look at how the file begins."""
     opening = _opening(path)
-    # a line that is an array, with another one behind it, is a record that is none
+    # If the first of several lines is a complete array, this is not one array over several lines but
+    # JSON Lines, whose first record is not an object.
     is_array = bool(opening) and opening[0].startswith("[")
     if is_array and (len(opening) == 1 or not _is_json(opening[0])):
         yield from _elements(path)
@@ -77,11 +81,11 @@ def _values(path: Path) -> Iterator[tuple[str, Any]]:
     elif opening and is_table(opening[0]):
         yield from _rows(path)
     elif opening and ".jsonl" in path.suffixes:
-        yield from _objects(path)  # its first records are none
+        yield from _objects(path)  # its first lines are broken; later ones may be records
     elif opening:
         raise RecordError(
-            f"{path.name}: broken JSON, and no table either, whose first line would name its "
-            f"columns: it opens with {opening[0]!r:.60}"
+            f"{path.name}: neither JSON nor a table whose first line names its columns: it "
+            f"begins with {opening[0]!r:.60}"
         )
 
 
@@ -90,22 +94,22 @@ def _is_json(text: str) -> bool:
 
 
 def _opening(path: Path) -> list[str]:
-    """The first two lines that are not blank, without the blanks before them, or their starts."""
+    """Returns the first two lines that are not blank, each cut after CHUNK characters."""
     found: list[str] = []
     try:
         with open_text(path) as text:
-            # an array may be one line, which is not to be held whole
+            # an array may be a single line of any length, so no line is read whole
             while len(found) < 2 and (line := text.readline(CHUNK)):
                 if line.strip():
                     found.append(line.strip())
     except UNREADABLE as error:
         if not found:
-            raise _refusal(path, "the start", error) from None
+            raise _unreadable(path, "the start", error) from None
     return found
 
 
 def _objects(path: Path) -> Iterator[tuple[str, Any]]:
-    """Objects, one a line; or the only one that the file holds, over one line or several."""
+    """Yields one object per line, or the single object that the file holds, or the objects in it."""
     lines = _lines(path)
     first = list(islice(lines, 2))
     whole = first[0][1]
@@ -123,25 +127,25 @@ def _objects(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _by_id(path: Path, whole: Record) -> list[tuple[str, Any]]:
-    """The objects in an object that holds nothing else, under their ids; none if it does.
+    """Returns the objects in an object of objects, located by their ids; empty for other objects.
 
     Raises:
-        RecordError: they are columns.
+        RecordError: the objects in it are the columns of a pandas table.
     """
-    # CounterFact's records may have this one field alone, which holds an object
+    # a record of CounterFact may have requested_rewrite as its only field, which holds an object
     nested = all(isinstance(value, dict) for value in whole.values())
     if not nested or "requested_rewrite" in whole:
         return []
     if "subject" in whole:
         raise RecordError(
-            f"{path.name}: its records lie in columns, as pandas writes them by default: write "
-            "them by to_json(FILE, orient='records')"
+            f"{path.name}: the records are in columns, as pandas writes them by default: write "
+            "them with to_json(FILE, orient='records')"
         )
     return [(f"{path.name}, record {id!r:.60}", value) for id, value in whole.items()]
 
 
 def _whole(path: Path) -> Any:
-    """The file as one JSON value; None if it is none."""
+    """Parses the whole file as one JSON value; returns None if it is not valid JSON."""
     try:
         with open_text(path) as text:
             return json.loads(text.read())
@@ -150,16 +154,16 @@ def _whole(path: Path) -> Any:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Record | RecordError]]:
-    """The rows of a table."""
+    """Yields the rows of a table."""
     try:
         with open_text(path, newline="") as text:
             yield from rows(path.name, text)
     except UNREADABLE as error:
-        raise _refusal(path, "the start", error) from None
+        raise _unreadable(path, "the start", error) from None
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """The value of each line that is not blank, or the error that it gave."""
+    """Yields the JSON value, or the error, of each line that is not blank."""
     number = 0
     try:
         with open_text(path) as text:
@@ -168,17 +172,17 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
                 if line.strip():
                     yield location, _value_or_error(location, line)
     except UNREADABLE as error:
-        raise _refusal(path, f"line {number}", error) from None
+        raise _unreadable(path, f"line {number}", error) from None
 
 
 def _elements(path: Path) -> Iterator[tuple[str, Any]]:
-    """The elements of an array; of its text no more is held than a chunk and the longest need."""
+    """Yields the elements of an array; memory holds about one chunk or element of its text."""
     reached = "the start"
     try:
         with open_text(path) as file:
             text = _Window(file)
             text.next()
-            text.at += 1
+            text.at += 1  # passes the "["
             number, mark = 0, text.next()
             while mark != "]":
                 reached = f"record {number}"
@@ -189,100 +193,109 @@ def _elements(path: Path) -> Iterator[tuple[str, Any]]:
                     text.at += 1
             text.at += 1
             if text.next():
-                raise RecordError(f"{path.name}: broken JSON: there is text behind the array")
+                raise RecordError(f"{path.name}: broken JSON: there is text after the array")
     except UNREADABLE as error:
-        raise _refusal(path, reached, error) from None
+        raise _unreadable(path, reached, error) from None
 
 
 class _Window:
-    """The text of a file from `at` on: read when it is wanted, forgotten when it is passed."""
+    """A window on the text of a file: it reads on when needed and forgets the text before `at`.
+
+    Args:
+        file: the file, opened as text.
+    """
 
     def __init__(self, file: TextIOWrapper) -> None:
         self.file, self.held, self.at = file, "", 0
 
     def next(self) -> str:
-        """The next character that is no blank, not passed yet; "" at the end."""
+        """Moves `at` to the next character that is not blank, and returns it; "" at the end."""
         while True:
             self.at = BLANKS.match(self.held, self.at).end()  # pyright: ignore
             if self.at < len(self.held) or not self._more():
                 return self.held[self.at : self.at + 1]
 
     def value(self, location: str) -> Any:
-        """The JSON value that comes next and has a comma or the array's end behind it, passed.
+        """Returns the next JSON value and moves `at` past it; "," or "]" must follow.
 
         Raises:
-            RecordError: there is none.
+            RecordError: there is no such value.
         """
         self.next()
         while True:
             try:
                 value, end = DECODER.raw_decode(self.held, self.at)
-                if DELIMITER.match(self.held, end):  # else the rest of a number may be unread
+                # without a delimiter, the window may end within a number
+                if DELIMITER.match(self.held, end):
                     self.at = end
                     return value
-                broken = "',' or ']' is wanted behind it"
+                broken = "expected ',' or ']' after the value"
             except RecursionError as error:
                 raise RecordError(f"{location}: broken JSON: {error}") from None
             except ValueError as error:
-                broken = getattr(error, "msg", error)  # its position is one in the window
+                broken = getattr(
+                    error, "msg", error
+                )  # without its position, which counts from the start of the window
             if not self._more():
                 raise RecordError(f"{location}: broken JSON: {broken}")
 
     def _more(self) -> bool:
-        # doubling: a record longer than the window is tried a few times, not once a chunk
+        # reads at least as much as is held, so that a record longer than the window is parsed a few
+        # times only, not once per chunk
         read = self.file.read(max(CHUNK, len(self.held) - self.at))
         self.held, self.at = self.held[self.at :] + read, 0
         return bool(read)
 
 
 def open_text(path: Path, newline: str | None = None) -> TextIOWrapper:
-    """The text of a file, plain or compressed.
+    """Opens a file, plain or compressed, as UTF-8 text.
 
     Args:
-        newline: as `open` takes it.
+        newline: the same as for `open`.
 
     Raises:
-        OSError: it cannot be opened.
-        RecordError: it is an archive of another kind, or in UTF-16.
+        OSError: the file cannot be opened.
+        RecordError: the file is in an unsupported format, or in UTF-16.
     """
     with open_bytes(path) as raw:
         start = raw.read(8)
-    for magic, refusal in UNREAD.items():
+    for magic, remedy in UNREAD.items():
         if start.startswith(magic):
-            raise RecordError(f"{path.name} {refusal}")
+            raise RecordError(f"{path.name} {remedy}")
     if UTF_16.match(start):
         raise RecordError(f"{path.name} is in UTF-16: save it as UTF-8")
-    opener = next((own for magic, own in OPENERS.items() if start.startswith(magic)), open)
-    # some editors put a byte order mark first
+    opener = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), open)
+    # utf-8-sig: some editors begin a file with a byte order mark
     return TextIOWrapper(open_bytes(path, opener), encoding="utf-8-sig", newline=newline)
 
 
 def open_bytes(path: Path, opener: Callable[..., Any] = open) -> Any:
-    """A file's bytes.
+    """Opens a file as bytes.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     try:
         return opener(path, "rb")
-    except ValueError as error:  # a NUL in the path, which no file's name has
+    except ValueError as error:  # a NUL in the path, which open reports differently
         raise OSError(errno.EINVAL, str(error), str(path)) from None
 
 
 def _value_or_error(location: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # not only JSONDecodeError: 5,000 digits
-        # of a line's own text: its number is in the location
-        wrong = getattr(error, "msg", error)
+    # ValueError, not only JSONDecodeError: int() refuses numbers of 5,000 digits
+    except (ValueError, RecursionError) as error:
+        # msg without "line 1 column 5", since the location names the line of the file
+        reason = getattr(error, "msg", error)
         at = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-        return RecordError(f"{location}: broken JSON: {wrong}{at}")
+        return RecordError(f"{location}: broken JSON: {reason}{at}")
 
 
-def _refusal(path: Path, reached: str, error: Exception) -> RecordError:
-    """What is wrong with a file as a whole, and how far it could be read."""
+def _unreadable(path: Path, reached: str, error: Exception) -> RecordError:
+    """Makes the error of an unreadable file; it says how far the file could be read."""
     if isinstance(error, UnicodeDecodeError):
         return RecordError(f"{path.name}: not UTF-8 after {reached}: {error}")
     if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
         return RecordError(f"{path}: cannot be read: {error.strerror or error}")
-    return RecordError(f"{path.name}: broken off after {reached}: {error}")
+    return RecordError(f"{path.name}: truncated or damaged after {reached}: {error}")

@@ -1,4 +1,4 @@
-"""CounterFact's 34 relations in our own words (relations.json): names, kinds, prompts."""
+"""Names, kinds and prompts of CounterFact's 34 relations, in kedit's own words (relations.json)."""
 
 import json
 from collections.abc import Mapping
@@ -14,30 +14,35 @@ FILE = Path(__file__).with_name("relations.json")
 
 @dataclass(frozen=True)
 class Wording:
-    """A text with {s} for the subject and, unless it asks for the object, {o} for the object."""
+    """A text with {s} for the subject and, unless the object should complete it, {o} for the object.
+
+    Args:
+        relation_id: the relation that the text puts into words; "" for texts that fit any relation.
+    """
 
     text: str
-    relation_id: str  # of the relation that it puts into words
+    relation_id: str
 
     def filled(self, subject: str, object: str = "") -> str:
-        # one piece at a time: a subject may itself hold {o}
+        """Returns the text with subject and object filled in."""
+        # {o} is replaced before the subject is inserted, since a subject may itself contain {o}
         before, after = self.text.split("{s}")
         pieces = (part.replace("{o}", object) for part in (before, after))
         return subject.join(pieces)
 
 
-# fits any relation whose name is known
+# fits any relation that has a name
 STATEMENT = Wording("The relation between {s} and {o} is", "")
 
 
 @dataclass(frozen=True)
 class Described:
-    """A relation and the ways to speak of it.
+    """A relation with the texts that ask for it.
 
     Args:
-        statement: "The relation between {s} and {o} is", completed by the relation's name.
-        questions: other texts that its name completes and no other relation's does.
-        other_relations: prompts for objects that the same subject has by other relations.
+        statement: "The relation between {s} and {o} is", which the relation's name completes.
+        questions: other texts that the name of this relation completes, and no other name does.
+        other_relations: prompts for the objects that the same subject has by other relations.
     """
 
     relation: Relation
@@ -48,23 +53,23 @@ class Described:
 
 @cache
 def table() -> Mapping[str, Described]:
-    """Every relation by its Wikidata id, in the order of the file."""
+    """Returns every relation by its Wikidata id, in the order of the file."""
     return MappingProxyType({entry["id"]: _described(entry) for entry in _document()["relations"]})
 
 
 @cache
 def generic() -> tuple[Wording, ...]:
-    """Texts that the name of any relation completes."""
+    """Returns the texts that the name of any relation completes."""
     return tuple(Wording(text, "") for text in _document()["generic"])
 
 
 def labels() -> tuple[str, ...]:
-    """The relations' names, in the order of the file."""
+    """Returns the names of the relations, in the order of the file."""
     return tuple(described.relation.name for described in table().values())
 
 
 def find(relation_id: str) -> Relation:
-    """The relation of this Wikidata id; one that is not in the table has its id for a name."""
+    """Returns the relation with this Wikidata id; outside the table, its id is also its name."""
     if relation_id in table():
         return table()[relation_id].relation
     return Relation(relation_id, relation_id)

@@ -1,4 +1,4 @@
-"""The edits of a CounterFact file, and what the file says as a whole of their subjects."""
+"""Reads the edits of a CounterFact file, and collects what the whole file says of their subjects."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,13 +11,14 @@ from kedit.data.read import records_and_errors
 from kedit.errors import RecordError
 from kedit.facts import EditRequest
 
-# a longer template, absent from the file, was taken for a shorter one: "Klaxons, that"
+# Ends of wrong subjects, such as "Klaxons, that": the prompt is in a longer template that the file
+# does not have, and a shorter template fits its end.
 TORN = re.compile(r"(,|'s|\b(is|was|that|which|who|whose))$")
 
 
 @dataclass(frozen=True)
 class EditRecord:
-    """A record in CounterFact's schema, with its location in the file, its id and its edit."""
+    """A record in CounterFact's schema with its location in the file, its id and its edit."""
 
     location: str
     id: str
@@ -27,15 +28,15 @@ class EditRecord:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a file says as a whole.
+    """The facts in all records of a file.
 
     Args:
-        n_edits: its usable records.
-        facts: by subject, its relations' ids with their true objects.
+        n_edits: number of usable records.
+        facts: by subject, pairs of relation id and true object.
         subjects: by relation id and true object, the subjects.
-        ranges: by relation id, its true objects.
-        frames: by relation id, the words before and behind the subject in each template, the
-            longest first.
+        ranges: by relation id, the true objects.
+        frames: by relation id, the words before and after the subject in each template, the longest
+            first.
     """
 
     n_edits: int
@@ -45,31 +46,31 @@ class Survey:
     frames: Mapping[str, Sequence[tuple[str, str]]]
 
     def subject_of(self, prompt: str, relation_id: str) -> str:
-        """Whom a prompt of this relation is about; "" if no template of the file fits it."""
-        for before, behind in self.frames.get(relation_id, ()):
-            end = len(prompt) - len(behind)
-            if prompt.startswith(before) and prompt.endswith(behind) and len(before) < end:
+        """Returns the subject of a prompt of this relation; "" if no template of the file fits it."""
+        for before, after in self.frames.get(relation_id, ()):
+            end = len(prompt) - len(after)
+            if prompt.startswith(before) and prompt.endswith(after) and len(before) < end:
                 subject = prompt[len(before) : end]
                 return "" if TORN.search(subject) else subject
         return ""
 
     def relations(self, subject: str, object: str) -> list[str]:
-        """By which relations, their ids, the file knows that the subject has this object."""
+        """Returns the ids of the relations by which, in the file, the subject has this object."""
         return [relation for relation, known in self.facts.get(subject, ()) if known == object]
 
     def objects(self, subject: str, relation_id: str) -> list[str]:
-        """Which objects the file knows that the subject has by this relation."""
+        """Returns the objects that, in the file, the subject has by this relation."""
         return [known for relation, known in self.facts.get(subject, ()) if relation == relation_id]
 
 
 def survey(path: Path) -> Survey:
-    """Reads the whole file and keeps its facts, not its records.
+    """Collects the facts of a whole file, without holding its records in memory.
 
     Raises:
         RecordError: the file cannot be read.
     """
     n_edits = 0
-    # dicts for sets: they keep the order of the file, whatever the strings' hashes are
+    # dicts instead of sets, since they keep the order of the file in every process
     facts: dict[str, dict[tuple[str, str], None]] = {}
     subjects: dict[tuple[str, str], dict[str, None]] = {}
     ranges: dict[str, dict[str, None]] = {}
@@ -79,11 +80,11 @@ def survey(path: Path) -> Survey:
             continue
         n_edits += 1
         fact = edit.request.fact
-        before, behind = fact.template.split("{}")
+        before, after = fact.template.split("{}")
         facts.setdefault(fact.subject, {})[fact.relation.id, fact.object] = None
         subjects.setdefault((fact.relation.id, fact.object), {})[fact.subject] = None
         ranges.setdefault(fact.relation.id, {})[fact.object] = None
-        frames.setdefault(fact.relation.id, {})[before, behind] = None
+        frames.setdefault(fact.relation.id, {})[before, after] = None
     return Survey(
         n_edits,
         {subject: tuple(known) for subject, known in facts.items()},
@@ -94,7 +95,7 @@ def survey(path: Path) -> Survey:
 
 
 def edits(path: Path) -> Iterator[EditRecord | Skipped]:
-    """Each record of a file in CounterFact's schema or of edits alone, or why it is of no use.
+    """Yields each edit of a file in CounterFact's schema or of bare edits, or why it is unusable.
 
     Raises:
         RecordError: the file cannot be read.
@@ -107,7 +108,9 @@ def edits(path: Path) -> Iterator[EditRecord | Skipped]:
                 raise record
             id = case_id(location, record)
             if id in locations:
-                raise RecordError(f"{location}: the case_id {id!r} is taken by {locations[id]}")
+                raise RecordError(
+                    f"{location}: the case_id {id!r} is already used by {locations[id]}"
+                )
             full = _full(location, record)
             edit = EditRecord(location, id, full, _request(location, full))
         except RecordError as error:
@@ -118,7 +121,7 @@ def edits(path: Path) -> Iterator[EditRecord | Skipped]:
 
 
 def _full(location: str, record: Record) -> Record:
-    """The record in CounterFact's schema, made up to it if it is an edit alone."""
+    """Returns the record in CounterFact's schema; a bare edit is brought into this schema."""
     if "prompt_template" not in record:
         return record
     rewrite = {
@@ -132,18 +135,19 @@ def _full(location: str, record: Record) -> Record:
 
 
 def _request(location: str, record: Record) -> EditRequest:
-    """The edit, if upstream's editors could make it too: they fill templates with str.format and
-    drop the blank before the subject.
+    """Parses the edit, and refuses what the editors of RaKE's authors could not make.
+
+    These editors fill templates with str.format and drop the blank before the subject.
 
     Raises:
-        RecordError: it lacks a field, changes nothing, or its template cannot be filled.
+        RecordError: a field is missing, the edit changes nothing, or its template cannot be filled.
     """
     fact = counterfact.parse_fact(location, record)
     target = field(location, record, "requested_rewrite.target_new.str")
-    before, behind = fact.template.split("{}")
+    before, after = fact.template.split("{}")
     if before and not before.endswith(" "):
-        raise RecordError(f"{location}: a blank is wanted before {{}} in {fact.template!r}")
-    for text in (before, behind, fact.object, target):
+        raise RecordError(f"{location}: needs a blank before {{}} in {fact.template!r}")
+    for text in (before, after, fact.object, target):
         if "{" in text or "}" in text:
             raise RecordError(f"{location}: a brace that is not the subject's {{}} in {text!r}")
     return EditRequest(fact, target)

@@ -1,4 +1,4 @@
-"""Tables of records: CSV or TSV, the first line naming the columns."""
+"""Reads records from tables: CSV or TSV files whose first line names the columns."""
 
 import csv
 from collections.abc import Iterable, Iterator
@@ -7,23 +7,23 @@ from kedit.data.fields import Record
 from kedit.errors import RecordError
 
 DELIMITERS = "\t,;"
-NEEDED = "subject"  # a column that every form of records has
+NEEDED = "subject"  # a column that every format of records has
 
 
 def is_table(line: str) -> bool:
-    """Whether `line`, a file's first, names the columns of a table of records."""
+    """Whether the first line of a file names the columns of a table of records."""
     return NEEDED in _named(line)
 
 
 def rows(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Record | RecordError]]:
-    """Each row as a record of texts, with its location; cells that are empty are left out.
+    """Yields location and record of each row, without its empty cells; all values are texts.
 
     Args:
-        name: of the file.
-        lines: with their ends, so that quoted cells may hold new lines.
+        name: name of the file.
+        lines: lines with their line ends, since a quoted cell may contain line ends.
     """
     numbered = enumerate(lines, 1)
-    first, header = next(one for one in numbered if one[1].strip())
+    first, header = next((number, line) for number, line in numbered if line.strip())
     columns = _named(header)
     rest = (line for _, line in numbered)
     reader = csv.reader(rest, delimiter=_delimiter(header), skipinitialspace=True)
@@ -42,8 +42,8 @@ def rows(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Record | Record
             yield (
                 location,
                 RecordError(
-                    f"{location}: {len(cells)} cells, but the first line names {len(columns)} columns"
-                    ": a text that holds what parts the cells belongs in quotation marks"
+                    f"{location}: {len(cells)} cells, but the first line names {len(columns)} "
+                    "columns: put quotation marks around a text that contains the separator"
                 ),
             )
         elif any(cell.strip() for cell in cells):
@@ -52,14 +52,14 @@ def rows(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Record | Record
 
 
 def _named(header: str) -> list[str]:
-    """The columns, as records name their fields."""
+    """Returns the names of the columns, in lower case with underscores, as fields are named."""
     try:
         cells = next(csv.reader([header], delimiter=_delimiter(header), skipinitialspace=True), [])
-    except csv.Error:  # a NUL, or more in one cell than the module takes
+    except csv.Error:  # a NUL, or a cell longer than the csv module allows
         return []
     return [cell.strip().lower().replace(" ", "_") for cell in cells]
 
 
 def _delimiter(header: str) -> str:
-    """What parts the cells: what there is most of in the first line."""
+    """Returns the separator of cells: the most frequent of DELIMITERS in the first line."""
     return max(DELIMITERS, key=header.count)

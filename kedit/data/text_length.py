@@ -1,4 +1,7 @@
-"""Whether a text is long enough for what is to be read of it, by its bytes or by its tokens."""
+"""Checks whether a text has as many tokens as a run reads, by its bytes or by its tokens.
+
+The bytes can be checked before a model is loaded; tokens need the model's tokenizer.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,19 +12,21 @@ from transformer_lens import HookedTransformer
 from kedit.data.corpus import Corpus
 from kedit.errors import InputError
 
-PACKED = (".xz", ".gz")  # files that hold more than their bytes
-PLENTY = 16  # bytes a token: a text with more of them need not be counted
+PACKED = (".xz", ".gz")  # compressed files, which may have more tokens than bytes
+# bytes per token, more than any tokenizer averages: a longer text has enough tokens uncounted
+PLENTY = 16
 
 
 @dataclass(frozen=True)
 class TextNeed:
-    """What is to be read of a text in a file.
+    """How many tokens of a text file a run reads.
 
     Args:
-        option: as it was told, for the message.
-        n_tokens: that are read at least.
-        why: who reads them.
-        mend: what else than a longer text would do; "" for nothing.
+        option: option and value as the user gave them, for the message.
+        file: the text file.
+        n_tokens: number of tokens that the run reads at least.
+        why: what reads them, as the subject of a sentence.
+        mend: what would help instead of a longer text; "" for nothing.
     """
 
     option: str
@@ -31,23 +36,27 @@ class TextNeed:
     mend: str = ""
 
     def unmet(self, found: str) -> InputError:
-        """What is said where the text has only what was found."""
+        """Makes the error for a text that is too short.
+
+        Args:
+            found: what the text has, as in "5 tokens".
+        """
         return InputError(
-            f"{self.option}: it has {found}, and {self.why} reads {self.n_tokens:,}: a longer text "
-            f"is wanted{self.mend and f', or {self.mend}'}"
+            f"{self.option}: the text has {found}, but {self.why} needs {self.n_tokens:,} tokens: "
+            f"use a longer text{self.mend and f', or {self.mend}'}"
         )
 
 
 def require_bytes(needs: Iterable[TextNeed]) -> None:
-    """Raises InputError for a text with fewer bytes than tokens are wanted."""
+    """Raises InputError for a text with fewer bytes than the tokens that are needed."""
     for need in _longest_first(needs):
         n_bytes = need.file.stat().st_size
         if n_bytes < need.n_tokens and need.file.suffix not in PACKED:
-            raise need.unmet(f"{n_bytes:,} bytes, and so no more tokens than that")
+            raise need.unmet(f"{n_bytes:,} bytes, and so at most as many tokens")
 
 
 def require_tokens(needs: Iterable[TextNeed], model: HookedTransformer) -> None:
-    """Raises InputError for a text with fewer tokens than are wanted."""
+    """Raises InputError for a text with fewer tokens than are needed."""
     for need in _longest_first(needs):
         if need.file.stat().st_size >= PLENTY * need.n_tokens:
             continue
@@ -61,5 +70,5 @@ def require_tokens(needs: Iterable[TextNeed], model: HookedTransformer) -> None:
 
 
 def _longest_first(needs: Iterable[TextNeed]) -> list[TextNeed]:
-    """So that a text that is long enough for the first need is so for all others of it."""
+    """Sorts the needs, so that the error for a text names the largest number of tokens."""
     return sorted(needs, key=lambda need: -need.n_tokens)

@@ -1,4 +1,4 @@
-"""zsRE in the form of MEND (Mitchell et al. 2022), with EasyEdit's portability where it is."""
+"""Parses zsRE in MEND's format (Mitchell et al. 2022), perhaps with EasyEdit's portability."""
 
 from kedit.data.cases import UNNAMED, edit_case, target_probe
 from kedit.data.fields import Record, field, id_of, optional, with_location, texts
@@ -10,10 +10,10 @@ NEEDS = "subject, src (the question), answers or pred, alt"
 
 
 def parse(location: str, record: Record) -> EditCase:
-    """An edit of an answer: the question src, from answers[0] to alt.
+    """Parses an edit case: the answer to the question src changes from answers[0] to alt.
 
-    The records have no ids: the location in the file is taken for one. What they have for locality is
-    a question on something else, so its answer has no rival.
+    The records have no ids, so the location in the file is the id. The locality question is about
+    something else, so its answer has no rival.
 
     Raises:
         RecordError: a field is missing or unusable; the message names location and field.
@@ -24,21 +24,22 @@ def parse(location: str, record: Record) -> EditCase:
         probes = [target_probe(request, "efficacy", fact.prompt)]
         if rephrased := optional(location, record, "rephrase"):
             probes.append(target_probe(request, "paraphrase", rephrased))
-        if asked := optional(location, record, "loc"):
-            asked = asked.removeprefix("nq question: ").rstrip(" ?") + "?"
-            probes.append(Probe("entity", "neighborhood", asked, field(location, record, "loc_ans")))
-        if further := optional(location, record, "portability", dict):
-            asked = field(location, further, "New Question")
+        if other := optional(location, record, "loc"):
+            other = other.removeprefix("nq question: ").rstrip(" ?") + "?"
             probes.append(
-                Probe("entity", "portability", asked, field(location, further, "New Answer"))
+                Probe("entity", "neighborhood", other, field(location, record, "loc_ans"))
             )
+        if further := optional(location, record, "portability", dict):
+            prompt = field(location, further, "New Question")
+            answer = field(location, further, "New Answer")
+            probes.append(Probe("entity", "portability", prompt, answer))
         return edit_case(id_of(location, record), request, probes)
     except RecordError as error:
         raise with_location(location, error) from None
 
 
 def parse_fact(location: str, record: Record) -> Fact:
-    """The question src with its answer."""
+    """Parses the fact: the question src with its answer, whose relation is UNNAMED."""
     subject, question = field(location, record, "subject"), field(location, record, "src")
     answers = texts(location, record, "answers") or (field(location, record, "pred"),)
     try:
