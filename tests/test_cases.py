@@ -409,7 +409,7 @@ def test_a_row_of_too_many_cells_costs_itself(tmp_path: Path) -> None:
     first, bad, last = read_cases(file)
     assert isinstance(first, EditCase) and isinstance(last, EditCase)
     assert (first.id, last.id) == ("line 2", "line 5")
-    assert isinstance(bad, Skipped) and bad.place == "f.csv, line 3"
+    assert isinstance(bad, Skipped) and bad.location == "f.csv, line 3"
     assert "6 cells, but the first line names 5 columns" in bad.reason
 
 
@@ -446,27 +446,27 @@ def test_fields_that_nothing_is_made_of_are_said_once_a_file(
     file = written(tmp_path, {**OWN, **notes}, {**OWN, **notes, "colour": "blue", "case_id": 1})
     assert [case.id for case in load_cases(file)] == ["line 1", "1"]
     (record,) = caplog.records
-    assert record.getMessage() == f"{file}: fields that kedit makes nothing of: colour, objects"
+    assert record.getMessage() == f"{file}: kedit ignores the fields colour, objects"
 
 
 BAD = [
     ("CounterFact", "requested_rewrite.target_new", ..., "field 'requested_rewrite.target_new.str"),
-    ("CounterFact", "requested_rewrite.target_new.str", "", "target_new.str': a str is wanted"),
+    ("CounterFact", "requested_rewrite.target_new.str", "", "target_new.str': expected a text that is not empty"),
     ("CounterFact", "requested_rewrite.target_new.str", "Greek", "'Greek' is what the fact says"),
     ("CounterFact", "requested_rewrite.prompt", "no gap", "requested_rewrite: .*exactly one {}"),
     ("CounterFact", "requested_rewrite.prompt", "{} and {}", "exactly one {}"),
     ("CounterFact", "requested_rewrite.prompt", "{} ", "has no words for the relation"),
-    ("CounterFact", "requested_rewrite.subject", "\ud800", "field 'subject': a str is wanted"),
-    ("CounterFact", "case_id", True, "field 'case_id': a int is wanted, got True"),
-    ("CounterFact", "paraphrase_prompts", "one", "'paraphrase_prompts': a list is wanted"),
-    ("CounterFact", "neighborhood_prompts", [" "], "'neighborhood_prompts.0': a str is wanted"),
+    ("CounterFact", "requested_rewrite.subject", "\ud800", "field 'subject': expected a text that is not empty"),
+    ("CounterFact", "case_id", True, "field 'case_id': expected a whole number, got True"),
+    ("CounterFact", "paraphrase_prompts", "one", "'paraphrase_prompts': expected a list"),
+    ("CounterFact", "neighborhood_prompts", [" "], "'neighborhood_prompts.0': expected a text that is not empty"),
     (
         "our RaKE",
         "requested_rewrite.relation",
         "tongue",
         "requested_rewrite: field 'relation': a d",
     ),
-    ("our RaKE", "requested_rewrite.relation.strs", [], "at least one name is wanted"),
+    ("our RaKE", "requested_rewrite.relation.strs", [], "needs at least one name"),
     ("our RaKE", "requested_rewrite.relation.kind", "odd", "'relation.kind': one of .* got 'odd'"),
     ("our RaKE", "requested_rewrite.relation.kind", [], "'relation.kind': one of"),
     ("our RaKE", "requested_rewrite.rm_rel_prompt", ..., "field 'rm_rel_prompt' is missing"),
@@ -478,44 +478,44 @@ BAD = [
         [{"subject": "Bo"}],
         "rel_neighborhood.0: field 'prompt' is m",
     ),
-    ("our RaKE", "rel_neighborhood", ["Bo"], "'rel_neighborhood.0': a dict is wanted"),
+    ("our RaKE", "rel_neighborhood", ["Bo"], "'rel_neighborhood.0': expected an object"),
     ("our RaKE", "rel_other", [{"label": "x", "prompt": "y"}], "rel_other.0: field 'relation_id'"),
     ("our RaKE", "portability", {"prompt": "Who?"}, "portability: field 'answer' is missing"),
     ("zsRE", "subject", "Nobody", "field 'src': the subject 'Nobody' is not in"),
     ("zsRE", "loc_ans", ..., "field 'loc_ans' is missing"),
-    ("zsRE", "answers", [3], "field 'answers.0': a str is wanted"),
-    ("zsRE", "alt", "", "field 'alt': a str is wanted, got ''"),
+    ("zsRE", "answers", [3], "field 'answers.0': expected a text that is not empty"),
+    ("zsRE", "alt", "", "field 'alt': expected a text that is not empty, got ''"),
     ("EasyEdit", "subject", "Nobody", "field 'prompt': the subject 'Nobody' is not in"),
-    ("EasyEdit", "ground_truth", [3], "CounterFact: field 'ground_truth': a str is wanted, got 3"),
-    ("EasyEdit", "ground_truth", [], "field 'ground_truth': a text is wanted, got \\[\\]"),
+    ("EasyEdit", "ground_truth", [3], "CounterFact: field 'ground_truth': expected a text that is not empty, got 3"),
+    ("EasyEdit", "ground_truth", [], "field 'ground_truth': expected a text, got \\[\\]"),
     (
         "EasyEdit",
         "ground_truth",
         ...,
-        "'ground_truth' is missing; wanted are subject, prompt",
+        "'ground_truth' is missing; needed: subject, prompt",
     ),
-    ("KnowEdit", "portability", ["x"], "field 'portability': a dict is wanted"),
-    ("KnowEdit", "locality.Forgetfulness", ["Bo"], "'Forgetfulness.0': a dict is wanted"),
+    ("KnowEdit", "portability", ["x"], "field 'portability': expected an object"),
+    ("KnowEdit", "locality.Forgetfulness", ["Bo"], "'Forgetfulness.0': expected an object"),
     ("KnowEdit", "portability.Reasoning", [{"prompt": "Who?"}], "Reasoning.0: field 'ground_truth"),
     ("MQuAKE", "requested_rewrite", [], "field 'requested_rewrite': at least one edit is w"),
-    ("MQuAKE", "requested_rewrite", "x", "field 'requested_rewrite': a list is wanted, got 'x'"),
+    ("MQuAKE", "requested_rewrite", "x", "field 'requested_rewrite': expected a list, got 'x'"),
     (
         "own",
         "target",
         ...,
-        "read as facts of one's own: field 'target' is missing; wanted are",
+        "read as your own facts: field 'target' is missing; needed:",
     ),
     ("own", "template", ..., "field 'template' is missing"),
     ("own", "object", None, "field 'object' is missing"),
     ("own", "kind", "odd", "field 'kind': one of"),
-    ("own", "paraphrase", [3], "field 'paraphrases': a str is wanted, got 3"),
+    ("own", "paraphrase", [3], "field 'paraphrases': expected a text that is not empty, got 3"),
     (
         "own",
         "neighbours",
         [{"object": "x"}],
-        "neighbours.0: a subject is wanted, or an object",
+        "neighbours.0: expected a subject, an object",
     ),
-    ("own", "neighbours", 3, "neighbours.0: a subject is wanted"),
+    ("own", "neighbours", 3, "neighbours.0: expected a subject"),
     ("own", "domian", "x", "unknown field 'domian': did you mean 'domain'"),
     ("edits", "prompt_template", "no gap", "exactly one {}"),
     ("edits", "relation_id", ..., "field 'relation_id' is missing"),
@@ -533,14 +533,14 @@ def test_a_bad_record_is_named_or_skipped(
     kept = [one for one in read_cases(file) if isinstance(one, EditCase)]
     first, last = [one for one in read_cases(file) if isinstance(one, Skipped)]
     assert len(kept) == 2
-    assert first.place == "f.jsonl, line 2"
+    assert first.location == "f.jsonl, line 2"
     assert not first.reason.startswith("f.jsonl")
-    assert last == Skipped("f.jsonl, line 4", "an object is wanted, got str")
+    assert last == Skipped("f.jsonl, line 4", "expected an object, got str")
 
 
 def test_an_id_is_taken_once(tmp_path: Path) -> None:
     file = written(tmp_path, EDIT, changed(EDIT, "case_id", "7"))
-    with pytest.raises(RecordError, match=r"line 2: the id '7' is taken by f.jsonl, line 1"):
+    with pytest.raises(RecordError, match=r"line 2: the id '7' is already used by f.jsonl, line 1"):
         load_cases(file)
     assert [type(one) for one in read_cases(file)] == [EditCase, Skipped]
 
@@ -549,7 +549,7 @@ def test_the_form_is_that_of_the_first_record_that_has_one(tmp_path: Path) -> No
     file = written(tmp_path, {"what": 1}, COUNTERFACT, changed(OURS, "case_id", 8), ZSRE)
     unknown, first, second, other = read_cases(file)
     assert isinstance(unknown, Skipped)
-    assert "fields 'what' are of no form that is known: RaKE, MQuAKE, Count" in unknown.reason
+    assert "fields 'what' fit no known format: RaKE, MQuAKE, Count" in unknown.reason
     assert isinstance(first, EditCase) and isinstance(second, EditCase)
     assert second.relation is None  # RaKE read as CounterFact
     assert isinstance(other, Skipped)
@@ -559,16 +559,16 @@ def test_the_form_is_that_of_the_first_record_that_has_one(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "f.jsonl: it holds no records"),
-        (["x"], "f.jsonl, line 1: an object is wanted, got str"),
-        ([{}], "line 1: fields none are of no form that is known"),
+        ([], "f.jsonl: the file holds no records"),
+        (["x"], "f.jsonl, line 1: expected an object, got str"),
+        ([{}], "line 1: fields none fit no known format"),
     ],
 )
 def test_a_file_of_no_known_form_is_refused(tmp_path: Path, lines: list, message: str) -> None:
     file = written(tmp_path, *lines)
     with pytest.raises(RecordError, match=message):
         load_cases(file)
-    with pytest.raises(RecordError, match="holds no records|broken JSON, and no table either"):
+    with pytest.raises(RecordError, match="holds no records|neither JSON nor a table"):
         list(read_cases(file))
     with pytest.raises(RecordError, match=r"nothing.json: cannot be read"):
         load_cases(tmp_path / "nothing.json")
@@ -579,7 +579,7 @@ def test_what_was_read_before_a_file_breaks_off_is_not_lost(tmp_path: Path) -> N
     torn = tmp_path / "f.jsonl.xz"
     torn.write_bytes(lzma.compress(text.encode())[:-1000])
     got = []
-    with pytest.raises(RecordError, match="broken off after line"):
+    with pytest.raises(RecordError, match="truncated or damaged after line"):
         for one in read_cases(torn):
             got.append(one)
     assert len(got) > 100
@@ -659,7 +659,7 @@ def test_garbage_is_refused_with_an_input_error_or_read(tmp_path_factory, conten
         (
             "zsre_mend_train_1000.json",
             981,
-            {"is what the fact says already": 17, "a str is wanted, got ''": 2},
+            {"is what the fact says already": 17, "expected a text that is not empty, got ''": 2},
         ),
     ],
 )

@@ -113,7 +113,7 @@ def test_each_format_is_recognised(tmp_path: Path) -> None:
     [
         (
             [{**KNOWN, "attribute": ""}],
-            "f.json, record 0: read as known_1000: field 'attribute'.*str is wanted, got ''",
+            "f.json, record 0: read as known_1000: field 'attribute'.*expected a text that is not empty, got ''",
         ),
         (
             [KNOWN, {**KNOWN, "prompt": "nobody is here"}],
@@ -130,8 +130,8 @@ def test_each_format_is_recognised(tmp_path: Path) -> None:
         ([{**OWN, "domian": "x"}], "unknown field 'domian': did you mean 'domain'"),
         ([{k: v for k, v in OWN.items() if k != "object"} | {"objct": 1}], "mean 'object'"),
         ([3], "record 0: an object is wanted, got int"),
-        ({"a": 1}, "f.json, line 1: fields 'a' are of no form that is known"),
-        (3, "f.json: broken JSON, and no table either"),
+        ({"a": 1}, "f.json, line 1: fields 'a' fit no known format"),
+        (3, "f.json: neither JSON nor a table"),
         ({"subject": {"0": "Arle"}}, "its records lie in columns, as pandas writes them"),
         ([], "holds no records"),
     ],
@@ -149,7 +149,7 @@ def test_broken_lines_and_torn_archives_are_named(tmp_path: Path) -> None:
     archive = tmp_path / "f.jsonl.xz"
     text = "".join(f"{json.dumps({**OWN, 'object': f'Bo {n}'})}\n" for n in range(5000))
     archive.write_bytes(lzma.compress(text.encode())[:-200])
-    with pytest.raises(RecordError, match=r"f.jsonl.xz: broken off after line \d+"):
+    with pytest.raises(RecordError, match=r"f.jsonl.xz: truncated or damaged after line \d+"):
         load_facts(archive)
     with pytest.raises(RecordError, match=r"cannot be read: embedded null byte"):
         load_facts("no\0thing.json")
@@ -176,7 +176,7 @@ def test_a_subject_inside_another_word_is_not_taken_for_the_subject() -> None:
         ("파리는", "리", "the subject '리' is only inside a longer word of '파리는'"),
         ("巴黎的首都是", "东京", "the subject '东京' is not in '巴黎的首都是'"),
         ("东京和京都在", "京", "the subject '京' is in '东京和京都在' 2 times"),
-        ("한국어는 한국의", "한국", "2 times, and in a script where words touch nothing tells"),
+        ("한국어는 한국의", "한국", "2 times: without spaces between words, kedit cannot tell"),
     ],
 )
 def test_a_subject_in_a_script_where_words_touch(prompt: str, subject: str, told: str) -> None:
@@ -337,10 +337,10 @@ def test_an_array_never_lies_in_memory_whole(tmp_path: Path, monkeypatch) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"a": 1}, {"a": 2}', r"f.json, record 1: broken JSON: ',' or '\]' is wanted behind it"),
+        ('[{"a": 1}, {"a": 2}', r"f.json, record 1: broken JSON: expected ',' or '\]' after the value"),
         ('[{"a": 1}, {"a": 2 "b": 3}]', "f.json, record 1: broken JSON: Expecting ',' delimiter"),
         ('[{"a": 1},]', "f.json, record 1: broken JSON"),
-        ('[{"a": 1}] [', "f.json: broken JSON: there is text behind the array"),
+        ('[{"a": 1}] [', "f.json: broken JSON: there is text after the array"),
         ("[" + "9" * 5000 + "]", "f.json, record 0: broken JSON"),
         ("[" * 100_000, "f.json, record 0: broken JSON"),
     ],
@@ -382,7 +382,7 @@ def test_a_torn_archive_is_named_behind_what_it_held(
     file.write_bytes(whole)
     assert sum(1 for _ in records(file)) == len(many)
     file.write_bytes(whole[:-2000])
-    with pytest.raises(RecordError, match=rf"{file.name}: broken off after (line|record) \d+"):
+    with pytest.raises(RecordError, match=rf"{file.name}: truncated or damaged after (line|record) \d+"):
         list(records_and_errors(file))
     file.write_bytes(whole[:20] + b"\xff" * 40 + whole[60:])
     with pytest.raises(RecordError, match=file.name):

@@ -139,20 +139,20 @@ def test_a_text_that_is_too_short_is_told_by_its_bytes_or_its_tokens(
         ("edit_fact", {"text": str(file)}, 4 * 256, "fewer --tokens-per-dim"),
         ("compare_editors", {"text": str(file)}, 4 * 256, "fewer --tokens-per-dim"),
         ("compare_editors", {"editors": f"rome:n_tokens=99:text={file}"}, 99, "fewer n_tokens"),
-        ("compare_editors", {"held_out": str(file)}, 63, "a longer text is wanted$"),
-        ("edit_fact", {"held_out": str(file)}, 63, "a longer text is wanted$"),
-        ("train_mend", {"locality_text": str(file)}, 24, "a longer text is wanted$"),
+        ("compare_editors", {"held_out": str(file)}, 63, "use a longer text$"),
+        ("edit_fact", {"held_out": str(file)}, 63, "use a longer text$"),
+        ("train_mend", {"locality_text": str(file)}, 24, "use a longer text$"),
     ):
         config = config_of(experiment, **options)
         file.write_text("The language of Ada Alder is Danish. " * 2000, encoding="utf-8")
         require_bytes(config)
         require_tokens(config, toy)
         file.write_text("Ada", encoding="utf-8")
-        with pytest.raises(InputError, match=f"it has 3 bytes, .*reads {n_tokens:,}: .*{mend}"):
+        with pytest.raises(InputError, match=f"the text has 3 bytes, .*needs {n_tokens:,} tokens: .*{mend}"):
             require_bytes(config)
         file.write_text("Danish " * (n_tokens // 4), encoding="utf-8")
         require_bytes(config)
-        with pytest.raises(InputError, match=f"it has [\\d,]+ tokens, .*reads {n_tokens:,}"):
+        with pytest.raises(InputError, match=f"the text has [\\d,]+ tokens, .*needs {n_tokens:,} tokens"):
             require_tokens(config, toy)
 
 
@@ -167,7 +167,7 @@ def test_too_few_facts_are_told_before_the_model_is_loaded(
 ) -> None:
     monkeypatch.setattr("kedit.models.load.load", None)  # not called
     config = Config(model="toy", limit=3, sites=["z"], out=str(tmp_path / "run"))
-    with pytest.raises(InputError, match="--limit 3: relations are compared.* --limit 8 is wanted"):
+    with pytest.raises(InputError, match="--limit 3: a comparison of relations.* Use --limit 8"):
         patch_heads.run(config)
     assert not (tmp_path / "run").exists()
     with pytest.raises(
@@ -182,7 +182,7 @@ def test_how_many_facts_are_enough() -> None:
     require_relations_to_compare([one, two, one, two], 0)
     with pytest.raises(InputError, match="Facts: 3, relations: 2, with two facts: 1"):
         require_relations_to_compare([one, two, one], 0)
-    with pytest.raises(InputError, match="--limit 3: .* --limit 4 is wanted"):
+    with pytest.raises(InputError, match="--limit 3: .* Use --limit 4"):
         require_relations_to_compare([one, two, one, two], 3)
     with pytest.raises(InputError, match="Facts: 1, kinds: 1"):
         require_kinds_to_compare([one, two], 1)

@@ -70,7 +70,7 @@ def test_facts_of_some_relations():
     assert {fact.relation.id for fact in both} == {first, last}
     assert of_relations(facts, "") == facts
     assert len({fact.relation.id for fact in of_relations(facts, "2")}) == 2
-    with pytest.raises(InputError, match="no facts of the relation 'P0'; there are"):
+    with pytest.raises(InputError, match="no facts of the relation 'P0'; the relations are"):
         of_relations(facts, f"P0,{first}")
 
 

@@ -64,7 +64,7 @@ def test_own_facts_with_a_target_are_edited_from_both_sides(
     found = chosen(file)
     assert found.sides == list(BOTH) and found.cases == load_cases(written(tmp_path, OWN))
     assert list(found.skipped) == ["f.jsonl, line 2", "f.jsonl, line 3"]
-    assert "skipped: f.jsonl, line 2: read as facts of one's own: temp" in capsys.readouterr().out
+    assert "skipped: f.jsonl, line 2: read as your own facts: temp" in capsys.readouterr().out
     with pytest.raises(RecordError, match="none of the records of .*; f.jsonl, line 1: read as ed"):
         chosen(written(tmp_path, {**EDIT, "subject": ""}))
 

@@ -316,7 +316,7 @@ def test_portability_questions_come_by_case_id(tmp_path: Path) -> None:
     )
     asked, broken = portability(extras)
     assert asked == {"1": ("Whence?", "Attica")}
-    assert [one.place for one in broken] == ["extras.jsonl, line 3", "extras.jsonl, line 4"]
+    assert [one.location for one in broken] == ["extras.jsonl, line 3", "extras.jsonl, line 4"]
     made = built(tmp_path, asked=asked)
     assert made[1]["portability"] == {"prompt": "Whence?", "answer": "Attica"}
     assert "portability" not in made[1]["lacks"]
@@ -329,20 +329,20 @@ def test_portability_questions_come_by_case_id(tmp_path: Path) -> None:
         ("requested_rewrite.prompt", "no gap", "exactly one {}"),
         ("requested_rewrite.prompt", "{} and {}", "exactly one {}"),
         ("requested_rewrite.prompt", "{} {x} is", "a brace that is not the subject's {}"),
-        ("requested_rewrite.prompt", "the '{}' is", "a blank is wanted before {}"),
+        ("requested_rewrite.prompt", "the '{}' is", "needs a blank before {}"),
         ("requested_rewrite.prompt", "{} ", "has no words for the relation"),
-        ("requested_rewrite.target_new.str", "", "a str is wanted"),
+        ("requested_rewrite.target_new.str", "", "expected a text that is not empty"),
         ("requested_rewrite.target_new.str", "Greek", "is what the fact says already"),
         ("requested_rewrite.target_new.str", "{}", "a brace that is not the subject's {}"),
         ("requested_rewrite.target_true", ..., "field 'target_true.str' is missing"),
-        ("requested_rewrite.target_new.id", 7, "target_new: field 'id': a str is wanted"),
-        ("requested_rewrite.relation_id", "P0", "relation_id 'P0' is none of CounterFact's"),
+        ("requested_rewrite.target_new.id", 7, "target_new: field 'id': expected a text that is not empty"),
+        ("requested_rewrite.relation_id", "P0", "relation_id 'P0' is not one of CounterFact's"),
         ("requested_rewrite", ..., "field 'requested_rewrite' is missing"),
-        ("paraphrase_prompts", [3], "'paraphrase_prompts.0': a str is wanted"),
-        ("attribute_prompts", ["\ud800"], "'attribute_prompts.0': a str is wanted"),
-        ("pararel_idx", "x", "'pararel_idx': a int is wanted"),
+        ("paraphrase_prompts", [3], "'paraphrase_prompts.0': expected a text that is not empty"),
+        ("attribute_prompts", ["\ud800"], "'attribute_prompts.0': expected a text that is not empty"),
+        ("pararel_idx", "x", "'pararel_idx': expected a whole number"),
         ("case_id", ..., "field 'case_id' is missing"),
-        ("case_id", 2, "the case_id '2' is taken by f.jsonl, line 1"),
+        ("case_id", 2, "the case_id '2' is already used by f.jsonl, line 1"),
     ],
 )
 def test_what_cannot_be_built_is_skipped_with_its_reason(
@@ -353,9 +353,9 @@ def test_what_cannot_be_built_is_skipped_with_its_reason(
     assert len(got) - len(skips) == 2
     first, last = skips
     assert reason in first.reason
-    assert first.place == "f.jsonl, line 2"
+    assert first.location == "f.jsonl, line 2"
     assert first.id == ("" if (path, value) == ("case_id", ...) else "2" if value == 2 else "1")
-    assert last == Skipped("f.jsonl, line 3", "an object is wanted, got str")
+    assert last == Skipped("f.jsonl, line 3", "expected an object, got str")
 
 
 def test_a_missing_list_is_no_reason_to_skip(tmp_path: Path) -> None:

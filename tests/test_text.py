@@ -117,7 +117,7 @@ def test_kedits_text_is_clean_and_its_parts_share_no_document() -> None:
 def test_the_model_goes_on_saying_the_same_by_seed(
     family: FamilyOf, bosless_gpt2: HookedTransformer, monkeypatch: pytest.MonkeyPatch, bos: bool
 ) -> None:
-    monkeypatch.setattr(room, "TOGETHER", 16)
+    monkeypatch.setattr(room, "CHUNKS_PER_BATCH", 16)
     # of random weights: the toy may say the same over and over, whatever the seed
     model = family("gpt2").model if bos else bosless_gpt2
 
@@ -125,7 +125,7 @@ def test_the_model_goes_on_saying_the_same_by_seed(
         return list(itertools.islice(Corpus(SELF, seed).chunks(model, 12, first), 20 - first))
 
     chunks = said(3)
-    assert len(chunks) == 20 > room.TOGETHER and len(set(chunks)) > 15
+    assert len(chunks) == 20 > room.CHUNKS_PER_BATCH and len(set(chunks)) > 15
     assert chunks == said(3) != said(4)
     assert said(3, first=5) == chunks[5:] and said(3, first=17) == chunks[17:]
 
@@ -144,7 +144,7 @@ def test_a_text_that_ends_is_followed_by_another(
     (newline,) = plain_ids(toy, "\n")
     chunks = list(itertools.islice(Corpus().chunks(toy, 3), 2))
     assert chunks == [(0, newline, newline, newline), (0, 7, 7, 7)]
-    assert rounds == [(room.TOGETHER, 4), (1, 3), (1, 2)]
+    assert rounds == [(room.CHUNKS_PER_BATCH, 4), (1, 3), (1, 2)]
 
 
 def test_a_data_set_of_the_hub_is_read_as_far_as_needed(
@@ -173,7 +173,7 @@ def test_a_data_set_of_the_hub_is_read_as_far_as_needed(
 
 
 def test_a_data_set_that_cannot_be_had_is_refused(toy: HookedTransformer) -> None:
-    with pytest.raises(InputError, match="hf:org/absent: cannot be had .*give a text file instead"):
+    with pytest.raises(InputError, match="hf:org/absent: cannot be read from .*give a text file instead"):
         next(Corpus("hf:org/absent").chunks(toy, 4))
 
 

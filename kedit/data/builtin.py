@@ -1,4 +1,4 @@
-"""Loads kedit's built-in facts (facts.json): well-known facts of many relations, several templates each."""
+"""The built-in facts and cases (facts.json): many relations, with several templates each."""
 
 import json
 from functools import cache

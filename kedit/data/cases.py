@@ -59,7 +59,7 @@ def relation_probes(
     Args:
         number: number of the case. It chooses three of the wordings that fit any relation, so that
             the cases take turns with them.
-        neighbours: facts of the relation about other subjects. These pairs should keep the relation.
+        neighbours: facts of the relation about other subjects, which should stay.
         known: other facts of the subject.
     """
     fact, label = entity.fact, entity.fact.relation.name

@@ -21,7 +21,7 @@ BUILT = "results/build_rake/counterfact/rake.jsonl"  # where experiments.build_r
 
 
 def in_turn(groups: Iterable[Sequence[Record]], seed: int) -> list[Record]:
-    """Orders records so that the groups take turns; `seed` shuffles the groups and their records."""
+    """Orders records so that the groups take turns; `seed` shuffles groups and their records."""
     draw = random.Random(seed)
     queues = [list(group) for group in groups]
     for queue in queues:

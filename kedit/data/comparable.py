@@ -33,8 +33,8 @@ def require_relations_to_compare(order: Sequence[Sequence[Fact]], limit: int) ->
         )
     raise InputError(
         f"--limit {limit}: a comparison of relations needs two relations with two facts each. "
-        f"Relations of the first {limit} facts: {len(used)}, with two facts: {_n_paired(used)}. Use "
-        f"--limit {PAIR * len(available)}, or fewer relations, as in --relations {PAIR}"
+        f"Relations of the first {limit} facts: {len(used)}, with two facts: {_n_paired(used)}. "
+        f"Use --limit {PAIR * len(available)}, or fewer relations, as in --relations {PAIR}"
     )
 
 

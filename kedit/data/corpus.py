@@ -1,8 +1,12 @@
-"""Running text: what ships with kedit, a file, a data set of the hub, or what the model says.
+"""Running text in chunks: kedit's own, a file, a data set of the hub, or sampled from the model.
 
-It is packed: documents follow one another, a new line behind each, and what they give is cut into
-chunks of one length. No end token stands between them: its key is no word's, and it is no part of
-the text that an edit should leave alone.
+Documents are packed: they follow one another, separated by new lines, and are cut into chunks.
+
+    document 1 | document 2 | document 3 ...    (| is a new line)
+    [ chunk 0 ][ chunk 1 ][ chunk 2 ][ chunk 3  (all of the same number of tokens)
+
+There is no end token between documents, since an edit needs to spare words only: the key of an end
+token would enter the statistics of keys.
 """
 
 import hashlib
@@ -25,20 +29,21 @@ from kedit.models.prompts import bos_ids, plain_ids
 
 SHIPPED = {KEDIT: "statistics.txt", HELD_OUT: "held_out.txt"}  # in the package kedit.data.text
 NAMES = {KEDIT: "kedit's text", HELD_OUT: "the held-out part of kedit's text"}
-PIECE = 2**17  # characters that are tokenized at once
-TOGETHER = 32  # chunks of its own text that a model says at once
+PIECE = 2**17  # characters that are tokenized at once, about
+CHUNKS_PER_BATCH = 32  # chunks that are sampled at once from the model; they depend on this number
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Running text that a model can be shown.
+    """Running text from one source.
 
     Args:
-        source: "kedit" for the text that ships with kedit, "kedit:held-out" for other documents of
-            it, a text file, a .jsonl file with a field "text" (either of them also .xz or .gz),
-            "hf:NAME[:CONFIG[:SPLIT]]" for a data set of the Hugging Face hub ("train" unless a
-            split is named), or "self" for what the model says when nothing is said to it.
-        seed: of the model's own text; nothing else depends on it.
+        source: "kedit" for the text that ships with kedit; "kedit:held-out" for other documents of
+            that text; a text file or a .jsonl file with a field "text", perhaps compressed (.xz or
+            .gz); "hf:NAME[:CONFIG[:SPLIT]]" for a data set of the Hugging Face hub, whose split is
+            "train" unless one is named; or "self" for text sampled from the model itself, without
+            a prompt.
+        seed: seed with which "self" is sampled; other sources do not depend on it.
     """
 
     source: str = SELF
@@ -46,7 +51,7 @@ class Corpus:
 
     @property
     def file(self) -> Path | None:
-        """The file that it is read from, if it is one."""
+        """The file that the text is read from; None for the hub and for sampled text."""
         if self.source in SHIPPED:
             return Path(data.__file__).with_name("text") / SHIPPED[self.source]
         is_file = self.source != SELF and not self.source.startswith(HUB)
@@ -54,7 +59,7 @@ class Corpus:
 
     @property
     def name(self) -> str:
-        """What a reader calls it."""
+        """The name of the text in tables, figures and messages."""
         if self.source == SELF:
             return f"the model's own text, seed {self.seed}"
         if self.file is not None:
@@ -62,49 +67,54 @@ class Corpus:
         return self.source
 
     def digest(self) -> str:
-        """What tells it from every other corpus, wherever its file lies.
+        """Returns a text that identifies the corpus, independent of the path of its file.
 
-        A data set of the hub is told by its name alone, the model's own text by its seed: of which
-        model is for the caller to add.
+        A file is identified by its contents, a data set of the hub by its name, and sampled text by
+        its seed; the caller must add which model the text is sampled from.
 
         Raises:
             InputError: the file cannot be read.
         """
         if self.file is None:
-            is_own = self.source == SELF
-            return f"{self.name}, {TOGETHER} chunks at once" if is_own else self.name
+            is_sampled = self.source == SELF
+            return f"{self.name}, {CHUNKS_PER_BATCH} chunks at once" if is_sampled else self.name
         digest = hashlib.sha256(b"records" if self._has_records else b"text")
         try:
             with open_bytes(self.file) as raw:
                 while chunk := raw.read(1 << 20):
                     digest.update(chunk)
         except OSError as error:
-            raise self._refusal(error) from None
+            raise self._unreadable(error) from None
         return digest.hexdigest()
 
     def token_ids(self, model: HookedTransformer) -> Iterator[Tokens]:
-        """All tokens of a file or a data set from its start on, piece by piece, without BOS.
+        """Yields the tokens of a file or data set, piece by piece, without BOS.
 
         Raises:
-            InputError: it cannot be read, or a record has no text.
+            InputError: the text cannot be read, or a record has no text.
         """
         for piece in _pieces(self._lines()):
-            with quiet():  # the tokenizer would warn that no context holds them all
+            with quiet():  # without the warning that a piece is longer than the context
                 ids = plain_ids(model, piece)
             yield ids
 
     def chunks(self, model: HookedTransformer, window: int, first: int = 0) -> Iterator[Tokens]:
-        """Chunks of `window` tokens, from chunk number `first` on; BOS in front, not counted.
+        """Yields chunks of `window` tokens, after a BOS that is not counted.
 
-        Of a file or a data set every token is in one chunk, in order, but for those at its end that
-        fill no chunk. The model's own text has no end, and each chunk of it begins a new one.
+        The chunks of a file or data set contain all its tokens in order, except a rest that does
+        not fill a chunk. There are infinitely many chunks of sampled text, each of which begins a
+        new text.
+
+        Args:
+            window: number of tokens per chunk.
+            first: number of the chunk to begin with, from 0.
 
         Raises:
-            InputError: as `token_ids`.
+            InputError: as for `token_ids`.
         """
         start = tuple(bos_ids(model))
         if self.source == SELF:
-            packed = _own_text(model, window, self.seed, first)
+            packed = _sampled_text(model, window, self.seed, first)
         else:
             packed = itertools.islice(_packed(self.token_ids(model), window), first, None)
         for chunk in packed:
@@ -115,7 +125,7 @@ class Corpus:
         return self.file is not None and ".jsonl" in self.file.suffixes
 
     def _lines(self) -> Iterator[str]:
-        """Lines of a text file, or else whole documents; each ends with a new line."""
+        """Yields the lines of a text file, or else whole documents; each ends with a new line."""
         if self.file is not None and not self._has_records:
             yield from self._file_lines(self.file)
             return
@@ -123,7 +133,7 @@ class Corpus:
         for location, row in rows:
             text = row.get("text")
             if isinstance(text, str) and not text.strip():
-                continue  # usual: WikiText has an empty row between any two
+                continue  # expected: every second row of WikiText is empty
             text = field(location, row, "text")
             yield text if text.endswith("\n") else f"{text}\n"
 
@@ -132,27 +142,27 @@ class Corpus:
             with open_text(path) as lines:
                 yield from lines
         except UNREADABLE as error:
-            raise self._refusal(error) from None
+            raise self._unreadable(error) from None
 
-    def _refusal(self, error: Exception) -> InputError:
+    def _unreadable(self, error: Exception) -> InputError:
         return InputError(f"{self.source}: cannot be read as text: {error}")
 
 
 def corpus_of(model_name: str, source: str, seed: int = 0, held_out: bool = False) -> Corpus:
-    """The text that a setting names; for "", the one that ships with kedit.
-
-    That text is about our world, of which the toy has never heard: for the toy, "" is its own text.
+    """Returns the corpus that a setting names.
 
     Args:
-        held_out: "" is the part of kedit's text that is held out.
+        source: as in `Corpus`; "" for the text that ships with kedit, except for the toy model. The
+            toy knows none of the words of that text, so its default is text sampled from itself.
+        held_out: whether "" names the held-out part of kedit's text.
     """
     default = SELF if model_name == "toy" else HELD_OUT if held_out else KEDIT
     return Corpus(source or default, seed)
 
 
 def _hub_rows(source: str) -> Iterator[tuple[str, Record]]:
-    """Rows of a data set of the Hugging Face hub, each with its location, read as they are needed."""
-    import datasets  # not above: it takes a second, and files need none of it
+    """Streams the rows of a data set of the Hugging Face hub, each with its location."""
+    import datasets  # imported here because it takes a second, and files do not need it
 
     _, name, config, split = [*source.split(":", 3), "", ""][:4]
     try:
@@ -162,20 +172,21 @@ def _hub_rows(source: str) -> Iterator[tuple[str, Record]]:
             )
         for number, row in enumerate(rows):
             yield f"{source}, row {number}", row
-    # of any kind: the network's, the hub's, the file formats' below it
+    # any exception: network, hub and file formats raise their own kinds
     except Exception as error:
         raise InputError(
-            f"{source}: cannot be had from the Hugging Face hub (no network, or no such name, "
-            "configuration or split; hf:NAME:CONFIG:SPLIT is wanted): give a text file instead. "
-            f"It said: {str(error)[:150]}"
+            f"{source}: cannot be read from the Hugging Face hub (no network, or no such name, "
+            "configuration or split; expected hf:NAME:CONFIG:SPLIT): give a text file instead. "
+            f"The hub's error: {str(error)[:150]}"
         ) from error
 
 
 def _pieces(lines: Iterable[str]) -> Iterator[str]:
-    """Lines in pieces that are tokenized at once, of about PIECE characters.
+    """Joins lines into pieces of about PIECE characters, which are tokenized at once.
 
-    Cut in front of a line that is not blank, so that tokens are those of the whole text; but for
-    blank lines right before a cut, which may have been tokenized together with what follows.
+    A piece ends before a line that is not blank, so that the tokens are those of the whole text.
+    The exception is blank lines right before the end of a piece: in the whole text, they may share
+    a token with the following line.
     """
     held: list[str] = []
     size = 0
@@ -190,6 +201,7 @@ def _pieces(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _packed(pieces: Iterable[Tokens], window: int) -> Iterator[Tokens]:
+    """Cuts the tokens of all pieces into chunks of `window` tokens and drops the rest."""
     held: Tokens = ()
     for ids in pieces:
         held += ids
@@ -199,29 +211,29 @@ def _packed(pieces: Iterable[Tokens], window: int) -> Iterator[Tokens]:
         held = held[full:]
 
 
-def _own_text(model: HookedTransformer, window: int, seed: int, first: int) -> Iterator[Tokens]:
-    """What the model says when nothing is said to it, from chunk number `first` on.
+def _sampled_text(model: HookedTransformer, window: int, seed: int, first: int) -> Iterator[Tokens]:
+    """Samples text from the model without a prompt, from chunk number `first` on.
 
-    Chunks are said TOGETHER at a time, each time by a seed of their own, so that later ones can be
-    had without those before them. A text that ends within its chunk is followed by another.
+    Chunks are sampled in batches of CHUNKS_PER_BATCH. Each batch has its own seed, so that it does
+    not need the batches before it. If a text ends within its chunk, another text follows.
     """
     newline = plain_ids(model, "\n")
-    opening = tuple(bos_ids(model)) or newline
-    for group in itertools.count(first // TOGETHER):
-        chunks: list[Tokens] = [()] * TOGETHER
+    opening = tuple(bos_ids(model)) or newline  # sampling needs a first token
+    for group in itertools.count(first // CHUNKS_PER_BATCH):
+        chunks: list[Tokens] = [()] * CHUNKS_PER_BATCH
         for attempt in itertools.count():
             short = [number for number, chunk in enumerate(chunks) if len(chunk) < window]
             if not short:
                 break
-            room = window - min(len(chunks[number]) for number in short)
-            drawn = hashlib.sha256(f"{seed} {group} {attempt}".encode()).digest()
-            said = sampled(
+            missing = window - min(len(chunks[number]) for number in short)
+            batch_seed = hashlib.sha256(f"{seed} {group} {attempt}".encode()).digest()
+            continuations = sampled(
                 model,
                 [opening] * len(short),
-                len(opening) + room,
+                len(opening) + missing,
                 model.cfg.d_vocab,
-                int.from_bytes(drawn[:7], "big"),
+                int.from_bytes(batch_seed[:7], "big"),
             )
-            for number, text in zip(short, said, strict=True):
+            for number, text in zip(short, continuations, strict=True):
                 chunks[number] += (*text, *newline)
-        yield from (chunk[:window] for chunk in chunks[max(0, first - group * TOGETHER) :])
+        yield from (chunk[:window] for chunk in chunks[max(0, first - group * CHUNKS_PER_BATCH) :])

@@ -2,7 +2,7 @@
 
 from kedit.data import relations
 from kedit.data.cases import edit_case, neighbour_probe, target_probe
-from kedit.data.fields import Record, field, id_of, with_location, texts
+from kedit.data.fields import Record, field, id_of, texts, with_location
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact
 

@@ -29,7 +29,7 @@ class MissingField(RecordError):
 
 @dataclass(frozen=True)
 class Skipped:
-    """A record that cannot be used: its location in the file, the reason, and its id, if it has one."""
+    """A record that cannot be used: its location in the file, the reason, and its id or ""."""
 
     location: str
     reason: str
@@ -60,7 +60,7 @@ def field(location: str, record: Record, name: str, kind: type = str) -> Any:
 
 
 def optional(location: str, record: Record, name: str, kind: type = str) -> Any:
-    """As `field`, but returns an empty value of type `kind` if the field is missing, null or empty."""
+    """As `field`, but returns an empty `kind` if the field is missing, null or empty."""
     value = record.get(name)
     return kind() if value is None or value == kind() else _checked(location, name, value, kind)
 

@@ -1,4 +1,4 @@
-"""The file formats of facts and edits; a file's format is recognised by the fields of its records."""
+"""The file formats of facts and edits, which are recognised by the fields of the records."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence

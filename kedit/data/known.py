@@ -1,4 +1,4 @@
-"""Parses ROME's known_1000.json: facts that GPT-2 XL completes, for causal tracing (Meng et al. 2022)."""
+"""Parses known_1000.json: facts that GPT-2 XL completes, for causal tracing (ROME)."""
 
 from kedit.data.fields import Record, field, with_location
 from kedit.errors import RecordError

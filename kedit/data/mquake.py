@@ -1,4 +1,4 @@
-"""Parses MQuAKE (Zhong et al. 2023): several edits per record, with multi-hop questions about them."""
+"""Parses MQuAKE (Zhong et al. 2023): several edits per record, with multi-hop questions."""
 
 import zlib
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from kedit.data.fields import (
     id_of,
     objects,
     optional,
-    with_location,
     texts,
+    with_location,
 )
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact, Probe

@@ -6,19 +6,19 @@ from kedit.errors import InputError
 
 RECORDS = ("auto", "builtin", "toy")
 KEDIT = "kedit"  # text by Gemma 3 270M (experiments.say_text), for the statistics of keys
-HELD_OUT = "kedit:held-out"  # other documents of the same text, for the perplexity before and after an edit
+HELD_OUT = "kedit:held-out"  # other documents of that text, for the perplexity under an edit
 SELF = "self"  # text sampled from the model itself
 HUB = "hf:"  # how names of data sets of the Hugging Face hub begin
 NO_FILES = ("", *RECORDS, KEDIT, HELD_OUT, SELF)
 
 
 def require_records(option: str, name: str) -> None:
-    """Raises InputError unless `name` is an existing file or the name of kedit's own records."""
+    """Raises InputError unless `name` is a file or one of NO_FILES, such as "builtin"."""
     require_file(option, name, " (builtin and toy are kedit's own)")
 
 
 def require_text(option: str, name: str) -> None:
-    """Raises InputError unless `name` is an existing file, a data set of the hub, or kedit's text."""
+    """Raises InputError unless `name` is a file, a data set of the hub, or one of NO_FILES."""
     if not name.startswith(HUB):
         require_file(option, name, " (hf:NAME is a data set of the Hugging Face hub)")
 

@@ -98,7 +98,7 @@ def _named(location: str, record: Record) -> Record:
             fields[column] = [*fields.get(column, ()), value]
         else:
             name = SPELT.get(name, name)
-            # a year is a number in JSON, and pandas turns objects that look like numbers into numbers
+            # a year is a number in JSON, and so is an object that pandas has parsed as a number
             is_number = name in ANSWERS and type(value) in (int, float)
             fields[name] = f"{value:g}" if is_number else value
     for name in fields:

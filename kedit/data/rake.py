@@ -1,4 +1,4 @@
-"""Parses RaKE: CounterFact with a relation side, written by experiments.build_rake or RaKE's authors."""
+"""Parses RaKE, which is CounterFact with a relation side: build_rake's files and the authors'."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import get_args
 
 from kedit.data import counterfact, relations
 from kedit.data.cases import edit_case
-from kedit.data.fields import Record, field, objects, optional, with_location, texts
+from kedit.data.fields import Record, field, objects, optional, texts, with_location
 from kedit.errors import RecordError
 from kedit.facts import (
     NO_RELATION,

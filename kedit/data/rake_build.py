@@ -86,8 +86,8 @@ def _built(edit: EditRecord, seen: Survey, question: PortabilityQuestion | None)
             f"{location}: relation_id {fact.relation.id!r} is not one of CounterFact's 34"
         )
     described = relations.table()[fact.relation.id]
-    # drawn by the id, not by the location, so that a case has the same prompts in every file; and by
-    # SHA-256, since Python's hash differs between processes
+    # The seed is the id, not the location, so that a case has the same prompts in every file. It is
+    # hashed by SHA-256, since Python's hash differs between processes.
     draw = int.from_bytes(hashlib.sha256(edit.id.encode()).digest()[:8], "big")
     wordings = _drawn(described, draw)
     copied = {name: list(texts(location, record, name)) for name in COPIED}
@@ -146,7 +146,7 @@ def _drawn(described: Described, draw: int) -> tuple[Wording, ...]:
 
 
 def _neighbours(request: EditRequest, prompts: list[str], seen: Survey, draw: int) -> list[str]:
-    """Finds other subjects with the same true object: first in the record's prompts, then in the file."""
+    """Finds other subjects with the same true object, first in `prompts`, then in the file."""
     fact = request.fact
     known = seen.subjects.get((fact.relation.id, fact.object), ())
     start = draw % max(

@@ -71,7 +71,7 @@ def records_and_errors(path: str | Path) -> Iterator[tuple[str, Record | RecordE
 def _values(path: Path) -> Iterator[tuple[str, Any]]:
     """Yields location and JSON value of each record, after a look at how the file begins."""
     opening = _opening(path)
-    # If the first of several lines is a complete array, this is not one array over several lines but
+    # If the first of several lines is a complete array, this is not an array over several lines but
     # JSON Lines, whose first record is not an object.
     is_array = bool(opening) and opening[0].startswith("[")
     if is_array and (len(opening) == 1 or not _is_json(opening[0])):
@@ -109,7 +109,7 @@ def _opening(path: Path) -> list[str]:
 
 
 def _objects(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yields one object per line, or the single object that the file holds, or the objects in it."""
+    """Yields one object per line, or the file's single object, or the objects inside it."""
     lines = _lines(path)
     first = list(islice(lines, 2))
     whole = first[0][1]

@@ -14,7 +14,7 @@ FILE = Path(__file__).with_name("relations.json")
 
 @dataclass(frozen=True)
 class Wording:
-    """A text with {s} for the subject and, unless the object should complete it, {o} for the object.
+    """A text with {s} for the subject and, unless the object completes it, {o} for the object.
 
     Args:
         relation_id: the relation that the text puts into words; "" for texts that fit any relation.

@@ -1,4 +1,4 @@
-"""Reads the edits of a CounterFact file, and collects what the whole file says of their subjects."""
+"""Reads the edits of a CounterFact file and collects all facts of the file."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ class Survey:
     frames: Mapping[str, Sequence[tuple[str, str]]]
 
     def subject_of(self, prompt: str, relation_id: str) -> str:
-        """Returns the subject of a prompt of this relation; "" if no template of the file fits it."""
+        """Returns the subject of a relation's prompt; "" if no template of the file fits it."""
         for before, after in self.frames.get(relation_id, ()):
             end = len(prompt) - len(after)
             if prompt.startswith(before) and prompt.endswith(after) and len(before) < end:
@@ -135,9 +135,9 @@ def _full(location: str, record: Record) -> Record:
 
 
 def _request(location: str, record: Record) -> EditRequest:
-    """Parses the edit, and refuses what the editors of RaKE's authors could not make.
+    """Parses the edit, and refuses what ROME's code could not edit.
 
-    These editors fill templates with str.format and drop the blank before the subject.
+    That code fills templates with str.format and drops the blank before the subject.
 
     Raises:
         RecordError: a field is missing, the edit changes nothing, or its template cannot be filled.

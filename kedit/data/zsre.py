@@ -1,7 +1,7 @@
 """Parses zsRE in MEND's format (Mitchell et al. 2022), perhaps with EasyEdit's portability."""
 
 from kedit.data.cases import UNNAMED, edit_case, target_probe
-from kedit.data.fields import Record, field, id_of, optional, with_location, texts
+from kedit.data.fields import Record, field, id_of, optional, texts, with_location
 from kedit.data.known import cut_out
 from kedit.errors import RecordError
 from kedit.facts import EditCase, EditRequest, Fact, Probe
