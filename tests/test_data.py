@@ -113,7 +113,7 @@ def test_each_format_is_recognised(tmp_path: Path) -> None:
     [
         (
             [{**KNOWN, "attribute": ""}],
-            "f.json, record 0: read as known_1000: field 'attribute'.*expected a text that is not empty, got ''",
+            "f.json, record 0: read as known_1000: field 'attribute': expected non-empty text, got ''",
         ),
         (
             [KNOWN, {**KNOWN, "prompt": "nobody is here"}],
@@ -129,10 +129,10 @@ def test_each_format_is_recognised(tmp_path: Path) -> None:
         ([{**OWN, "relation_words": ["queen"]}], "record 0: .*relation_words: 'queen' is not in"),
         ([{**OWN, "domian": "x"}], "unknown field 'domian': did you mean 'domain'"),
         ([{k: v for k, v in OWN.items() if k != "object"} | {"objct": 1}], "mean 'object'"),
-        ([3], "record 0: an object is wanted, got int"),
+        ([3], "record 0: expected an object, got int"),
         ({"a": 1}, "f.json, line 1: fields 'a' fit no known format"),
         (3, "f.json: neither JSON nor a table"),
-        ({"subject": {"0": "Arle"}}, "its records lie in columns, as pandas writes them"),
+        ({"subject": {"0": "Arle"}}, "the records are in columns, as pandas writes them"),
         ([], "holds no records"),
     ],
 )
@@ -337,7 +337,10 @@ def test_an_array_never_lies_in_memory_whole(tmp_path: Path, monkeypatch) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"a": 1}, {"a": 2}', r"f.json, record 1: broken JSON: expected ',' or '\]' after the value"),
+        (
+            '[{"a": 1}, {"a": 2}',
+            r"f.json, record 1: broken JSON: expected ',' or '\]' after the value",
+        ),
         ('[{"a": 1}, {"a": 2 "b": 3}]', "f.json, record 1: broken JSON: Expecting ',' delimiter"),
         ('[{"a": 1},]', "f.json, record 1: broken JSON"),
         ('[{"a": 1}] [', "f.json: broken JSON: there is text after the array"),
@@ -361,7 +364,7 @@ def test_a_broken_line_does_not_end_the_reading(tmp_path: Path) -> None:
     assert got[0] == OWN
     assert [str(error)[:28] for error in got[1:4]] == [
         "f.jsonl, line 2: broken JSON",
-        "f.jsonl, line 3: an object i",
+        "f.jsonl, line 3: expected an",
         "f.jsonl, line 4: broken JSON",
     ]
     assert got[4] == {}
@@ -382,7 +385,9 @@ def test_a_torn_archive_is_named_behind_what_it_held(
     file.write_bytes(whole)
     assert sum(1 for _ in records(file)) == len(many)
     file.write_bytes(whole[:-2000])
-    with pytest.raises(RecordError, match=rf"{file.name}: truncated or damaged after (line|record) \d+"):
+    with pytest.raises(
+        RecordError, match=rf"{file.name}: truncated or damaged after (line|record) \d+"
+    ):
         list(records_and_errors(file))
     file.write_bytes(whole[:20] + b"\xff" * 40 + whole[60:])
     with pytest.raises(RecordError, match=file.name):

@@ -35,7 +35,7 @@ def config_of(experiment: str, **options: Any) -> Any:
     ("experiment", "options", "message"),
     [
         ("trace_relation", {"facts": "no.jsonl"}, "--facts no.jsonl: there is no such file"),
-        ("trace_relation", {"facts": "tests"}, "--facts tests: it is a folder, and a file is"),
+        ("trace_relation", {"facts": "tests"}, "--facts tests: it is a folder, but must be a file"),
         ("trace_relation", {"by": "noise", "noise": "loud"}, "noise 'loud'"),
         ("trace_relation", {"window": 100}, "--window 100: toy has 4 layers, .* at most 10"),
         ("trace_relation", {"device": "mps"}, "--device mps: kedit computes on cpu and cuda only"),
@@ -148,11 +148,15 @@ def test_a_text_that_is_too_short_is_told_by_its_bytes_or_its_tokens(
         require_bytes(config)
         require_tokens(config, toy)
         file.write_text("Ada", encoding="utf-8")
-        with pytest.raises(InputError, match=f"the text has 3 bytes, .*needs {n_tokens:,} tokens: .*{mend}"):
+        with pytest.raises(
+            InputError, match=f"the text has 3 bytes, .*needs {n_tokens:,} tokens: .*{mend}"
+        ):
             require_bytes(config)
         file.write_text("Danish " * (n_tokens // 4), encoding="utf-8")
         require_bytes(config)
-        with pytest.raises(InputError, match=f"the text has [\\d,]+ tokens, .*needs {n_tokens:,} tokens"):
+        with pytest.raises(
+            InputError, match=f"the text has [\\d,]+ tokens, .*needs {n_tokens:,} tokens"
+        ):
             require_tokens(config, toy)
 
 
@@ -191,7 +195,7 @@ def test_how_many_facts_are_enough() -> None:
         require_facts_to_ask([*one, *two, *two], 2)
     some = [fact for fact in load_facts("toy") if fact.subject in ("Ada Alder", "Bruno Birch")]
     require_facts_of_a_relation(some, 2)
-    with pytest.raises(InputError, match="no relation of these has more than 2"):
+    with pytest.raises(InputError, match="none of these relations has more than 2"):
         require_facts_of_a_relation(some, 3)
     with pytest.raises(InputError, match="--facts-per-relation 1: at least 2 facts per relation"):
         require_facts_of_a_relation(some, 2, at_most=1)

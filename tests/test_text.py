@@ -173,7 +173,9 @@ def test_a_data_set_of_the_hub_is_read_as_far_as_needed(
 
 
 def test_a_data_set_that_cannot_be_had_is_refused(toy: HookedTransformer) -> None:
-    with pytest.raises(InputError, match="hf:org/absent: cannot be read from .*give a text file instead"):
+    with pytest.raises(
+        InputError, match="hf:org/absent: cannot be read from .*give a text file instead"
+    ):
         next(Corpus("hf:org/absent").chunks(toy, 4))
 
 

@@ -13,7 +13,7 @@ from kedit.spacing import without_end_blanks
 
 Record = dict[str, Any]
 EXPECTED = {
-    str: "a text that is not empty",
+    str: "non-empty text",
     int: "a whole number",
     dict: "an object",
     list: "a list",
