@@ -81,5 +81,5 @@ def test_text_that_cannot_be_used_is_refused(toy: HookedTransformer, tmp_path: P
         held_out(toy, str(tmp_path / "absent.txt"))
     short = tmp_path / "short.txt"
     short.write_text("too short", encoding="utf-8")
-    with pytest.raises(InputError, match=r"^\S*short.txt: \d+ tokens, at least 63"):
+    with pytest.raises(InputError, match=r"^\S*short.txt: has \d+ tokens, needs at least 63"):
         held_out(toy, str(short))

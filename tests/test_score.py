@@ -119,7 +119,9 @@ def test_an_edited_model_is_never_measured_by_its_own_words(toy: HookedTransform
     assert own_words(toy, [case(told)]) == {}
     score(toy, [case(told)], RANKED)
     for words in ({}, {"another prompt": 3}, None):
-        with pytest.raises(InputError, match="of Ada Alder is' is to be .*unedited model"):
+        with pytest.raises(
+            InputError, match="of Ada Alder is': the right answer is the unedited model"
+        ):
             score(toy, [case(told, left)], RANKED, words)
 
 

@@ -93,6 +93,6 @@ def parse(location: str, record: Record) -> Iterator[EditCase | Skipped]:
         yield edit_case(id, entity, probes, relation_side(entity), (fact.prompt,))
     if not n_cases:
         raise RecordError(
-            f"{location}: a target is another object of the relation, but there is none (objects in the "
-            f"samples: {len(by_object)})"
+            f"{location}: a target is another object of the relation, but there is none "
+            f"(objects in the samples: {len(by_object)})"
         )

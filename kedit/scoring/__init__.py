@@ -1,1 +1,1 @@
-"""What a model makes of a benchmark case, and what an edit changes of that."""
+"""Scores a model on benchmark cases and held-out text, before and after an edit."""

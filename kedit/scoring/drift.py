@@ -1,4 +1,4 @@
-"""How far an edit moves the model on text that has nothing to do with it."""
+"""Measures how an edit changes the model on held-out text: perplexity, and KL per token."""
 
 import itertools
 from dataclasses import dataclass
@@ -15,21 +15,22 @@ from kedit.models.prompts import bos_ids, device
 from kedit.models.sites import norm
 from kedit.progress import working
 
-WINDOW = 128  # tokens a chunk, BOS not counted
-ROWS = 64  # positions whose logits over the vocabulary lie in memory at once
+WINDOW = 128  # tokens per chunk, without BOS
+ROWS = 64  # positions whose logits over the vocabulary are in memory at once
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Held-out text, and what the unedited model makes of it.
+    """Held-out text with the unedited model's predictions on it.
 
     Args:
-        chunks: tokens, each chunk with BOS where the model wants one.
-        rows: behind ln_final, wherever a token is predicted; an edit leaves what follows as it is.
-        total: logsumexp of the logits there.
-        nll: negative log-probability of every token but each chunk's first, in nats.
-        expected: `kedit.forward.metrics.expected_unembedding` of each row; None where logits are
-            capped.
+        chunks: tokens of the text; each chunk begins with BOS if the model uses one.
+        rows: outputs of ln_final at all positions but the last of each chunk, where the next token
+            is known. No edit changes the unembedding that follows, so the logits need not be kept.
+        total: logsumexp of the logits of each row.
+        nll: negative log-probability of each token except the first of its chunk, in nats.
+        expected: `kedit.forward.metrics.expected_unembedding` of each row; None if the model caps
+            its logits.
     """
 
     chunks: Int[Tensor, "chunk pos"]
@@ -41,11 +42,11 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Drift:
-    """Before and after, on the same text.
+    """Surprise before and after an edit on the same text, and the KL divergence between them.
 
     Args:
-        before, after: each chunk's mean negative log-probability a token, in nats.
-        kl: each chunk's mean KL(before ‖ after) a token, in nats.
+        before, after: mean negative log-probability per token of each chunk, in nats.
+        kl: mean KL(before ‖ after) per token of each chunk, in nats.
     """
 
     before: Float[Tensor, " chunk"]
@@ -54,7 +55,7 @@ class Drift:
 
     @property
     def perplexity(self) -> tuple[float, float]:
-        """exp of the mean negative log-probability, before and after."""
+        """Perplexity before and after: exp of the mean negative log-probability."""
         return float(self.before.mean().exp()), float(self.after.mean().exp())
 
 
@@ -65,11 +66,15 @@ def held_out(
     seed: int = 0,
     chunk_tokens: int = WINDOW,
 ) -> Int[Tensor, "chunk pos"]:
-    """Chunks of `chunk_tokens` tokens of a text: evenly over a file, else its first ones.
+    """Returns chunks of a held-out text, each with BOS if the model uses one.
+
+    The chunks of a file are spread evenly over it; those of a data set of the hub or of sampled
+    text are its first ones.
 
     Args:
-        source, seed: as `kedit.data.corpus.corpus_of` has them; "" for the part of kedit's text
-            that is held out.
+        source, seed: see `kedit.data.corpus.corpus_of`; "" for the held-out part of kedit's text.
+        n_chunks: number of chunks, at most; a short file has fewer.
+        chunk_tokens: tokens per chunk, without BOS; at most what fits the model's context.
 
     Raises:
         InputError: the text cannot be read, or is too short for one chunk.
@@ -81,12 +86,12 @@ def held_out(
         with working(f"reading {corpus.name}"):
             rows = list(itertools.islice(corpus.chunks(model, chunk_tokens), n_chunks))
         if not rows:
-            raise InputError(f"{corpus.name}: at least {chunk_tokens} tokens are wanted")
+            raise InputError(f"{corpus.name}: needs at least {chunk_tokens} tokens")
         return torch.tensor(rows, device=device(model))
     ids = list(itertools.chain.from_iterable(corpus.token_ids(model)))
     n_chunks = min(n_chunks, len(ids) // chunk_tokens)
     if n_chunks == 0:
-        raise InputError(f"{corpus.name}: {len(ids)} tokens, at least {chunk_tokens} are wanted")
+        raise InputError(f"{corpus.name}: has {len(ids)} tokens, needs at least {chunk_tokens}")
     stride = len(ids) // n_chunks
     rows = [[*start, *ids[n * stride : n * stride + chunk_tokens]] for n in range(n_chunks)]
     return torch.tensor(rows, device=device(model))
@@ -94,7 +99,7 @@ def held_out(
 
 @torch.no_grad()
 def baseline(model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]) -> Baseline:
-    """What `model`, not yet edited, makes of the text."""
+    """Computes the predictions of the unedited `model` on the text."""
     resid = _resid(model, chunks)
     rows = _normed(model, resid)
     total, nll = _likelihood(model, rows, chunks)
@@ -107,13 +112,13 @@ def baseline(model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]) -> Base
 def surprise(
     model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]
 ) -> Float[Tensor, "chunk predicted"]:
-    """What a `Baseline` has as nll, for those who need no more: KL's part is the longest."""
+    """Computes `Baseline.nll` alone, without `Baseline.expected`, which takes most of the time."""
     return _likelihood(model, _normed(model, _resid(model, chunks)), chunks)[1]
 
 
 @torch.no_grad()
 def drift(model: HookedTransformer, before: Baseline) -> Drift:
-    """What the edited `model` makes of the same text."""
+    """Compares the edited `model` with the baseline on the same text."""
     rows = _normed(model, _resid(model, before.chunks))
     total, nll = _likelihood(model, rows, before.chunks)
     kl = _divergence(model, before, rows, total).view(nll.shape)
@@ -121,12 +126,14 @@ def drift(model: HookedTransformer, before: Baseline) -> Drift:
 
 
 def _resid(model: HookedTransformer, chunks: Tensor) -> Float[Tensor, "chunk pos d_model"]:
+    """Runs the model on the chunks, up to the residual stream before ln_final."""
     return torch.cat(
         [
             model(
                 part,
                 stop_at_layer=model.cfg.n_layers,
-                attention_mask=torch.ones_like(part),  # else guessed from padding tokens
+                # without it, TransformerLens takes tokens that equal the padding token for padding
+                attention_mask=torch.ones_like(part),
             )
             for part in chunks.split(8)
         ]
@@ -136,14 +143,14 @@ def _resid(model: HookedTransformer, chunks: Tensor) -> Float[Tensor, "chunk pos
 def _normed(
     model: HookedTransformer, resid: Float[Tensor, "chunk pos d_model"]
 ) -> Float[Tensor, "row d_model"]:
-    """Behind ln_final, where a token is predicted: everywhere but at the last of each chunk."""
+    """Applies ln_final at all positions but the last of each chunk, which has no next token."""
     return norm(model.ln_final, resid[:, :-1].flatten(0, 1)[None])[0]
 
 
 def _likelihood(
     model: HookedTransformer, rows: Float[Tensor, "row d_model"], chunks: Int[Tensor, "chunk pos"]
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, "chunk predicted"]]:
-    """logsumexp of each row's logits, and negative log-probability of the token behind it."""
+    """Returns logsumexp of each row's logits and negative log-probability of the next token."""
     total, _ = normalisers(model, rows)
     each = torch.arange(len(rows), device=rows.device)
     nll = total - chosen_logits(model, rows, each, chunks[:, 1:].flatten())
@@ -156,19 +163,24 @@ def _divergence(
     rows: Float[Tensor, "row d_model"],
     total: Float[Tensor, " row"],
 ) -> Float[Tensor, " row"]:
-    """KL(before ‖ now) of each row.
+    """Computes KL(before ‖ now) of each row.
 
-    Logits are linear in what is behind ln_final, so that with p of the unedited model
+    The logits are linear in the output h of ln_final. With the probabilities p of the unedited
+    model, therefore
 
         KL = (h_before − h_now) · Σ p(v) W_U[v] − (logsumexp_before − logsumexp_now)
 
-    in which only the last number is one over the vocabulary. Capped logits (Gemma 2) are not.
+    Here only logsumexp_now needs the edited model's logits over the vocabulary; the sum over v and
+    logsumexp_before are in the baseline. Capped logits (Gemma 2) are not linear in h, so both
+    distributions are computed in full.
     """
     if before.expected is not None:
         moved = ((before.rows - rows).double() * before.expected.double()).sum(-1)
         return (moved - (before.total.double() - total.double())).clamp(min=0).float()
     kl = torch.empty(len(rows), device=rows.device)
     for part in torch.arange(len(rows), device=rows.device).split(ROWS):
-        then, now = (unembedded(model, one[part]).log_softmax(-1) for one in (before.rows, rows))
-        kl[part] = (then.exp() * (then - now)).sum(-1)
+        old, new = (
+            unembedded(model, outputs[part]).log_softmax(-1) for outputs in (before.rows, rows)
+        )
+        kl[part] = (old.exp() * (old - new)).sum(-1)
     return kl

@@ -1,6 +1,6 @@
-"""An edit case under a model: every probe of both sides, as RaKE measures it and more strictly.
+"""Scores a model on edit cases: every probe of both sides, by RaKE's measures and stricter ones.
 
-A score says nothing of before or after: the same call measures the unedited and the edited model.
+The same function scores the unedited and the edited model; a score does not know which it is of.
 """
 
 from collections import Counter
@@ -23,12 +23,18 @@ from kedit.models.prompts import answers_ids, decoded, prompt_ids, require_room
 from kedit.models.sites import require_no_hooks_left
 from kedit.results.scores import EditScore, ProbeScore
 
-SAID_TOKENS = 6  # enough for an article, quotation marks and a name
+SAID_TOKENS = (
+    6  # tokens of greedy text per prompt: enough for an article, quotation marks and a name
+)
+# groups of probes after which the model generates greedy text
 GENERATED = ("efficacy", "paraphrase", "removal", "removal paraphrase", "portability")
-# all but the neighbours, which are many: their rank would cost more than all else
+# groups of probes whose label is ranked: not the neighbours, which are so many that their ranks
+# would take longer than everything else
 RANKED = ("efficacy", "paraphrase", "removal", "removal paraphrase", "other relations")
-TOP_K, TEXT_TOKENS = 5, 100  # of generated texts, prompt included (Meng et al. 2022)
-LOOKED_AT = 20  # likeliest tokens among which a model's own word is looked for (RETS)
+# of texts for fluency: sampled from the 5 likeliest tokens, 100 tokens with the prompt (ROME)
+TOP_K, TEXT_TOKENS = 5, 100
+OWN_WORD_TOP_K = 20  # likeliest tokens among which a model's own word is searched (RETS)
+LOGIT_ROWS = 20  # prompts whose logits over the vocabulary are in memory at once
 _FUNCTION_WORDS = """
 a about after all also although an and any are as at be because been before being both but by
 can could did do does each either even ever every few for from had has have he her here hers him
@@ -43,14 +49,14 @@ FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is measured beside the likelihoods, which always are.
+    """What to measure besides the likelihoods, which are always measured.
 
     Args:
-        labels: the relations' names among which a label's rank is taken; none: no ranks.
-        say: let the model speak, greedily, after the probes of GENERATED.
-        texts: generate a text for fluency from each of a case's generation prompts; from one that
-            stands there several times, as in CounterFact, as many texts.
-        seed: of these texts.
+        labels: names of the relations among which a probe's label is ranked; empty for no ranks.
+        say: whether to generate greedy text after the probes in the groups GENERATED.
+        texts: whether to generate a text for fluency from each generation prompt of a case. A
+            prompt that a case lists several times, as in CounterFact, gets that many texts.
+        seed: seed of these texts.
     """
 
     labels: tuple[str, ...] = ()
@@ -65,31 +71,31 @@ def score(
     scoring: Scoring,
     own_words: Mapping[str, int] | None = None,
 ) -> list[EditScore]:
-    """Scores of `cases`, in order; many cases at once are faster than one by one.
+    """Scores `cases`, in order. One call with many cases is faster than many calls.
 
     Args:
-        own_words: by prompt, the word of the unedited model where a probe leaves its answer to it:
-            what the function `own_words` gives, or EditScore.own_words.
+        own_words: by prompt, the unedited model's own word as a token id, for probes that name no
+            answer. The function `own_words` returns it, and `EditScore.own_words` keeps it.
 
     Raises:
-        InputError: a prompt and its answer are longer than the model's context, or there is no word
-            for it in `own_words`; names the prompt.
+        InputError: a prompt with its answer is longer than the model's context, or `own_words`
+            lacks a prompt; the message names the prompt.
     """
     require_no_hooks_left(model)
     probes = [probe for case in cases for probe in case.probes]
     own_words = own_words or {}
     for probe in probes:
-        # not taken from `model`: it may be edited, and would be measured by its own words
+        # not computed here: `model` may be edited, and must be compared with the unedited one
         if not probe.answer and probe.prompt not in own_words:
             raise InputError(
-                f"{probe.prompt!r} is to be answered as the unedited model answers it: give "
-                "score(..., own_words=own_words(model, cases)), read before the edit"
+                f"{probe.prompt!r}: the right answer is the unedited model's own word: pass it as "
+                "score(..., own_words=own_words(model, cases)), computed before the edit"
             )
-    asked = [_asked(model, probe, scoring.labels, own_words) for probe in probes]
-    answered = likelihoods(model, asked)
-    said = _said(model, probes, asked) if scoring.say else [None] * len(probes)
+    queries = [_query(model, probe, scoring.labels, own_words) for probe in probes]
+    answers = likelihoods(model, queries)
+    said = _said(model, probes, queries) if scoring.say else [None] * len(probes)
     scores = iter(
-        [_probe_score(model, *one) for one in zip(probes, asked, answered, said, strict=True)]
+        [_probe_score(model, *parts) for parts in zip(probes, queries, answers, said, strict=True)]
     )
     fluencies = _fluencies(model, cases, scoring.seed) if scoring.texts else [None] * len(cases)
     return [
@@ -107,42 +113,42 @@ def score(
     ]
 
 
-def _asked(
+def _query(
     model: HookedTransformer, probe: Probe, labels: Sequence[str], own_words: Mapping[str, int]
 ) -> Query:
-    """The answer, its rival, and the label's rank where the probe has a label."""
-    told = [text for text in (probe.answer, probe.rival, probe.label) if text]
-    ranks = bool(probe.label and labels and probe.group in RANKED)
-    among = [label for label in labels if label != probe.label] if ranks else []
-    texts = list(dict.fromkeys(told))
-    ids = answers_ids(model, probe.prompt, [*texts, *among])
-    answers, field = ids[: len(texts)], tuple(ids[len(texts) :])
+    """Builds the query for a probe: its answer, its rival, and the competitors of its label."""
+    texts = list(dict.fromkeys(filter(None, (probe.answer, probe.rival, probe.label))))
+    is_ranked = bool(probe.label and labels and probe.group in RANKED)
+    other_labels = [label for label in labels if label != probe.label] if is_ranked else []
+    ids = answers_ids(model, probe.prompt, [*texts, *other_labels])
+    answers, competitors = ids[: len(texts)], tuple(ids[len(texts) :])
     if not probe.answer:
         answers.insert(0, (own_words[probe.prompt],))
-    ranked = answers.index(ids[texts.index(probe.label)]) if ranks else 0
-    asked = Query(prompt_ids(model, probe.prompt), tuple(answers), field, ranked)
-    require_room(model, probe.prompt, len(asked.prompt) + max(map(len, asked.answers + field)))
-    return asked
+    ranked = answers.index(ids[texts.index(probe.label)]) if is_ranked else 0
+    query = Query(prompt_ids(model, probe.prompt), tuple(answers), competitors, ranked)
+    longest = max(map(len, query.answers + competitors))
+    require_room(model, probe.prompt, len(query.prompt) + longest)
+    return query
 
 
 def _probe_score(
     model: HookedTransformer,
     probe: Probe,
-    asked: Query,
-    answered: QueryAnswers,
+    query: Query,
+    answers: QueryAnswers,
     said: str | None,
 ) -> ProbeScore:
-    answer, *others = answered.answers
+    answer, *others = answers.answers
     return ProbeScore(
         perspective=probe.perspective,
         group=probe.group,
         prompt=probe.prompt,
-        answer=probe.answer or decoded(model, *asked.answers[0]),
+        answer=probe.answer or decoded(model, *query.answers[0]),
         rival=probe.rival,
         logprob=answer.logprob,
         rival_logprob=others[0].logprob if probe.rival else None,
         exact=answer.exact,
-        rank=answered.rank,
+        rank=answers.rank,
         said=said,
         says=None
         if said is None
@@ -156,31 +162,33 @@ def _probe_score(
 
 
 def _aliases(probe: Probe, text: str) -> tuple[str, ...]:
-    """A relation's other names count for its label, whether that is the answer or the rival."""
+    """Returns the other names of a relation, if `text` (answer or rival) is its name."""
     return probe.aliases if text == (probe.label or probe.answer) else ()
 
 
 def _said(
-    model: HookedTransformer, probes: Sequence[Probe], asked: Sequence[Query]
+    model: HookedTransformer, probes: Sequence[Probe], queries: Sequence[Query]
 ) -> list[str | None]:
-    """What the model says by itself after the probes whose groups are GENERATED."""
-    spoken = list(
-        dict.fromkeys(
-            one.prompt for probe, one in zip(probes, asked, strict=True) if probe.group in GENERATED
-        )
+    """Generates greedy text after the probes in the groups GENERATED; None for other probes."""
+    pairs = list(zip(probes, queries, strict=True))
+    prompts = list(
+        dict.fromkeys(query.prompt for probe, query in pairs if probe.group in GENERATED)
     )
-    said = greedy(model, spoken, SAID_TOKENS)
-    texts = {prompt: decoded(model, *tokens) for prompt, tokens in zip(spoken, said, strict=True)}
-    return [
-        texts[one.prompt] if probe.group in GENERATED else None
-        for probe, one in zip(probes, asked, strict=True)
-    ]
+    said = greedy(model, prompts, SAID_TOKENS)
+    texts = {prompt: decoded(model, *tokens) for prompt, tokens in zip(prompts, said, strict=True)}
+    return [texts[query.prompt] if probe.group in GENERATED else None for probe, query in pairs]
 
 
 def own_words(model: HookedTransformer, cases: Sequence[EditCase]) -> dict[str, int]:
-    """By prompt, `model`'s likeliest token that is a word with a meaning (as RETS measures it).
+    """Returns the own word of the unedited model for each prompt whose probe names no answer.
 
-    Of the probes whose answer is left to the unedited model, which `model` has to be.
+    The own word is the likeliest token that is a word with a meaning (RETS).
+
+    Args:
+        model: the unedited model.
+
+    Returns:
+        By prompt, the id of the token.
 
     Raises:
         InputError: a prompt is longer than the model's context.
@@ -188,20 +196,21 @@ def own_words(model: HookedTransformer, cases: Sequence[EditCase]) -> dict[str, 
     probes = [probe for case in cases for probe in case.probes]
     prompts = list(dict.fromkeys(probe.prompt for probe in probes if not probe.answer))
     ids = [prompt_ids(model, prompt) for prompt in prompts]
-    for prompt, own in zip(prompts, ids, strict=True):
-        require_room(model, prompt, len(own) + 1)
+    for prompt, tokens in zip(prompts, ids, strict=True):
+        require_room(model, prompt, len(tokens) + 1)
     words: dict[str, int] = {}
-    for batch in batches(model, [len(own) for own in ids]):
+    for batch in batches(model, [len(tokens) for tokens in ids]):
         reading = read(model, [ids[index] for index in batch])
-        for part in torch.arange(len(batch)).split(LOOKED_AT):
-            likeliest = last_logits(model, reading.last[part]).topk(LOOKED_AT).indices.tolist()
+        for part in torch.arange(len(batch)).split(LOGIT_ROWS):
+            likeliest = last_logits(model, reading.last[part]).topk(OWN_WORD_TOP_K).indices.tolist()
             for row, tokens in zip(part.tolist(), likeliest, strict=True):
-                meant = (token for token in tokens if _has_meaning(decoded(model, token)))
-                words[prompts[batch[row]]] = next(meant, tokens[0])
+                meaningful = (token for token in tokens if _has_meaning(decoded(model, token)))
+                words[prompts[batch[row]]] = next(meaningful, tokens[0])
     return words
 
 
 def _has_meaning(word: str) -> bool:
+    """Whether a token is a word of at least two letters and not one of FUNCTION_WORDS."""
     word = word.strip()
     return word.isalpha() and len(word) > 1 and word.casefold() not in FUNCTION_WORDS
 
@@ -209,16 +218,20 @@ def _has_meaning(word: str) -> bool:
 def _fluencies(
     model: HookedTransformer, cases: Sequence[EditCase], seed: int
 ) -> list[float | None]:
-    """Mean n-gram entropy of each case's texts, prompts included (as the published code does).
+    """Computes the mean n-gram entropy of each case's texts, with prompts, as ROME's code does.
 
-    The first text from a prompt is the same in all cases that have it, and so is the second.
+    Cases that share a prompt share its texts, in order: a case that lists the prompt n times gets
+    the first n of them.
     """
-    times = [Counter(case.generation) for case in cases]
-    most = reduce(or_, times, Counter[str]())  # of each prompt, how often a case has it at most
+    counts = [Counter(case.generation) for case in cases]
+    # how many texts each prompt needs: the largest count in any case
+    most = reduce(or_, counts, Counter[str]())
     prompts = list(most.elements())
     ids = [prompt_ids(model, prompt) for prompt in prompts]
     entropy: dict[str, list[float]] = {prompt: [] for prompt in most}
     for prompt, tokens in zip(prompts, sampled(model, ids, TEXT_TOKENS, TOP_K, seed), strict=True):
         entropy[prompt].append(ngram_entropy(prompt + decoded(model, *tokens)))
-    found = [[value for prompt, n in own.items() for value in entropy[prompt][:n]] for own in times]
+    found = [
+        [value for prompt, n in count.items() for value in entropy[prompt][:n]] for count in counts
+    ]
     return [sum(values) / len(values) if values else None for values in found]

@@ -1,7 +1,12 @@
-"""From scores of single cases to what a paper's table holds: each with its pre-edit value.
+"""Summarises scores of single cases as measures with intervals, before and after an edit.
 
-Prompts are averaged within a case, then cases; a draw of the bootstrap is a draw of cases, the same
-for every measure, so that differences and harmonic means are drawn as a whole.
+A measure is the mean over the prompts of a case, then over the cases. The bootstrap draws cases,
+with the same draws for every measure: differences and harmonic means are thus computed within each
+draw, as for the cases themselves.
+
+Arrays with the axis one_and_draws hold the value over all cases, then the value in each draw:
+
+    [ all cases | draw 0 | draw 1 | ... ]
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,9 +30,9 @@ from kedit.stats import (
     row_interval,
 )
 
-# each of a probe, or None where it has no such thing
+# functions of a probe's score; None where the probe does not have the statistic
 STATISTICS: dict[str, Callable[[ProbeScore], float | None]] = {
-    # is the answer likelier than its rival? (mean over tokens, as RaKE)
+    # whether the answer is likelier than its rival, by mean log-probability of tokens (RaKE)
     "success": lambda p: None if p.rival_logprob is None else p.logprob > p.rival_logprob,
     "magnitude": lambda p: (
         None if p.rival_logprob is None else exp(p.logprob) - exp(p.rival_logprob)
@@ -41,7 +46,8 @@ STATISTICS: dict[str, Callable[[ProbeScore], float | None]] = {
     "ranks first": lambda p: None if p.rank is None else p.rank == 1,
 }
 
-# of a prompt 0 or 1: their intervals are Wilson's, since a bootstrap of 51 of 51 has no width
+# statistics that are 0 or 1 for a prompt. Their intervals are Wilson's, since a bootstrap of 51
+# successes in 51 cases has no width
 RATES = ("success", "exact match", "says it", "says the rival", "ranks first")
 
 E_EFFICACY, E_PARAPHRASE, E_KEPT, E_OTHERS = (
@@ -54,7 +60,7 @@ R_EFFICACY, R_PARAPHRASE, R_REMOVAL, R_KEPT, R_OBJECTS, R_OTHERS = (
         "efficacy", "paraphrase", "removal", "neighborhood", "other objects", "other relations",
     )
 )  # fmt: skip
-# harmonic means of success rates, as the authors' summary takes them
+# harmonic means of success rates, as in the published code of RaKE
 HARMONIC: dict[Key, tuple[Key, ...]] = {
     Key("both", "Score", "harmonic mean"): (
         E_EFFICACY, E_PARAPHRASE, E_KEPT, R_EFFICACY, R_PARAPHRASE,
@@ -63,24 +69,34 @@ HARMONIC: dict[Key, tuple[Key, ...]] = {
     Key("both", "efficacy", "harmonic mean"): (E_EFFICACY, R_EFFICACY),
     Key("both", "paraphrase", "harmonic mean"): (E_PARAPHRASE, R_PARAPHRASE),
 }  # fmt: skip
-# of a probe before and after an edit: 1 - |change of its magnitude|
+# of a probe: 1 - |magnitude after the edit - magnitude before it|
 STEADINESS = "steadiness"
-# three ways to score lifts: success asks which answer is ahead, if both have a probability of 1e-4;
-# magnitude, how far; and both together cannot be had by faint edits, nor by loud ones
+# Three ways to score lifts. Success asks only which of two answers is likelier, even if both have a
+# probability of 1e-4. Magnitude asks by how much. Both together are high only if an edit is neither
+# too weak for magnitude nor so strong that it changes neighbours.
 BY_SUCCESS, BY_MAGNITUDE, BY_ALL = LIFTS = ("lifts", "magnitude lifts", "all lifts")
 
 
 def _scored(parts: Mapping[str, tuple[Key, ...]], magnitude: str) -> dict[Key, tuple[Key, ...]]:
-    """By each way to score a side, its parts; `magnitude` is the statistic for how far."""
+    """Builds, for each side and each of LIFTS, the key of the Score with the keys of its parts.
+
+    Args:
+        parts: by side, the keys of its success rates.
+        magnitude: statistic that replaces success in the Scores by magnitude.
+    """
     found = {}
     for side, by_success in parts.items():
         by_magnitude = tuple(key._replace(statistic=magnitude) for key in by_success)
-        ways = by_success, by_magnitude, (*by_success, *by_magnitude)
-        found |= {Key(side, "Score", way): own for way, own in zip(LIFTS, ways, strict=True)}
+        keys_of_lifts = by_success, by_magnitude, (*by_success, *by_magnitude)
+        found |= {
+            Key(side, "Score", lifts): keys
+            for lifts, keys in zip(LIFTS, keys_of_lifts, strict=True)
+        }
     return found
 
 
-# harmonic means of what was gained of what there was to gain, and of what was kept
+# A Score is the harmonic mean of the shares gained (of what was missing before the edit) and of the
+# shares kept (of what was there before it).
 GAINED = _scored(
     {
         "both": (E_EFFICACY, E_PARAPHRASE, R_EFFICACY, R_PARAPHRASE),
@@ -97,25 +113,29 @@ KEPT = _scored(
     },
     STEADINESS,
 )
-LEAST = -1.0  # a share counts as no less: where little was to gain, losing it counts many times
-# of one prompt in two hundred, shares are noise: one case lost would count as more than all
-ROOM = 0.05
-# what an edit from one side brings on the other
+# In plain means a share counts as at least -1. Shares have no lower bound: if little was missing
+# before the edit, a small loss is many times what was missing.
+MIN_SHARE = -1.0
+# With less than 5 % to gain, the gained share is noise, since one lost case may outweigh all others:
+# use the rate after the edit.
+MIN_HEADROOM = 0.05
+# what an edit of one side gains on the other side
 TRANSFER: dict[Key, tuple[Key, ...]] = {
     Key("entity", "transfer", "gain"): (E_EFFICACY, E_PARAPHRASE),
     Key("relation", "transfer", "gain"): (R_EFFICACY, R_PARAPHRASE),
 }
 
 
-NOTHING = np.full(1, np.nan)  # neither a mean nor draws of it
+UNDEFINED = np.full(1, np.nan)  # a mean of no shares, without draws
 
 
 class Shares(NamedTuple):
-    """What a Score on lifts is made of, over all cases and then over every draw of them.
+    """The shares of which a Score on lifts is the harmonic mean.
 
     Args:
-        gained: shares of what there was to gain; 1 is all, below 0 is less than before.
-        kept: shares of what was there before; at most 1.
+        gained: shares of what was missing before the edit; 1 is everything, and a share below 0 is
+            a loss.
+        kept: shares of what was there before the edit; at most 1.
     """
 
     gained: Mapping[Key, Float[ndarray, " one_and_draws"]]
@@ -123,36 +143,43 @@ class Shares(NamedTuple):
 
     @property
     def parts(self) -> Mapping[Key, Float[ndarray, " one_and_draws"]]:
+        """All shares, gained and kept."""
         return {**self.gained, **self.kept}
 
     @property
     def score(self) -> Float[ndarray, " one_and_draws"]:
-        """The harmonic mean of all: 0 where one is 0 or less, NaN where there are none."""
-        return harmonic_mean(np.stack(list(self.parts.values()))) if self.parts else NOTHING
+        """The harmonic mean of all shares: 0 if one of them is at most 0, NaN without shares."""
+        return harmonic_mean(np.stack(list(self.parts.values()))) if self.parts else UNDEFINED
 
     @property
     def mean(self) -> Float[ndarray, " one_and_draws"]:
-        """Of all, NaN where there are none; it tells editors apart whose Score is 0."""
+        """The plain mean of all shares, NaN without shares; it ranks editors whose Score is 0."""
         return _plain_mean(self.parts)
 
     @property
     def generalisation(self) -> Float[ndarray, " one_and_draws"]:
-        """The mean of what was gained; NaN where no case has a prompt for it."""
+        """The plain mean of the shares gained; NaN if no case has a prompt for them."""
         return _plain_mean(self.gained)
 
     @property
     def locality(self) -> Float[ndarray, " one_and_draws"]:
-        """The mean of what was kept; NaN where no case has a prompt for it."""
+        """The plain mean of the shares kept; NaN if no case has a prompt for them."""
         return _plain_mean(self.kept)
 
     @property
     def point(self) -> FrontierPoint:
-        """What was kept and what was gained, with intervals."""
+        """Locality and generalisation with intervals."""
         return FrontierPoint(row_interval(self.locality), row_interval(self.generalisation))
 
 
 def measures(scores: Sequence[EditScore], draws: int = 2000, seed: int = 0) -> list[Measure]:
-    """Every statistic of every group that the cases of one model have, then their Scores."""
+    """Computes all measures of one model, then the harmonic means of RaKE.
+
+    Args:
+        scores: scores of the cases.
+        draws: number of bootstrap draws.
+        seed: seed of the draws.
+    """
     old = _Means(scores, resamples(len(scores), draws, seed))
     found = [Measure(key, old.interval(key), None, None, *old.counts(key)) for key in old]
     for key, parts in _within(HARMONIC, old):
@@ -168,13 +195,15 @@ def changes(
     draws: int = 2000,
     seed: int = 0,
 ) -> list[Measure]:
-    """`measures` before and after an edit of each case, with lifts, and Scores on lifts.
+    """Computes `measures` before and after the edit of each case, with lifts and Scores on lifts.
 
     Args:
-        after: the edited models' scores, of the same cases in the same order.
-        edited: the side that was edited; the other side's gain is then given as transfer.
+        before: the unedited model's scores.
+        after: the edited models' scores of the same cases, in the same order.
+        edited: the side that was edited; the gain of the other side is then added as transfer.
+        draws, seed: as for `measures`.
     """
-    assert [one.id for one in before] == [one.id for one in after]
+    assert [score.id for score in before] == [score.id for score in after]
     weights = resamples(len(before), draws, seed)
     old, new = _Means(before, weights, before), _Means(after, weights, before)
     found = [
@@ -188,13 +217,13 @@ def changes(
         for key in old
     ]
     for key, parts in _within(HARMONIC, old):
-        then, now = _harmonic(old, parts), _harmonic(new, parts)
-        start, end, lift = (row_interval(row) for row in (then, now, now - then))
-        found.append(Measure(key, start, end, lift, *old.counts(*parts)))
+        earlier, later = _harmonic(old, parts), _harmonic(new, parts)
+        intervals = (row_interval(row) for row in (earlier, later, later - earlier))
+        found.append(Measure(key, *intervals, *old.counts(*parts)))
     for key, _ in _within(GAINED, old):
-        made_of = _shares(old, new, key)
-        counts = old.counts(*made_of.parts)
-        found.append(Measure(key, None, row_interval(made_of.score), None, *counts))
+        gained_and_kept = _shares(old, new, key)
+        counts = old.counts(*gained_and_kept.parts)
+        found.append(Measure(key, None, row_interval(gained_and_kept.score), None, *counts))
     transferred = {key: parts for key, parts in TRANSFER.items() if edited not in (None, key[0])}
     for key, parts in _within(transferred, old):
         gain = np.mean([_gain(old.of(part), new.of(part)) for part in parts], axis=0)
@@ -209,15 +238,22 @@ def shares(
     draws: int = 2000,
     seed: int = 0,
 ) -> list[Shares]:
-    """What each Score on lifts is the harmonic mean of; parts that no case has are left out."""
-    assert [one.id for one in before] == [one.id for one in after]
+    """Computes the shares of which each Score on lifts is the harmonic mean.
+
+    Shares for which no case has a prompt are left out.
+
+    Args:
+        before, after, draws, seed: as for `changes`.
+        scores: keys of the Scores.
+    """
+    assert [score.id for score in before] == [score.id for score in after]
     weights = resamples(len(before), draws, seed)
     old, new = (_Means(cases, weights, before) for cases in (before, after))
     return [_shares(old, new, score) for score in scores]
 
 
 def part_name(key: Key) -> str:
-    """A share, as tables and figures call it."""
+    """Returns the name of a share in tables and figures."""
     kept = {"neighborhood": "neighbours kept"} | {
         group: f"{group} kept" for group in ("other objects", "other relations")
     }
@@ -226,25 +262,26 @@ def part_name(key: Key) -> str:
 
 
 def by_case(scores: Sequence[EditScore], key: Key) -> Float[ndarray, " case"]:
-    """The mean of one measure over each case's prompts; NaN for a case without such prompts."""
-    values = [_by_key(score).get(key, []) for score in scores]
-    return np.array([_mean(one) if one else np.nan for one in values])
+    """Averages a statistic over the prompts of each case; NaN for a case without such prompts."""
+    by_score = [_by_key(score).get(key, []) for score in scores]
+    return np.array([_mean(values) if values else np.nan for values in by_score])
 
 
 def by_relation(scores: Sequence[EditScore]) -> dict[str, list[EditScore]]:
-    """Scores of each relation's cases, the relations in order of their names."""
+    """Groups the scores by relation, in the order of the relations' names."""
     names = sorted({score.relation for score in scores})
     return {name: [score for score in scores if score.relation == name] for name in names}
 
 
 def _within(
-    named: Mapping[Key, tuple[Key, ...]], there: "_Means"
+    parts_of: Mapping[Key, tuple[Key, ...]], means: "_Means"
 ) -> Iterator[tuple[Key, tuple[Key, ...]]]:
-    """Those of which the cases have every part."""
-    return ((key, parts) for key, parts in named.items() if all(part in there for part in parts))
+    """Selects the keys for which the cases have every part."""
+    return ((key, parts) for key, parts in parts_of.items() if all(part in means for part in parts))
 
 
 def _shares(old: "_Means", new: "_Means", score: Key) -> Shares:
+    """Computes the shares of one Score, without those for which no case has a prompt."""
     return Shares(
         {part: _gain(old.of(part), new.of(part)) for part in GAINED[score] if part in old},
         {part: _kept(old.of(part), new.of(part)) for part in KEPT[score] if part in old},
@@ -254,10 +291,10 @@ def _shares(old: "_Means", new: "_Means", score: Key) -> Shares:
 def _plain_mean(
     rows: Mapping[Key, Float[ndarray, " one_and_draws"]],
 ) -> Float[ndarray, " one_and_draws"]:
-    """None of them counted as less than LEAST; NaN of none at all."""
+    """Averages shares, each of which counts as at least MIN_SHARE; NaN without shares."""
     if not rows:
-        return NOTHING
-    return np.maximum(np.stack(list(rows.values())), LEAST).mean(0)
+        return UNDEFINED
+    return np.maximum(np.stack(list(rows.values())), MIN_SHARE).mean(0)
 
 
 def _harmonic(means: "_Means", parts: Sequence[Key]) -> Float[ndarray, " one_and_draws"]:
@@ -265,10 +302,12 @@ def _harmonic(means: "_Means", parts: Sequence[Key]) -> Float[ndarray, " one_and
 
 
 class _Means:
-    """Each key's mean over all cases and over every draw of them, in one row: [1 + draws].
+    """Each key's mean over all cases and in every draw: an array [1 + draws] per key.
 
     Args:
-        before: the unedited model's scores of the same cases, if these are to be held against them.
+        scores: scores of the cases.
+        weights: how often each draw contains each case.
+        before: the unedited model's scores of the same cases; they add the key STEADINESS.
     """
 
     def __init__(
@@ -278,12 +317,12 @@ class _Means:
         before: Sequence[EditScore] = (),
     ) -> None:
         values = [_by_key(score) for score in scores]
-        for own, old, new in zip(values, before, scores, strict=bool(before)):
-            own.update(_steadiness(old, new))
-        keys = list(dict.fromkeys(key for one in values for key in one))
+        for case, old, new in zip(values, before, scores, strict=bool(before)):
+            case.update(_steadiness(old, new))
+        keys = list(dict.fromkeys(key for case in values for key in case))
         self._column = {key: index for index, key in enumerate(keys)}
-        self._n_prompts = np.array([[len(one.get(key, ())) for key in keys] for one in values])
-        table = [[_mean(one[key]) if key in one else np.nan for key in keys] for one in values]
+        self._n_prompts = np.array([[len(case.get(key, ())) for key in keys] for case in values])
+        table = [[_mean(case[key]) if key in case else np.nan for key in keys] for case in values]
         self._values = np.array(table, dtype=float)
         self._means = resampled_means(self._values, weights)
 
@@ -294,26 +333,27 @@ class _Means:
         return key in self._column
 
     def of(self, key: Key) -> Float[ndarray, " one_and_draws"]:
+        """The mean of a key over all cases, then in each draw."""
         return self._means[:, self._column[key]]
 
     def interval(self, key: Key) -> Interval:
-        """The mean over all cases; of a rate with Wilson's interval, else by the bootstrap."""
+        """The mean over all cases with its interval: Wilson's for rates, else the bootstrap's."""
         values = self._values[:, self._column[key]]
         values = values[~np.isnan(values)]
-        # every name ranks first: the same as the rate of those that do
+        # if every name ranks first, the mean of 1/rank is the rate of first ranks: all ones
         all_first = key.statistic == "reciprocal rank" and (values == 1).all()
         if key.statistic in RATES or all_first:
             return rate_interval(values, np.ones(len(values)))
         return row_interval(self.of(key))
 
     def counts(self, *keys: Key) -> tuple[int, int]:
-        """Cases that have any of these, and the prompts they rest on."""
+        """Counts the cases with any of these keys, and their prompts."""
         n_prompts = self._n_prompts[:, [self._column[key] for key in keys]]
         return int((n_prompts > 0).any(1).sum()), int(n_prompts.sum())
 
 
 def _by_key(score: EditScore) -> dict[Key, list[float]]:
-    """All prompts' values of one case."""
+    """Returns all values of one case: by key, one per prompt (or one for generated text)."""
     values: dict[Key, list[float]] = {}
     for probe in score.probes:
         for name, statistic in STATISTICS.items():
@@ -327,14 +367,14 @@ def _by_key(score: EditScore) -> dict[Key, list[float]]:
 
 
 def _steadiness(before: EditScore, after: EditScore) -> Mapping[Key, list[float]]:
-    """How little the magnitude of each prompt has moved: 1 not at all, 0 all the way."""
+    """Returns the steadiness of each prompt: 1 if its magnitude is unchanged, 0 if it moved by 1."""
     values: dict[Key, list[float]] = {}
     magnitude = STATISTICS["magnitude"]
     for old, new in zip(before.probes, after.probes, strict=True):
-        then, now = magnitude(old), magnitude(new)
-        if then is not None and now is not None:
+        earlier, later = magnitude(old), magnitude(new)
+        if earlier is not None and later is not None:
             key = Key(new.perspective, new.group, STEADINESS)
-            values.setdefault(key, []).append(max(0.0, 1 - abs(now - then)))
+            values.setdefault(key, []).append(max(0.0, 1 - abs(later - earlier)))
     return values
 
 
@@ -345,16 +385,17 @@ def _mean(values: Sequence[float]) -> float:
 def _gain(
     old: Float[ndarray, " one_and_draws"], new: Float[ndarray, " one_and_draws"]
 ) -> Float[ndarray, " one_and_draws"]:
-    """The share of what was missing that is there now; what was complete counts as it is now.
+    """Computes the share of what was missing before the edit that is there after it.
 
-    Complete is what lacks less than ROOM over all cases, in their draws too.
+    A measure that misses less than MIN_HEADROOM over all cases enters as it is after the edit, in
+    all draws.
     """
     missing = 1 - old
-    if missing[0] < ROOM:
+    if missing[0] < MIN_HEADROOM:
         return new
     return np.where(missing > 1e-9, (new - old) / np.maximum(missing, 1e-9), new)
 
 
 def _kept(old: ndarray, new: ndarray) -> ndarray:
-    """The share of what was there that is there still, at most all of it."""
+    """Computes the share of what was there before the edit that is still there; at most 1."""
     return np.where(old > 0, np.minimum(new / np.where(old > 0, old, 1), 1), np.nan)
