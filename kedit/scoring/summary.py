@@ -1,8 +1,8 @@
 """Summarises scores of single cases as measures with intervals, before and after an edit.
 
 A measure is the mean over the prompts of a case, then over the cases. The bootstrap draws cases,
-with the same draws for every measure: differences and harmonic means are thus computed within each
-draw, as for the cases themselves.
+with the same draws for every measure, so that differences and harmonic means are computed within
+each draw.
 
 Arrays with the axis one_and_draws hold the value over all cases, then the value in each draw:
 
@@ -116,8 +116,8 @@ KEPT = _scored(
 # In plain means a share counts as at least -1. Shares have no lower bound: if little was missing
 # before the edit, a small loss is many times what was missing.
 MIN_SHARE = -1.0
-# With less than 5 % to gain, the gained share is noise, since one lost case may outweigh all others:
-# use the rate after the edit.
+# With less than 5 % to gain, the gained share is noise, since a single lost case may outweigh all
+# others: use the rate after the edit.
 MIN_HEADROOM = 0.05
 # what an edit of one side gains on the other side
 TRANSFER: dict[Key, tuple[Key, ...]] = {
@@ -218,8 +218,8 @@ def changes(
     ]
     for key, parts in _within(HARMONIC, old):
         earlier, later = _harmonic(old, parts), _harmonic(new, parts)
-        intervals = (row_interval(row) for row in (earlier, later, later - earlier))
-        found.append(Measure(key, *intervals, *old.counts(*parts)))
+        start, end, lift = (row_interval(row) for row in (earlier, later, later - earlier))
+        found.append(Measure(key, start, end, lift, *old.counts(*parts)))
     for key, _ in _within(GAINED, old):
         gained_and_kept = _shares(old, new, key)
         counts = old.counts(*gained_and_kept.parts)
@@ -317,12 +317,16 @@ class _Means:
         before: Sequence[EditScore] = (),
     ) -> None:
         values = [_by_key(score) for score in scores]
-        for case, old, new in zip(values, before, scores, strict=bool(before)):
-            case.update(_steadiness(old, new))
-        keys = list(dict.fromkeys(key for case in values for key in case))
+        for by_key, old, new in zip(values, before, scores, strict=bool(before)):
+            by_key.update(_steadiness(old, new))
+        keys = list(dict.fromkeys(key for by_key in values for key in by_key))
         self._column = {key: index for index, key in enumerate(keys)}
-        self._n_prompts = np.array([[len(case.get(key, ())) for key in keys] for case in values])
-        table = [[_mean(case[key]) if key in case else np.nan for key in keys] for case in values]
+        self._n_prompts = np.array(
+            [[len(by_key.get(key, ())) for key in keys] for by_key in values]
+        )
+        table = [
+            [_mean(by_key[key]) if key in by_key else np.nan for key in keys] for by_key in values
+        ]
         self._values = np.array(table, dtype=float)
         self._means = resampled_means(self._values, weights)
 
@@ -367,7 +371,7 @@ def _by_key(score: EditScore) -> dict[Key, list[float]]:
 
 
 def _steadiness(before: EditScore, after: EditScore) -> Mapping[Key, list[float]]:
-    """Returns the steadiness of each prompt: 1 if its magnitude is unchanged, 0 if it moved by 1."""
+    """Returns the steadiness of each prompt: 1 for an unchanged magnitude, 0 for a change by 1."""
     values: dict[Key, list[float]] = {}
     magnitude = STATISTICS["magnitude"]
     for old, new in zip(before.probes, after.probes, strict=True):
