@@ -152,8 +152,8 @@ def corpus_of(model_name: str, source: str, seed: int = 0, held_out: bool = Fals
     """Returns the corpus that a setting names.
 
     Args:
-        source: as in `Corpus`; "" for the text that ships with kedit, except for the toy model. The
-            toy knows none of the words of that text, so its default is text sampled from itself.
+        source: as in `Corpus`; "" for the text that ships with kedit. For the toy model, "" is text
+            sampled from it, since the toy's training data has nothing of the world of kedit's text.
         held_out: whether "" names the held-out part of kedit's text.
     """
     default = SELF if model_name == "toy" else HELD_OUT if held_out else KEDIT

@@ -38,6 +38,10 @@ class Skipped:
     def __str__(self) -> str:
         return f"{self.location}: {self.reason}"
 
+    def to_record(self) -> dict[str, str]:
+        """Returns the record for one line of JSON; "place" is the published name of the location."""
+        return {"place": self.location, "reason": self.reason, "id": self.id}
+
 
 def field(location: str, record: Record, name: str, kind: type = str) -> Any:
     """Returns record[name] after a check of its type.

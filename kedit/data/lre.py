@@ -74,7 +74,7 @@ def parse(location: str, record: Record) -> Iterator[EditCase | Skipped]:
         by_object.setdefault(object_, []).append(fact)
     n_cases = 0
     for number, ((subject, object_), (fact, *others)) in enumerate(worded.items()):
-        # a subject may have several objects: none of them is a false target
+        # a subject may have several true objects, none of which can be the target
         true_objects = by_subject[subject]
         targets = [other for other in by_object if other not in true_objects]
         if not targets:

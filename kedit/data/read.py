@@ -176,7 +176,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _elements(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yields the elements of an array; memory holds about one chunk or element of its text."""
+    """Yields the elements of an array, without its whole text in memory."""
     reached = "the start"
     try:
         with open_text(path) as file:

@@ -32,7 +32,7 @@ class Built:
 
     def skipped_lines(self) -> str:
         """`skipped` as JSON Lines."""
-        lines = (json.dumps(vars(one), ensure_ascii=False) for one in self.skipped)
+        lines = (json.dumps(one.to_record(), ensure_ascii=False) for one in self.skipped)
         return "".join(f"{line}\n" for line in lines)
 
 
