@@ -1,1 +1,1 @@
-"""What an edit is, and what editors are made of: sites, keys, values, moments, solvers."""
+"""What an edit is, and what editors are built from: write sites, keys, values, moments, solvers."""

@@ -1,4 +1,7 @@
-"""Rails: an edit that is no edit, or wrecks the model, is called so before anyone counts it."""
+"""Marks edits as failed that change nothing, are not finite, or double held-out perplexity.
+
+Also refuses what no editor can edit: models without usable gradients, and contradicting requests.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,59 +24,59 @@ from kedit.progress import working
 from kedit.scoring.drift import Baseline, Drift, drift
 
 On = TypeVar("On", bound=Callable[[Any, HookedTransformer], PreparedEditor])  # an editor's `on`
-BLOWN_UP = 2.0  # times the perplexity before: text is no longer what it was
+BLOWN_UP = 2.0  # perplexity after / before, above which the edit counts as having broken the model
 
 
 def guarded(on: On) -> On:
-    """`on` of an editor, which first refuses what no editor can edit.
+    """Wraps an editor's `on` so that it first refuses what no editor can edit.
 
-    A model whose gradients are not to be had here, and requests that contradict each other.
+    This is a model whose gradients cannot be computed here, or requests that contradict each other.
     """
 
     @wraps(on)
-    def refusing(editor: Any, model: HookedTransformer) -> PreparedEditor:
+    def checking(editor: Any, model: HookedTransformer) -> PreparedEditor:
         require_plain(model)
         make = on(editor, model)
 
         def edits(requests: Sequence[EditRequest]) -> Edit:
             require_plain(model)
             require_consistent(model, requests, removal=getattr(editor, "removal", True))
-            number = f"{len(requests)} requests" if len(requests) > 1 else "a request"
-            with working(f"editing {number} by {type(editor).__name__}"):
+            count = f"{len(requests)} requests" if len(requests) > 1 else "a request"
+            with working(f"editing {count} by {type(editor).__name__}"):
                 return make(requests)
 
         return edits
 
-    return cast(On, refusing)
+    return cast(On, checking)
 
 
 def require_consistent(
     model: HookedTransformer, requests: Sequence[EditRequest], removal: bool = True
 ) -> None:
-    """Raises InputError where two targets are wanted after one prompt; names both.
+    """Raises InputError if two requests have different targets after the same prompt; names both.
 
     Args:
-        removal: whether relation edits' removals are asked for too.
+        removal: whether the removals of relation edits are part of the edit too.
     """
-    asked: dict[Tokens, Demand] = {}
+    demands: dict[Tokens, Demand] = {}
     for request in requests:
         for demand in request.demands if removal else request.demands[:1]:
             prompt = demand.fact.prompt
-            first = asked.setdefault(prompt_ids(model, prompt), demand)
+            first = demands.setdefault(prompt_ids(model, prompt), demand)
             if first.target.strip() != demand.target.strip():
                 raise InputError(
-                    f"two requests contradict each other: after {prompt!r} both {first.target!r} "
-                    f"and {demand.target!r} are to be said: leave one of them out"
+                    f"two requests contradict each other: after {prompt!r} the model should say "
+                    f"both {first.target!r} and {demand.target!r}: leave one of them out"
                 )
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What there is to say of an edit as such.
+    """The result of `checked`: whether an edit failed, and what it did to held-out text.
 
     Args:
         trouble: why it must not count as a success; "" if nothing is wrong with it.
-        drift: on held-out text; None where the edit could not be applied.
+        drift: on held-out text; None if the edit could not be applied.
     """
 
     trouble: str
@@ -87,10 +90,16 @@ def checked(
     before: Baseline,
     blown_up: float = BLOWN_UP,
 ) -> Checked:
-    """`edit` on the model it was made for, which is left as it was.
+    """Applies `edit` to the model it was made for, measures what it does, and removes it again.
 
-    It is in trouble if it is not finite, moves no weight, moves no logit after any of the prompts
-    it was made for, or brings the perplexity of held-out text to `blown_up` times what it was.
+    The edit is in trouble if it is not finite, moves no weight, moves no logit after any prompt it
+    was made for, or raises the perplexity of held-out text to more than `blown_up` times its value
+    before.
+
+    Args:
+        requests: those the edit was made for.
+        before: the unedited model's result on held-out text.
+        blown_up: perplexity after over perplexity before.
     """
     prompts = [demand.fact.prompt for request in requests for demand in request.demands]
     unedited = _last(model, prompts)
@@ -101,19 +110,20 @@ def checked(
     if not n_moved:
         return Checked("it moves no weight: its deltas are rounded away", None)
     with edit.applied(model):
-        now, drifted = _last(model, prompts), drift(model, before)
-    if not now.isfinite().all():
+        edited, drifted = _last(model, prompts), drift(model, before)
+    if not edited.isfinite().all():
         return Checked("logits are no longer finite", drifted)
-    behind = any(name.startswith(("ln_final.", "unembed.")) for name in edit.deltas)
-    if torch.equal(now, unedited) and not behind:
+    # `_last` reads the residual stream before these, so it cannot show what they change
+    after_blocks = any(name.startswith(("ln_final.", "unembed.")) for name in edit.deltas)
+    if torch.equal(edited, unedited) and not after_blocks:
         return Checked("it moves no logit after the prompts it was made for", drifted)
-    then, after = drifted.perplexity
-    if not math.isfinite(after) or after > blown_up * then:
-        return Checked(f"perplexity {then:.4g} has become {after:.4g}", drifted)
+    ppl_before, ppl_after = drifted.perplexity
+    if not math.isfinite(ppl_after) or ppl_after > blown_up * ppl_before:
+        return Checked(f"perplexity {ppl_before:.4g} has become {ppl_after:.4g}", drifted)
     return Checked("", drifted)
 
 
 @torch.no_grad()
 def _last(model: HookedTransformer, prompts: Sequence[str]) -> Float[Tensor, "prompt d_model"]:
-    """The final residual after each prompt, computed in the same way at every call, to the bit."""
+    """Returns the final residual after each prompt, bit for bit the same at every call."""
     return read(model, [prompt_ids(model, text) for text in prompts]).last

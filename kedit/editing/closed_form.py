@@ -1,7 +1,8 @@
-"""The least-squares inserts: deltas of a linear memory that map keys to values, disturbing least.
+"""Closed-form edits of a linear memory: deltas that map keys to values and disturb other text
+least.
 
-Layout as in TransformerLens: value = key @ weight. The disturbance of a delta D is E‖kD‖² over
-running text, the trace of Dᵀ C D with C = E[k kᵀ].
+Layout as in TransformerLens: value = key @ weight. The disturbance of a delta D is E‖kD‖² over the
+keys k of running text. It equals the trace of Dᵀ C D with the second moment C = E[k kᵀ].
 """
 
 from collections.abc import Callable
@@ -20,26 +21,28 @@ Solve = Callable[[Tensor], Tensor]  # x -> C⁻¹x, columns
 def exact_insert(
     keys: Float[Tensor, "n d_key"], residuals: Float[Tensor, "n d_model"], solve: Solve
 ) -> LowRank:
-    """The least disturbing delta D with keys @ D = residuals.
+    """Returns the delta D with keys @ D = residuals that disturbs other text least.
 
         D = C⁻¹Kᵀ (K C⁻¹ Kᵀ)⁻¹ R          n = 1: Meng et al. 2022 (ROME), equation 2
 
     Args:
-        keys: K, one row a key; linearly independent.
-        residuals: R = V − K W, what is missing of each wanted value.
+        keys: K, one row per key; linearly independent.
+        residuals: R = V − K W, the target values minus what the weight writes now.
+        solve: x -> C⁻¹x for columns x.
 
     Raises:
-        InputError: keys so alike that no delta can tell them apart.
+        InputError: keys are so alike that no delta can map them to different values.
     """
     whitened = solve(keys.double().T)
     leverage = keys.double() @ whitened
     size = leverage.diagonal().clamp(min=0).sqrt()
     alike = leverage / size.outer(size).clamp(min=1e-300)
+    # Correlations instead of raw products, so that the rank doesn't depend on the keys' lengths.
     rank = int(torch.linalg.matrix_rank(alike)) if (leverage.diagonal() > 0).all() else 0
     if rank < len(keys):
         raise InputError(
-            f"keys that are zero or equal cannot be given values of their own: of {len(keys)} keys "
-            f"{rank} can be told apart"
+            f"keys that are zero or equal cannot be mapped to different values: of {len(keys)} "
+            f"keys only {rank} are linearly independent"
         )
     right = torch.linalg.solve(leverage, residuals.double())
     return LowRank(whitened.to(keys.dtype), right.to(residuals.dtype))
@@ -51,13 +54,18 @@ def ridge_insert(
     solve: Solve,
     weight: float,
 ) -> LowRank:
-    """The delta D that minimises ‖K D − R‖² + weight · tr(Dᵀ C D).
+    """Returns the delta D that minimises ‖K D − R‖² + weight · tr(Dᵀ C D).
 
         D = (weight · C + KᵀK)⁻¹ Kᵀ R             Meng et al. 2023 (MEMIT), equation 14
-          = C⁻¹Kᵀ (weight + K C⁻¹Kᵀ)⁻¹ R          which is as large as the keys are many
+          = C⁻¹Kᵀ (weight + K C⁻¹Kᵀ)⁻¹ R          the form used here
+
+    The second form solves a system of one row per key instead of one row per number in a key.
 
     Args:
-        weight: above zero; at zero this is `exact_insert`.
+        keys: K, one row per key.
+        residuals: R, the target values minus what the weight writes now.
+        solve: x -> C⁻¹x for columns x.
+        weight: λ of the disturbance against the errors; above zero (zero would be `exact_insert`).
     """
     whitened = solve(keys.double().T)
     system = keys.double() @ whitened
@@ -72,12 +80,19 @@ def legacy_insert(
     residual: Float[Tensor, " d_model"],
     solve: Solve,
 ) -> LowRank:
-    """ROME as published code has it: along C⁻¹k* of the mean key, scaled by the bare prompt's key.
+    """Returns ROME's delta as the published code computes it.
 
         D = u rᵀ / (k u),  u = C⁻¹k*
 
-    Neither k* nor k is then mapped to the value that was sought unless they are equal; k u may come
-    near zero, which blows the delta up (Gupta et al. 2024, arXiv 2403.07175).
+    The direction u comes from the mean key k* over contexts, the divisor from the bare prompt's key
+    k. Unless the two keys are equal, the edited weight maps neither to the trained value. If k u is
+    near zero, the delta becomes huge (Gupta et al. 2024, arXiv 2403.07175).
+
+    Args:
+        key: k*, the mean over contexts.
+        bare_key: k, without a context.
+        residual: r, the trained change of the value.
+        solve: x -> C⁻¹x for columns x.
     """
     direction = solve(key.double()[:, None])[:, 0]
     scale = bare_key.double() @ direction
@@ -85,51 +100,65 @@ def legacy_insert(
 
 
 class Spared(NamedTuple):
-    """Keys at which nothing shall be written, and C⁻¹ of them, which takes the time."""
+    """Keys at which a delta should write nothing, with C⁻¹ of them, which is expensive to compute.
+    """
 
     keys: Float[Tensor, "n d_key"]
     whitened: Float[Tensor, "d_key n"]
 
     def beside(self, other: "Spared") -> "Spared":
-        """Both."""
+        """Returns the keys of both."""
         return Spared(
             torch.cat([self.keys, other.keys]), torch.cat([self.whitened, other.whitened], 1)
         )
 
     def but(self, left_out: Bool[Tensor, " n"]) -> "Spared":
+        """Returns all keys except those at which `left_out` is true."""
         return Spared(self.keys[~left_out], self.whitened[:, ~left_out])
 
 
 def sparing(solve: Solve, spared: Spared, weight: float) -> Solve:
-    """x -> (C + weight · KᵀK)⁻¹x: what a delta writes at these keys disturbs as text does.
+    """Returns x -> (C + weight · KᵀK)⁻¹x, where K are the spared keys.
 
-    In `ridge_insert`, whose weight be λ, each of them is a row with a residual of zero that weighs
-    λ · weight; the moment of many keys added to C, as RETS (arXiv 2408.15091) has it, is the same
-    thing. Here it serves the exact insert too, and makes no delta of a higher rank (Woodbury).
+    With it, what a delta writes at these keys counts as disturbance, just as what it writes for
+    running text does. Passed to `ridge_insert` with weight λ, each spared key acts like a row with
+    residual zero and weight λ · weight. This is equivalent to adding the moment of many keys to C,
+    as RETS does (arXiv 2408.15091). Done through `solve`, it also works with the exact insert, and
+    the delta's rank does not grow with the number of spared keys (Woodbury identity).
+
+    Args:
+        solve: x -> C⁻¹x for columns x.
+        spared: the keys K and C⁻¹Kᵀ.
+        weight: of KᵀK against C.
     """
     rows, whitened = spared
     system = rows @ whitened
     system.diagonal().add_(1 / weight)
 
     def solved(columns: Tensor) -> Tensor:
-        own = solve(columns)
-        return own - whitened @ torch.linalg.solve(system, rows @ own)
+        unspared = solve(columns)
+        return unspared - whitened @ torch.linalg.solve(system, rows @ unspared)
 
     return solved
 
 
 def null_space(moment: Float[Tensor, "d_key d_key"], share: float) -> Solve:
-    """x -> Px / s: deltas made with it write nothing along the directions in which keys are large.
+    """Returns x -> Px / s, with which deltas write nothing along directions in which keys are
+    large.
 
-    P projects onto those eigenvectors of C that, from the smallest up, together hold at most
-    `share` of its trace (AlphaEdit, Fang et al. 2024, arXiv 2410.02355, takes those with
-    eigenvalues below 0.01, whatever the model's scale); within, all directions cost the same: s,
-    the mean eigenvalue of C, so that a ridge's weight means what it does beside C.
+    P projects onto eigenvectors of C: the smallest ones, as many as together hold at most `share`
+    of its trace. AlphaEdit (Fang et al. 2024, arXiv 2410.02355) selects eigenvalues below 0.01
+    instead, whatever the model's scale. Within the projection all directions cost the same: s is
+    the mean eigenvalue of C, so a ridge's weight has the same meaning as with C.
 
-    Takes the cube of the keys' length in time.
+    The time grows with the cube of the keys' length.
+
+    Args:
+        moment: C.
+        share: largest part of C's trace that the directions may hold.
 
     Raises:
-        InputError: there are none: the smallest alone holds more.
+        InputError: no direction is left, because the smallest alone holds more.
     """
     values, vectors = torch.linalg.eigh(moment.double())  # ascending
     energy = values.clamp(min=0).cumsum(0)

@@ -1,4 +1,5 @@
-"""What an editor asks the model before it writes: texts, positions and keys of each demand."""
+"""What an editor reads from the model before it writes: texts, positions and keys of each demand.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,20 +17,23 @@ from kedit.forward.packed import is_plain, padded, run_first_layers, unpacked
 from kedit.forward.reading import Tokens
 from kedit.models.prompts import KeyPosition, answer_ids, device, located, plain_ids
 
-TOGETHER = 256  # texts in one forward
-ESSENCE = "{} is a"  # whose next-token distribution is to stay (Meng et al. 2022, equation 4)
+TEXTS_PER_BATCH = 256
+# after this prompt the next-token distribution should stay as it is (Meng et al. 2022, equation 4)
+ESSENCE = "{} is a"
 
 
 def groups(model: HookedTransformer, request: EditRequest, where: KeyPosition) -> tuple[int, ...]:
-    """For each of the request's demands, the number of its key: equal texts up to the position
-    have one key, and one key cannot write two things.
+    """Returns the number of the key of each demand in the request.
+
+    Demands whose texts are equal up to the key position have the same key, and one key cannot be
+    mapped to two values.
     """
-    openings = []
+    texts_to_key = []
     for demand in request.demands:
         tokens, pos = located(model, demand.fact, where, demand.mentioned)
-        openings.append(tokens[: pos + 1])
-    distinct = list(dict.fromkeys(openings))
-    return tuple(distinct.index(opening) for opening in openings)
+        texts_to_key.append(tokens[: pos + 1])
+    distinct = list(dict.fromkeys(texts_to_key))
+    return tuple(distinct.index(text) for text in texts_to_key)
 
 
 RelationEdit = Literal["right", "upstream"]
@@ -42,45 +46,49 @@ def training_rows(
     where: KeyPosition,
     upstream_removals: int | None = None,
 ) -> list[Row]:
-    """What a value is trained on: each demand behind each context, and "S is a", which is to stay.
+    """Returns the texts that a value is trained on: each demand after each context, and "S is a".
 
-    The latter only where the value is written at the subject's last token.
+    The output after "S is a" should stay the same. This row is added only if the value is written
+    at the subject's last token.
 
     Args:
-        upstream_removals: as RaKE's code trains a relation edit: one value for both demands; the
-            removal behind so many contexts only, its target "None" without a blank and divided by
-            the length of the relation's name.
+        contexts: prefixes; "" is the bare prompt.
+        where: the key position.
+        upstream_removals: None, or train a relation edit as RaKE's code does: one value for both
+            demands; the removal after only this many contexts; its target "None" without a blank,
+            and the target's loss divided by the number of tokens in the relation's name instead of
+            in "None".
     """
-    adding, *removing = request.demands
-    numbers = groups(model, request, where)
-    rows = target_rows(model, adding, contexts, where, numbers[0])
-    for demand, group in zip(removing, numbers[1:], strict=True):
+    addition, *removals = request.demands
+    group_numbers = groups(model, request, where)
+    rows = target_rows(model, addition, contexts, where, group_numbers[0])
+    for demand, group in zip(removals, group_numbers[1:], strict=True):
         if upstream_removals is None:
             rows += target_rows(model, demand, contexts, where, group)
         else:
             none = plain_ids(model, NO_RELATION)
-            name = answer_ids(model, adding.fact.prompt, adding.target)
+            name = answer_ids(model, addition.fact.prompt, addition.target)
             rows += target_rows(
-                model, demand, contexts[:upstream_removals], where, numbers[0], none,
+                model, demand, contexts[:upstream_removals], where, group_numbers[0], none,
                 len(none) / len(name),
             )  # fmt: skip
     if where == "subject_last":
-        rows.append(staying_row(model, adding))
+        rows.append(staying_row(model, addition))
     return rows
 
 
 def written_for(
     model: HookedTransformer, request: EditRequest, where: KeyPosition, one_value: bool
 ) -> list[Demand]:
-    """The demands that get a value of their own: those with the first of equal keys.
+    """Returns the demands that get a value each: the first demand of every distinct key.
 
     Args:
-        one_value: for all demands, whatever their keys (RaKE's code).
+        one_value: whether all demands share one value, even if their keys differ (RaKE's code).
     """
     if one_value:
         return [request.demands[0]]
-    numbers = groups(model, request, where)
-    return [request.demands[numbers.index(group)] for group in range(1 + max(numbers))]
+    group_numbers = groups(model, request, where)
+    return [request.demands[group_numbers.index(group)] for group in range(1 + max(group_numbers))]
 
 
 def target_rows(
@@ -92,10 +100,12 @@ def target_rows(
     targets: Tokens = (),
     weight: float = 1.0,
 ) -> list[Row]:
-    """The demand behind each context.
+    """Returns a training row for the demand after each context.
 
     Args:
-        targets: token ids in place of the demand's own target.
+        group: number of the demand's key.
+        targets: token ids to train instead of the demand's target.
+        weight: of the rows in the loss.
     """
     targets = targets or answer_ids(model, demand.fact.prompt, demand.target)
     rows = []
@@ -106,7 +116,9 @@ def target_rows(
 
 
 def staying_row(model: HookedTransformer, demand: Demand) -> Row:
-    """ "S is a", the subject's deltas entering at its last token."""
+    """Returns the row "S is a", whose output should stay; deltas are added at the subject's last
+    token.
+    """
     essence = replace(demand.fact, template=ESSENCE, relation_words=())
     return Row(*located(model, essence, "subject_last"))
 
@@ -118,35 +130,37 @@ def keys(
     contexts: Sequence[str],
     where: KeyPosition,
 ) -> Mapping[WriteSite, Float[Tensor, "context d_key"]]:
-    """The demand's key at each site, behind each context."""
+    """Returns the demand's key at each site after each context."""
     found = [located(model, demand.fact, where, demand.mentioned, text) for text in contexts]
     read = read_keys(model, padded([tokens for tokens, _ in found], device(model)), list(sites))
-    at = [pos for _, pos in found]
-    return {site: acts[range(len(found)), at] for site, acts in read.items()}
+    positions = [pos for _, pos in found]
+    return {site: acts[range(len(found)), positions] for site, acts in read.items()}
 
 
 class LastTokens:
-    """The last tokens of texts, for their keys from a layer up: what is below is read only once.
+    """Caches the residual stream below `layer`, so keys can be re-read after edits above it.
 
-    So they can be read again under edits of this layer and of those above it.
+    Keys are read at the last token of each text. Edits of `layer` itself are seen too.
     """
 
     @torch.no_grad()
     def __init__(self, model: HookedTransformer, texts: Sequence[Tokens], layer: int = 0) -> None:
         self._model, self._layer = model, layer
         self._opened: list[tuple[Tensor, list[int]]] = []
-        for start in range(0, len(texts), TOGETHER):
-            some = texts[start : start + TOGETHER]
+        for start in range(0, len(texts), TEXTS_PER_BATCH):
+            batch = texts[start : start + TEXTS_PER_BATCH]
             if is_plain(model):
-                packed, _, real = run_first_layers(model, some, layer)
+                packed, _, real = run_first_layers(model, batch, layer)
                 resid = unpacked(packed, real)
             else:
-                rows = padded(some, device(model))
+                rows = padded(batch, device(model))
                 resid = model(rows, stop_at_layer=layer, attention_mask=torch.ones_like(rows))
-            self._opened.append((resid, [len(text) - 1 for text in some]))
+            self._opened.append((resid, [len(text) - 1 for text in batch]))
 
     def keys(self, sites: Sequence[WriteSite]) -> Mapping[WriteSite, Float[Tensor, "text d_key"]]:
-        """At each site, none of which is below the layer, as the model stands."""
+        """Returns the keys at each site in the model's present state; no site may lie below
+        `layer`.
+        """
         found = []
         for resid, last in self._opened:
             read = read_keys(self._model, resid, list(sites), self._layer)
@@ -157,7 +171,7 @@ class LastTokens:
 def last_keys(
     model: HookedTransformer, sites: Sequence[WriteSite], texts: Sequence[Tokens]
 ) -> Mapping[WriteSite, Float[Tensor, "text d_key"]]:
-    """The key at the last token of each text, at each site."""
+    """Returns the key at the last token of each text, at each site."""
     return LastTokens(model, texts).keys(sites)
 
 
@@ -165,7 +179,7 @@ def last_keys(
 def residual(
     model: HookedTransformer, layer: int, demand: Demand, where: KeyPosition
 ) -> Float[Tensor, " d_model"]:
-    """The residual stream behind `layer` at the demand's key position, without a context."""
+    """Returns the residual stream after `layer` at the demand's key position, without a context."""
     tokens, pos = located(model, demand.fact, where, demand.mentioned)
     rows = padded([tokens], device(model))
     resid = model(rows, stop_at_layer=layer + 1, attention_mask=torch.ones_like(rows))

@@ -1,6 +1,7 @@
-"""A request's family: its own words about many other pairs, whose keys are read once.
+"""The same prompt templates filled with unrelated subject-object pairs.
 
-All relation requests have one wording, so that what was read for the first serves them all.
+An edit spares the keys of these prompts. They are read once per set of templates. Since all
+relation requests share one template, the keys read for the first request serve all others.
 """
 
 import random
@@ -24,26 +25,28 @@ from kedit.models.prompts import KeyPosition, located
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Keys at the key position of each text, and the pair that this is about.
+    """Keys at the key position of each reference prompt, with the pair that the prompt is about.
 
     Args:
-        pairs: subject and object; "" for an object that is not spelt out.
-        keys: by site, a row for each pair.
+        pairs: subject and object of each prompt; "" for an object that the prompt doesn't name.
+        keys: by site, one row per pair.
     """
 
     pairs: tuple[tuple[str, str], ...]
     keys: Keys
 
     def mentioning(self, request: EditRequest) -> Bool[Tensor, " n"]:
-        """Which pairs have a subject or an object of the request's: no strangers to it."""
-        own = {request.fact.subject, request.target, request.fact.object}
-        own |= {demand.mentioned for demand in request.demands}
-        return torch.tensor([bool({*pair} & (own - {""})) for pair in self.pairs])
+        """Returns which pairs share a subject or an object with the request."""
+        names = {request.fact.subject, request.target, request.fact.object}
+        names |= {demand.mentioned for demand in request.demands}
+        return torch.tensor([bool({*pair} & (names - {""})) for pair in self.pairs])
 
 
 def skeletons(demands: Sequence[Demand]) -> tuple[str, ...]:
-    """The demands' wordings without the pairs, each once: equal ones have equal families."""
-    return tuple(dict.fromkeys(about(one, "{}", "{o}").fact.template for one in demands))
+    """Returns the demands' distinct templates without subject and object; equal skeletons have
+    equal families.
+    """
+    return tuple(dict.fromkeys(about(demand, "{}", "{o}").fact.template for demand in demands))
 
 
 def family(
@@ -54,25 +57,36 @@ def family(
     n: int,
     seed: int = 0,
 ) -> Family:
-    """`n` pairs of kedit's facts in each wording: facts, and subjects with others' objects.
+    """Fills each template with `n` pairs from kedit's facts, and reads the keys of these prompts.
+
+    Half of the pairs are facts; the other half combine the subject of a fact with the object of
+    another one.
+
+    Args:
+        demands: their templates are used.
+        sites: where keys are read.
+        where: the token whose keys are read.
+        n: number of pairs per template.
 
     Raises:
-        InputError: none of them can be read.
+        InputError: no prompt can be read.
     """
     texts: dict[Tokens, tuple[str, str]] = {}
-    worded = {skeletons([demand]): demand for demand in demands}
-    for (skeleton,), demand in worded.items():
+    by_skeleton = {skeletons([demand]): demand for demand in demands}
+    for (skeleton,), demand in by_skeleton.items():
         draw = random.Random(f"{seed} {skeleton}")
         facts = draw.sample(known_facts(), min(n, len(known_facts())))
-        for place, fact in enumerate(facts):
-            # by turns a fact, and its subject with the object of the next
-            object = facts[(place + place % 2) % len(facts)].object
-            one = about(demand, fact.subject, object)
+        for number, fact in enumerate(facts):
+            # even numbers: the fact itself; odd numbers: its subject with the next fact's object
+            object = facts[(number + number % 2) % len(facts)].object
+            filled = about(demand, fact.subject, object)
             try:
-                tokens, pos = located(model, one.fact, where, one.mentioned)
-            except InputError:  # longer than the context
+                tokens, pos = located(model, filled.fact, where, filled.mentioned)
+            except InputError:  # longer than the model's context
                 continue
             texts.setdefault(tokens[: pos + 1], (fact.subject, object if demand.mentioned else ""))
     if not texts:
-        raise InputError(f"family: no other pair can be read in {demands[0].fact.template!r}")
+        raise InputError(
+            f"family: the template {demands[0].fact.template!r} cannot be read with any other pair"
+        )
     return Family(tuple(texts.values()), last_keys(model, sites, list(texts)))

@@ -1,8 +1,8 @@
-"""The moments that an editor spares: handed to it, or those of its text.
+"""The second moments of an editor's sites: given by the caller, or measured on the editor's text.
 
-What is handed in may be a file of the statistics that ROME's and MEMIT's code keeps (and EasyEdit's
-after them), an .npz with the arrays "mom2.mom2", the sum of k kᵀ over tokens, and "mom2.count", the
-number of these tokens.
+A given moment may be a file of the statistics that the code of ROME, MEMIT and EasyEdit saves: an
+.npz with the arrays "mom2.mom2", the sum of k kᵀ over tokens, and "mom2.count", the number of these
+tokens.
 """
 
 import dataclasses
@@ -20,12 +20,18 @@ from kedit.editing.moments import Moment, moments
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 
-SYMMETRIC = 1e-4  # of the largest number on the diagonal; sums in float32 are good to about 1e-5
+# largest asymmetry of a given moment, relative to its largest diagonal entry: sums in float32, as
+# in the published files, are accurate to about 1e-5
+SYMMETRIC = 1e-4
 
 
 @runtime_checkable
 class Sparing(Protocol):
-    """An editor that spares the keys of a text: at which groups of sites, and whose moments."""
+    """An editor that spares the keys of running text, as `spared` needs it.
+
+    `moments` are given moments or files (empty: measure them), `text`, `n_tokens` and `seed` say on
+    what to measure, and `groups` lists the sites of each moment.
+    """
 
     @property
     def moments(self) -> tuple[Moment | str, ...]: ...
@@ -40,103 +46,112 @@ class Sparing(Protocol):
 
 
 def spared(model: HookedTransformer, editor: Sparing) -> list[Moment]:
-    """The moment of each of the editor's groups: `editor.moments`, or if there are none its text's.
+    """Returns a moment for each of the editor's groups: `editor.moments` if given, else measured on
+    its text.
 
     Raises:
-        InputError: what is handed in is not one for each group, cannot be read, is of other sites,
-            another model's size or another layer, or is no second moment: not finite, symmetric and
-            positive semidefinite, up to rounding. Else as `kedit.editing.moments.moments`.
+        InputError: `editor.moments` has not one entry per group; an entry cannot be read, or is of
+            other sites, another layer or another model's size; or it is no second moment: not
+            finite, or not symmetric and positive semidefinite up to rounding. If the moments are
+            measured: see `kedit.editing.moments.moments`.
     """
     if not editor.moments:
         return moments(model, editor.groups, editor.text, editor.n_tokens, editor.seed)
     groups = [tuple(group) for group in editor.groups]
     if len(editor.moments) != len(groups):
         raise InputError(
-            f"moments: {len(editor.moments)} are given, but one for each of "
-            f"{', '.join(map(_told, groups))} is wanted, in this order"
+            f"moments: got {len(editor.moments)}, but need {len(groups)}, in this order: "
+            f"{', '.join(map(_listed, groups))}"
         )
-    return [_taken(model, *both) for both in zip(groups, editor.moments, strict=True)]
+    return [
+        _validated(model, sites, given)
+        for sites, given in zip(groups, editor.moments, strict=True)
+    ]
 
 
 def settings_of(
     editor: Sparing, contexts: Sequence[str], seconds: Sequence[Moment]
 ) -> dict[str, Any]:
-    """The editor's settings for an edit's provenance: plain values, as JSON has them.
+    """Returns the editor's settings for an edit's provenance, as plain values for JSON.
 
     Args:
-        contexts: that were used.
-        seconds: `spared` moments: their text and tokens are told, of which a cached one may have
-            more than were asked for, and of those that were handed in a digest too.
+        contexts: those that were used.
+        seconds: what `spared` returned. Recorded are each moment's text and number of tokens (a
+            cached moment may have more than were requested), and for given moments also a hash of
+            the matrix.
     """
     assert dataclasses.is_dataclass(editor) and not isinstance(editor, type)
-    told = [
-        {"corpus": one.corpus, "n_tokens": one.n_tokens}
-        | ({"digest": hashed(one.matrix)[:16]} if editor.moments else {})
-        for one in seconds
+    described = [
+        {"corpus": moment.corpus, "n_tokens": moment.n_tokens}
+        | ({"digest": hashed(moment.matrix)[:16]} if editor.moments else {})
+        for moment in seconds
     ]
     plain = dataclasses.asdict(dataclasses.replace(editor, moments=()))
-    return plain | {"contexts": list(contexts), "moments": told}
+    return plain | {"contexts": list(contexts), "moments": described}
 
 
-def _taken(model: HookedTransformer, sites: tuple[WriteSite, ...], handed: Moment | str) -> Moment:
-    """What was handed in, as the moment of `sites`, in float64, exactly symmetric."""
+def _validated(model: HookedTransformer, sites: tuple[WriteSite, ...], given: Moment | str) -> Moment:
+    """Checks a given moment of `sites`; returns it in float64, exactly symmetric."""
     d_keys = tuple(site.d_key(model) for site in sites)
-    if isinstance(handed, Moment):
-        name, found = f"that of {handed.corpus}", handed
+    if isinstance(given, Moment):
+        name, found = f"the moment of {given.corpus}", given
     else:
-        name, found = f"{handed:.200}", _statistics(handed, sites, d_keys)
+        name, found = f"{given:.200}", _statistics(given, sites, d_keys)
     size = (sum(d_keys), sum(d_keys))
     if found.sites != sites:
-        raise InputError(f"moments: {name} is of {_told(found.sites)}, not of {_told(sites)}")
+        raise InputError(
+            f"moments: {name} is for {_listed(found.sites)}, but {_listed(sites)} is needed"
+        )
     if found.matrix.shape != size or found.d_keys != d_keys:
         raise InputError(
             f"moments: {name} is {' x '.join(map(str, found.matrix.shape))}, but keys of "
-            f"{_told(sites)} have {size[0]} numbers in {model.cfg.model_name}"
+            f"{_listed(sites)} have {size[0]} numbers in {model.cfg.model_name}"
         )
     matrix = found.matrix.to("cpu", torch.float64)
-    wrong = ""
+    problem = ""
     if found.n_tokens < 1:
-        wrong = f"it is the mean over {found.n_tokens} tokens"
+        problem = f"it is a mean over {found.n_tokens} tokens"
     elif not matrix.isfinite().all():
-        wrong = "it has numbers that are not finite"
+        problem = "it has numbers that are not finite"
     elif (matrix - matrix.T).abs().max() > SYMMETRIC * matrix.diagonal().max():
-        wrong = "it is not symmetric"
-    if wrong:
-        raise InputError(f"moments: {name} is no second moment of keys: {wrong}")
-    taken = dataclasses.replace(found, matrix=(matrix + matrix.T) / 2)
+        problem = "it is not symmetric"
+    if problem:
+        raise InputError(f"moments: {name} is not a second moment of keys: {problem}")
+    symmetric = dataclasses.replace(found, matrix=(matrix + matrix.T) / 2)
     try:
-        taken.solve(torch.zeros(size[0], 1))  # factors it, for the editor too
+        # fails if the matrix cannot be inverted; the factorisation is kept for the editor
+        symmetric.solve(torch.zeros(size[0], 1))
     except InputError as error:
-        raise InputError(f"moments: {name} is no second moment of keys: {error}") from None
-    return taken
+        raise InputError(f"moments: {name} is not a second moment of keys: {error}") from None
+    return symmetric
 
 
 def _statistics(file: str, sites: tuple[WriteSite, ...], d_keys: tuple[int, ...]) -> Moment:
-    """The moment in a file of ROME's statistics, which is not checked yet.
+    """Reads the moment in a file of ROME's statistics; `_validated` checks its numbers.
 
     Raises:
-        InputError: it cannot be read, or its name tells another layer.
+        InputError: the file cannot be read, or its name contains another layer.
     """
     try:
-        # no pickle: reading one can run whatever its author wants
+        # no pickle: reading one can run any code that its author put there
         with Path(file).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             total, count = arrays["mom2.mom2"], arrays["mom2.count"].item()
         if total.dtype.kind != "f" or total.ndim != 2 or not isinstance(count, int) or count < 1:
             raise ValueError(f"mom2.mom2 is {total.dtype} {total.shape}, mom2.count is {count!r}")
-    except Exception as error:  # of any kind: the file system's, zip's, numpy's
+    except Exception as error:  # the file system, zip and numpy raise errors of many types
         raise InputError(
-            f"moments: {file:.200} cannot be read as statistics of ROME's code, an .npz file with "
-            f"mom2.mom2 and mom2.count: {str(error)[:200] or type(error).__name__}"
+            f"moments: {file:.200} cannot be read as statistics of ROME's code, which are an .npz "
+            f"file with mom2.mom2 and mom2.count: {str(error)[:200] or type(error).__name__}"
         ) from None
     named = re.search(r"\.(?:h|layers)\.(\d+)\.", Path(file).name)
     layers = {site.layer for site in sites}
     if named is not None and {int(named[1])} != layers:
         raise InputError(
-            f"moments: {Path(file).name} is of layer {named[1]} by its name, but that of "
-            f"{_told(sites)} is wanted"
+            f"moments: the file name {Path(file).name} says layer {named[1]}, but a moment of "
+            f"{_listed(sites)} is needed"
         )
     return Moment(sites, d_keys, torch.from_numpy(total).double() / count, count, Path(file).name)
 
 
-def _told(sites: Sequence[WriteSite]) -> str:
+def _listed(sites: Sequence[WriteSite]) -> str:
     return " + ".join(site.parameter for site in sites)

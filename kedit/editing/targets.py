@@ -1,4 +1,4 @@
-"""Goals: what write sites are to write, raw, at the last token of which texts."""
+"""The raw output that each write site should produce at the last token of each text."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,17 +14,23 @@ from kedit.models.sites import has_post_norms
 
 
 class Goal(NamedTuple):
-    """`raw` is to be written at the last token of `text`."""
+    """A text and the raw outputs that write sites should produce at its last token.
+
+    Args:
+        text: token ids up to the key position.
+        raw: by slot, the target for the raw output (before a post-norm).
+    """
 
     text: Tokens
     raw: Mapping[Slot, Float[Tensor, " d_model"]]
 
     def of(self, site: WriteSite) -> Float[Tensor, " d_model"]:
+        """Returns the target for the output of `site`."""
         return self.raw[slot(site)]
 
 
 def slot(site: WriteSite) -> Slot:
-    """Where a delta of what the site writes enters."""
+    """Returns the slot of a write site: where a trained delta is added to what the site writes."""
     return Slot(site.layer, site.half)
 
 
@@ -35,18 +41,24 @@ def goals(
     training: Training,
     balance: float = 0.0,
 ) -> list[Goal]:
-    """A goal for each distinct key of the rows that have targets, `sites` being trained together.
+    """Trains the outputs of `sites` together and returns a goal for each distinct key of rows with
+    targets.
+
+    Args:
+        rows: the texts to train on, with their targets.
+        training: settings of the training.
+        balance: 0, or attention's share of the change (see `balanced`).
 
     Raises:
-        InputError: as `train`.
+        InputError: see `kedit.editing.values.train`.
     """
     trained = train(model, rows, [slot(site) for site in sites], training)
-    wanted = balanced(trained, balance, has_post_norms(model)) if balance else trained.wanted
+    targets = balanced(trained, balance, has_post_norms(model)) if balance else trained.wanted
     found: dict[Tokens, Goal] = {}
     for number, row in enumerate(rows):
         text = row.tokens[: row.pos + 1]
         if row.targets:
-            raw = {where: written[number] for where, written in wanted.items()}
+            raw = {slot: output[number] for slot, output in targets.items()}
             found.setdefault(text, Goal(text, raw))
     return list(found.values())
 
@@ -54,27 +66,33 @@ def goals(
 def balanced(
     trained: Trained, balance: float, apart: bool
 ) -> Mapping[Slot, Float[Tensor, "row d_model"]]:
-    """`trained.wanted` with attention's share of what a layer's halves bring set to `balance`.
+    """Returns `trained.wanted`, redistributed so that attention has a share `balance` of each
+    layer's change.
 
-    Where they add up in the residual stream they still bring the same together:
+    Without post-norms, both halves of a layer add to the residual stream. Their total change r is
+    kept, and split:
 
-        attn + balance · r,  mlp + (1 − balance) · r              r: what both bring
+        attn + balance · r,  mlp + (1 − balance) · r
 
-    Behind post-norms (`apart`) neither can bring what the other was to. There the half with the
-    larger share brings all of its own, the other so much less of its own as their shares differ.
-    Layers with one half only stay as they are.
+    With post-norms (`apart`), neither half can write the other's change. There the half with the
+    larger share keeps its full change, and the change of the other is scaled by the ratio of the
+    shares. Layers with only one half stay unchanged.
 
-    Ours: IntAttn-Edit (arXiv 2510.27400) splits by a factor from tracing; its formula was not to be
-    had.
+    This is kedit's formula. IntAttn-Edit (arXiv 2510.27400) splits by a factor from causal tracing,
+    but its formula is not available.
+
+    Args:
+        balance: attention's share, at least 0 and below 1.
+        apart: whether the model has post-norms.
     """
-    wanted = dict(trained.wanted)
-    for attn in [slot for slot in wanted if slot.part == "attn"]:
+    targets = dict(trained.wanted)
+    for attn in [slot for slot in targets if slot.part == "attn"]:
         mlp = Slot(attn.layer, "mlp")
-        if mlp not in wanted:
+        if mlp not in targets:
             continue
-        both = sum(trained.wanted[half] - trained.written[half] for half in (attn, mlp))
+        total = sum(trained.wanted[half] - trained.written[half] for half in (attn, mlp))
         for half, share in ((attn, balance), (mlp, 1 - balance)):
             clean = trained.written[half]
-            own = trained.wanted[half] - clean
-            wanted[half] = clean + (min(1.0, share / (1 - share)) * own if apart else share * both)
-    return wanted
+            change = trained.wanted[half] - clean
+            targets[half] = clean + (min(1.0, share / (1 - share)) * change if apart else share * total)
+    return targets
