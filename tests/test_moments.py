@@ -33,7 +33,7 @@ N = 500  # tokens; in chunks of 63 (the tiny models' context less BOS) or 64 the
 @pytest.fixture(autouse=True)
 def small_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEDIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(room, "TOGETHER", 130)  # two chunks
+    monkeypatch.setattr(room, "TOKENS_PER_BATCH", 130)  # two chunks
     monkeypatch.setattr(room, "SAVE_AFTER", 0.0)
     monkeypatch.setattr(room, "BLOCK", 40)  # no divisor of a key's length
 

@@ -100,8 +100,7 @@ def legacy_insert(
 
 
 class Spared(NamedTuple):
-    """Keys at which a delta should write nothing, with C⁻¹ of them, which is expensive to compute.
-    """
+    """Keys at which a delta should write nothing, with C⁻¹ of them: computing it is expensive."""
 
     keys: Float[Tensor, "n d_key"]
     whitened: Float[Tensor, "d_key n"]

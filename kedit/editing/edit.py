@@ -1,6 +1,6 @@
-"""Edit: what an editor changed, as deltas on named weights; applied for a while, undone to the bit.
+"""Edit: deltas on named weights, which can be applied for a while and are undone bit for bit.
 
-What an edit was made from travels with it, and a model that it was not made for is refused.
+An edit carries its provenance: what it was made from. It refuses models it was not made for.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit import cache as kept
+from kedit import cache
 from kedit.editing.deltas import Delta, LowRank, Norm, add, fits, norm_of, shape_of, sum_of
 from kedit.editing.provenance import Provenance, fingerprint
 from kedit.editing.weights import enter, hold, leave
@@ -25,12 +25,17 @@ from kedit.facts import EditRequest
 
 log = logging.getLogger("kedit")
 
-FORMAT = "2"  # of the files that `Edit.save` writes: 1 had no checksum
+FORMAT = "2"  # version of the files that `Edit.save` writes; version 1 had no checksum
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A change to a model that is not carried out yet: `deltas`, by the parameter they add to."""
+    """A change of a model's weights, as deltas; `applied` carries it out.
+
+    Args:
+        deltas: by the name of the parameter that the delta is added to.
+        made: what the edit was made from.
+    """
 
     deltas: Mapping[str, Delta]
     made: Provenance
@@ -38,22 +43,23 @@ class Edit:
     def __repr__(self) -> str:
         deltas = (f"{name}: {shape_of(delta)}" for name, delta in self.deltas.items())
         n = len(self.made.requests)
-        asked = "1 request" if n == 1 else f"{n} requests"
-        return f"Edit({self.made.editor}, {asked}, {'; '.join(deltas)})"
+        count = "1 request" if n == 1 else f"{n} requests"
+        return f"Edit({self.made.editor}, {count}, {'; '.join(deltas)})"
 
     @contextlib.contextmanager
     def applied(self, model: HookedTransformer) -> Iterator[HookedTransformer]:
-        """`model` with the deltas added in place, while the block runs; then it is as it was.
+        """Context manager: adds the deltas to `model` in place, and restores the weights at the
+        end.
 
-        Blocks nest, of this edit and of others. A model belongs to one thread at a time: while
-        one thread has an edit applied, others can apply none. An edit that changes no number is
-        logged as such.
+        Blocks can be nested, with this edit and with others. A model belongs to one thread at a
+        time: while one thread has an edit applied, other threads cannot apply any. If the edit
+        changes no number, a warning is logged.
 
         Raises:
-            InputError: the edit was made for another model, a parameter is missing or of another
-                shape, a sum is not finite, or another thread has an edit applied: the model is
-                left untouched. Or, at the end, the blocks did not nest: then all edits of the
-                model are taken back.
+            InputError: the edit was made for another model, a parameter is missing or has another
+                shape, a sum is not finite, or another thread has an edit applied; then the model is
+                left untouched. Or, at the end: the blocks were not properly nested; then all edits
+                of the model are undone.
         """
         applied = enter(model)
         try:
@@ -65,23 +71,23 @@ class Edit:
                 log.warning("The edit of %s changes no weight of this model", self.made.editor)
             yield model
         except BaseException:
-            with contextlib.suppress(InputError):  # what ended the block is the news
+            with contextlib.suppress(InputError):  # raise the error that ended the block instead
                 leave(model, applied)
             raise
         leave(model, applied)
 
     def weights(self, model: HookedTransformer) -> dict[str, Tensor]:
-        """The parameters of `model` that the deltas add to, by name.
+        """Returns the parameters of `model` that the deltas add to, by name.
 
         Raises:
-            InputError: as `applied`, but for what is not finite.
+            InputError: see `applied`, except for sums that are not finite.
         """
-        own = fingerprint(model)
-        if own != self.made.fingerprint:
+        found = fingerprint(model)
+        if found != self.made.fingerprint:
             raise InputError(
-                f"this edit was made for another model: for {self.made.source or 'one'} with "
-                f"fingerprint {self.made.fingerprint[:12]}, not {own[:12]}; apply it to that model "
-                "(in a dtype that rounds its weights, a model counts as another)"
+                f"this edit was made for another model: for {self.made.source or 'a model'} with "
+                f"fingerprint {self.made.fingerprint[:12]}, but this one has {found[:12]}; apply "
+                "it to that model (a dtype that rounds the weights makes it a different model)"
             )
         parameters = dict(model.named_parameters())
         for name, delta in self.deltas.items():
@@ -89,41 +95,48 @@ class Edit:
                 raise InputError(f"the model has no {name}, which this edit changes")
             if not fits(delta, parameters[name]):
                 raise InputError(
-                    f"the delta of {name} is {shape_of(delta)}, "
-                    f"the parameter is {tuple(parameters[name].shape)}"
+                    f"the delta of {name} has shape {shape_of(delta)}, "
+                    f"but the parameter has {tuple(parameters[name].shape)}"
                 )
         return {name: parameters[name].detach() for name in self.deltas}
 
     def n_moved(self, model: HookedTransformer) -> dict[str, int]:
-        """How many numbers of each parameter the edit changes; small deltas are rounded away."""
+        """Returns how many numbers of each parameter the edit changes; small deltas are rounded
+        away.
+        """
         weights = self.weights(model)
         with self.applied(model):
             edited = {name: weight.clone() for name, weight in weights.items()}
         return {name: int((edited[name] != weights[name]).sum()) for name in weights}
 
     def norms(self, model: HookedTransformer) -> dict[str, Norm]:
-        """How large the edit is at each parameter, beside the weight that `model` has there."""
+        """Returns the norm of the edit at each parameter, absolute and relative to the weight in
+        `model`.
+        """
         found = {}
         for name, weight in self.weights(model).items():
-            own = float(torch.linalg.vector_norm(weight, dtype=torch.float64))
-            size = norm_of(self.deltas[name])
-            found[name] = Norm(size, size / own if own else float("inf"))
+            weight_norm = float(torch.linalg.vector_norm(weight, dtype=torch.float64))
+            delta_norm = norm_of(self.deltas[name])
+            found[name] = Norm(
+                delta_norm, delta_norm / weight_norm if weight_norm else float("inf")
+            )
         return found
 
     def scaled(self, factor: float) -> "Edit":
-        """`factor` times the change."""
+        """Returns the edit with `factor` times the change."""
         deltas: dict[str, Delta] = {
             name: LowRank(delta.left, factor * delta.right)
             if isinstance(delta, LowRank)
             else factor * delta
             for name, delta in self.deltas.items()
         }
-        told = {"scaled": factor * self.made.settings.get("scaled", 1.0)}
-        return Edit(deltas, replace(self.made, settings={**self.made.settings, **told}))
+        scale = {"scaled": factor * self.made.settings.get("scaled", 1.0)}
+        return Edit(deltas, replace(self.made, settings={**self.made.settings, **scale}))
 
     def save(self, path: str | Path) -> Path:
-        """One safetensors file with deltas, provenance and a checksum of both, written whole or not
-        at all.
+        """Writes deltas, provenance and a checksum of both to one safetensors file.
+
+        The file is written completely or not at all.
         """
         path = Path(path)
         tensors: dict[str, Tensor] = {}
@@ -135,69 +148,74 @@ class Edit:
                 for part, value in parts.items()
             }
         made = json.dumps(self.made.to_record(), ensure_ascii=False)
-        kept.write(path, tensors, {"kedit_edit": FORMAT, "made": made})
+        cache.write(path, tensors, {"kedit_edit": FORMAT, "made": made})
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> "Edit":
-        """The edit that `save` wrote, bit for bit, on the CPU.
+        """Reads the edit that `save` wrote, bit for bit, to the CPU.
 
         Raises:
-            InputError: no such file, a damaged one, or one that this kedit did not write.
+            InputError: the file doesn't exist, is damaged, or was not written by this version of
+                kedit.
         """
         path = Path(path)
         try:
-            tensors, told = kept.read(path)
+            tensors, metadata = cache.read(path)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path} cannot be read as a saved edit: {error}") from error
-        version = told.get("kedit_edit")
+        version = metadata.get("kedit_edit")
         if version is None:
-            raise InputError(f"{path} is a safetensors file, but no edit that kedit saved")
+            raise InputError(f"{path} is a safetensors file, but not an edit that kedit saved")
         if version == "1":
             raise InputError(
-                f"{path} was saved by an earlier kedit, without a checksum and for a fingerprint "
-                "of a part of the model: make the edit again, with the settings that it was made "
-                "by, and save it"
+                f"{path} was saved by an earlier kedit, without a checksum and with a fingerprint "
+                "of only a part of the model: make the edit again with the same settings, and "
+                "save it"
             )
         if version != FORMAT:
             raise InputError(
-                f"{path} has format {version}, this kedit reads {FORMAT}: update kedit"
+                f"{path} has format {version}, but this kedit reads format {FORMAT}: update kedit"
             )
-        if not kept.checksum_of(tensors, told):
+        if not cache.checksum_of(tensors, metadata):
             raise InputError(
-                f"{path} is damaged, its checksum is wrong: take another copy of it, or make the "
-                "edit again"
+                f"{path} is damaged, its checksum is wrong: use another copy, or make the edit "
+                "again"
             )
         try:
-            made = Provenance.from_record(json.loads(told["made"]))
+            made = Provenance.from_record(json.loads(metadata["made"]))
             return cls(_deltas(tensors), made)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is a broken edit: {error!r}") from error
 
 
-PreparedEditor = Callable[[Sequence[EditRequest]], Edit]  # an editor that knows its model already
+PreparedEditor = Callable[[Sequence[EditRequest]], Edit]  # an editor prepared for its model
 
 
 @runtime_checkable
 class Editor(Protocol):
-    """Makes the edit that satisfies requests, and leaves the model as it found it."""
+    """A method with its settings: makes the edit that satisfies requests, and leaves the model
+    unchanged.
+    """
 
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """What hangs on the model alone is done once, for many edits."""
+        """Prepares the editor for a model: does, once for many edits, what depends only on the
+        model.
+        """
         ...
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """`self.on(model)(requests)`."""
+        """Makes one edit for the requests: `self.on(model)(requests)`."""
         ...
 
 
 def combined(edits: Sequence[Edit]) -> Edit:
-    """One edit that does what `edits` do, applied one inside the other, up to rounding.
+    """Returns one edit that does what `edits` do when applied one inside the other, up to rounding.
 
-    Low-rank deltas stay low rank, their factors side by side.
+    The sum of low-rank deltas is stored as a low rank, with concatenated factors.
 
     Raises:
-        InputError: no edits, or edits made for different models.
+        InputError: there are no edits, or they were made for different models.
     """
     if not edits:
         raise InputError("there are no edits to combine")
@@ -208,8 +226,8 @@ def combined(edits: Sequence[Edit]) -> Edit:
     for edit in edits:
         if edit.made.fingerprint != first.fingerprint:
             raise InputError(
-                f"edits for different models cannot be combined: {first.source or 'one'} "
-                f"({first.fingerprint[:12]}) and {edit.made.source or 'another'} "
+                f"edits for different models cannot be combined: {first.source or 'one model'} "
+                f"({first.fingerprint[:12]}) and {edit.made.source or 'another model'} "
                 f"({edit.made.fingerprint[:12]})"
             )
         for name, delta in edit.deltas.items():
@@ -226,27 +244,32 @@ def combined(edits: Sequence[Edit]) -> Edit:
     return Edit(deltas, made)
 
 
-Requests = TypeVar("Requests")  # a request, or several
+Requests = TypeVar("Requests")  # a request, or a batch of them
 
 
 def edit_in_turn(
     model: HookedTransformer, asked: Sequence[Requests], make: Callable[[Requests], Edit]
 ) -> Edit:
-    """The edits of all that is `asked`, each made on the model with those before it, as one.
+    """Makes an edit for each item, on the model with the edits before it applied, and combines
+    them.
+
+    Args:
+        asked: the items: requests, or batches of requests.
+        make: makes the edit of one item.
 
     Raises:
-        InputError: nothing is asked.
+        InputError: there are no items.
     """
     edits: list[Edit] = []
     with contextlib.ExitStack() as applied:
-        for one in asked:
-            edits.append(make(one))
+        for item in asked:
+            edits.append(make(item))
             applied.enter_context(edits[-1].applied(model))
     return combined(edits)
 
 
 def _deltas(tensors: Mapping[str, Tensor]) -> dict[str, Delta]:
-    """The inverse of the names that `Edit.save` gives."""
+    """Rebuilds deltas from the tensors that `Edit.save` wrote, by their names."""
     found: dict[str, Delta] = {}
     for key, value in tensors.items():
         name, part = key.split("|")
@@ -255,5 +278,5 @@ def _deltas(tensors: Mapping[str, Tensor]) -> dict[str, Delta]:
         elif part == "dense":
             found[name] = value
         elif part != "right" or f"{name}|left" not in tensors:
-            raise ValueError(f"a tensor {key!r}")
+            raise ValueError(f"unexpected tensor {key!r}")
     return found

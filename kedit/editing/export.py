@@ -1,6 +1,7 @@
-"""An edited model as a Hugging Face checkpoint, which any other program can load.
+"""Exports an edited model as a Hugging Face checkpoint, which other programs can load.
 
-Without a table of names: a weight's counterpart is the tensor of the module that has its numbers.
+No table of parameter names is needed: the counterpart of a TransformerLens weight is found as the
+one tensor of the Hugging Face model that has the same numbers.
 """
 
 import json
@@ -19,36 +20,38 @@ from kedit.errors import InputError
 from kedit.models.hugging_face import read_folder
 from kedit.models.load import both_forms, quiet
 
-MADE = "kedit_edit.json"  # the edit's provenance, beside the weights
+MADE = "kedit_edit.json"  # file of the edit's provenance in the checkpoint's folder
 
 
 @torch.no_grad()
 def export(edit: Edit, folder: str | Path, source: str = "") -> Path:
-    """Writes the model `source` with `edit`, in float32, whole or not at all.
+    """Writes the model `source` with `edit` applied to a new folder, in float32, completely or not
+    at all.
 
     Args:
-        source: as for kedit.models.load.load: the model that the edit was made for, wherever it is
-            now.
-        folder: gets the checkpoint (safetensors), the tokenizer and the edit's provenance; it must
-            not exist yet, or be empty.
+        folder: receives the checkpoint (safetensors), the tokenizer and the edit's provenance; it
+            must not exist yet, or be empty.
+        source: the model that the edit was made for, as for `kedit.models.load.load`; "": the
+            source in the edit's provenance.
 
     Raises:
-        InputError: the source cannot be had or is another model, it has no Hugging Face form, an
-            edited weight has not exactly one counterpart there, transformers does not read back
-            what it wrote, or the folder is in use.
+        InputError: the source cannot be loaded or is another model, it has no Hugging Face form, an
+            edited weight does not have exactly one counterpart there, transformers reads back
+            something other than what it wrote, or the folder is in use.
     """
     folder, source = Path(folder), source or edit.made.source
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already: name a new folder for the checkpoint")
+        raise InputError(f"{folder} already exists: name a new folder for the checkpoint")
     if not source:
         raise InputError(
-            "it is not known where the edited model came from: name its source, "
+            "it is not known where the edited model came from: give its source, as in "
             "export(edit, folder, source)"
         )
     model, hf, tokenizer = both_forms(source)
-    places = {name: _counterpart(hf, name, weight) for name, weight in edit.weights(model).items()}
-    for name, place in places.items():
-        add(name, edit.deltas[name], place)
+    # all counterparts first: they are found by the unedited numbers
+    weights = {name: _counterpart(hf, name, weight) for name, weight in edit.weights(model).items()}
+    for name, weight in weights.items():
+        add(name, edit.deltas[name], weight)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, quiet():
         made = Path(scratch, "made")
@@ -56,30 +59,35 @@ def export(edit: Edit, folder: str | Path, source: str = "") -> Path:
         tokenizer.save_pretrained(made)
         record = json.dumps(edit.made.to_record(), indent=1, ensure_ascii=False)
         (made / MADE).write_text(record, encoding="utf-8")
-        again = read_folder(made)[0].state_dict()
+        reread = read_folder(made)[0].state_dict()
         for name, value in hf.state_dict().items():
-            if name not in again or not torch.equal(again[name], value):
-                raise InputError(f"{source} cannot be exported: {name} is read back changed")
+            if name not in reread or not torch.equal(reread[name], value):
+                raise InputError(
+                    f"{source} cannot be exported: transformers reads {name} back with other "
+                    "numbers than it wrote"
+                )
         made.rename(folder)
     return folder
 
 
 def _counterpart(hf: PreTrainedModel, name: str, weight: Tensor) -> Tensor:
-    """A view, shaped as `weight`, of the one tensor of `hf` that has its numbers."""
-    heads = len(weight) if name.endswith("W_V") else 0  # what reads stands side by side
+    """Returns a view, shaped like `weight`, of the one tensor of `hf` that has the same numbers."""
+    # Heads are concatenated along the output axis of W_V. In the other weights with heads, such as
+    # W_O, they are along the first axis, which `flat` merges.
+    heads = len(weight) if name.endswith("W_V") else 0
     if heads:
         matrix = rearrange(weight, "head d_model d_head -> d_model (head d_head)")
     else:
         matrix = weight if weight.ndim == 1 else flat(weight)
     found = [
-        (theirs, view)
-        # tied tensors under all their names: `hf` could not change one without the other
-        for theirs, tensor in hf.named_parameters(remove_duplicate=False)
+        (hf_name, view)
+        # with duplicates: a tied tensor counts as two, because `hf` can't change only one of them
+        for hf_name, tensor in hf.named_parameters(remove_duplicate=False)
         for view in ((tensor, tensor.T) if tensor.ndim == 2 else (tensor,))
         if view.shape == matrix.shape and torch.equal(view, matrix)
     ]
     if len(found) != 1:
-        held = f"holds it {len(found)} times ({', '.join(theirs for theirs, _ in found)})"
+        held = f"holds it {len(found)} times ({', '.join(hf_name for hf_name, _ in found)})"
         raise InputError(
             f"{name} cannot be exported: {type(hf).__name__} "
             f"{held if found else 'has no tensor with its numbers'}"

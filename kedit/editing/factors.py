@@ -1,7 +1,8 @@
-"""A loss's gradient on a matrix, as the rank-one factors that its tokens bring.
+"""The gradient of a loss on a matrix, as rank-one factors, one pair per token.
 
-For a linear map, written = read @ W, the gradient on W is the sum over tokens of read ⊗ slope, the
-slope being the loss's gradient on what was written (Mitchell et al. 2022, section 3.1).
+For a linear map, written = read @ W, the gradient on W is the sum over tokens of read ⊗ slope,
+where slope is the gradient of the loss with respect to what was written (Mitchell et al. 2022,
+section 3.1).
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,33 +23,36 @@ from kedit.forward.metrics import losses_and_slope
 from kedit.forward.packed import Part
 
 MapName = Literal["W_in", "W_gate", "W_out", "W_V", "W_O"]
+# hook names (or parts of `kedit.forward.packed`) where the input and the output of a matrix are
 READ_AT = {"W_in": "mlp_in", "W_gate": "mlp_in", "W_out": "post", "W_V": "attn_in", "W_O": "z"}
 WRITTEN_AT = {"W_in": "pre", "W_gate": "pre", "W_out": "mlp", "W_V": "v", "W_O": "attn"}
 
 
 @dataclass(frozen=True, order=True)
 class LinearMap:
-    """A matrix of a block's MLP or attention, all heads as one matrix."""
+    """A matrix of a block's MLP or attention; W_V and W_O of all heads count as one matrix."""
 
     layer: int
     name: MapName
 
     def parameter(self, model: HookedTransformer) -> str:
-        """Its name among the model's parameters.
+        """Returns the matrix's name among the model's parameters.
 
         Raises:
             InputError: the model has no such matrix.
         """
         half = "attn" if self.name in ("W_V", "W_O") else "mlp"
-        names = [f"blocks.{self.layer}.{half}.{own}" for own in (self.name, f"_{self.name}")]
-        there = dict(model.named_parameters())
+        names = [
+            f"blocks.{self.layer}.{half}.{attribute}" for attribute in (self.name, f"_{self.name}")
+        ]
+        parameters = dict(model.named_parameters())
         for name in names:  # with grouped heads W_V is a view, and _W_V the parameter
-            if name in there:
+            if name in parameters:
                 return name
         raise InputError(f"{model.cfg.model_name} has no {names[0]}: MEND cannot edit it")
 
     def widths(self, model: HookedTransformer) -> tuple[int, int]:
-        """Of what it reads, and of what it writes."""
+        """Returns the lengths of what the matrix reads and of what it writes, per token."""
         weight = model.get_parameter(self.parameter(model))
         if self.name == "W_V":
             return weight.shape[1], weight.shape[0] * weight.shape[2]
@@ -60,23 +64,27 @@ class LinearMap:
         left: Float[Tensor, "d_read rank"],
         right: Float[Tensor, "rank d_written"],
     ) -> Delta:
-        """left @ right as a delta on the parameter."""
+        """Returns left @ right as a delta on the parameter."""
         if self.name != "W_V":
             return LowRank(left, right)
         n_heads = model.get_parameter(self.parameter(model)).shape[0]
         return rearrange(left @ right, "m (head d_head) -> head m d_head", head=n_heads)
 
     def written_at(self, model: HookedTransformer) -> str:
-        """Where what it writes can be seen: a part of `through`, or a hook point."""
+        """Returns where the matrix's output can be read: a part of `kedit.forward.packed`, or a
+        hook point.
+        """
         gated = self.name == "W_in" and model.cfg.gated_mlp
         return "pre_linear" if gated else WRITTEN_AT[self.name]
 
 
 class Factors(NamedTuple):
-    """What a matrix read and the loss's gradient on what it wrote, token by token.
+    """What a matrix read, and the gradient of the loss on what it wrote, token by token.
 
     Args:
-        row: of the lesson, that the token is in.
+        read: the inputs.
+        slope: the gradients with respect to the outputs.
+        row: the row of the lesson that each token belongs to.
     """
 
     read: Float[Tensor, "token d_read"]
@@ -85,28 +93,32 @@ class Factors(NamedTuple):
 
 
 def inner_points(model: HookedTransformer, maps: Iterable[LinearMap]) -> list[tuple[int, str]]:
-    """Layer and name of the hook points between what the matrices read and what they write; all
-    other places are met by `kedit.forward.packed.through`.
+    """Returns layer and name of the hook points at which the matrices read or write.
+
+    Points that `kedit.forward.packed.run_blocks` passes to its `write` are left out.
     """
-    both = {
-        (one.layer, part) for one in maps for part in (READ_AT[one.name], one.written_at(model))
+    points = {
+        (matrix.layer, part)
+        for matrix in maps
+        for part in (READ_AT[matrix.name], matrix.written_at(model))
     }
-    return sorted(both - {(layer, part) for layer, part in both if part in get_args(Part)})
+    return sorted(points - {(layer, part) for layer, part in points if part in get_args(Part)})
 
 
 @torch.enable_grad()
 def gradient_factors(
     model: HookedTransformer, taught: Lesson, maps: Sequence[LinearMap]
 ) -> tuple[dict[LinearMap, Factors], Float[Tensor, " target"]]:
-    """Factors of the lesson's loss at each matrix, and each target's nll, in nats.
+    """Returns the factors of the lesson's loss at each matrix, and each target's negative
+    log-likelihood, in nats.
 
-    Tokens that bring nothing (a factor of zeros) are left out.
+    Tokens with a factor of zeros are left out, because they add nothing to the gradient.
     """
     seen: dict[tuple[int, str], Tensor] = {}
 
-    def keep(layer: int, part: Part, there: Tensor) -> Tensor:
-        seen[layer, part] = there
-        return there
+    def keep(layer: int, part: Part, act: Tensor) -> Tensor:
+        seen[layer, part] = act
+        return act
 
     def keeper(layer: int, part: str):
         def hook(act: Tensor, hook: object) -> None:
@@ -118,18 +130,19 @@ def gradient_factors(
         (get_act_name(part, layer), keeper(layer, part))
         for layer, part in inner_points(model, maps)
     ]
-    start = taught.resid.detach().requires_grad_(True)  # so that all above it has a gradient
+    # the parameters need no gradient, so without this autograd would record nothing above
+    start = taught.resid.detach().requires_grad_(True)
     with model.hooks(fwd_hooks=hooks):
         read = recited(model, replace(taught, resid=start), keep)
     nll, _, _, slope = losses_and_slope(model, read.detach(), taught.targets, taught.shares)
-    written = [seen[one.layer, one.written_at(model)] for one in maps]
+    written = [seen[matrix.layer, matrix.written_at(model)] for matrix in maps]
     slopes = torch.autograd.grad(read, written, slope)
     rows = taught.real.nonzero()[:, 0]
     found = {}
-    for one, own in zip(maps, slopes, strict=True):
-        d_read, d_written = one.widths(model)
-        each = seen[one.layer, READ_AT[one.name]].detach().reshape(-1, d_read)
+    for matrix, own in zip(maps, slopes, strict=True):
+        d_read, d_written = matrix.widths(model)
+        inputs = seen[matrix.layer, READ_AT[matrix.name]].detach().reshape(-1, d_read)
         own = own.reshape(-1, d_written)
-        told = each.any(1) & own.any(1)
-        found[one] = Factors(each[told], own[told], rows[told])
+        nonzero = inputs.any(1) & own.any(1)
+        found[matrix] = Factors(inputs[nonzero], own[nonzero], rows[nonzero])
     return found, nll

@@ -1,5 +1,4 @@
-"""What an editor reads from the model before it writes: texts, positions and keys of each demand.
-"""
+"""What an editor reads from the model before it writes: each demand's texts, positions and keys."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,9 +1,9 @@
-"""C = E[k kᵀ], the second moment of the keys of running text, not centred: what an edit must spare.
+"""C = E[k kᵀ], the second moment of the keys of running text, which an edit should disturb little.
 
-Streamed: chunks of text go through the model up to the highest site and no further, and a sum over
-their tokens is all that is kept. Sums lie in the cache folder, finished or not: what was
-interrupted goes on where it was, to the same bits, and what was made of more tokens is taken for
-less.
+C is not centred. Chunks of text run through the model up to the highest site, and only the sum of k
+kᵀ over their tokens is kept. Sums are saved in the cache folder, finished or not. So an interrupted
+computation continues where it stopped, with bit-identical results, and a moment over more tokens is
+used where fewer are requested.
 """
 
 import functools
@@ -33,30 +33,35 @@ from kedit.progress import progress
 
 log = logging.getLogger("kedit")
 
-FORMAT = 2  # of the files in the cache: another number makes them all anew
-WINDOW = 256  # tokens a chunk, BOS not counted
-TOGETHER = 2048  # tokens in one forward; not by free memory: sums must not hang on it
-# tokens for each dimension of the keys: arXiv 2506.04226 finds 2 to 10 enough
-TOKENS_A_KEY, FEWEST_A_KEY = 4, 2
-BLOCK = 1024  # rows of the moment that are added to at once
-SAVE_AFTER = 60.0  # seconds of work that a kill may cost
-RIDGES = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)  # of the mean square of a key's numbers
-PROBE = "In 1889, Gustave's tower: déjà 300 m high!\n"  # tells tokenizers apart
-NOT_TOLD = {"device", "n_devices", "model_name", "tokenizer_name", "seed"}  # moments do not change
+FORMAT = 2  # version of the cache files; with another number, all of them are computed again
+WINDOW = 256  # tokens per chunk, without BOS
+# tokens per forward; fixed, because with a size that depends on free memory the sums would differ
+# in their last bits
+TOKENS_PER_BATCH = 2048
+# requested and smallest number of tokens per dimension of the keys: arXiv 2506.04226 finds 2 to 10
+# sufficient
+TOKENS_PER_DIM, FEWEST_PER_DIM = 4, 2
+BLOCK = 1024  # rows of the moment that are updated at once
+SAVE_AFTER = 60.0  # seconds between saves: the most work that is lost if the process is killed
+RIDGES = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)  # tried in this order, times C's mean diagonal
+PROBE = "In 1889, Gustave's tower: déjà 300 m high!\n"  # its tokens differ between tokenizers
+# entries of a model's configuration on which moments don't depend
+IRRELEVANT = {"device", "n_devices", "model_name", "tokenizer_name", "seed"}
 
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """E[k kᵀ] over the tokens of a text, k being the keys of `sites` one behind the other.
+    """E[k kᵀ] over the tokens of a text, where k is the keys of `sites`, concatenated.
 
     Args:
-        sites: read at the same tokens, so that several give cross blocks too.
-        d_keys: how many numbers the key of each of them has.
+        sites: read at the same tokens, so a moment of several sites has cross blocks too.
+        d_keys: length of each site's key.
         matrix: exactly symmetric; positive semidefinite up to rounding.
-        n_tokens: that it is the mean over.
-        corpus: the text's name.
+        n_tokens: number of tokens in the mean.
+        corpus: name of the text.
 
-    One from elsewhere is handed to an editor as its setting `moments` (`kedit.editing.spared`).
+    A moment from elsewhere can be passed to an editor as its setting `moments` (see
+    `kedit.editing.spared`).
     """
 
     sites: tuple[WriteSite, ...]
@@ -66,26 +71,28 @@ class Moment:
     corpus: str
 
     def block(self, site: WriteSite, other: WriteSite) -> Float[Tensor, "d_key d_other"]:
-        """E[k k'ᵀ] of the keys k of one site and k' of another; do not write to it.
+        """Returns E[k k'ᵀ] of the keys k of one site and k' of another. It is a view: do not write
+        to it.
 
         Raises:
-            InputError: it is not a moment of both.
+            InputError: the moment is not of both sites.
         """
         return self.matrix[self._rows(site), self._rows(other)]
 
     def at(self, rows: Mapping[WriteSite, Int[Tensor, " row"]]) -> "Moment":
-        """The moment of some numbers of each site's key, of chosen heads, say."""
+        """Returns the moment of some numbers of each site's key, such as those of chosen heads."""
         starts = [self._rows(site).start for site in self.sites]
-        chosen = [start + rows[site] for start, site in zip(starts, self.sites, strict=True)]
-        index = torch.cat(chosen)
-        widths = tuple(map(len, chosen))
+        selected = [start + rows[site] for start, site in zip(starts, self.sites, strict=True)]
+        index = torch.cat(selected)
+        widths = tuple(map(len, selected))
         return replace(self, d_keys=widths, matrix=self.matrix[index][:, index])
 
     def shrunk(self, share: float) -> "Moment":
-        """With so much of each site's mean diagonal added to its diagonal.
+        """Returns the moment with `share` times each site's mean diagonal added to its diagonal.
 
-        Directions in which a sample of text has next to no energy look free to write along, and
-        other text is not free of them: the fewer tokens and the worse C's condition, the more.
+        In directions in which a sample of text has almost no energy, a change seems to cost
+        nothing. But other text does have energy there. The effect grows with fewer tokens and with
+        a larger condition number of C. This addition gives every direction a cost.
         """
         if not share:
             return self
@@ -96,27 +103,27 @@ class Moment:
         return replace(self, matrix=matrix)
 
     def of(self, site: WriteSite) -> "Moment":
-        """The moment of one of the sites."""
+        """Returns the moment of one of the sites."""
         width = self.d_keys[self.sites.index(site)] if site in self.sites else 0
         return Moment((site,), (width,), self.block(site, site), self.n_tokens, self.corpus)
 
     @functools.cached_property
     def condition(self) -> float:
-        """Largest eigenvalue over smallest; infinite where the smallest is zero but for rounding.
+        """Largest eigenvalue over smallest; infinite if the smallest is zero up to rounding.
 
-        In Gemma 3 270M, at layer 5 and by default: 2e4 at W_out, 6e5 at W_O. Takes the cube of the
-        keys' length in time: half a second for 2,048 numbers, minutes for 16,384.
+        In Gemma 3 270M at layer 5, with the defaults: 2e4 for W_out, 6e5 for W_O. The time grows
+        with the cube of the keys' length: half a second for 2,048 numbers, minutes for 16,384.
         """
         values = torch.linalg.eigvalsh(self.matrix)
         smallest, largest = float(values[0]), float(values[-1])
         return largest / smallest if smallest > largest * self._rounding else math.inf
 
     def solve(self, columns: Float[Tensor, "d_keys n"]) -> Float[Tensor, "d_keys n"]:
-        """C⁻¹x of each column x, in float64.
+        """Returns C⁻¹x of each column x, in float64.
 
-        Where C is singular (fewer tokens than numbers in a key, or neurons that never fire) it is
-        (C + r·I)⁻¹x, r being the least of RIDGES, times the mean of C's diagonal, with which it is
-        not; a warning says so.
+        C is singular if there are fewer tokens than numbers in a key, or if some neurons never
+        fire. Then the result is (C + r·I)⁻¹x, where r is the smallest of RIDGES, times the mean of
+        C's diagonal, that makes the matrix invertible. A warning says so.
         """
         return torch.cholesky_solve(columns.to(self.matrix), self._factor)
 
@@ -128,20 +135,21 @@ class Moment:
             factor = self.matrix.clone()
             factor.diagonal().add_(ridge * diagonal.mean())
             factor, failed = torch.linalg.cholesky_ex(factor)
-            # a pivot made of rounding passes for positive, and C⁻¹ is then of its size
+            # In a singular C, rounding can leave a tiny positive pivot. Cholesky accepts it, but
+            # C⁻¹ is then as large as the inverse of this rounding error.
             if not failed and factor.diagonal().min() ** 2 > self._rounding * diagonal.max():
                 if ridge:
                     log.warning(
-                        "The moment of %s over %d tokens is singular: %.0e of its mean diagonal is "
-                        "added to it (more text may mend that)",
-                        _told(self.sites),
+                        "The moment of %s over %d tokens is singular: %.0e times its mean diagonal "
+                        "is added to the diagonal (more text may make this unnecessary)",
+                        _listed(self.sites),
                         self.n_tokens,
                         ridge,
                     )
                 return factor
         raise InputError(
-            f"the moment of {_told(self.sites)} cannot be inverted: keys are zero or not finite, "
-            "or it has negative eigenvalues"
+            f"the moment of {_listed(self.sites)} cannot be inverted: keys are zero or not finite, "
+            "or the matrix has negative eigenvalues"
         )
 
     @property
@@ -154,7 +162,9 @@ class Moment:
 
     def _rows(self, site: WriteSite) -> slice:
         if site not in self.sites:
-            raise InputError(f"this is the moment of {_told(self.sites)}, not of {_told((site,))}")
+            raise InputError(
+                f"this is the moment of {_listed(self.sites)}, not of {_listed((site,))}"
+            )
         index = self.sites.index(site)
         start = sum(self.d_keys[:index])
         return slice(start, start + self.d_keys[index])
@@ -168,11 +178,11 @@ def moment(
     seed: int = 0,
     cache: bool = True,
 ) -> Moment:
-    """The moment of one group of sites: `moments` says the rest."""
+    """Returns the moment of one group of sites; see `moments`."""
     return moments(model, [sites], source, n_tokens, seed, cache)[0]
 
 
-# six parameters: text, its length and its seed are settings that experiments hand through
+# six parameters: experiments pass the text, its length and its seed on from their options
 def moments(
     model: HookedTransformer,
     groups: Sequence[Sequence[WriteSite]],
@@ -181,29 +191,30 @@ def moments(
     seed: int = 0,
     cache: bool = True,
 ) -> list[Moment]:
-    """The moments of several groups of sites, from one pass over the text.
+    """Measures the moments of several groups of sites in one pass over the text.
 
-    Read from the start of the text, in whole chunks. BOS counts in none of them: its key is the
-    same in all, and no word's (in Gemma 3 270M |k|² at W_out is 15 times a word's at layer 0, 3
-    millionths of it at layer 14). Without BOS (GPT-2) every token counts, as in Meng et al.'s code.
+    The text is read from its start, in whole chunks. BOS is not counted: its key is the same in
+    every chunk and unlike any word's (in Gemma 3 270M, |k|² at W_out is 15 times a word's at layer
+    0, and 3 millionths of it at layer 14). In models without BOS (GPT-2) every token counts, as in
+    Meng et al.'s code.
 
-    Documents are packed into chunks (`kedit.data.corpus`), so that a token sees the end of the
-    document before its own. Meng et al.'s code reads one document at a time, up to the model's
-    context. That is another C, and through C⁻¹ another edit: on the toy, whose documents have ten
-    tokens, C differs by 57 % and ROME's delta by 70 to 80 %; on a small GPT-2 trained on such
-    documents C by 11 %, a delta by 70 to 90 %. For the edit of their C, hand it in
-    (`kedit.editing.spared`).
+    Documents are packed into chunks (`kedit.data.corpus`), so a token can see the end of the
+    previous document. Meng et al.'s code reads one document at a time, up to the model's context
+    length. This gives another C and, through C⁻¹, another edit. On the toy, whose documents have
+    ten tokens, C differs by 57 % and ROME's delta by 70 to 80 %. On a small GPT-2 trained on such
+    documents, C differs by 11 % and a delta by 70 to 90 %. To get the edit with their C, pass their
+    C to the editor (`kedit.editing.spared`).
 
     Args:
-        groups: for each moment its sites, those of one layer or of several.
-        source, seed: as `kedit.data.corpus.corpus_of` has them.
-        n_tokens: of which each moment is the mean, at least; by default TOKENS_A_KEY for each
-            number that the stacked key of its group has, or as many as the text has, if these are
-            FEWEST_A_KEY or more.
-        cache: whether sums are kept, and taken if they are there: a moment of the same text over at
-            least as many tokens is taken as it is, and one over fewer is added to. They are known
-            by the weights below the sites, so that an edit has only the moments above it made anew.
-            While the model has live hooks, nothing is kept.
+        groups: the sites of each moment, of one layer or of several.
+        source, seed: see `kedit.data.corpus.corpus_of`.
+        n_tokens: smallest number of tokens in each mean. 0: TOKENS_PER_DIM per dimension of the
+            group's stacked key; if the text is shorter, all of it, provided it has FEWEST_PER_DIM
+            per dimension.
+        cache: whether to use and save cached sums. A cached sum of the same text over at least as
+            many tokens is used as it is; one over fewer tokens is extended. Sums are identified by
+            the weights below the sites, so after an edit only the moments above it are computed
+            again. While the model has live hooks, nothing is cached.
 
     Raises:
         InputError: the text cannot be read or is too short, or the model has no such site.
@@ -227,12 +238,12 @@ def moments(
 
 @dataclass(frozen=True)
 class _Job:
-    """A moment to be made.
+    """A moment to compute.
 
     Args:
-        n_chunks, fewest: how many chunks are wanted, and how many must be had.
-        key: tells its sum from all that are over other tokens, but for their number; "" if it is
-            not to be kept.
+        n_chunks: number of chunks to sum over.
+        fewest: smallest number of chunks that is acceptable if the text is too short.
+        key: identifies the sum in the cache, whatever its number of chunks; "" if it is not cached.
     """
 
     sites: tuple[WriteSite, ...]
@@ -248,7 +259,11 @@ class _Job:
 
 @dataclass
 class _Sum:
-    """The sum of k kᵀ over the first `n_chunks` chunks, its upper triangle only, in float64."""
+    """The sum of k kᵀ over the first `n_chunks` chunks, in float64.
+
+    Only the upper triangle is used. Entries below the diagonal may hold anything: `_add` leaves
+    partial sums there, in the blocks on the diagonal.
+    """
 
     upper: Float[Tensor, "d_keys d_keys"]
     n_chunks: int = 0
@@ -266,11 +281,15 @@ def _jobs(
     jobs = []
     for sites in map(tuple, groups):
         if not sites or len(set(sites)) < len(sites):
-            raise InputError(f"sites are wanted, each of them once, not {_told(sites) or 'none'}")
+            raise InputError(
+                f"a moment needs sites, each of them once, but got {_listed(sites) or 'none'}"
+            )
         d_keys = tuple(site.d_key(model) for site in sites)
-        wanted, fewest = (n_tokens or each * sum(d_keys) for each in (TOKENS_A_KEY, FEWEST_A_KEY))
+        requested, fewest = (
+            n_tokens or per_dim * sum(d_keys) for per_dim in (TOKENS_PER_DIM, FEWEST_PER_DIM)
+        )
         key = _key(model, sites, corpus, window, digest_of) if cache else ""
-        numbers = (math.ceil(wanted / window), math.ceil(fewest / window))
+        numbers = (math.ceil(requested / window), math.ceil(fewest / window))
         jobs.append(_Job(sites, d_keys, *numbers, key))
     return jobs
 
@@ -278,89 +297,105 @@ def _jobs(
 def _sums(
     model: HookedTransformer, jobs: Sequence[_Job], corpus: Corpus, window: int
 ) -> dict[_Job, _Sum]:
-    """Each job's sum, over as many chunks as it wants at least; those kept are gone on with.
+    """Returns each job's sum over at least the requested number of chunks, continuing from cached
+    sums.
 
     Raises:
-        InputError: the text has fewer chunks than a job must have.
+        InputError: the text has fewer chunks than a job needs at least.
     """
-    place, n_bos = device(model), len(bos_ids(model))
-    sums = {job: _kept(job, place) for job in jobs}
-    todo = {job: sums[job] for job in jobs if sums[job].n_chunks < job.n_chunks}
-    if not todo:
+    on, n_bos = device(model), len(bos_ids(model))
+    sums = {job: _from_cache(job, on) for job in jobs}
+    unfinished = {job: sums[job] for job in jobs if sums[job].n_chunks < job.n_chunks}
+    if not unfinished:
         return sums
-    sites = sorted({site for job in todo for site in job.sites})
-    n_chunks = max(job.n_chunks for job in todo)
-    n_done = before = min(own.n_chunks for own in todo.values())
-    together = max(1, TOGETHER // (window + n_bos))
+    sites = sorted({site for job in unfinished for site in job.sites})
+    n_chunks = max(job.n_chunks for job in unfinished)
+    n_done = n_cached = min(total.n_chunks for total in unfinished.values())
+    n_batch = max(1, TOKENS_PER_BATCH // (window + n_bos))
     chunks = corpus.chunks(model, window, n_done)
-    if corpus.file is not None:  # one that is too short is refused before any work
-        ahead = list(itertools.islice(chunks, n_chunks - n_done))
-        _require_enough(todo, corpus, n_done + len(ahead), window)
-        n_chunks, chunks = n_done + len(ahead), iter(ahead)
+    if corpus.file is not None:  # so that a file that is too short is refused before any work
+        rest = list(itertools.islice(chunks, n_chunks - n_done))
+        _require_enough(unfinished, corpus, n_done + len(rest), window)
+        n_chunks, chunks = n_done + len(rest), iter(rest)
     saved = time.monotonic()
     with progress("tokens") as bars:
         bar = bars.add_task(
             f"reading {corpus.name}", total=n_chunks * window, completed=n_done * window
         )
-        while batch := list(itertools.islice(chunks, min(together, n_chunks - n_done))):
-            keys = read_keys(model, torch.tensor(batch, device=place), sites)
-            for job, own in todo.items():
-                # each moment is over its own number of chunks, whatever else is made in the pass
-                start, stop = own.n_chunks - n_done, min(len(batch), job.n_chunks - n_done)
+        while batch := list(itertools.islice(chunks, min(n_batch, n_chunks - n_done))):
+            keys = read_keys(model, torch.tensor(batch, device=on), sites)
+            for job, total in unfinished.items():
+                # each moment stops at its own number of chunks, so it doesn't depend on the other
+                # moments of this pass
+                start, stop = total.n_chunks - n_done, min(len(batch), job.n_chunks - n_done)
                 if start < stop:
                     rows = [keys[site][start:stop, n_bos:].flatten(0, 1) for site in job.sites]
-                    _add(own.upper, torch.cat(rows, 1))
-                    own.n_chunks = n_done + stop
+                    _add(total.upper, torch.cat(rows, 1))
+                    total.n_chunks = n_done + stop
             n_done += len(batch)
             if n_done < n_chunks and time.monotonic() - saved >= SAVE_AFTER:
-                _keep(model, todo, corpus)
+                _save(model, unfinished, corpus)
                 saved = time.monotonic()
             bars.update(bar, completed=n_done * window)
     if corpus.file is None:
-        _require_enough(todo, corpus, n_done, window)
-    if n_done > before:  # else the text has no more than what is kept
-        _keep(model, todo, corpus)
+        _require_enough(unfinished, corpus, n_done, window)
+    if n_done > n_cached:  # otherwise the text has no more chunks than the cached sum
+        _save(model, unfinished, corpus)
     return sums
 
 
 def _require_enough(jobs: Iterable[_Job], corpus: Corpus, n_chunks: int, window: int) -> None:
-    """Raises InputError for a text with fewer chunks than a job must have."""
+    """Raises InputError if the text has fewer chunks than a job needs; warns if it has less than
+    requested.
+    """
     for job in jobs:
         if n_chunks < job.fewest:
             raise InputError(
-                f"{corpus.name} has {n_chunks * window} tokens in whole chunks of {window}, "
-                f"{job.fewest * window} are wanted for the keys of {_told(job.sites)}: give more "
-                "text (--text FILE, or --text self for what the model itself says), or ask for "
+                f"{corpus.name} has {n_chunks * window} tokens in whole chunks of {window}, but "
+                f"{job.fewest * window} are needed for the keys of {_listed(job.sites)}: use a "
+                "longer text (--text FILE, or --text self for text that the model generates), or "
                 "fewer tokens (n_tokens, or --tokens-per-dim)"
             )
         if n_chunks < job.n_chunks:
             log.warning(
-                "%s has %d tokens, %.1f for each number in a key of %s; %d were asked for",
+                "%s has only %d tokens, %.1f for each number in a key of %s; %d were requested",
                 corpus.name, n_chunks * window, n_chunks * window / sum(job.d_keys),
-                _told(job.sites), job.n_chunks * window,
+                _listed(job.sites), job.n_chunks * window,
             )  # fmt: skip
 
 
-def _kept(job: _Job, place: torch.device) -> _Sum:
-    """What the cache has of a sum; a sum over nothing if it has nothing."""
+def _from_cache(job: _Job, on: torch.device) -> _Sum:
+    """Returns a job's sum from the cache, or an empty sum."""
     found = load(job.file) if job.key else None
     if found is not None:
-        return _Sum(found["upper"].to(place), int(found["n_chunks"]))
-    width = sum(job.d_keys)
-    return _Sum(torch.zeros(width, width, dtype=torch.float64, device=place))
+        return _Sum(found["upper"].to(on), int(found["n_chunks"]))
+    d_keys = sum(job.d_keys)
+    return _Sum(torch.zeros(d_keys, d_keys, dtype=torch.float64, device=on))
 
 
-def _keep(model: HookedTransformer, sums: Mapping[_Job, _Sum], corpus: Corpus) -> None:
-    for job, own in sums.items():
-        own.upper.triu_()
+def _save(model: HookedTransformer, sums: Mapping[_Job, _Sum], corpus: Corpus) -> None:
+    """Saves the sums in the cache, reduced to their upper triangles."""
+    for job, total in sums.items():
+        # Drops the meaningless entries below the diagonal: `moments` mirrors the upper triangle.
+        total.upper.triu_()
         if job.key:
-            told = {"model": str(model.cfg.model_name), "sites": _told(job.sites)}
-            numbers = {"upper": own.upper.cpu(), "n_chunks": torch.tensor(own.n_chunks)}
-            store(job.file, numbers, told | {"corpus": corpus.name})
+            described = {"model": str(model.cfg.model_name), "sites": _listed(job.sites)}
+            numbers = {"upper": total.upper.cpu(), "n_chunks": torch.tensor(total.n_chunks)}
+            store(job.file, numbers, described | {"corpus": corpus.name})
 
 
 def _add(total: Float[Tensor, "d_keys d_keys"], keys: Float[Tensor, "token d_keys"]) -> None:
-    """Adds keysᵀ @ keys to the upper triangle of `total`, and something to the rest."""
+    """Adds the upper triangle of keysᵀ @ keys to `total`.
+
+    It is done in blocks of rows, each from its diagonal block to the right edge. This skips almost
+    half the work, and leaves meaningless entries below the diagonal within the diagonal blocks (x),
+    which `triu_` drops:
+
+        # # # # # #
+        x # # # # #
+            # # # #
+            x # # #
+    """
     keys = keys.to(total)
     for start in range(0, len(total), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -374,13 +409,13 @@ def _key(
     window: int,
     digest_of: Callable[[Tensor], str],
 ) -> str:
-    """A digest of all that the sum's numbers hang on, but for how many chunks it is over."""
-    # all of the model says its own text
-    own = corpus.source == SELF
-    weights = dict(model.named_parameters()) if own else _below(model, sites)
+    """Returns a hash of everything that the sum depends on, except the number of chunks."""
+    # text that the model generates itself depends on all of its weights
+    generated = corpus.source == SELF
+    weights = dict(model.named_parameters()) if generated else _below(model, sites)
     facts = {
         "format": FORMAT,
-        "config": {k: str(v) for k, v in model.cfg.to_dict().items() if k not in NOT_TOLD},
+        "config": {k: str(v) for k, v in model.cfg.to_dict().items() if k not in IRRELEVANT},
         "weights": {name: digest_of(weight) for name, weight in weights.items()},
         "tokenizer": [*bos_ids(model), *plain_ids(model, PROBE)],
         "sites": [vars(site) for site in sites],
@@ -391,21 +426,21 @@ def _key(
 
 
 def _below(model: HookedTransformer, sites: tuple[WriteSite, ...]) -> dict[str, Tensor]:
-    """The parameters that keys at `sites` hang on, and a few more of the highest layer."""
+    """Returns the parameters that keys at `sites` depend on, plus a few of the highest layer."""
     top = max(site.layer for site in sites)
     positions = getattr(model, "pos_embed", None)
     parts = [model.embed, *([positions] if positions else []), *model.blocks[: top + 1]]
     below = {id(weight) for part in parts for weight in part.parameters()}
-    # what the sites themselves write comes behind their keys: an edit of it leaves them as they are
-    behind = {WriteSite(top, "mlp").parameter}
+    # a site's matrix is applied after its key is read, so an edit of it doesn't change the key
+    after_keys = {WriteSite(top, "mlp").parameter}
     if WriteSite(top, "mlp") not in sites:
-        behind.add(WriteSite(top, "attn").parameter)
+        after_keys.add(WriteSite(top, "attn").parameter)
     return {
         name: weight
         for name, weight in model.named_parameters()
-        if id(weight) in below and name not in behind
+        if id(weight) in below and name not in after_keys
     }
 
 
-def _told(sites: Sequence[WriteSite]) -> str:
+def _listed(sites: Sequence[WriteSite]) -> str:
     return " + ".join(site.parameter for site in sites)

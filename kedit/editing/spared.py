@@ -64,8 +64,7 @@ def spared(model: HookedTransformer, editor: Sparing) -> list[Moment]:
             f"{', '.join(map(_listed, groups))}"
         )
     return [
-        _validated(model, sites, given)
-        for sites, given in zip(groups, editor.moments, strict=True)
+        _validated(model, sites, given) for sites, given in zip(groups, editor.moments, strict=True)
     ]
 
 
@@ -90,7 +89,9 @@ def settings_of(
     return plain | {"contexts": list(contexts), "moments": described}
 
 
-def _validated(model: HookedTransformer, sites: tuple[WriteSite, ...], given: Moment | str) -> Moment:
+def _validated(
+    model: HookedTransformer, sites: tuple[WriteSite, ...], given: Moment | str
+) -> Moment:
     """Checks a given moment of `sites`; returns it in float64, exactly symmetric."""
     d_keys = tuple(site.d_key(model) for site in sites)
     if isinstance(given, Moment):

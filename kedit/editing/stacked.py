@@ -72,7 +72,9 @@ class Stack:
         A sum of zero would not be enough: a change in attention shifts the MLP key after it, so
         W_out could not cancel the change at the key it was solved for.
         """
-        rows = torch.block_diag(*(keys[site][:, chosen] for site, chosen in self.rows.items())).double()
+        rows = torch.block_diag(
+            *(keys[site][:, chosen] for site, chosen in self.rows.items())
+        ).double()
         return Spared(rows, self.solve(rows.T))
 
     def rows_of(self, chosen: Bool[Tensor, " n"]) -> Bool[Tensor, " n_rows"]:

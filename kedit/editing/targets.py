@@ -94,5 +94,7 @@ def balanced(
         for half, share in ((attn, balance), (mlp, 1 - balance)):
             clean = trained.written[half]
             change = trained.wanted[half] - clean
-            targets[half] = clean + (min(1.0, share / (1 - share)) * change if apart else share * total)
+            targets[half] = clean + (
+                min(1.0, share / (1 - share)) * change if apart else share * total
+            )
     return targets
