@@ -1,4 +1,6 @@
-"""MEND's networks: from a gradient's factors to an edit's (Mitchell et al. 2022)."""
+"""MEND's hypernetwork: maps the factors of a gradient to the factors of an edit (Mitchell et al.
+2022).
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,19 +13,19 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from kedit import cache as kept
+from kedit import cache
 from kedit.editing.factors import Factors, LinearMap
 from kedit.errors import InputError
 
-FORMAT = "2"  # of the files: 1 had no checksum
-EPS = 1e-7  # beside a standard deviation, as in the published code
+FORMAT = "2"  # version of the files; version 1 had no checksum
+EPS = 1e-7  # added to standard deviations, as in the published code
 
 
 class RowChange(NamedTuple):
-    """left.T @ right, a matrix's delta by the tokens it comes from; the rate is in `left`.
+    """A matrix's delta left.T @ right, with one row per token; `left` includes the learning rate.
 
     Args:
-        row: of the lesson, that the token is in.
+        row: the row of the lesson that each token belongs to.
     """
 
     left: Float[Tensor, "token d_read"]
@@ -33,11 +35,11 @@ class RowChange(NamedTuple):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a trained hypernetwork comes from.
+    """What a hypernetwork was trained for and how.
 
     Args:
-        fingerprint, source: of the model it edits (kedit.editing.provenance).
-        recipe: plain values: settings, data, steps, what it reached.
+        fingerprint, source: of the model it edits (see `kedit.editing.provenance`).
+        recipe: plain values: settings, data, steps, and the losses reached.
     """
 
     fingerprint: str
@@ -46,9 +48,9 @@ class Origin:
 
 
 class Residual(nn.Module):
-    """y = x + max(0, scale ⊙ (U V x + b) + shift): equation 3 of the paper.
+    """The layer y = x + max(0, scale ⊙ (U V x + b) + shift), equation 3 of the paper.
 
-    Matrices of one shape share U, V and b; each has a scale and a shift of its own.
+    Matrices of the same shape share U, V and b. Each matrix has its own scale and shift.
     """
 
     def __init__(self, width: int, rank: int, n_maps: int, generator: torch.Generator) -> None:
@@ -60,21 +62,26 @@ class Residual(nn.Module):
         self.scale = nn.Parameter(torch.ones(n_maps, width))
         self.shift = nn.Parameter(torch.zeros(n_maps, width))
 
-    def forward(self, x: Float[Tensor, "token width"], number: int) -> Float[Tensor, "token width"]:
+    def forward(
+        self, x: Float[Tensor, "token width"], map_index: int
+    ) -> Float[Tensor, "token width"]:
         inner = x @ self.v.T @ self.u.T + self.b
-        # not relu: at the start all is zero, where relu has no gradient and clamp has one
-        return x + (self.scale[number] * inner + self.shift[number]).clamp(min=0)
+        # clamp instead of relu: at the start its argument is zero everywhere, where the gradient of
+        # relu is zero and that of clamp is one
+        return x + (self.scale[map_index] * inner + self.shift[map_index]).clamp(min=0)
 
 
 class Hypernetwork(nn.Module):
-    """One network of two layers for every shape of matrix, and a learned rate for every matrix.
+    """One network of two layers for each shape of matrix, and a learned rate for each matrix.
 
-    Before any training it is the identity on normalised factors: a step of gradient descent.
+    Before training it is the identity on normalised factors, so its edit is a step of gradient
+    descent.
 
     Args:
-        widths: of each editable matrix: what it reads and what it writes.
-        rank: of the layers.
-        rate: of every matrix at the start.
+        widths: for each editable matrix, the lengths of what it reads and writes.
+        rank: rank of the layers.
+        rate: initial rate of every matrix.
+        seed: of the initial weights.
     """
 
     def __init__(
@@ -87,7 +94,7 @@ class Hypernetwork(nn.Module):
         self.networks = nn.ModuleDict()
         for shape in dict.fromkeys(self.widths.values()):
             n_maps = list(self.widths.values()).count(shape)
-            self.networks[_named(shape)] = nn.ModuleList(
+            self.networks[_shape_name(shape)] = nn.ModuleList(
                 Residual(sum(shape), rank, n_maps, generator) for _ in range(2)
             )
         self.rates = nn.Parameter(torch.full((len(self.widths),), rate))
@@ -97,73 +104,81 @@ class Hypernetwork(nn.Module):
 
     @property
     def maps(self) -> tuple[LinearMap, ...]:
-        """The matrices that it edits."""
+        """The matrices that the network edits."""
         return tuple(self.widths)
 
     def fit(self, seen: Mapping[LinearMap, Sequence[Factors]]) -> None:
-        """Takes means and standard deviations of the factors from examples, once."""
-        for number, one in enumerate(self.maps):
-            both = torch.cat([torch.cat(factors[:2], 1) for factors in seen[one]]).double()
-            getattr(self, f"mean_{number}").copy_(both.mean(0))
-            getattr(self, f"std_{number}").copy_(both.std(0, correction=0) + EPS)
+        """Sets the means and standard deviations that normalise factors, from examples."""
+        for number, matrix in enumerate(self.maps):
+            factors_seen = torch.cat(
+                [torch.cat(factors[:2], 1) for factors in seen[matrix]]
+            ).double()
+            getattr(self, f"mean_{number}").copy_(factors_seen.mean(0))
+            getattr(self, f"std_{number}").copy_(factors_seen.std(0, correction=0) + EPS)
 
     def forward(self, factors: Mapping[LinearMap, Factors]) -> dict[LinearMap, RowChange]:
-        """The edit that the gradient's factors ask for."""
+        """Returns the edit for the gradient's factors."""
         changes: dict[LinearMap, RowChange] = {}
         numbers: dict[tuple[int, int], int] = {}
-        for place, (one, shape) in enumerate(self.widths.items()):
-            own = numbers[shape] = numbers.get(shape, -1) + 1
-            mean, std = getattr(self, f"mean_{place}"), getattr(self, f"std_{place}")
-            z = (torch.cat(factors[one][:2], 1) - mean) / std
-            for layer in self.networks[_named(shape)]:  # pyright: ignore
-                z = layer(z, own)
+        for number, (matrix, shape) in enumerate(self.widths.items()):
+            map_index = numbers[shape] = numbers.get(shape, -1) + 1
+            mean, std = getattr(self, f"mean_{number}"), getattr(self, f"std_{number}")
+            z = (torch.cat(factors[matrix][:2], 1) - mean) / std
+            for layer in self.networks[_shape_name(shape)]:  # pyright: ignore
+                z = layer(z, map_index)
             read, slope = z.split(shape, 1)
-            # minus: so that the untrained network goes down the loss
-            changes[one] = RowChange(-self.rates[place] * read, slope, factors[one].row)
+            # minus, so that the untrained network's edit decreases the loss
+            changes[matrix] = RowChange(-self.rates[number] * read, slope, factors[matrix].row)
         return changes
 
     def save(self, path: str | Path, origin: Origin, dtype: torch.dtype = torch.float32) -> None:
-        """One safetensors file: all numbers in `dtype`, where they come from, and a checksum."""
-        told = {
+        """Writes all numbers in `dtype`, their origin and a checksum to one safetensors file."""
+        metadata = {
             "kedit_mend": FORMAT,
             "maps": json.dumps([[m.layer, m.name, *shape] for m, shape in self.widths.items()]),
             "rank": str(self.rank),
             "origin": json.dumps(vars(origin), ensure_ascii=False),
         }
         tensors = {k: v.to(dtype).contiguous() for k, v in self.state_dict().items()}
-        kept.write(Path(path), tensors, told)
+        cache.write(Path(path), tensors, metadata)
 
 
 def read_hypernetwork(path: str | Path) -> tuple[Hypernetwork, Origin]:
-    """What `Hypernetwork.save` wrote, in float32.
+    """Reads a file that `Hypernetwork.save` wrote, in float32.
 
     Raises:
-        InputError: no such file, a damaged one, or one that this kedit did not write.
+        InputError: the file doesn't exist, is damaged, or was not written by this version of kedit.
     """
     path = Path(path)
     try:
-        tensors, told = kept.read(path)
+        tensors, metadata = cache.read(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read as a trained MEND: {error}") from error
-    if told.get("kedit_mend") == "1":
+    if metadata.get("kedit_mend") == "1":
         raise InputError(
             f"{path} was trained with an earlier kedit, which wrote no checksum: train it again "
             "(python -m experiments.train_mend)"
         )
-    if told.get("kedit_mend") != FORMAT:
-        raise InputError(f"{path} holds no MEND that this kedit can read: make one by train_mend")
-    if not kept.checksum_of(tensors, told):
+    if metadata.get("kedit_mend") != FORMAT:
         raise InputError(
-            f"{path} is damaged, its checksum is wrong: take another copy of it, or train it again"
+            f"{path} holds no MEND that this kedit can read: train one "
+            "(python -m experiments.train_mend)"
+        )
+    if not cache.checksum_of(tensors, metadata):
+        raise InputError(
+            f"{path} is damaged, its checksum is wrong: use another copy, or train it again"
         )
     try:
-        widths = {LinearMap(layer, name): (i, o) for layer, name, i, o in json.loads(told["maps"])}
-        network = Hypernetwork(widths, int(told["rank"]), 0.0)
-        network.load_state_dict({name: one.float() for name, one in tensors.items()})
-        return network, Origin(**json.loads(told["origin"]))
+        widths = {
+            LinearMap(layer, name): (i, o) for layer, name, i, o in json.loads(metadata["maps"])
+        }
+        network = Hypernetwork(widths, int(metadata["rank"]), 0.0)
+        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        return network, Origin(**json.loads(metadata["origin"]))
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is a broken MEND: {error!r}") from error
 
 
-def _named(shape: tuple[int, int]) -> str:
+def _shape_name(shape: tuple[int, int]) -> str:
+    """Returns the name of the network for matrices of this shape, as in "640x2048"."""
     return f"{shape[0]}x{shape[1]}"

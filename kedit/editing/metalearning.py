@@ -1,8 +1,8 @@
-"""What a hypernetwork learns from: edits that are made on the fly, and what they should do.
+"""Training batches for MEND: makes edits with the network, and measures what they do.
 
-Edits of a batch do not meet: each is seen by its own texts only. It is not written into the
-weights but added to what they write, by its rank-one factors, so that all edits of a batch run
-together and the gradient reaches the network through the factors.
+The edits of a batch are independent: each one acts only on the texts of its own exercise. An edit
+is not written into the weights. Its rank-one factors are added to what the matrices write. So all
+edits of a batch run in one forward, and the gradient reaches the network through the factors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ from kedit.forward.packed import Part
 
 @dataclass(frozen=True)
 class Exercise:
-    """An edit to practise, as token ids.
+    """An edit to train on, and the texts that test it, as token ids.
 
     Args:
-        edits: what is asked of the editor.
-        wanted: what the edited model should say then (the same prompt in other words).
-        staying: where it should say what it said before.
+        edits: the edit's prompts and targets.
+        wanted: what the edited model should say afterwards: the same prompts in other words.
+        staying: texts on which the edited model's distributions should not change.
     """
 
     edits: tuple[TargetText, ...]
@@ -39,12 +39,13 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Practised:
-    """Losses of a batch of exercises, in nats.
+    """The losses of a batch of exercises, in nats.
 
     Args:
-        edit: nll of what is wanted, a mean over targets of the mean over their tokens.
+        edit: negative log-likelihood of `Exercise.wanted` with the edits: mean over targets of the
+            mean over their tokens.
         before: the same without an edit.
-        kl: KL(unedited ‖ edited) a token of what should stay.
+        kl: KL(unedited ‖ edited) per token on `Exercise.staying`.
     """
 
     edit: float
@@ -59,75 +60,85 @@ def practise(
     edit_weight: float = 0.1,
     share: float | None = None,
 ) -> Practised:
-    """Makes all edits, each by itself, and looks what they do.
+    """Makes the edit of each exercise on its own, and measures the losses with it.
 
     Args:
-        edit_weight: of the edits' nll against the KL of what should stay (c_e in the paper).
-        share: times which the loss's gradients are added to the network's; None: they are not
-            worked out.
+        edit_weight: weight of the edits' negative log-likelihood relative to the KL (c_e in the
+            paper).
+        share: factor of this batch's gradients, which are added to the network's; None: no
+            gradients are computed.
     """
-    lowest = min(one.layer for one in network.maps)
-    wanted = [(number, one) for number, each in enumerate(exercises) for one in each.wanted]
-    staying = [(number, one) for number, each in enumerate(exercises) for one in each.staying]
-    taught = lesson(model, lowest, [one for _, one in wanted], [one for _, one in staying])
+    first_layer = min(matrix.layer for matrix in network.maps)
+    targets = [(n, text) for n, exercise in enumerate(exercises) for text in exercise.wanted]
+    staying = [(n, text) for n, exercise in enumerate(exercises) for text in exercise.staying]
+    taught = lesson(
+        model, first_layer, [text for _, text in targets], [text for _, text in staying]
+    )
     n_targets, shares = len(taught.targets), taught.shares
     with torch.no_grad():
-        plain = unembedded(model, recited(model, taught)).log_softmax(-1)
-    before = -plain[:n_targets].gather(1, taught.targets[:, None])[:, 0]
-    numbers = torch.tensor([number for number, _ in wanted + staying]).to(taught.at)
+        log_probs = unembedded(model, recited(model, taught)).log_softmax(-1)
+    before = -log_probs[:n_targets].gather(1, taught.targets[:, None])[:, 0]
+    exercise_of = torch.tensor([number for number, _ in targets + staying]).to(taught.at)
     with torch.set_grad_enabled(share is not None):
         changes = network(factors_of(model, network.maps, exercises))
-        read = _recited_with(model, taught, numbers, changes)
-        each, kl, _, slope = losses_and_slope(
-            model, read.detach(), taught.targets, edit_weight * shares, 1.0, plain[n_targets:],
+        read = _recited_edited(model, taught, exercise_of, changes)
+        nll, kl, _, slope = losses_and_slope(
+            model, read.detach(), taught.targets, edit_weight * shares, 1.0, log_probs[n_targets:],
             "before || now",
         )  # fmt: skip
         if share is not None:
             read.backward(share * slope)
-    return Practised(float((shares * each).sum()), float((shares * before).sum()), float(kl))
+    return Practised(float((shares * nll).sum()), float((shares * before).sum()), float(kl))
 
 
 def factors_of(
     model: HookedTransformer, maps: Sequence[LinearMap], exercises: Sequence[Exercise]
 ) -> dict[LinearMap, Factors]:
-    """Of the gradients of all edits, each by itself; rows are numbered by exercise."""
-    edits = [(number, one) for number, each in enumerate(exercises) for one in each.edits]
-    taught = lesson(model, min(one.layer for one in maps), [one for _, one in edits])
-    # every exercise's own loss is a mean over its own edits, as if it stood alone
-    own = [1 / len(one.target) / len(exercises[n].edits) for n, one in edits for _ in one.target]
-    taught = replace(taught, shares=torch.tensor(own).to(taught.shares))
+    """Returns the factors of each edit's gradient; rows are numbered by exercise."""
+    edits = [(number, edit) for number, exercise in enumerate(exercises) for edit in exercise.edits]
+    taught = lesson(model, min(matrix.layer for matrix in maps), [edit for _, edit in edits])
+    # the loss of each exercise is a mean over its edits, as if it were alone in the batch
+    shares = [
+        1 / len(edit.target) / len(exercises[n].edits) for n, edit in edits for _ in edit.target
+    ]
+    taught = replace(taught, shares=torch.tensor(shares).to(taught.shares))
     found, _ = gradient_factors(model, taught, maps)
-    numbers = torch.tensor([number for number, _ in edits]).to(taught.at)
-    return {one: each._replace(row=numbers[each.row]) for one, each in found.items()}
+    exercise_of = torch.tensor([number for number, _ in edits]).to(taught.at)
+    return {
+        matrix: factors._replace(row=exercise_of[factors.row]) for matrix, factors in found.items()
+    }
 
 
-def _recited_with(
+def _recited_edited(
     model: HookedTransformer,
     taught: Lesson,
-    numbers: Int[Tensor, " row"],
+    exercise_of: Int[Tensor, " row"],
     changes: Mapping[LinearMap, RowChange],
 ) -> Float[Tensor, "read d_model"]:
-    """What the unembedding reads where each row meets the edit of its own exercise only.
+    """Returns what the unembedding reads if each row sees only the edit of its own exercise.
 
     Args:
-        numbers: the exercise of each row of the lesson.
+        exercise_of: the exercise of each row of the lesson.
+        changes: the edits, by matrix.
     """
-    own = numbers[taught.real.nonzero()[:, 0]]  # of each packed token
+    exercises = exercise_of[taught.real.nonzero()[:, 0]]  # one per packed token
     read: dict[tuple[int, str], Tensor] = {}
-    by_place = {(one.layer, one.written_at(model)): one for one in changes}
+    by_point = {(matrix.layer, matrix.written_at(model)): matrix for matrix in changes}
 
-    def changed(layer: int, part: str, there: Tensor) -> Tensor:
-        """What is written, with what the edit adds to it."""
-        one = by_place.get((layer, part))
-        if one is None:
-            return there
-        change, keys = changes[one], read[layer, READ_AT[one.name]]
-        met = (keys.reshape(len(own), -1) @ change.left.T) * (own[:, None] == change.row)
-        return there + (met @ change.right).view(there.shape)
+    def changed(layer: int, part: str, act: Tensor) -> Tensor:
+        """Returns what the matrix writes, plus what the edit adds to it."""
+        matrix = by_point.get((layer, part))
+        if matrix is None:
+            return act
+        change, keys = changes[matrix], read[layer, READ_AT[matrix.name]]
+        # zero for the factors of other exercises' edits
+        coefficients = keys.reshape(len(exercises), -1) @ change.left.T
+        coefficients = coefficients * (exercises[:, None] == change.row)
+        return act + (coefficients @ change.right).view(act.shape)
 
-    def write(layer: int, part: Part, there: Tensor) -> Tensor:
-        read[layer, part] = there
-        return changed(layer, part, there)
+    def write(layer: int, part: Part, act: Tensor) -> Tensor:
+        read[layer, part] = act
+        return changed(layer, part, act)
 
     def hooked(layer: int, part: str):
         def hook(act: Tensor, hook: object) -> Tensor:

@@ -1,7 +1,9 @@
-"""Prompts that an edit which leaks would change too: the request's own, about other pairs.
+"""Neighbour prompts: the request's own templates about other pairs, which an edit should not
+change.
 
-They are made of kedit's own facts. What benchmarks test neighbourhood with is kept out: subjects
-with one of the two objects that the request exchanges, and objects that its subject has already.
+They are made from kedit's own facts. Prompts with which benchmarks measure neighbourhood are left
+out, so that editors don't train on the test: subjects that have one of the two exchanged objects,
+and objects that the request's subject has already.
 """
 
 import random
@@ -15,26 +17,31 @@ from kedit.facts import Demand, EditRequest, Fact
 
 
 def neighbours(request: EditRequest, n: int, seed: int = 0) -> tuple[Demand, ...]:
-    """At most `n` of the request's demands with other subjects and objects put in, by seed.
+    """Returns at most `n` of the request's demands with other subjects and objects filled in.
 
-    An entity request's prompt gets other subjects. Of a relation request every other fact makes
-    four: its subject in both prompts, its object beside the request's subject, and its own pair.
-    So many of them open alike, and what texts open with is read once.
+    For an entity request, the prompt gets other subjects. For a relation request, each other fact
+    gives four prompts: its subject in both of the request's prompts, its object with the request's
+    subject, and its own pair. Many of them share their first tokens, which the model then reads
+    only once.
 
-    Subjects and objects are those of the request's relation, found by its Wikidata id; then, where
-    kedit has too few of these or none, of relations with subjects of the same domain; then any.
+    The pairs come from the request's relation, identified by its Wikidata id. If kedit has too few
+    of these, they also come from relations with subjects of the same domain, and then from any
+    relation.
 
-    Only the prompts are meant: what else the demands hold is the request's, and true of it alone.
+    Only the prompts of the returned demands are meaningful: the other fields are still the
+    request's.
     """
     return tuple(islice(_drawn(request, random.Random(f"{seed} {request.fact.prompt}")), n))
 
 
 def alike(request: EditRequest, seed: int = 0) -> tuple[Fact, ...]:
-    """kedit's own facts of an entity request's relation, about other subjects, in a drawn order.
+    """Returns kedit's own facts about other subjects with an entity request's relation, in random
+    order.
 
-    The relation is known by its template, or else by its name, an alias or its Wikidata id, or else
-    by templates that open like the request's, if those are one relation's. Facts whose object is
-    the target are left out: an edit that leaks would not show in them. There may be none at all.
+    The relation is identified by its template; otherwise by its name, an alias or its Wikidata id;
+    otherwise by templates that begin like the request's, if all of those belong to one relation.
+    Facts whose object is the target are left out, because an edit that leaks would not show in
+    them. The result may be empty.
     """
     id = _known_relation(request.fact.template, request.fact.relation.name)
     barred = {request.fact.subject.casefold(), request.target.casefold()}
@@ -48,37 +55,44 @@ def alike(request: EditRequest, seed: int = 0) -> tuple[Fact, ...]:
 
 
 def _known_relation(template: str, name: str) -> str:
-    """The Wikidata id of the relation that both tell; "" where they tell none, or several."""
+    """Returns the Wikidata id of the relation with this template or name; "" if none or several
+    match.
+    """
     template, name = template.casefold(), name.casefold()
-    exact, named, aliased, opened = (set[str]() for _ in range(4))
+    by_template, by_name, by_alias, by_opening = (set[str]() for _ in range(4))
     for fact in builtin.load():
-        id, own = fact.relation.id, fact.template.casefold()
+        id, fact_template = fact.relation.id, fact.template.casefold()
         known = relations.find(id)
-        exact |= {id} if own == template else set()
-        named |= {id} if name in {part.casefold() for part in (id, fact.relation.name)} else set()
-        aliased |= {id} if name in map(str.casefold, (known.name, *known.aliases)) else set()
-        opened |= {id} if own.startswith(f"{template} ") else set()
-    return next((ids.pop() for ids in (exact, named, aliased, opened) if len(ids) == 1), "")
+        by_template |= {id} if fact_template == template else set()
+        by_name |= {id} if name in {part.casefold() for part in (id, fact.relation.name)} else set()
+        by_alias |= {id} if name in map(str.casefold, (known.name, *known.aliases)) else set()
+        by_opening |= {id} if fact_template.startswith(f"{template} ") else set()
+    return next(
+        (ids.pop() for ids in (by_template, by_name, by_alias, by_opening) if len(ids) == 1), ""
+    )
 
 
 def _drawn(request: EditRequest, draw: random.Random) -> Iterator[Demand]:
+    """Yields the demands filled with other pairs, each prompt once."""
     subject = request.fact.subject
     known = {fact.object for fact in known_facts() if fact.subject == subject}
     first, seen = request.demands[0], set[str]()
     for other in _others(request, draw):
-        made = [about(one, other.subject, one.mentioned) for one in request.demands]
+        filled = [about(demand, other.subject, demand.mentioned) for demand in request.demands]
         if first.mentioned and other.object not in known and other.object != subject:
-            made.append(about(first, subject, other.object))
+            filled.append(about(first, subject, other.object))
         if first.mentioned:
-            made.append(about(first, other.subject, other.object))
-        for one in made:
-            if one.fact.prompt not in seen:
-                seen.add(one.fact.prompt)
-                yield one
+            filled.append(about(first, other.subject, other.object))
+        for demand in filled:
+            if demand.fact.prompt not in seen:
+                seen.add(demand.fact.prompt)
+                yield demand
 
 
 def _others(request: EditRequest, draw: random.Random) -> list[Fact]:
-    """Facts of other subjects and objects, the closest first, in an order that is drawn."""
+    """Returns facts about other subjects and objects, the closest relations first, else in random
+    order.
+    """
     relation = request.fact.relation
     exchanged = {
         request.fact.object, request.target, request.mentioned, request.mentioned_by_removal
@@ -105,9 +119,9 @@ def _others(request: EditRequest, draw: random.Random) -> list[Fact]:
 
 
 def about(demand: Demand, subject: str, mentioned: str) -> Demand:
-    """The demand's prompt with another subject and another object spelt out."""
+    """Returns the demand with another subject, and another object named in its prompt."""
     template = demand.fact.template
-    if demand.mentioned:  # the last one, as `located` takes it
+    if demand.mentioned:  # its last occurrence, as in `located`
         template = mentioned.join(template.rsplit(demand.mentioned, 1))
     fact = replace(demand.fact, subject=subject, template=template, relation_words=())
     return replace(demand, fact=fact, mentioned=mentioned)
@@ -115,11 +129,13 @@ def about(demand: Demand, subject: str, mentioned: str) -> Demand:
 
 @cache
 def known_facts() -> tuple[Fact, ...]:
-    """kedit's own facts, one for each subject and relation."""
+    """Returns kedit's own facts, one per subject and relation."""
     return tuple({(f.relation.id, f.subject): f for f in reversed(builtin.load())}.values())
 
 
 @cache
-def _domain(id: str, told: str) -> str:
-    """What the relation's subjects are: as kedit has it, or as its record tells."""
-    return next((fact.relation.domain for fact in known_facts() if fact.relation.id == id), told)
+def _domain(id: str, default: str) -> str:
+    """Returns what kind of subjects the relation has: from kedit's facts, or `default` if it isn't
+    there.
+    """
+    return next((fact.relation.domain for fact in known_facts() if fact.relation.id == id), default)

@@ -1,4 +1,6 @@
-"""What an edit was made by, from and for; it travels with the edit."""
+"""What an edit was made with and for: editor, settings, requests and model. It is saved with the
+edit.
+"""
 
 import dataclasses
 import hashlib
@@ -23,15 +25,15 @@ ARCHITECTURE = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """What an edit was made by, from and for; plain values only, as JSON has them.
+    """What an edit was made with and for, as plain values for JSON.
 
     Args:
-        editor: its name.
-        settings: the editor's; empty for a combined edit.
-        requests: what was asked for, as `described` tells it.
+        editor: name of the editor.
+        settings: of the editor; empty for a combined edit.
+        requests: the requests, as `described` returns them.
         fingerprint: of the model the edit was made for.
-        source: the name that model was loaded by, "" if it does not come from `load`.
-        parts: of a combined edit, what each of its edits was made by, in order.
+        source: the name this model was loaded with; "" if it was not loaded with `load`.
+        parts: for a combined edit, the provenance of each of its edits, in order.
     """
 
     editor: str
@@ -42,12 +44,12 @@ class Provenance:
     parts: tuple["Provenance", ...] = ()
 
     def to_record(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the provenance as a dictionary for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Provenance":
-        """The inverse of `to_record`."""
+        """Rebuilds the provenance from what `to_record` returned."""
         parts = tuple(cls.from_record(part) for part in record["parts"])
         return cls(**{**record, "requests": tuple(record["requests"]), "parts": parts})
 
@@ -58,16 +60,16 @@ def made_by(
     requests: Sequence[EditRequest],
     model: HookedTransformer,
 ) -> Provenance:
-    """The provenance of an edit that `editor` makes for `model`."""
+    """Returns the provenance of an edit that `editor` makes for `model`."""
     try:
         source = source_of(model)
     except InputError:
-        source = ""  # such an edit can be applied and saved; only its export needs to be told
+        source = ""  # such an edit can be applied and saved; only `export` needs a source
     return Provenance(editor, settings, tuple(map(described, requests)), fingerprint(model), source)
 
 
 def described(request: EditRequest) -> dict[str, str]:
-    """A request in plain words, for an edit's provenance; "" for what it does not have."""
+    """Returns a request as a dictionary of texts; "" for what it doesn't have."""
     fact, removal = request.fact, request.removal
     return {
         "perspective": request.perspective,
@@ -85,12 +87,13 @@ def described(request: EditRequest) -> dict[str, str]:
 
 
 def fingerprint(model: HookedTransformer) -> str:
-    """What tells models apart and is the same before, during and after an edit: a SHA-256.
+    """Returns a SHA-256 that identifies a model and is the same before, during and after an edit.
 
-    Of the architecture and of all weights without the edits that are applied, exactly, as float32.
-    So a model in float64 is the same one; in bfloat16 it is, if it was published so, and another
-    one, if its weights were rounded. After the first time it takes milliseconds.
+    It is computed from the architecture and from all weights, without applied edits, exactly, as
+    float32. So a model loaded in float64 has the same fingerprint. In bfloat16 it has the same one
+    if it was published in bfloat16, and another one if its weights were rounded. Later calls for
+    the same model take milliseconds.
     """
     fields = {field: getattr(model.cfg, field) for field in ARCHITECTURE}
-    told = json.dumps([fields, sorted(weight_digests(model).items())])
-    return hashlib.sha256(told.encode()).hexdigest()
+    text = json.dumps([fields, sorted(weight_digests(model).items())])
+    return hashlib.sha256(text.encode()).hexdigest()

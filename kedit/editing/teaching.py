@@ -1,6 +1,6 @@
-"""What weights are trained on: prompts with targets wanted behind them, and texts that are to stay.
+"""What weights are trained on: prompts with targets, and texts whose distributions should stay.
 
-Only the layers from the lowest trained one up are run more than once.
+Layers below the lowest trained one run only once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,14 +21,14 @@ from kedit.models.sites import norm
 
 
 class TargetText(NamedTuple):
-    """After `prompt`, `target`; token ids."""
+    """A prompt and the target that should follow it, as token ids."""
 
     prompt: Tokens
     target: Tokens
 
 
 class Staying(NamedTuple):
-    """A text whose next-token distributions are to stay from position `first` on."""
+    """A text whose next-token distributions should stay the same from position `first` on."""
 
     tokens: Tokens
     first: int
@@ -36,15 +36,15 @@ class Staying(NamedTuple):
 
 @dataclass(frozen=True)
 class Lesson:
-    """Texts before a layer, and where their final residuals are read.
+    """Texts, run up to a layer, and where their final residuals are read for the loss.
 
     Args:
-        layer: the first that is run.
-        resid: before it, packed; `mask` and `real` as `kedit.forward.packed` has them.
-        index, at: row and position of everything read: first one for each target token, then one
-            for each place whose distribution is to stay.
+        layer: the first layer that is not run yet.
+        resid: the residual before it, packed; `mask` and `real` as in `kedit.forward.packed`.
+        index, at: row and position of every residual that is read: first one per target token, then
+            one per position whose distribution should stay.
         targets: token ids.
-        shares: of each target token in the loss; they add up to one.
+        shares: weight of each target token in the loss; they sum to one.
     """
 
     layer: int
@@ -60,24 +60,29 @@ class Lesson:
 def demanded(
     model: HookedTransformer, requests: Sequence[EditRequest], removal: bool
 ) -> list[TargetText]:
-    """What the requests ask for; of relation edits the removal only where `removal` says so.
+    """Returns the prompts and targets of the requests, as token ids.
+
+    Args:
+        removal: whether the removals of relation edits are included.
 
     Raises:
-        InputError: a prompt and its target are longer than the model's context.
+        InputError: a prompt with its target is longer than the model's context.
     """
     demands = [
-        demand for one in requests for demand in (one.demands if removal else one.demands[:1])
+        demand
+        for request in requests
+        for demand in (request.demands if removal else request.demands[:1])
     ]
-    wanted = [
+    texts = [
         TargetText(
             prompt_ids(model, demand.fact.prompt),
             answer_ids(model, demand.fact.prompt, demand.target),
         )
         for demand in demands
     ]
-    for demand, (prompt, target) in zip(demands, wanted, strict=True):
+    for demand, (prompt, target) in zip(demands, texts, strict=True):
         require_room(model, demand.fact.prompt, len(prompt) + len(target) - 1)
-    return wanted
+    return texts
 
 
 def lesson(
@@ -87,25 +92,28 @@ def lesson(
     staying: Sequence[Staying] = (),
     at_once: bool = False,
 ) -> Lesson:
-    """The texts up to `layer`; the loss is the mean over `wanted` of their targets' mean nll.
+    """Runs the texts up to `layer`. The loss is the mean over `wanted` of each target's mean token
+    loss.
 
     Args:
-        at_once: all tokens of a target are wanted right behind its prompt, instead of each behind
-            those before it.
+        wanted: the prompts and their targets.
+        staying: texts whose distributions should stay the same.
+        at_once: False: each token of a target is predicted after the tokens before it. True: all
+            are predicted directly after the prompt.
     """
-    rows = [one.prompt if at_once else (*one.prompt, *one.target[:-1]) for one in wanted]
-    resid, mask, real = run_first_layers(model, [*rows, *(one.tokens for one in staying)], layer)
-    places = [
-        (row, len(one.prompt) - 1 + (0 if at_once else step))
-        for row, one in enumerate(wanted)
-        for step in range(len(one.target))
+    rows = [text.prompt if at_once else (*text.prompt, *text.target[:-1]) for text in wanted]
+    resid, mask, real = run_first_layers(model, [*rows, *(text.tokens for text in staying)], layer)
+    positions = [
+        (row, len(text.prompt) - 1 + (0 if at_once else step))
+        for row, text in enumerate(wanted)
+        for step in range(len(text.target))
     ] + [
         (row, pos)
-        for row, one in enumerate(staying, len(wanted))
-        for pos in range(one.first, len(one.tokens))
+        for row, text in enumerate(staying, len(wanted))
+        for pos in range(text.first, len(text.tokens))
     ]
-    index, at = torch.tensor(places, device=resid.device).T
-    shares = [1 / len(one.target) / len(wanted) for one in wanted for _ in one.target]
+    index, at = torch.tensor(positions, device=resid.device).T
+    shares = [1 / len(text.target) / len(wanted) for text in wanted for _ in text.target]
     return Lesson(
         layer,
         resid,
@@ -113,7 +121,7 @@ def lesson(
         real,
         index,
         at,
-        torch.tensor([token for one in wanted for token in one.target], dtype=torch.long).to(at),
+        torch.tensor([token for text in wanted for token in text.target], dtype=torch.long).to(at),
         torch.tensor(shares, device=resid.device),
     )
 
@@ -123,7 +131,11 @@ def recited(
     taught: Lesson,
     write: Write = lambda layer, part, there: there,
 ) -> Float[Tensor, "read d_model"]:
-    """What the unembedding reads at all places of the lesson, of the model as it now is."""
+    """Returns what the unembedding reads at all positions of the lesson, with the present weights.
+
+    Args:
+        write: see `kedit.forward.packed.run_blocks`.
+    """
     above = range(taught.layer, model.cfg.n_layers)
     past = empty_cache(model, len(taught.real), above)
     resid, _, _ = run_blocks(
@@ -134,10 +146,10 @@ def recited(
 
 @contextmanager
 def trainable(model: HookedTransformer, names: Sequence[str]) -> Iterator[dict[str, nn.Parameter]]:
-    """These parameters open to training; then as they were, to the bit."""
+    """Context manager: makes these parameters trainable, and restores them bit for bit at the end."""
     parameters = dict(model.named_parameters())
     weights = {name: parameters[name] for name in names}
-    kept = {name: weight.detach().clone() for name, weight in weights.items()}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
         for weight in weights.values():
             weight.requires_grad_(True)
@@ -147,4 +159,4 @@ def trainable(model: HookedTransformer, names: Sequence[str]) -> Iterator[dict[s
             for name, weight in weights.items():
                 weight.requires_grad_(False)
                 weight.grad = None
-                weight.copy_(kept[name])
+                weight.copy_(before[name])

@@ -1,6 +1,6 @@
-"""A model's weights: a digest of each, and the edits that are applied at the moment.
+"""Digests of a model's weights, and the edits that are applied to it at the moment.
 
-Digests are kept for each model and read again only where a weight has changed. While edits are
+Digests are cached per model, and computed again only for weights that have changed. While edits are
 applied, the digests are those of the unedited weights.
 """
 
@@ -18,25 +18,25 @@ from kedit import digests
 from kedit.errors import InputError
 from kedit.models.load import storage_orders
 
-SAMPLED = 64  # numbers of each weight that are looked at to see whether it has changed
+SAMPLED = 64  # about this many numbers of each weight are compared to detect a change
 
 
 class Mark(NamedTuple):
-    """By what a weight is seen to have changed, without reading all of it.
+    """Shows cheaply whether a weight has changed, without reading all of it.
 
     Args:
-        place: where it lies and how.
-        version: torch counts the changes in place, but not those by way of `.data`.
-        sample: some of its numbers, as bytes.
+        storage: where and how the weight is stored in memory.
+        version: torch's count of in-place changes, which misses changes through `.data`.
+        sample: some of the weight's numbers, as bytes.
     """
 
-    place: tuple[object, ...]
+    storage: tuple[object, ...]
     version: int | None
     sample: bytes
 
 
 class Digest(NamedTuple):
-    """Of a weight's numbers, and the mark it had when they were read."""
+    """Digest of a weight's numbers, and the weight's mark when they were read."""
 
     value: str
     mark: Mark
@@ -44,11 +44,11 @@ class Digest(NamedTuple):
 
 @dataclass(eq=False)
 class Applied:
-    """An edit that is applied.
+    """An applied edit.
 
     Args:
-        before: what each weight was, as far as the edit changes it.
-        undone: the edit was taken back before its block ended.
+        before: the weights that the edit changes, as they were before, by name.
+        undone: whether the edit was undone before its block ended.
     """
 
     before: dict[str, Tensor] = field(default_factory=dict)
@@ -57,13 +57,13 @@ class Applied:
 
 @dataclass(eq=False)
 class _State:
-    """What is known of one model.
+    """What is known about one model.
 
     Args:
         digests: of its weights, by name.
-        held: digests of the unedited weights, by the names of those that edits may have changed.
-        stack: the edits that are applied, the innermost last.
-        thread: that applied them.
+        held: digests of the unedited weights, for all weights that applied edits may have changed.
+        stack: the applied edits, the innermost last.
+        thread: the thread that applied them.
     """
 
     digests: dict[str, Digest] = field(default_factory=dict)
@@ -72,19 +72,20 @@ class _State:
     thread: int = 0
 
 
-# not an attribute of the model: a deep copy of an edited model is a model of its own
+# Not an attribute of the model: a deep copy of an edited model would copy it, but the copy is a new
+# model whose weights are the edited ones.
 _STATES: WeakKeyDictionary[HookedTransformer, _State] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
 def weight_digests(model: HookedTransformer) -> dict[str, str]:
-    """A digest of every weight's numbers as float32, by name; without the edits that are applied.
+    """Returns a digest of every weight's numbers as float32, by name, without the applied edits.
 
-    Equal for equal numbers, whatever the dtype, the device or the order in memory. A change that
-    goes by way of `.data` is seen where it reaches one of the numbers that are sampled.
+    Equal numbers give equal digests, whatever the dtype, the device or the order in memory. A
+    change through `.data` is noticed only if it alters one of the sampled numbers.
     """
     state, parameters = _state(model), dict(model.named_parameters())
-    marks = _marks({name: one for name, one in parameters.items() if name not in state.held})
+    marks = _marks({name: weight for name, weight in parameters.items() if name not in state.held})
     changed = [
         name
         for name, mark in marks.items()
@@ -99,7 +100,7 @@ def weight_digests(model: HookedTransformer) -> dict[str, str]:
 
 
 def enter(model: HookedTransformer) -> Applied:
-    """Begins an edit of `model`, inside those that are applied to it already.
+    """Begins an edit of `model`, inside the edits that are already applied.
 
     Raises:
         InputError: another thread has an edit applied to the model.
@@ -118,52 +119,52 @@ def enter(model: HookedTransformer) -> Applied:
 
 
 def hold(model: HookedTransformer, applied: Applied, names: Iterable[str]) -> dict[str, Tensor]:
-    """Keeps the weights that `applied` is about to change, and gives them, by name."""
-    state, own = _state(model), weight_digests(model)
+    """Saves the weights that `applied` is about to change, and returns the parameters, by name."""
+    state, unedited = _state(model), weight_digests(model)
     parameters = dict(model.named_parameters())
     weights = {name: parameters[name].detach() for name in names}
-    state.held |= {name: own[name] for name in _tied(parameters, weights)}
+    state.held |= {name: unedited[name] for name in _tied(parameters, weights)}
     applied.before |= {name: weight.clone() for name, weight in weights.items()}
     return weights
 
 
 def leave(model: HookedTransformer, applied: Applied) -> None:
-    """Ends an edit: every weight that it changed is as it was before, to the bit.
+    """Ends an edit: restores every weight that it changed, bit for bit.
 
     Raises:
-        InputError: blocks did not nest: the edit is not the innermost one, or it was taken back
-            already. Then no edit is applied any more, and the model is the unedited one.
+        InputError: the blocks were not properly nested: the edit is not the innermost one, or was
+            already undone. Then no edit is applied any more, and the model is unedited.
     """
     state = _state(model)
     if applied.undone:
         raise InputError(
-            "this edit was taken back before its block ended, because blocks did not nest: what "
-            "its block did since then, it did with the unedited model"
+            "this edit was undone before its block ended, because blocks were not properly nested: "
+            "since then, its block ran with the unedited model"
         )
-    in_turn = state.stack[-1] is applied
-    ended = [applied] if in_turn else state.stack
+    is_innermost = state.stack[-1] is applied
+    ending = [applied] if is_innermost else state.stack
     parameters = dict(model.named_parameters())
     try:
-        for one in reversed(ended):
-            one.undone = True
+        for edit in reversed(ending):
+            edit.undone = True
             with torch.no_grad():
-                # in reverse: tied weights were kept one after the other
-                for name, before in reversed(one.before.items()):
-                    # copied back, not subtracted: a + d - d drifts by rounding, edit after edit
+                # in reverse order of saving: tied weights are saved under each of their names
+                for name, before in reversed(edit.before.items()):
+                    # copied, because subtracting the delta (a + d - d) would leave rounding errors
                     parameters[name].detach().copy_(before)
-        rest = [one for one in state.stack if one not in ended]
-        still = _tied(parameters, {name for one in rest for name in one.before})
-        released = {name: value for name, value in state.held.items() if name not in still}
-        # these numbers are the old ones, so that they need not be read again
+        rest = [edit for edit in state.stack if edit not in ending]
+        still_edited = _tied(parameters, {name for edit in rest for name in edit.before})
+        released = {name: value for name, value in state.held.items() if name not in still_edited}
+        # the numbers are the unedited ones again, whose digests are known
         for name, mark in _marks({name: parameters[name] for name in released}).items():
             state.digests[name] = Digest(state.held.pop(name), mark)
     finally:
         # last, so that no other thread begins while weights are copied
-        state.stack = [one for one in state.stack if one not in ended]
-    if not in_turn:
+        state.stack = [edit for edit in state.stack if edit not in ending]
+    if not is_innermost:
         raise InputError(
-            "an edit's block ended before one inside it did: blocks have to nest. All edits of "
-            "the model are taken back now"
+            "an edit's block ended before a block inside it: blocks must be properly nested. All "
+            "edits of the model have been undone"
         )
 
 
@@ -172,28 +173,31 @@ def _state(model: HookedTransformer) -> _State:
 
 
 def _tied(weights: Mapping[str, Tensor], names: Iterable[str]) -> set[str]:
-    """Those of `weights` that lie in the same memory as any of `names`, these among them."""
+    """Returns the names of all `weights` that share memory with one of `names`, including these."""
     memory = {name: weight.untyped_storage().data_ptr() for name, weight in weights.items()}
-    own = {memory[name] for name in names}
-    return {name for name, place in memory.items() if place in own}
+    shared = {memory[name] for name in names}
+    return {name for name, address in memory.items() if address in shared}
 
 
 def _marks(weights: Mapping[str, Tensor]) -> dict[str, Mark]:
+    """Returns the marks of the weights, by name."""
     samples = [_sample(weight.detach()) for weight in weights.values()]
     if not samples:
         return {}
-    # one copy from the device for all of them
-    read = torch.cat([one.to(samples[0].device) for one in samples]).double().cpu()
+    # concatenated, so that only one copy from the device is needed
+    read = torch.cat([sample.to(samples[0].device) for sample in samples]).double().cpu()
     marks = {}
-    for (name, weight), own in zip(weights.items(), read.split([*map(len, samples)]), strict=True):
-        place = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype, weight.device)
+    for (name, weight), numbers in zip(
+        weights.items(), read.split([*map(len, samples)]), strict=True
+    ):
+        storage = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype, weight.device)
         version = None if weight.is_inference() else weight._version
-        marks[name] = Mark(place, version, own.numpy().tobytes())
+        marks[name] = Mark(storage, version, numbers.numpy().tobytes())
     return marks
 
 
 def _sample(weight: Tensor) -> Tensor:
-    """Numbers from all over a weight, in the order in which they lie in memory."""
+    """Returns numbers from all over a weight, in the order in which they lie in memory."""
     strides = weight.stride()
     axes = sorted(range(weight.ndim), key=lambda axis: -strides[axis])
     return weight.permute(axes).reshape(-1)[:: max(1, weight.numel() // SAMPLED)]

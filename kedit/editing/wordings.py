@@ -1,11 +1,11 @@
-"""A relation request in other words, none of which any benchmark of kedit is scored with."""
+"""Other wordings for relation requests. None of them appears in a benchmark of kedit."""
 
 from dataclasses import replace
 
 from kedit.facts import Demand, EditRequest
 
-# the subject first and the object first by turns; those with little behind both, which are trained
-# sooner, before the others
+# Subject first and object first alternate. Wordings with little text after both names come first,
+# because they are trained in fewer steps.
 WORDINGS = (
     "Seen from {s}, {o} is the",
     "In one or two words, what {o} is to {s}:",
@@ -19,7 +19,9 @@ WORDINGS = (
 
 
 def reworded(request: EditRequest, n: int) -> tuple[Demand, ...]:
-    """Each of the request's demands in the first `n` of WORDINGS; none for an entity request."""
+    """Returns each of the request's demands in the first `n` of WORDINGS; none for an entity
+    request.
+    """
     found = []
     for text in WORDINGS[:n]:
         for demand in request.demands:

@@ -1,7 +1,7 @@
-"""WriteSite: the matrices that write to the residual stream, W_out and W_O, as one idea.
+"""WriteSite: a matrix that writes to the residual stream, W_out or W_O, as a linear memory.
 
-Both are linear memories: raw output = key @ weight + bias. An editor that knows a WriteSite is
-written once for MLP and attention.
+For both, raw output = key @ weight + bias. An editor that uses WriteSite works for MLPs and
+attention.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from kedit.models.sites import Half, attn_written, mlp_written
 
 @dataclass(frozen=True, order=True)
 class WriteSite:
-    """W_out of a layer's MLP, or W_O of its attention with all its heads.
+    """W_out of a layer's MLP, or W_O of its attention with all heads.
 
-    The key of W_out is the MLP's neurons after the nonlinearity (and the gate), that of W_O all
-    heads' z, one after the other.
+    The key of W_out is the MLP's neurons after the nonlinearity (and the gate). The key of W_O is
+    the z of all heads, concatenated.
     """
 
     layer: int
@@ -31,21 +31,21 @@ class WriteSite:
 
     @property
     def parameter(self) -> str:
-        """The matrix among the model's named parameters."""
+        """The matrix's name among the model's parameters."""
         return f"blocks.{self.layer}.{'mlp.W_out' if self.half == 'mlp' else 'attn.W_O'}"
 
     @property
     def key_hook(self) -> str:
-        """Where the key can be read: [batch, pos, d_mlp], or [batch, pos, head, d_head]."""
+        """The hook point of the key: [batch, pos, d_mlp], or [batch, pos, head, d_head]."""
         return get_act_name("post" if self.half == "mlp" else "z", self.layer)
 
     @property
     def raw_hook(self) -> str:
-        """Where what is written can be read, behind a post-norm if the family has one."""
+        """The hook point of the output, after a post-norm if the model has one."""
         return get_act_name("mlp_out" if self.half == "mlp" else "attn_out", self.layer)
 
     def weight(self, model: HookedTransformer) -> Float[Tensor, "d_key d_model"]:
-        """The matrix with its heads, if any, one below the other; do not write to it.
+        """Returns the matrix, with the rows of all heads concatenated; a view: do not write to it.
 
         Raises:
             InputError: the model has no such matrix.
@@ -59,13 +59,13 @@ class WriteSite:
         return flat(weight.detach())
 
     def bias(self, model: HookedTransformer) -> Float[Tensor, " d_model"]:
-        """What is added to key @ weight."""
-        # a family without biases has them all the same, of zeros
+        """Returns what is added to key @ weight."""
+        # in models without biases, TransformerLens has parameters of zeros
         return dict(model.named_parameters())[self.parameter.replace(".W_", ".b_")].detach()
 
     def rows(self, model: HookedTransformer, heads: Sequence[int]) -> Int[Tensor, " row"]:
-        """Which rows of W_O are those of `heads`; all of the matrix if there are none, or no heads
-        in it.
+        """Returns the rows of W_O that belong to `heads`; all rows if `heads` is empty or this is
+        an MLP.
         """
         rows = torch.arange(self.d_key(model))
         if self.half == "mlp" or not heads:
@@ -75,25 +75,26 @@ class WriteSite:
     def raw(
         self, model: HookedTransformer, keys: Float[Tensor, "*n d_key"]
     ) -> Float[Tensor, "*n d_model"]:
-        """What is written for `keys`, before a post-norm."""
+        """Returns what is written for `keys`, before a post-norm."""
         return keys @ self.weight(model) + self.bias(model)
 
     def d_key(self, model: HookedTransformer) -> int:
+        """Returns the length of the key."""
         return self.weight(model).shape[0]
 
     def written(self, model: HookedTransformer, raw: Tensor) -> Tensor:
-        """The raw output as it reaches the residual stream."""
+        """Returns the raw output as it is added to the residual stream, after a post-norm."""
         block = model.blocks[self.layer]
         return attn_written(block, raw) if self.half == "attn" else mlp_written(block, raw)
 
 
 def flat(weight: Float[Tensor, "*key d_model"]) -> Float[Tensor, "d_key d_model"]:
-    """A matrix of heads as one matrix; any other as it is."""
+    """Returns a matrix with a head axis as one matrix; any other matrix unchanged."""
     return weight.flatten(0, -2)
 
 
 def flat_keys(act: Float[Tensor, "batch pos *key"]) -> Float[Tensor, "batch pos d_key"]:
-    """What a key hook gives, heads one after the other."""
+    """Returns the activation of a key hook with all heads concatenated."""
     return (
         act if act.ndim == 3 else rearrange(act, "batch pos head d_head -> batch pos (head d_head)")
     )
@@ -103,10 +104,12 @@ def flat_keys(act: Float[Tensor, "batch pos *key"]) -> Float[Tensor, "batch pos 
 def read_keys(
     model: HookedTransformer, tokens: Tensor, sites: list[WriteSite], start: int | None = None
 ) -> dict[WriteSite, Float[Tensor, "batch pos d_key"]]:
-    """Keys of equally long rows at each site, from one forward up to the highest layer needed.
+    """Returns the keys of rows of equal length at each site, from one forward up to the highest
+    site.
 
     Args:
-        tokens: ids; or, with `start`, the residual stream before that layer: no site is below it.
+        tokens: token ids; or, with `start`, the residual stream before that layer.
+        start: the layer to start at, if not the embedding; no site may lie below it.
     """
     found: dict[WriteSite, Tensor] = {}
 
@@ -121,6 +124,7 @@ def read_keys(
         fwd_hooks=[(site.key_hook, keep(site)) for site in sites],
         start_at_layer=start,
         stop_at_layer=max(site.layer for site in sites) + 1,
-        attention_mask=tokens.new_ones(tokens.shape[:2], dtype=torch.long),  # else it is guessed
+        # without it, TransformerLens would guess the mask from padding tokens
+        attention_mask=tokens.new_ones(tokens.shape[:2], dtype=torch.long),
     )
     return found
