@@ -146,7 +146,7 @@ def recited(
 
 @contextmanager
 def trainable(model: HookedTransformer, names: Sequence[str]) -> Iterator[dict[str, nn.Parameter]]:
-    """Context manager: makes these parameters trainable, and restores them bit for bit at the end."""
+    """Makes these parameters trainable within a `with` block, then restores them bit for bit."""
     parameters = dict(model.named_parameters())
     weights = {name: parameters[name] for name in names}
     before = {name: weight.detach().clone() for name, weight in weights.items()}

@@ -1,6 +1,7 @@
-"""Editors, one method a file: each is its settings, then a call with a model and requests.
+"""Editors, one method per file: a dataclass of settings that is called with a model and requests.
 
-Importing an editor brings torch, which naming one does not need: names are fetched when asked for.
+Importing an editor imports torch, which takes seconds. So the classes are imported only when they
+are used.
 """
 
 from importlib import import_module
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
     from kedit.editors.mend import MEND as MEND
     from kedit.editors.rome import ROME as ROME
 
-NAMES = ("FT", "Joint", "KN", "MEMIT", "MEND", "ROME")  # each in the module of its name
+NAMES = ("FT", "Joint", "KN", "MEMIT", "MEND", "ROME")  # each in the module with its name
 
 
 def __getattr__(name: str) -> Any:
     if name not in NAMES:
-        raise AttributeError(f"kedit.editors has no {name!r}: {', '.join(NAMES)}")
+        raise AttributeError(f"kedit.editors has no {name!r}, only {', '.join(NAMES)}")
     return getattr(import_module(f"kedit.editors.{name.lower()}"), name)
 
 

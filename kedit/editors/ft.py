@@ -1,4 +1,4 @@
-"""FT and FT+L: fine-tuning of one MLP's output matrix, with or without bounds."""
+"""FT and FT+L: fine-tuning of one MLP's output matrix, without or with a bound on the change."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,17 +22,22 @@ from kedit.forward.metrics import losses_and_slope
 
 @dataclass(frozen=True)
 class FT:
-    """Adam on W_out (and b_out, where the family has one) until the target is likely.
+    """Trains W_out of one layer (and b_out, if the model has biases) with Adam until the target is
+    likely.
+
+    FT and FT+L as in Meng et al. 2022. Departure from the published code: by default, each token of
+    the target is trained after the tokens before it (`loss`).
 
     Args:
-        layer: whose matrix is trained.
-        steps, lr: of Adam; so many passes over all requests at most.
-        bound: no number moves further than this from where it was (L∞, the L of FT+L); 0: no bound.
-        loss: "autoregressive" scores each token of the target behind those before it; "upstream"
+        layer: the layer whose matrix is trained.
+        steps: largest number of passes over all requests.
+        lr: Adam's learning rate.
+        bound: largest change of any number (L∞, the L of FT+L); 0: no bound.
+        loss: "autoregressive" scores each token of the target after those before it; "upstream"
             scores all of them at the prompt's last token, as the published code does.
-        removal: a relation edit's removal is trained too; no published code does that.
-        stop: the mean loss, in nats, at which training ends.
-        batch: requests a step, as many steps as that takes in every pass.
+        removal: whether a relation edit's removal is trained too; no published code does this.
+        stop: the mean loss, in nats, below which training ends.
+        batch: number of requests per step; a pass has one step per batch.
     """
 
     layer: int
@@ -50,46 +55,49 @@ class FT:
 
     @guarded
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Nothing has to be prepared.
+        """Returns the editor for one model; nothing needs to be prepared.
 
         Raises:
-            InputError: the family cannot be edited; later: there is no request.
+            InputError: models of this family cannot be edited; later, if there are no requests.
         """
         return lambda requests: self._edit(model, requests)
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """All requests together."""
+        """Makes one edit for all requests together."""
         return self.on(model)(requests)
 
     def _edit(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        wanted = demanded(model, requests, self.removal)
-        if not wanted:
-            raise InputError("there is no request to edit for")
+        texts = demanded(model, requests, self.removal)
+        if not texts:
+            raise InputError("there is no request: at least one is needed")
         site = WriteSite(self.layer)
-        site.weight(model)  # raises where there is none
+        site.weight(model)  # raises InputError if the layer doesn't exist
         with trainable(model, _trained_names(model, site)) as weights:
-            deltas = self._trained(model, wanted, weights)
+            deltas = self._trained(model, texts, weights)
         return Edit(deltas, made_by("ft", dataclasses.asdict(self), requests, model))
 
     @torch.enable_grad()
     def _trained(
         self,
         model: HookedTransformer,
-        wanted: Sequence[TargetText],
+        texts: Sequence[TargetText],
         weights: dict[str, nn.Parameter],
     ) -> dict[str, Delta]:
-        start = {name: weight.detach().clone() for name, weight in weights.items()}
+        """Trains the weights; returns the deltas."""
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
         optimiser = torch.optim.Adam(list(weights.values()), lr=self.lr)
-        parts = [wanted[first : first + self.batch] for first in range(0, len(wanted), self.batch)]
+        batches = [texts[first : first + self.batch] for first in range(0, len(texts), self.batch)]
         at_once = self.loss == "upstream"
-        taught = [lesson(model, self.layer, part, at_once=at_once) for part in parts]
+        lessons = [lesson(model, self.layer, batch, at_once=at_once) for batch in batches]
         for _ in range(self.steps):
-            total = 0.0
-            for part, one in zip(parts, taught, strict=True):
-                read = recited(model, one)
-                nll, _, _, slope = losses_and_slope(model, read.detach(), one.targets, one.shares)
-                loss = float((one.shares * nll).sum())
-                total += loss * len(part) / len(wanted)
+            mean_loss = 0.0
+            for batch, batch_lesson in zip(batches, lessons, strict=True):
+                read = recited(model, batch_lesson)
+                nll, _, _, slope = losses_and_slope(
+                    model, read.detach(), batch_lesson.targets, batch_lesson.shares
+                )
+                loss = float((batch_lesson.shares * nll).sum())
+                mean_loss += loss * len(batch) / len(texts)
                 if loss < self.stop:
                     continue
                 optimiser.zero_grad()
@@ -98,14 +106,14 @@ class FT:
                 if self.bound:
                     with torch.no_grad():
                         for name, weight in weights.items():
-                            weight.clamp_(start[name] - self.bound, start[name] + self.bound)
-            if total < self.stop:
+                            weight.clamp_(before[name] - self.bound, before[name] + self.bound)
+            if mean_loss < self.stop:
                 break
-        return {name: (weight.detach() - start[name]) for name, weight in weights.items()}
+        return {name: (weight.detach() - before[name]) for name, weight in weights.items()}
 
 
 def _trained_names(model: HookedTransformer, site: WriteSite) -> list[str]:
-    """W_out, and its bias where the family has one."""
+    """Returns the names of W_out and, if the model has biases, b_out."""
     bias = site.parameter.replace(".W_", ".b_")
-    # where a family has no bias TransformerLens keeps zeros, which no checkpoint could hold
+    # in models without biases, TransformerLens has zeros, which a checkpoint could not store
     return [site.parameter, *([bias] if model.get_parameter(bias).any() else [])]

@@ -1,4 +1,4 @@
-"""Joint: W_out and W_O written together, for relation edits and entity edits."""
+"""Joint: writes W_out and W_O together, for relation and entity edits. The method is kedit's."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,12 @@ from kedit.models.sites import has_post_norms, is_parallel
 
 
 class _Strangers(NamedTuple):
-    """A family, and its keys as each stack spares them."""
+    """The reference prompts of a set of templates (see `kedit.editing.reference_prompts`), and
+    their keys in the form in which each stack spares them.
+
+    "Strangers" are the pairs of a family that share neither subject nor object with a request. An
+    edit leaves their outputs as they are.
+    """
 
     family: Family
     spared: Mapping[Stack, Spared]
@@ -45,50 +50,60 @@ class _Strangers(NamedTuple):
 
 @dataclass(frozen=True)
 class Joint:
-    """Trains what attention and MLP of `layers` write at the key position, all together, and makes
-    their matrices write it: layer by layer from below, each seeing what those below it brought.
+    """Trains the outputs of attention and MLP of `layers` together, then makes their matrices write
+    them.
 
-    A site's target is its raw output with everything that was trained in place, behind each
-    context. A relation edit's two demands have values of their own wherever their keys differ.
+    The outputs are trained at the key position. A site's target is its raw output with all trained
+    deltas in place, after each context. The matrices are written layer by layer from below, so each
+    layer sees what the layers below it now add. The two demands of a relation edit have separate
+    values wherever their keys differ.
 
-    Ablations and rivals are settings: W_out alone (halves=("mlp",)) or W_O alone; PMET (Li et al.
-    2023, arXiv 2308.08742), which trains both halves and writes W_out (trained=("mlp", "attn"),
-    halves=("mlp",)) or both (solve="in_turn"); EMMET's equality (insert="exact"); AlphaEdit's
-    projection (null_space); a split by causal effect, as IntAttn-Edit has one (balance).
+    Some published methods and ablations are settings. Only W_out (halves=("mlp",)) or only W_O.
+    PMET (Li et al. 2023, arXiv 2308.08742) trains both halves and writes W_out (trained=("mlp",
+    "attn"), halves=("mlp",)) or both (solve="in_turn"). EMMET has equality constraints
+    (insert="exact"), AlphaEdit a projection (null_space), and IntAttn-Edit a split by causal effect
+    (balance). For their papers and departures see `kedit.editors.variants`.
 
     Args:
-        layers: whose matrices are written.
-        halves: which of them: W_out ("mlp"), W_O ("attn") or both.
-        trained: halves whose outputs are trained; none: those that are written.
-        heads: (layer, head): W_O's rows of these alone are written, and of no other layer's; none:
-            those of all heads of `layers`.
-        training: of the values.
-        where: the token whose keys are taken. At the last one, and at the object's, a relation
-            edit's two demands have different keys; at the subject's, if it comes first, one key.
-        values: "own", or "shared" for one value for all demands (RaKE's code).
-        solve: "stacked" solves for a layer's sites at once, in the metric of the moment of both
-            keys, cross block and all (`kedit.editing.stacked`), and then has W_out write for its
-            keys, as W_O has moved them, what it was to write for those before, instead; "in_turn"
-            solves for each site by itself, its keys read under the edits before it.
-        insert: "ridge" weighs errors against disturbance (MEMIT); "exact" has no errors (ROME, and
+        layers: the layers whose matrices are written, from below.
+        halves: which matrices: W_out ("mlp"), W_O ("attn") or both.
+        trained: halves whose outputs are trained; empty: those that are written.
+        heads: pairs (layer, head): only W_O's rows of these heads are written; empty: those of all
+            heads of `layers`.
+        training: settings for training the values.
+        where: the token whose keys are used. At the last token and at the object's, the two demands
+            of a relation edit have different keys; at the subject's they share one key, if the
+            subject comes first.
+        values: "own": a value per demand; "shared": one value for all demands (RaKE's code).
+        solve: "stacked" solves for all sites of a layer at once, with the joint moment of both keys
+            including its cross block (`kedit.editing.stacked`), then solves W_out again for the
+            keys that the new W_O gives. "in_turn" solves for one site at a time, with keys read
+            under the edits before it.
+        insert: "ridge" weighs errors against disturbance (MEMIT); "exact" allows no errors (ROME;
             in batches EMMET, Gupta et al. 2024, arXiv 2403.14236).
-        weight: λ, of C against the keys.
-        wordings: a relation request is made in so many other wordings too (kedit.editing.wordings).
-        neighbours: so many prompts a request, about other pairs, whose outputs shall stay.
-        family: the same of so many pairs in each wording, read once for all requests with these
-            words (kedit.editing.reference_prompts), on the unedited model.
-        keep: what each of these weighs; a demand behind one context weighs 1.
-        shrink: share of the mean of each site's keys' energies that every direction is taken to
-            have besides (`kedit.editing.moments.Moment.shrunk`).
-        null_space: 0; or the share of the keys' energy that the directions may hold in which alone
-            deltas are made (`kedit.editing.closed_form.null_space`), instead of weighing all by C.
-        balance: 0; or attention's share of what a layer's halves bring
-            (`kedit.editing.targets.balanced`); ours, after IntAttn-Edit (Liu et al. 2025, arXiv
+        weight: λ, the weight of C relative to the keys.
+        wordings: number of other wordings in which a relation request is also edited
+            (`kedit.editing.wordings`).
+        neighbours: number of prompts per request, about other pairs, whose outputs should stay the
+            same.
+        family: number of reference pairs per template whose outputs should stay the same
+            (`kedit.editing.reference_prompts`). Their keys are read on the unedited model, once for
+            all requests with these templates.
+        keep: weight of each key whose output should stay; a demand after one context has weight 1.
+        shrink: added to the diagonal of C, as a share of each site's mean diagonal
+            (`kedit.editing.moments.Moment.shrunk`).
+        null_space: 0: deltas are weighed by C. Above 0: they are confined to directions that
+            together hold at most this share of the keys' energy
+            (`kedit.editing.closed_form.null_space`).
+        balance: 0, or attention's share of the change in a layer's outputs
+            (`kedit.editing.targets.balanced`); kedit's, after IntAttn-Edit (Liu et al. 2025, arXiv
             2510.27400).
-        batch: so many requests are inserted together, as `MEMIT` has it.
-        contexts, text, n_tokens: as `MEMIT` has them.
-        moments: as `MEMIT` has them, one for each of `groups`: with both halves and
-            solve="stacked" they are of W_O and W_out together, which no file of statistics is.
+        batch: number of requests that are inserted together; 0: all (see `MEMIT`).
+        contexts, text, n_tokens: see `MEMIT`.
+        moments: see `MEMIT`; one for each of `groups`. With both halves and solve="stacked" these
+            are joint moments of W_O's and W_out's keys, which no published file of statistics
+            contains.
+        seed: of contexts, neighbours and reference pairs.
     """
 
     layers: tuple[int, ...]
@@ -116,29 +131,34 @@ class Joint:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises InputError for a number that is out of its bounds, and unless the layers go up:
-        each sees what those below it brought.
+        """Raises InputError for a number out of its bounds, and if layers are not listed from
+        below.
         """
         require_in_bounds(self)
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
-            raise InputError(f"layers: distinct ones from below are wanted, got {self.layers}")
+            raise InputError(
+                f"layers: must be distinct layers in ascending order, got {self.layers}"
+            )
 
     @property
     def groups(self) -> list[list[WriteSite]]:
-        """What it needs moments of: the sites of each solve (kedit.editing.spared.Sparing)."""
+        """The sites of each solve: a moment is needed for each (see
+        `kedit.editing.spared.Sparing`).
+        """
         sites = self._sites(self.halves)
         if self.solve == "in_turn":
             return [[site] for site in sites]
-        return [list(own) for _, own in groupby(sites, key=attrgetter("layer"))]
+        return [list(group) for _, group in groupby(sites, key=attrgetter("layer"))]
 
     @guarded
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Reads the moments and draws the contexts, once for many edits.
+        """Prepares the editor for a model: gets the moments and samples the contexts, once for many
+        edits.
 
         Raises:
-            InputError: settings that contradict each other or the model, or a family that cannot be
-                edited; later: a prompt has no token at the key position, or an exact insert has
-                keys that cannot be told apart.
+            InputError: the settings contradict each other or the model, or models of this family
+                cannot be edited; later: a prompt has no token at the key position, or an exact
+                insert has keys that are linearly dependent.
         """
         self._require_possible(model)
         seconds = spared(model, self)
@@ -146,18 +166,20 @@ class Joint:
         settings = settings_of(self, contexts, seconds)
 
         stacks = [self._stack(model, second) for second in seconds]
-        families: dict[tuple[str, ...], _Strangers] = {}  # by the wordings of their requests
+        families: dict[tuple[str, ...], _Strangers] = {}  # by the templates of the requests
 
         def edit(requests: Sequence[EditRequest]) -> Edit:
             made = made_by("joint", settings, requests, model)
-            wanted = [goal for one in requests for goal in self._goals(model, one, contexts)]
-            near = self._near(model, requests, wanted)
+            targets = [
+                goal for request in requests for goal in self._goals(model, request, contexts)
+            ]
+            near = self._near(model, requests, targets)
             strangers = self._strangers(model, stacks, requests, families)
-            texts = LastTokens(model, [*(goal.text for goal in wanted), *near], self.layers[0])
+            texts = LastTokens(model, [*(goal.text for goal in targets), *near], self.layers[0])
             deltas: dict[str, Delta] = {}
             with contextlib.ExitStack() as below:
                 for stack in stacks:
-                    step = self._step(model, stack, wanted, texts, strangers, made)
+                    step = self._step(model, stack, targets, texts, strangers, made)
                     deltas |= step.deltas
                     below.enter_context(step.applied(model))
             return Edit(deltas, made)
@@ -170,12 +192,15 @@ class Joint:
         return edits
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """All requests, in batches."""
+        """Makes one edit for all requests, in batches."""
         return self.on(model)(requests)
 
     def _goals(
         self, model: HookedTransformer, request: EditRequest, contexts: Sequence[str]
     ) -> list[Goal]:
+        """Trains the request's values, and returns them with the texts whose keys should map to
+        them.
+        """
         rows = training_rows(model, request, contexts, self.where)
         for demand in reworded(request, self.wordings):
             group = 1 + max(row.group for row in rows)
@@ -192,71 +217,93 @@ class Joint:
         requests: Sequence[EditRequest],
         families: "dict[tuple[str, ...], _Strangers]",
     ) -> Mapping[Stack, Spared]:
-        """The family of the requests' wordings, without pairs that are no strangers to them."""
+        """Returns the reference keys of the requests' templates, without pairs that a request
+        mentions.
+
+        `families` caches them by templates.
+        """
         if not self.family:
             return {}
         demands = [
-            demand for one in requests for demand in (*one.demands, *reworded(one, self.wordings))
+            demand
+            for request in requests
+            for demand in (*request.demands, *reworded(request, self.wordings))
         ]
-        worded = skeletons(demands)
-        if worded not in families:
+        templates = skeletons(demands)
+        if templates not in families:
             sites = sorted({site for stack in stacks for site in stack.sites})
             found = family(model, demands, sites, self.where, self.family, self.seed)
-            every = [*stacks, *(stack.moved for stack in stacks if stack.moved)]
-            families[worded] = _Strangers(found, {one: one.spared(found.keys) for one in every})
-        found, spared = families[worded]
-        known = torch.stack([found.mentioning(one) for one in requests]).any(0)
-        return {stack: one.but(stack.rows_of(known)) for stack, one in spared.items()}
+            solved = [*stacks, *(stack.moved for stack in stacks if stack.moved)]
+            spared = {stack: stack.spared(found.keys) for stack in solved}
+            families[templates] = _Strangers(found, spared)
+        found, spared = families[templates]
+        mentioned = torch.stack([found.mentioning(request) for request in requests]).any(0)
+        return {stack: keys.but(stack.rows_of(mentioned)) for stack, keys in spared.items()}
 
     def _near(
-        self, model: HookedTransformer, requests: Sequence[EditRequest], wanted: Sequence[Goal]
+        self, model: HookedTransformer, requests: Sequence[EditRequest], targets: Sequence[Goal]
     ) -> list[Tokens]:
-        """The neighbours' prompts up to their key positions, those apart that open as an edit does:
-        at the subject (S, another object) has the very key that is to be given a value.
+        """Returns the neighbour prompts up to their key positions, except those that equal an
+        edited text.
+
+        For example, with the key at the subject, (S, another object) has the very key that gets a
+        new value, so this key cannot be spared.
         """
         found: dict[Tokens, None] = {}
         for request in requests:
-            for one in neighbours(request, self.neighbours, self.seed):
-                with contextlib.suppress(InputError):  # longer than the context: one less
-                    tokens, pos = located(model, one.fact, self.where, one.mentioned)
+            for demand in neighbours(request, self.neighbours, self.seed):
+                with contextlib.suppress(InputError):  # longer than the context: left out
+                    tokens, pos = located(model, demand.fact, self.where, demand.mentioned)
                     found[tokens[: pos + 1]] = None
-        return [text for text in found if text not in {goal.text for goal in wanted}]
+        return [text for text in found if text not in {goal.text for goal in targets}]
 
     def _step(
         self,
         model: HookedTransformer,
         stack: Stack,
-        wanted: Sequence[Goal],
+        targets: Sequence[Goal],
         texts: LastTokens,
         strangers: Mapping[Stack, Spared],
         made: Provenance,
     ) -> Edit:
-        """What the stack's sites are to add, as the model stands.
+        """Solves for the deltas of one stack, in the model's present state.
+
+        In a block that is not parallel, the stack has `moved` and there are two solves. W_O is
+        written first. This shifts W_out's keys, so W_out is solved again for the shifted keys with
+        the old target: the output that the first solve gives at the old keys. The first solve's
+        delta of W_out is dropped, not corrected. It maps keys that no longer occur at the edited
+        texts, but that resemble keys of other texts, so keeping it would change those.
 
         Args:
-            texts: of what is wanted, then those whose outputs shall stay.
+            targets: the goals.
+            texts: those of the goals, then those whose outputs should stay the same.
+            strangers: the reference keys to spare, by stack.
+            made: provenance of the edit.
         """
-        read, n_wanted = texts.keys(stack.sites), len(wanted)
+        read, n_targets = texts.keys(stack.sites), len(targets)
         lacking = {
-            site: torch.stack([goal.of(site) for goal in wanted]) - site.raw(model, keys[:n_wanted])
+            site: torch.stack([goal.of(site) for goal in targets])
+            - site.raw(model, keys[:n_targets])
             for site, keys in read.items()
         }
         deltas = self._inserted(stack, read, lacking, strangers)
         if stack.moved is None:
             return Edit(deltas, made)
-        # what W_out was to write for keys that it will not meet again is dropped, not mended: it
-        # would be written for others' keys, which are like those
-        due = {}
+        # The second solve. Biases cancel, so targets and outputs leave them out.
+        old_targets = {}
         for site in stack.moved.sites:
-            keys, dropped = read[site][:n_wanted], deltas.pop(site.parameter)
-            due[site] = keys @ site.weight(model) + keys @ dropped.left @ dropped.right
+            keys, first_solve = read[site][:n_targets], deltas.pop(site.parameter)
+            old_targets[site] = (
+                keys @ site.weight(model) + keys @ first_solve.left @ first_solve.right
+            )
         step = Edit(deltas, made)
         with step.applied(model):
-            moved = texts.keys(stack.moved.sites)
+            shifted = texts.keys(stack.moved.sites)
         lacking = {
-            site: due[site] - keys[:n_wanted] @ site.weight(model) for site, keys in moved.items()
+            site: old_targets[site] - keys[:n_targets] @ site.weight(model)
+            for site, keys in shifted.items()
         }
-        second = self._inserted(stack.moved, moved, lacking, strangers)
+        second = self._inserted(stack.moved, shifted, lacking, strangers)
         return combined([step, Edit(second, made)])
 
     def _inserted(
@@ -266,10 +313,12 @@ class Joint:
         lacking: Residuals,
         strangers: Mapping[Stack, Spared],
     ) -> dict[str, LowRank]:
-        """Deltas that bring what is lacking at the first keys and spare all those behind them."""
-        n_wanted = len(next(iter(lacking.values())))
-        keys = {site: each[:n_wanted] for site, each in read.items()}
-        spared = stack.spared({site: each[n_wanted:] for site, each in read.items()})
+        """Returns the deltas that add what is lacking at the goals' keys and spare all keys after
+        these.
+        """
+        n_targets = len(next(iter(lacking.values())))
+        keys = {site: site_keys[:n_targets] for site, site_keys in read.items()}
+        spared = stack.spared({site: site_keys[n_targets:] for site, site_keys in read.items()})
         if stack in strangers:
             spared = spared.beside(strangers[stack])
         solve = sparing(stack.solve, spared, self.keep / self.weight)
@@ -280,54 +329,59 @@ class Joint:
         return {site.parameter: delta for site, delta in deltas.items()}
 
     def _sites(self, halves: Sequence[Half]) -> list[WriteSite]:
-        """In the order in which a forward meets them."""
+        """Returns the sites of `layers` in the order in which a forward pass reaches them."""
         sites = sorted({WriteSite(layer, half) for layer in self.layers for half in halves})
         chosen = {layer for layer, _ in self.heads} if self.heads else set(self.layers)
         return [site for site in sites if site.half == "mlp" or site.layer in chosen]
 
     def _stack(self, model: HookedTransformer, second: Moment) -> Stack:
+        """Returns the sites of a moment as a stack, with the rows that may change and the solve."""
         rows = {
             site: site.rows(model, [head for layer, head in self.heads if layer == site.layer])
             for site in second.sites
         }
-        own = (second.at(rows) if self.heads else second).shrunk(self.shrink)
-        solve = null_space(own.matrix, self.null_space) if self.null_space else own.solve
+        row_moment = (second.at(rows) if self.heads else second).shrunk(self.shrink)
+        solve = (
+            null_space(row_moment.matrix, self.null_space) if self.null_space else row_moment.solve
+        )
         *others, last = second.sites
+        # sites are sorted, so with both halves the last is the MLP, whose input depends on W_O
         moves = others and not is_parallel(model.blocks[last.layer])
         moved = self._stack(model, second.of(last)) if moves else None
         return Stack(rows, solve, has_post_norms(model), moved)
 
     def _require_possible(self, model: HookedTransformer) -> None:
+        """Raises InputError if settings contradict each other or the model."""
         trained, n_heads = self.trained or self.halves, model.cfg.n_heads
-        strange = [
+        missing = [
             (layer, head)
             for layer, head in self.heads
             if layer not in self.layers or not 0 <= head < n_heads
         ]
-        for impossible, told in (
-            (not self.halves, "halves: mlp, attn or both are wanted, got none"),
+        for impossible, message in (
+            (not self.halves, "halves: must be mlp, attn or both, got none"),
             (
                 not set(self.halves) <= set(trained),
-                f"trained: it is {trained}, halves {self.halves}: what is not trained cannot be "
-                "written",
+                f"trained: must include all of halves, {self.halves}, got {trained}: only outputs "
+                "that are trained can be written",
             ),
             (
                 self.heads and "attn" not in self.halves,
-                f"heads: they are rows of W_O, and halves, {self.halves}, has no attn",
+                f"heads: these are rows of W_O, so halves must include attn, got {self.halves}",
             ),
             (
-                strange,
-                f"heads: there is no {', '.join(map(str, strange))} among the heads 0 to "
+                missing,
+                f"heads: there is no {', '.join(map(str, missing))} among the heads 0 to "
                 f"{n_heads - 1} of layers {self.layers}",
             ),
             (
                 self.balance and (len(set(self.halves)) < 2 or self.solve == "stacked"),
-                "balance: it is one between both halves, with solve=in_turn",
+                "balance: needs both halves and solve=in_turn",
             ),
-            (self.balance == 1, "balance: below 1 is wanted, got 1"),
-            (self.null_space == 1, "null_space: below 1 is wanted, got 1"),
+            (self.balance == 1, "balance: must be below 1, got 1"),
+            (self.null_space == 1, "null_space: must be below 1, got 1"),
         ):
             if impossible:
-                raise InputError(told)
+                raise InputError(message)
         for site in self._sites(trained):
-            site.weight(model)  # raises where there is none
+            site.weight(model)  # raises InputError if the layer doesn't exist
