@@ -1,4 +1,6 @@
-"""KN: the neurons that bring a fact's object are made to write another one (Dai et al. 2022)."""
+"""KN: makes the neurons that raise the probability of a fact's object write another one (Dai et al.
+2022).
+"""
 
 import dataclasses
 import logging
@@ -33,38 +35,43 @@ from kedit.models.prompts import (
 
 log = logging.getLogger("kedit")
 
-FEW = ((5, 3), (10, 2))  # contexts of own making: neurons are sought behind each of them
+# lengths and numbers of sampled contexts: few, because neurons are searched after each of them
+FEW = ((5, 3), (10, 2))
 
 
 @dataclass(frozen=True)
 class KN:
-    """Finds the neurons that bring what a fact says, and has each of them write
+    """Finds the neurons that make a fact's object likely, and changes what each of them writes by
 
         write · e_target − erase · e_said                     Dai et al. 2022, section 5.1
 
-    more, as its activation after the fact's prompt is positive, or less, as it is negative; e are
-    rows of the unembedding (the paper's word embeddings, which its models unembed with), e_said
-    that of the likeliest token now.
+    This is added for neurons with a positive activation after the fact's prompt, and subtracted for
+    neurons with a negative one. e are rows of the unembedding (in the paper word embeddings, with
+    which its models unembed), and e_said is that of the currently likeliest token.
 
-    RaKE's code takes its KN edit back before it returns the model: what it reports of relation
-    edits by KN is of the unedited model.
+    By default kedit departs from the published code as described under `method`. RaKE's code undoes
+    its KN edit before it returns the model, so its results for relation edits by KN are those of
+    the unedited model.
 
     Args:
-        halves: whose neurons: the MLP's, all heads' z (which rows of W_O belong to), or both.
-        steps: of integrated gradients.
-        threshold: neurons that bring more than this share of what the one that brings most does.
-        agreement: and that are found so in more than this share of the prompt's wordings; 0: the
-            prompt as it is decides alone, as in the published settings.
-        wordings: templates of other ones, with a {} for the subject and, if they spell out the
-            object that a relation edit's prompt mentions, a second {} for that.
-        contexts: put before the prompt for further wordings; where there is neither, the model
-            makes them up by `seed`.
-        erase, write: 2 in the published code, 1 and 8 in the paper.
-        removal: a relation edit's removal is written too; no published code does that.
-        method: "upstream" does what the published code does: objects and targets without a blank,
-            neurons before the nonlinearity, each of an object's tokens right behind the prompt; all
-            of the target's tokens are written, once each, whatever `write` is; and negative neurons
-            write as positive ones do, which is the reverse of what is wanted.
+        halves: whose neurons: the MLP's, all heads' z (each number has a row of W_O), or both.
+        steps: number of steps of integrated gradients.
+        threshold: neurons are selected if their attribution exceeds this share of the largest one.
+        agreement: neurons are kept if they are selected in more than this share of the prompt's
+            wordings; 0: only the prompt itself is used, as in the published settings.
+        wordings: templates of other wordings, with a {} for the subject and, if they name the
+            object that a relation edit's prompt mentions, a second {} for it.
+        contexts: put before the prompt, for further wordings. If there are neither wordings nor
+            contexts, the model samples contexts with `seed`.
+        erase: factor of e_said; 2 in the published code, 1 in the paper.
+        write: factor of e_target; 2 in the published code, 8 in the paper.
+        removal: whether a relation edit's removal is written too; no published code does this.
+        method: "upstream" does what the published code does: objects and targets have no blank
+            before them; neurons are taken before the nonlinearity; each token of an object is read
+            directly after the prompt; all tokens of the target are written, once each, whatever
+            `write` is; and negative neurons write the same as positive ones, which is the opposite
+            of what is needed.
+        seed: of the contexts.
     """
 
     halves: tuple[Half, ...] = ("mlp",)
@@ -85,19 +92,24 @@ class KN:
 
     @guarded
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Draws the contexts, if any are needed, once for many edits.
+        """Prepares the editor for a model: samples the contexts, if any are needed, once for many
+        edits.
 
-        What this gives makes one edit on top of the other.
+        The returned function makes one edit after the other, each on the model with the edits
+        before it.
 
         Raises:
-            InputError: wordings or contexts without agreement; later: the family cannot be edited,
-                or no neuron brings what the fact says.
+            InputError: there are wordings or contexts but no agreement; later: models of this
+                family cannot be edited, or no neuron makes the object likelier.
         """
         if (self.wordings or self.contexts) and not self.agreement:
-            raise InputError("kn: wordings and contexts have a say with an agreement above 0 only")
+            raise InputError(
+                "kn: wordings and contexts are only used if agreement is above 0: set agreement, "
+                "or leave them out"
+            )
         contexts = self.contexts
         if self.agreement and not (self.wordings or self.contexts):
-            contexts = rome_contexts(model, FEW, self.seed)[1:]  # the first is none
+            contexts = rome_contexts(model, FEW, self.seed)[1:]  # without the empty one
 
         def edit(request: EditRequest) -> Edit:
             demands = request.demands if self.removal else request.demands[:1]
@@ -108,23 +120,25 @@ class KN:
         return lambda requests: edit_in_turn(model, requests, edit)
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """One request after the other, each on the model with the edits before it."""
+        """Makes one edit per request, each on the model with the edits before it, and combines
+        them.
+        """
         return self.on(model)(requests)
 
     def _deltas(
         self, model: HookedTransformer, demands: Sequence[Demand], contexts: Sequence[str]
     ) -> dict[str, Delta]:
-        """Each demand's row at its own neurons."""
+        """Returns the deltas that add each demand's change to the rows of its neurons."""
         found = [self._neurons(model, demand, contexts) for demand in demands]
-        log.info("kn: %s neurons write otherwise", " + ".join(str(len(one)) for one in found))
-        sites = sorted({neuron.site for one in found for neuron in one})
+        log.info("kn: changes %s neurons", " + ".join(str(len(neurons)) for neurons in found))
+        sites = sorted({neuron.site for neurons in found for neuron in neurons})
         signs = [self._signs(model, demand, sites) for demand in demands]
         rows = torch.stack([self._row(model, demand) for demand in demands])
         deltas: dict[str, Delta] = {}
         for site in sites:
             left = rows.new_zeros(site.d_key(model), len(demands))
-            for number, one in enumerate(found):
-                index = [neuron.index for neuron in one if neuron.site == site]
+            for number, neurons in enumerate(found):
+                index = [neuron.index for neuron in neurons if neuron.site == site]
                 left[index, number] = signs[number][site][index]
             deltas[site.parameter] = LowRank(left, rows)
         return deltas
@@ -132,7 +146,7 @@ class KN:
     def _neurons(
         self, model: HookedTransformer, demand: Demand, contexts: Sequence[str]
     ) -> frozenset[Neuron]:
-        """Those that bring the object of the demand's fact."""
+        """Returns the neurons that make the object of the demand's fact likely."""
         fact, upstream = demand.fact, self.method == "upstream"
         texts = [fact.prompt, *(context + fact.prompt for context in contexts)]
         texts += [_worded(template, demand) for template in self.wordings]
@@ -141,10 +155,10 @@ class KN:
             tokens = prompt_ids(model, text)
             require_room(model, text, len(tokens) + len(answer) - 1)
             activation = "pre" if upstream else "post"
-            brought = attributions(
+            attributed = attributions(
                 model, tokens, answer, self.halves, self.steps, activation, extend=not upstream
             )
-            sets.append(above(brought, self.threshold))
+            sets.append(above(attributed, self.threshold))
         found = refined(sets, self.agreement)
         if not found:
             raise InputError(
@@ -156,7 +170,12 @@ class KN:
     def _signs(
         self, model: HookedTransformer, demand: Demand, sites: Sequence[WriteSite]
     ) -> Mapping[WriteSite, Float[Tensor, " d_key"]]:
-        """With which of a site's numbers a row has to be taken to be written as it is."""
+        """Returns, for each number of each site, the sign with which a demand's change is added to
+        its row.
+
+        With a negative activation, the row has to be changed by the negative of what should be
+        written.
+        """
         tokens = torch.tensor([prompt_ids(model, demand.fact.prompt)], device=device(model))
         keys = {site: key[0, -1] for site, key in read_keys(model, tokens, list(sites)).items()}
         if self.method == "upstream":
@@ -165,38 +184,41 @@ class KN:
 
     @torch.no_grad()
     def _row(self, model: HookedTransformer, demand: Demand) -> Float[Tensor, " d_model"]:
-        """What a neuron has to write more."""
+        """Returns what a neuron should write in addition: write · e_target − erase · e_said."""
         embeddings = model.unembed.W_U.T
         text = demand.fact.prompt
         target, object_ids = (
             self._ids(model, text, answer) for answer in (demand.target, demand.fact.object)
         )
-        # the first token that the target does not share with the object, as numbers share a blank
+        # the first token in which target and object differ: numbers, for example, share a blank
         first = 0 if self.method == "upstream" else first_difference(target, object_ids)
         prompt = (*prompt_ids(model, text), *target[:first])
         said = int(last_logits(model, read(model, [prompt]).last).argmax())
         if self.method == "upstream":
             return embeddings[list(target)].sum(0) - self.erase * embeddings[said]
-        # the others are not to be said here, where these neurons are as they were found
+        # only this token: at this position, the target's later tokens should not become likelier
         return self.write * embeddings[target[first]] - self.erase * embeddings[said]
 
     def _ids(self, model: HookedTransformer, prompt: str, answer: str) -> Tokens:
+        """Returns the token ids of an answer: without a blank upstream, otherwise as it follows the
+        prompt.
+        """
         if self.method == "upstream":
             return plain_ids(model, answer)
         return answer_ids(model, prompt, answer)
 
 
 def _worded(template: str, demand: Demand) -> str:
-    """The demand's prompt in other words.
+    """Fills the demand's subject, and its mentioned object, into another template.
 
     Raises:
-        InputError: no place in the template, or more than there is to put there.
+        InputError: the template has no {}, or more of them than there are names.
     """
     words = (demand.fact.subject, demand.mentioned) if demand.mentioned else (demand.fact.subject,)
-    n_places = template.count("{}")
-    if not 1 <= n_places <= len(words):
-        wanted = " or two" if len(words) == 2 else ""
-        raise InputError(f"wordings: {template!r} has {n_places} places, one{wanted} is wanted")
-    for word in words[:n_places]:
+    n_blanks = template.count("{}")
+    if not 1 <= n_blanks <= len(words):
+        needed = "once or twice" if len(words) == 2 else "exactly once"
+        raise InputError(f"wordings: {template!r} must contain {{}} {needed}, got {n_blanks}")
+    for word in words[:n_blanks]:
         template = template.replace("{}", word, 1)
     return template

@@ -1,4 +1,4 @@
-"""MEMIT: many facts at once, spread over the MLPs of several layers (Meng et al. 2023)."""
+"""MEMIT: edits many facts at once, spread over the MLPs of several layers (Meng et al. 2023)."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -29,31 +29,38 @@ from kedit.models.sites import has_post_norms
 
 @dataclass(frozen=True)
 class MEMIT:
-    """Trains where the residual stream shall go behind the last of `layers`; each of them brings
-    its share, in order, seeing what those below brought.
+    """Trains where the residual stream should be after the last of `layers`, then has each layer
+    write its share.
 
-    Behind a post-norm (Gemma 3) an MLP cannot write whatever the residual stream
-    lacks, for what it writes is scaled to one length. There the raw outputs of all `layers` are
-    trained together, and each layer is made to write its own.
+    Layers are written from below. Each layer's share is computed with the edits of the layers below
+    it in place. λ weighs errors at the keys against the disturbance of other text (Meng et al.
+    2023, equation 14).
 
-    Each request's value is trained by itself, but requests may have one key: at the subject's last
-    token all do whose prompts are alike up to there, as of two facts of one subject. One key cannot
-    write two values, so what is written for it is their mean, which may serve neither request, and
-    nothing warns of it; the published code does the same. With `batch=1` the later request is
-    trained on the model with the earlier one's edit; at where="last" both have keys of their own.
+    With a post-norm (Gemma 3), this is not possible, because an MLP's output is scaled to a fixed
+    length, so an MLP cannot write whatever the residual stream lacks. There the raw outputs of all
+    `layers` are trained together, and each layer is made to write its own. This is kedit's.
+
+    Each request's value is trained separately, but several requests can have the same key: at the
+    subject's last token, this happens to all prompts that are equal up to there, such as prompts
+    about two facts of one subject. One key cannot map to two values, so their mean is written,
+    which may be right for neither request. No warning is given; the published code does the same.
+    With `batch=1` the later request is trained on the model with the earlier edit; with
+    where="last" both requests have different keys.
+
+    Further departures from the published code: C (see `ROME`) and relation edits (`relation`).
 
     Args:
-        layers: whose W_out are changed.
-        weight: λ, of C against the keys: the larger, the less other texts are disturbed.
-        training: of z.
-        where: the token whose key is taken.
-        relation: "right", or "upstream" for what RaKE's code does: one value for both demands, the
-            removal's target "None" without a blank and divided by the length of the relation's
-            name, and the key of the prompt that adds.
-        batch: so many requests are inserted together, one batch on top of the other; 0 for all, 1
-            for one by one.
-        contexts: put before the prompts; none: the model makes them up by `seed`.
-        moments, text, n_tokens: of C, as `ROME` has them; one moment for each of `layers`.
+        layers: the layers whose W_out is changed, from below.
+        weight: λ, the weight of C relative to the keys: the larger, the less other text changes.
+        training: settings for training the residual z.
+        where: the token whose key is used.
+        relation: "right", or "upstream" for what RaKE's code does: one value for both demands; the
+            removal's target "None" without a blank, and its loss divided by the number of tokens in
+            the relation's name; and the key of the addition's prompt.
+        batch: number of requests that are inserted together, one batch after the other; 0: all.
+        contexts: texts put before the prompts; empty: the model samples them with `seed`.
+        moments, text, n_tokens: which C to use, see `ROME`; one moment for each of `layers`.
+        seed: of contexts and text.
     """
 
     layers: tuple[int, ...]
@@ -69,25 +76,29 @@ class MEMIT:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises InputError for a number that is out of its bounds, and unless the layers go up:
-        each sees what those below it brought.
+        """Raises InputError for a number out of its bounds, and if layers are not listed from
+        below.
         """
         require_in_bounds(self)
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
-            raise InputError(f"layers: distinct ones from below are wanted, got {self.layers}")
+            raise InputError(
+                f"layers: must be distinct layers in ascending order, got {self.layers}"
+            )
 
     @property
     def groups(self) -> list[list[WriteSite]]:
-        """What it needs moments of, layer by layer (kedit.editing.spared.Sparing)."""
+        """The sites that need a moment, layer by layer (see `kedit.editing.spared.Sparing`)."""
         return [[WriteSite(layer)] for layer in self.layers]
 
     @guarded
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Reads the moments and draws the contexts, once for many edits.
+        """Prepares the editor for a model: gets the moments and samples the contexts, once for many
+        edits.
 
         Raises:
-            InputError: the family cannot be edited, or its moments are not to be had
-                (`kedit.editing.spared.spared`); later: a prompt has no token at the key position.
+            InputError: models of this family cannot be edited, or there is a problem with the
+                moments (see `kedit.editing.spared.spared`); later: a prompt has no token at the key
+                position.
         """
         seconds = spared(model, self)
         of_site = {second.sites[0]: second for second in seconds}
@@ -106,7 +117,7 @@ class MEMIT:
         return edits
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """All requests, in batches."""
+        """Makes one edit for all requests, in batches."""
         return self.on(model)(requests)
 
     def _deltas(
@@ -116,21 +127,25 @@ class MEMIT:
         seconds: Mapping[WriteSite, Moment],
         contexts: Sequence[str],
     ) -> dict[str, Delta]:
+        """Trains all requests' values, then solves for the layers' deltas one after the other."""
         slots = [Slot(layer, "mlp") for layer in self.layers]
         if not has_post_norms(model):
             slots = [Slot(self.layers[-1], "resid")]
-        goals = [goal for one in requests for goal in self._goals(model, one, contexts, slots)]
+        goals = [
+            goal for request in requests for goal in self._goals(model, request, contexts, slots)
+        ]
         deltas: dict[str, Delta] = {}
         with contextlib.ExitStack() as below:
             for n_done, (site, second) in enumerate(seconds.items()):
                 n_left = len(seconds) - n_done
-                each = [self._key(model, site, goal.demand, contexts) for goal in goals]
-                stacked = torch.stack(each)
+                goal_keys = [self._key(model, site, goal.demand, contexts) for goal in goals]
                 lacking = [
                     self._lacking(model, site, goal, key, n_left)
-                    for goal, key in zip(goals, each, strict=True)
+                    for goal, key in zip(goals, goal_keys, strict=True)
                 ]
-                delta = ridge_insert(stacked, torch.stack(lacking), second.solve, self.weight)
+                delta = ridge_insert(
+                    torch.stack(goal_keys), torch.stack(lacking), second.solve, self.weight
+                )
                 deltas[site.parameter] = delta
                 step = Edit({site.parameter: delta}, made_by("memit", {}, requests, model))
                 below.enter_context(step.applied(model))
@@ -143,6 +158,7 @@ class MEMIT:
         contexts: Sequence[str],
         slots: Sequence[Slot],
     ) -> list["_Goal"]:
+        """Trains the request's values; returns one goal for each demand that gets a value."""
         upstream = self.relation == "upstream" and request.removal is not None
         removals = len(contexts) if upstream else None
         rows = training_rows(model, request, contexts, self.where, removals)
@@ -166,7 +182,9 @@ class MEMIT:
         demand: Demand,
         contexts: Sequence[str],
     ) -> Float[Tensor, " d_key"]:
-        """Half of it the bare prompt's, half of it the mean over the contexts, as in their code."""
+        """Returns the mean of the bare prompt's key and the mean key over contexts, as in the
+        published code.
+        """
         found = keys(model, [site], demand, contexts, self.where)[site]
         return found[0] if len(found) == 1 else (found[0] + found[1:].mean(0)) / 2
 
@@ -178,16 +196,21 @@ class MEMIT:
         key: Float[Tensor, " d_key"],
         n_left: int,
     ) -> Float[Tensor, " d_model"]:
-        """What `site` is to add for `goal`, as the model stands."""
-        own = goal.values.get(Slot(site.layer, "mlp"))
-        if own is not None:
-            return own - (key @ site.weight(model) + site.bias(model))
-        ((slot, wanted),) = goal.values.items()
-        return (wanted - residual(model, slot.layer, goal.demand, self.where)) / n_left
+        """Returns what `site` should add for `goal`, in the model's present state.
+
+        Args:
+            n_left: number of layers that are still to be written; the residual's lack is divided by
+                it.
+        """
+        raw_target = goal.values.get(Slot(site.layer, "mlp"))
+        if raw_target is not None:
+            return raw_target - (key @ site.weight(model) + site.bias(model))
+        ((slot, target),) = goal.values.items()
+        return (target - residual(model, slot.layer, goal.demand, self.where)) / n_left
 
 
 class _Goal(NamedTuple):
-    """What shall be written, or stand in the residual stream, at a demand's key position."""
+    """A demand, and the raw outputs or the residual that should be at its key position, by slot."""
 
     demand: Demand
     values: Mapping[Slot, Float[Tensor, " d_model"]]

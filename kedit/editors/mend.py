@@ -1,4 +1,6 @@
-"""MEND: a trained network turns the gradient of one edit into the edit (Mitchell et al. 2022)."""
+"""MEND: a trained network turns the gradient of an edit's loss into the edit (Mitchell et al.
+2022).
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,20 +23,24 @@ from kedit.errors import InputError
 from kedit.facts import EditRequest
 
 SHIPPED = Path(__file__).parent / "trained"
-NAME = "mend.safetensors"  # what experiments.train_mend calls it
+NAME = "mend.safetensors"  # the file that experiments.train_mend writes
 
 
 @dataclass(frozen=True)
 class MEND:
-    """The gradient of the targets' nll, through a hypernetwork that was trained for the model.
+    """Passes the gradient of the targets' negative log-likelihood through a hypernetwork that was
+    trained for the model.
+
+    The network maps rank-one factors of the gradient to factors of the edit (equation 3). By
+    default kedit departs from the published code as described under `rates`.
 
     Args:
-        file: what experiments.train_mend wrote; "" for the one that comes with kedit, if it has one
-            for the model.
-        scale: times which the edit is made (lr_scale of the published code).
-        removal: a relation edit's removal is asked for too; no published code does that.
-        rates: "upstream" gives W_in the rate that was learned for W_out of the same block, and
-            the other way round, as the published code does with GPT-2.
+        file: a file that experiments.train_mend wrote; "": the one that comes with kedit for the
+            model, if any.
+        scale: factor of the edit (lr_scale in the published code).
+        removal: whether a relation edit's removal is included; no published code does this.
+        rates: "upstream" gives W_in the rate that was learned for W_out of the same block and vice
+            versa, as the published code does with GPT-2.
     """
 
     file: str = ""
@@ -48,42 +54,49 @@ class MEND:
 
     @guarded
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Reads the hypernetwork once.
+        """Prepares the editor for a model: reads the hypernetwork once for many edits.
 
         Raises:
-            InputError: there is no such file, or it was trained for another model; the family
-                cannot be edited.
+            InputError: the file doesn't exist, or was trained for another model; or models of this
+                family cannot be edited.
         """
         network = self._network(model)
-        lowest = min(one.layer for one in network.maps)
+        lowest = min(matrix.layer for matrix in network.maps)
         settings = dataclasses.asdict(self) | {"digest": _digest(network)}
 
         def edit(requests: Sequence[EditRequest]) -> Edit:
-            wanted = demanded(model, requests, self.removal)
-            if not wanted:
-                raise InputError("there is no request to edit for")
-            factors, _ = gradient_factors(model, lesson(model, lowest, wanted), network.maps)
+            texts = demanded(model, requests, self.removal)
+            if not texts:
+                raise InputError("there is no request: at least one is needed")
+            factors, _ = gradient_factors(model, lesson(model, lowest, texts), network.maps)
             with torch.no_grad():
                 changes = network(factors)
             deltas = {
-                one.parameter(model): one.delta(model, self.scale * change.left.T, change.right)
-                for one, change in changes.items()
+                matrix.parameter(model): matrix.delta(
+                    model, self.scale * change.left.T, change.right
+                )
+                for matrix, change in changes.items()
             }
             return Edit(deltas, made_by("mend", settings, requests, model))
 
         return edit
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """All requests together."""
+        """Makes one edit for all requests together."""
         return self.on(model)(requests)
 
     def _network(self, model: HookedTransformer) -> Hypernetwork:
-        own = fingerprint(model)
-        network, origin = read_hypernetwork(self.file or _shipped(own, model.cfg.model_name))
-        if origin.fingerprint != own:
+        """Reads the hypernetwork, checks that it was trained for the model, and moves it to its
+        device.
+        """
+        model_fingerprint = fingerprint(model)
+        network, origin = read_hypernetwork(
+            self.file or _shipped(model_fingerprint, model.cfg.model_name)
+        )
+        if origin.fingerprint != model_fingerprint:
             raise InputError(
-                f"{self.file} was trained for another model: for {origin.source or 'one'}, not "
-                f"{model.cfg.model_name}"
+                f"{self.file} was trained for another model: for "
+                f"{origin.source or 'a model without a name'}, not {model.cfg.model_name}"
             )
         network = network.to(model.embed.W_E.device).requires_grad_(False)
         if self.rates == "upstream":
@@ -91,27 +104,31 @@ class MEND:
         return network
 
 
-def _shipped(own: str, model: str) -> Path:
-    """The file that comes with kedit for the model with this fingerprint."""
+def _shipped(model_fingerprint: str, model: str) -> Path:
+    """Returns the file that comes with kedit for the model with this fingerprint.
+
+    Raises:
+        InputError: there is none.
+    """
     for file in sorted(SHIPPED.glob("*.safetensors")):
-        if read_hypernetwork(file)[1].fingerprint == own:
+        if read_hypernetwork(file)[1].fingerprint == model_fingerprint:
             return file
     raise InputError(
         f"kedit has no trained MEND for {model}: train one (python -m experiments.train_mend "
-        f"--model ...) and tell its file, as in mend:file=results/train_mend/.../{NAME}"
+        f"--model ...) and name its file, as in mend:file=results/train_mend/.../{NAME}"
     )
 
 
 def _swap(network: Hypernetwork) -> None:
-    """The rates of W_in and W_out of each block, each for the other."""
-    places = {one: number for number, one in enumerate(network.maps)}
+    """Swaps the learned rates of W_in and W_out within each block."""
+    numbers = {matrix: number for number, matrix in enumerate(network.maps)}
     learned = network.rates.clone()
-    for one, number in places.items():
-        other = {"W_in": "W_out", "W_out": "W_in"}.get(one.name)
-        twin = dataclasses.replace(one, name=other) if other else one
-        network.rates[number] = learned[places.get(twin, number)]
+    for matrix, number in numbers.items():
+        other = {"W_in": "W_out", "W_out": "W_in"}.get(matrix.name)
+        twin = dataclasses.replace(matrix, name=other) if other else matrix
+        network.rates[number] = learned[numbers.get(twin, number)]
 
 
 def _digest(network: Hypernetwork) -> str:
-    """Which trained network it was, wherever its file lies."""
+    """Returns a hash of the network's numbers, which identifies it wherever its file lies."""
     return hashed(torch.cat([value.flatten() for value in network.state_dict().values()]))[:16]

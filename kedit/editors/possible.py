@@ -1,4 +1,4 @@
-"""Whether an editor can be had for a model: looked at before torch is imported or weights read."""
+"""Checks whether a model can be edited by an editor, without importing torch or reading weights."""
 
 from kedit.data.named import require_file, require_text
 from kedit.editors.specs import require_possible, shortened
@@ -8,28 +8,29 @@ from kedit.models.outline import Outline
 
 
 def require_editor(spec: str, model: str, side: str, outline: Outline | None) -> None:
-    """Looks at an editor's name and settings, its layers and heads, and the files that these name.
+    """Checks an editor's name and settings, its layers and heads, and the files named in it.
 
     Args:
         spec: such as "rome:layer=5".
-        side: from which it edits: "entity" or "relation".
-        outline: of the model, if that is known.
+        model: name of the model.
+        side: the side from which it edits: "entity" or "relation".
+        outline: of the model, if known.
 
     Raises:
-        InputError: no run could use it. It says why, and what is wanted.
+        InputError: the editor cannot be used; the message says why and what is needed.
     """
-    told = shortened(spec)
+    name_shown = shortened(spec)
     found = require_possible(spec, model, side, outline.n_layers if outline else None)
-    for name, value in (one for values in found.values() for one in values.items()):
+    for name, value in (item for values in found.values() for item in values.items()):
         if name == "text":
             require_text(f"{name}={value}", value)
         elif name == "file":
             require_file(f"{name}={value}", value)
         elif name == "moments":
-            for one in value:
-                require_file(f"moments: {one}", one)
+            for file in value:
+                require_file(f"moments: {file}", file)
         elif outline and name in ("layer", "layers"):
             layers = value if isinstance(value, tuple) else (value,)
-            require_layers(told, layers, model, outline)
+            require_layers(name_shown, layers, model, outline)
         elif outline and name == "heads":
-            require_heads(told, [Head(*one) for one in value], model, outline)
+            require_heads(name_shown, [Head(*head) for head in value], model, outline)

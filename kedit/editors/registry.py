@@ -1,4 +1,6 @@
-"""Editors by name, with settings for models that they were published for or tuned on."""
+"""Builds editors from their names, with settings for models that they were published for or tuned
+on.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -33,7 +35,7 @@ from kedit.errors import InputError
 from kedit.facts import Perspective
 from kedit.models.load import source_of
 
-# "ft" is not bounded, "ft+l" is; RaKE's FT is ft+l
+# "ft" is unbounded, "ft+l" has a bound in its presets; what RaKE calls FT is ft+l
 EDITORS: Mapping[str, type[Editor]] = {
     "rome": ROME, "memit": MEMIT, "ft": FT, "ft+l": FT, "kn": KN, "mend": MEND,
     "joint": Joint,
@@ -41,83 +43,86 @@ EDITORS: Mapping[str, type[Editor]] = {
 
 
 def make_editor(
-    told: str, model: str | HookedTransformer, perspective: Perspective = "entity"
+    spec: str, model: str | HookedTransformer, perspective: Perspective = "entity"
 ) -> Editor:
-    """An editor with its settings for a model, and changes to them.
+    """Builds an editor from a spec such as `rome:layer=5`: the model's preset, then the overrides.
 
         make_editor("rome", "gpt2-xl")
         make_editor("rome:where=last:training.clamp=1", "gemma-3-270m", "relation")
         make_editor("memit&joint", "gemma-3-270m")
 
     The first has the published settings, with the corrected method. The published method itself is
-    "rome:key=legacy:moments=('FILE.npz',)", where FILE.npz holds the authors' C, of Wikipedia. The
-    last has entity requests edited by MEMIT and relation requests by the joint editor; either may
-    be left out, as in "memit&".
+    "rome:key=legacy:moments=('FILE.npz',)", where FILE.npz is the authors' C, measured on
+    Wikipedia. The last one edits entity requests with MEMIT and relation requests with the joint
+    editor. One of the two may be left out, as in "memit&".
 
     Args:
-        told: a name of EDITORS or VARIANTS, then any number of `:field=value`. In quotation marks a
-            value may hold what would else begin another field or editor, as in
-            `rome:contexts=('A: x=1 & B. ',)`.
-        model: loaded by kedit, or its name as `load` takes it. For one without settings of its own,
-            an editor of layers must be told at least these.
+        spec: a name from EDITORS or VARIANTS, then any number of `:field=value`. If a value
+            contains a character that would begin another field or editor, put it in quotation
+            marks, as in `rome:contexts=('A: x=1 & B. ',)`.
+        model: a model that kedit loaded, or its name as for `load`. If it has no preset, an editor
+            that needs layers must at least be given these.
+        perspective: the side whose preset is used: "entity" or "relation".
 
     Raises:
-        InputError: an unknown editor, field or value; says what there is.
+        InputError: an unknown editor, field or value; the message lists the known ones.
     """
     model = model if isinstance(model, str) else source_of(model)
-    if "&" in unquoted(told):
-        sides = by_side(told, perspective)
+    if "&" in unquoted(spec):
+        sides = by_side(spec, perspective)
         return Sides(
-            entity=make_editor(one, model, "entity") if (one := sides["entity"]) else None,
-            relation=make_editor(one, model, "relation") if (one := sides["relation"]) else None,
+            entity=make_editor(side, model, "entity") if (side := sides["entity"]) else None,
+            relation=make_editor(side, model, "relation") if (side := sides["relation"]) else None,
         )
-    name, _ = parted(told)
+    name, _ = parted(spec)
     require_known(name)
     kind, fixed = VARIANTS.get(name, Variant(name, {}))
-    values = changes_of(told)
+    values = changes_of(spec)
     of_model = PRESETS.get(named(model), {})
-    asked = asked_of_presets(name, perspective)
-    made = next((of_model[one] for one in asked if one in of_model), None)
-    if made is None:
-        layers = [one for one in ("layer", "layers") if one in get_type_hints(EDITORS[kind])]
+    preset_names = asked_of_presets(name, perspective)
+    editor = next((of_model[preset] for preset in preset_names if preset in of_model), None)
+    if editor is None:
+        fields = get_type_hints(EDITORS[kind])
+        layers = [field for field in ("layer", "layers") if field in fields]
         for layer in layers:
             if layer not in values:
                 raise InputError(without_preset(name, model, layer))
-            require_setting(EDITORS[kind], layer, values[layer], told)
-        made = EDITORS[kind](**{layer: values[layer] for layer in layers})
-    made = dataclasses.replace(made, **fixed)  # pyright: ignore[reportArgumentType]
+            require_setting(EDITORS[kind], layer, values[layer], spec)
+        editor = EDITORS[kind](**{layer: values[layer] for layer in layers})
+    editor = dataclasses.replace(editor, **fixed)  # pyright: ignore[reportArgumentType]
     for field, value in values.items():
-        made = _with(made, field.split("."), value, told)
-    return made
+        editor = _with(editor, field.split("."), value, spec)
+    return editor
 
 
 def with_setting(editor: Editor, field: str, value: Any) -> Editor:
-    """A copy with another value of a field, which is dotted where it lies in another.
+    """Returns a copy of the editor with another value of one setting, such as "training.clamp".
 
     Raises:
-        InputError: there is no such field, or it cannot have such a value.
+        InputError: there is no such setting, or it cannot have this value.
     """
     return _with(editor, field.split("."), value, f"{label_of(editor)}:{field}={value}")
 
 
-def _with(settings: Any, path: list[str], value: Any, told: str) -> Any:
-    """A copy in which the field at `path` is `value`."""
+def _with(settings: Any, path: list[str], value: Any, spec: str) -> Any:
+    """Returns a copy of the settings in which the field at `path` is `value`."""
     field, *inner = path
     if inner:
-        within = getattr(settings, field, None)
-        if not dataclasses.is_dataclass(within):
-            raise InputError(f"{shortened(told)}: there is nothing inside of {field[:SHOWN]!r}")
-        value = _with(within, inner, value, told)
+        nested = getattr(settings, field, None)
+        if not dataclasses.is_dataclass(nested):
+            raise InputError(f"{shortened(spec)}: {field[:SHOWN]!r} has no fields")
+        value = _with(nested, inner, value, spec)
     else:
-        require_setting(type(settings), field, value, told)
+        require_setting(type(settings), field, value, spec)
         value = float(value) if get_type_hints(type(settings))[field] is float else value
     return dataclasses.replace(settings, **{field: value})
 
 
 def label_of(editor: Editor) -> str:
-    """What tells an editor from others: its name, and the settings that are not its defaults."""
+    """Returns the editor as a spec: its name, and the settings that differ from its defaults."""
     if isinstance(editor, Sides):
-        return " & ".join(label_of(one) if one else "" for one in (editor.entity, editor.relation))
+        sides = (editor.entity, editor.relation)
+        return " & ".join(label_of(side) if side else "" for side in sides)
     names = [name for name, kind in EDITORS.items() if type(editor) is kind]
     if not names or not dataclasses.is_dataclass(editor):
         return repr(editor)

@@ -1,4 +1,6 @@
-"""ROME: one fact, one rank-one change of one MLP (Meng et al. 2022), from both sides."""
+"""ROME: edits one fact by a rank-one change of one MLP (Meng et al. 2022), from both sides of a
+fact.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,34 +28,38 @@ UPSTREAM_REMOVALS = 5  # contexts of the removal prompt in RaKE's code
 
 @dataclass(frozen=True)
 class ROME:
-    """Makes the model say the target by writing v* where it reads the subject.
+    """Trains a value v* and maps one token's key to it, so that the model says the target.
 
-    A relation edit asks for two things, the relation between S and O* and none between S and O. At
-    the subject's last token both have one key, so one value has to do for both; at the other key
-    positions each has a key and a value of its own, inserted together.
+    The delta maps the key k* to v* and disturbs other text least (Meng et al. 2022, equation 2).
 
-    Meng et al.'s code makes the edit of key="legacy" with C of 100,000 articles of Wikipedia, which
-    its files of statistics hold (`moments`). Neither is the default here, with published settings
-    either: the key is the mean one, and C is of the text that ships with kedit. The published
-    contexts cannot be had again, since they were drawn without a seed.
+    A relation edit makes two demands: the relation between S and O*, and none between S and O. At
+    the subject's last token both have the same key, so they share one value. At other key positions
+    each demand has its own key and value, and these are inserted together.
+
+    Departures from the published code, also with published settings: the key is the mean key
+    (`key`), C is measured on the text that comes with kedit instead of 100,000 Wikipedia articles
+    (`moments`), and relation edits (`relation`). Meng et al.'s code makes the edit of key="legacy"
+    with the C in their statistics file. The published contexts cannot be reproduced, because they
+    were sampled without a seed.
 
     Args:
-        layer: whose W_out is changed.
-        training: of v*.
-        where: the token whose key is taken.
-        key: "mean" takes k* over contexts, as the paper has it, wherever a key is needed (R-ROME,
-            arXiv 2403.07175); "legacy" takes the bare prompt's in the denominator, as the published
-            code does, so that the edited weight maps neither key to v*.
-        relation: "right", or "upstream" for what RaKE's code does: one value for both demands, five
-            contexts for the removal, its target "None" without a blank and divided by the length of
-            the relation's name, and the key of the removal prompt.
-        contexts: put before the prompts; none: the model makes them up by `seed`,
-        lengths: of so many tokens, and so many of that length.
-        moments: C itself, in place of the text that it is measured on: a
-            `kedit.editing.moments.Moment`, or an .npz file of the statistics that ROME's code keeps
-            (`kedit.editing.spared`).
-        text: of C, as `kedit.data.corpus.corpus_of` has it; "": the one that ships with kedit.
-        n_tokens: of it; 0 for four times the key's length.
+        layer: the layer whose W_out is changed.
+        training: settings for training v*.
+        where: the token whose key is used.
+        key: "mean" uses the mean key over contexts as k* throughout, as in the paper (R-ROME, arXiv
+            2403.07175). "legacy" uses the bare prompt's key in the denominator, as the published
+            code does; the edited weight then maps neither key to v*.
+        relation: "right", or "upstream" for what RaKE's code does: one value for both demands; five
+            contexts for the removal; its target "None" without a blank, and its loss divided by the
+            number of tokens in the relation's name; and the key of the removal's prompt.
+        contexts: texts put before the prompts; empty: the model samples them with `seed`.
+        lengths: of sampled contexts: pairs of tokens per context and number of contexts.
+        moments: C itself, instead of a text to measure it on: a `kedit.editing.moments.Moment`, or
+            an .npz file of statistics that ROME's code saved (see `kedit.editing.spared`).
+        text: what C is measured on (see `kedit.data.corpus.corpus_of`); "": the text that comes
+            with kedit.
+        n_tokens: number of tokens for C; 0: four times the key's length.
+        seed: of contexts and text.
     """
 
     layer: int
@@ -74,18 +80,21 @@ class ROME:
 
     @property
     def groups(self) -> list[list[WriteSite]]:
-        """What it needs moments of (kedit.editing.spared.Sparing)."""
+        """The site that needs a moment (see `kedit.editing.spared.Sparing`)."""
         return [[WriteSite(self.layer)]]
 
     @guarded
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Reads the moment and draws the contexts, once for many edits.
+        """Prepares the editor for a model: gets the moment and samples the contexts, once for many
+        edits.
 
-        What this gives makes one edit on top of the other.
+        The returned function makes one edit after the other, each on the model with the edits
+        before it.
 
         Raises:
-            InputError: the family cannot be edited, or its moment is not to be had
-                (`kedit.editing.spared.spared`); later: a prompt has no token at the key position.
+            InputError: models of this family cannot be edited, or there is a problem with the
+                moment (see `kedit.editing.spared.spared`); later: a prompt has no token at the key
+                position.
         """
         ((site,),) = self.groups
         (second,) = spared(model, self)
@@ -99,7 +108,9 @@ class ROME:
         return lambda requests: edit_in_turn(model, requests, edit)
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """One request after the other, each on the model with the edits before it."""
+        """Makes one edit per request, each on the model with the edits before it, and combines
+        them.
+        """
         return self.on(model)(requests)
 
     def _delta(
@@ -110,19 +121,24 @@ class ROME:
         second: Moment,
         contexts: Sequence[str],
     ) -> LowRank:
+        """Trains the request's values and returns the delta that inserts them."""
         slot = Slot(self.layer, "mlp")
         upstream = self.relation == "upstream" and request.removal is not None
         removals = UPSTREAM_REMOVALS if upstream else None
         rows = training_rows(model, request, contexts, self.where, removals)
         trained = train(model, rows, [slot], self.training)
         demands = written_for(model, request, self.where, upstream)
-        sought = request.demands[-1:] if upstream else demands  # upstream: the removal's prompt
+        # upstream reads the key of the removal's prompt
+        with_keys = request.demands[-1:] if upstream else demands
         mean_keys = torch.stack(
-            [keys(model, [site], one, contexts, self.where)[site].mean(0) for one in sought]
+            [
+                keys(model, [site], demand, contexts, self.where)[site].mean(0)
+                for demand in with_keys
+            ]
         )
         if self.key == "legacy":
             bare_key = keys(model, [site], demands[0], [""], self.where)[site][0]
             return legacy_insert(mean_keys[0], bare_key, trained.deltas[slot][0], second.solve)
-        wanted = trained.written[slot][first_rows(rows)] + trained.deltas[slot]
+        targets = trained.written[slot][first_rows(rows)] + trained.deltas[slot]
         written = mean_keys @ site.weight(model) + site.bias(model)
-        return exact_insert(mean_keys, wanted - written, second.solve)
+        return exact_insert(mean_keys, targets - written, second.solve)

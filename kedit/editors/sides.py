@@ -1,4 +1,4 @@
-"""Both sides of a fact edited: entity requests by one editor, relation requests by another."""
+"""Edits both sides of a fact: entity requests with one editor, relation requests with another."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -13,9 +13,10 @@ from kedit.facts import EditRequest
 
 @dataclass(frozen=True)
 class Sides:
-    """First `entity` on the entity requests, then `relation`, on what that left, on the others.
+    """Edits the entity requests with `entity`, then, on the edited model, the relation requests
+    with `relation`.
 
-    None leaves the requests of its side alone.
+    If one of the two is None, requests of its side are ignored.
     """
 
     entity: Editor | None
@@ -23,44 +24,49 @@ class Sides:
 
     @property
     def parts(self) -> tuple[Editor, ...]:
-        return tuple(one for one in (self.entity, self.relation) if one is not None)
+        """The editors that are not None."""
+        return tuple(editor for editor in (self.entity, self.relation) if editor is not None)
 
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """What hangs on the model alone is done once for each.
+        """Prepares both editors for a model.
 
         Raises:
-            InputError: as both do; later: none of the requests is of a side that is edited.
+            InputError: see the editors; later: no request belongs to a side that is edited.
         """
         editors = {"entity": self.entity, "relation": self.relation}
-        ready = {side: one.on(model) for side, one in editors.items() if one is not None}
+        prepared = {
+            side: editor.on(model) for side, editor in editors.items() if editor is not None
+        }
 
         def edits(requests: Sequence[EditRequest]) -> Edit:
             made: list[Edit] = []
             with contextlib.ExitStack() as applied:
-                for side, make in ready.items():
-                    own = [one for one in requests if one.perspective == side]
-                    if own:
-                        made.append(make(own))
+                for side, make in prepared.items():
+                    of_side = [request for request in requests if request.perspective == side]
+                    if of_side:
+                        made.append(make(of_side))
                         applied.enter_context(made[-1].applied(model))
             if not made:
-                told = " and ".join(ready) or "none"
-                raise InputError(f"sides: {told} is edited, but no request is of it")
+                edited = " and ".join(prepared) or "no side"
+                raise InputError(
+                    f"sides: {edited} would be edited, but no request has this perspective"
+                )
             return combined(made)
 
         return edits
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """All requests."""
+        """Makes one edit for all requests."""
         return self.on(model)(requests)
 
 
 def parts_of(editor: Editor) -> tuple[Editor, ...]:
-    """The editors of both sides, or the one that there is."""
+    """Returns the editors of both sides, or the editor itself if it is not made of two."""
     return editor.parts if isinstance(editor, Sides) else (editor,)
 
 
 def with_each(editor: Editor, change: Callable[[Editor], Editor]) -> Editor:
-    """What `change` makes of an editor, or of the editor of each side."""
+    """Applies `change` to an editor, or to the editor of each side."""
     if not isinstance(editor, Sides):
         return change(editor)
     return Sides(

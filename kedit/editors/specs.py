@@ -1,7 +1,8 @@
-"""Editors as a command line tells them, taken apart and held against their settings: no torch.
+"""Reads editor specs from a command line and checks them against the editors' settings, without
+torch.
 
-Importing an editor brings torch and TransformerLens, which takes seconds. What settings it has, and
-of what types, is read from its source instead.
+Importing an editor imports torch and TransformerLens, which takes seconds. So the names and types
+of an editor's settings are read from its source code instead.
 """
 
 import ast
@@ -19,102 +20,102 @@ from kedit.bounds import broken
 from kedit.errors import InputError, ModelUnavailable
 from kedit.models.outline import official_name
 
-SHOWN = 200  # characters of what was told that a message repeats
+SHOWN = 200  # characters of a spec that error messages repeat
 SOURCES = Path(__file__).parents[1]
 SIDES: tuple[str, ...] = ("entity", "relation")
 
 
-def parted(told: str) -> tuple[str, list[str]]:
-    """The name of one editor, and its changes, each `field=value`."""
-    name, _, rest = told.partition(":")
+def parted(spec: str) -> tuple[str, list[str]]:
+    """Splits the spec of one editor into its name and its changes, each `field=value`."""
+    name, _, rest = spec.partition(":")
     if not rest:
         return name, []
     # a value may hold a colon outside of quotation marks too: hf:NAME
-    at = [found.start() for found in re.finditer(r":(?=[\w.]+=)", unquoted(rest))]
-    return name, [rest[a + 1 : b] for a, b in zip([-1, *at], [*at, len(rest)], strict=True)]
+    colons = [found.start() for found in re.finditer(r":(?=[\w.]+=)", unquoted(rest))]
+    return name, [rest[a + 1 : b] for a, b in zip([-1, *colons], [*colons, len(rest)], strict=True)]
 
 
-def unquoted(told: str) -> str:
-    """`told` with a stroke for each character that stands in quotation marks, and for the marks.
+def unquoted(spec: str) -> str:
+    """Returns `spec` with quoted text, and its quotation marks, replaced by underscores.
 
-    Marks count where a value or one of its elements can begin: the apostrophe in text=Bob's.txt
-    opens nothing.
+    Quotation marks count only where a value or one of its elements can begin: the apostrophe in
+    text=Bob's.txt doesn't open a quotation.
     """
     return re.sub(
         r"""(?<=[=(,\s])('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""",
         lambda quoted: "_" * len(quoted[0]),
-        told,
+        spec,
         flags=re.DOTALL,
     )
 
 
-def by_side(told: str, perspective: str) -> dict[str, str]:
-    """The editor of each side, "" for none: two of them around a `&`, or one for `perspective`.
+def by_side(spec: str, perspective: str) -> dict[str, str]:
+    """Returns the spec for each side: those before and after a `&` ("" for none), or one for
+    `perspective`.
 
     Raises:
-        InputError: none on either side of the `&`.
+        InputError: there is a `&`, but no spec on either side of it.
     """
-    if "&" not in unquoted(told):
-        return {perspective: told}
-    at = unquoted(told).index("&")
-    sides = dict(zip(SIDES, (told[:at].strip(), told[at + 1 :].strip()), strict=True))
+    if "&" not in unquoted(spec):
+        return {perspective: spec}
+    middle = unquoted(spec).index("&")
+    sides = dict(zip(SIDES, (spec[:middle].strip(), spec[middle + 1 :].strip()), strict=True))
     if not any(sides.values()):
-        raise InputError(f"{shortened(told)}: an editor is wanted at least for one side")
+        raise InputError(f"{shortened(spec)}: at least one side of & needs an editor")
     return sides
 
 
-def changes_of(told: str) -> dict[str, Any]:
-    """What is to be changed, by the field's name, dotted where it lies in another.
+def changes_of(spec: str) -> dict[str, Any]:
+    """Returns the values that the spec sets, by field name, with dots for nested fields.
 
     Raises:
-        InputError: not of the form field=value.
+        InputError: a change is not of the form field=value.
     """
     values: dict[str, Any] = {}
-    for change in parted(told)[1]:
+    for change in parted(spec)[1]:
         field, equals, value = change.partition("=")
         if not equals:
             raise InputError(
-                f"{shortened(told)}: {change[:SHOWN]!r} is not of the form field=value"
+                f"{shortened(spec)}: {change[:SHOWN]!r} is not of the form field=value"
             )
         values[field] = _parsed(value)
     return values
 
 
-def shortened(told: str) -> str:
-    return told if len(told) <= SHOWN else f"{told[:SHOWN]}..."
+def shortened(spec: str) -> str:
+    """Returns the spec, cut to SHOWN characters, for a message."""
+    return spec if len(spec) <= SHOWN else f"{spec[:SHOWN]}..."
 
 
-def require_setting(settings: type, field: str, value: Any, told: str) -> None:
-    """Raises InputError unless `settings` has such a field, which can have such a value."""
+def require_setting(settings: type, field: str, value: Any, spec: str) -> None:
+    """Raises InputError unless `settings` has this field, and the field can have this value."""
     hints = get_type_hints(settings)
     if field not in hints:
-        there = ", ".join(hints)
+        fields = ", ".join(hints)
         raise InputError(
-            f"{shortened(told)}: {settings.__name__} has no {field[:SHOWN]!r}, but {there}"
+            f"{shortened(spec)}: {settings.__name__} has no {field[:SHOWN]!r}, only {fields}"
         )
     hint = hints[field]
     if not _fits(value, hint):
-        wanted = " or ".join(get_args(hint)) if _is_choice(hint) else hint
-        wanted = "a finite number" if hint is float else getattr(wanted, "__name__", str(wanted))
-        raise InputError(
-            f"{shortened(told)}: {field} is {value!r:.{SHOWN}}, but {wanted} is wanted"
-        )
+        needed = " or ".join(get_args(hint)) if _is_choice(hint) else hint
+        needed = "a finite number" if hint is float else getattr(needed, "__name__", str(needed))
+        raise InputError(f"{shortened(spec)}: {field} must be {needed}, got {value!r:.{SHOWN}}")
 
 
 def require_known(name: str) -> None:
-    """Raises InputError for an editor that does not exist; says what there is."""
+    """Raises InputError, with a list of the editors, for a name that is none of them."""
     if name not in names():
         raise InputError(f"there is no editor {name[:SHOWN]!r}, only {', '.join(names())}")
 
 
 def names() -> tuple[str, ...]:
-    """Of all editors and variants, in the order in which they are listed."""
+    """Returns the names of all editors and variants, in the order in which they are listed."""
     return (*kinds(), *_keys("variants", "VARIANTS"))
 
 
 @functools.cache
 def kinds() -> Mapping[str, str]:
-    """The class of every editor that is no variant of another, by the name that it is told by."""
+    """Returns the class name of every editor that is not a variant, by the editor's name in specs."""
     table = _assigned("editors/registry", "EDITORS")
     assert isinstance(table, ast.Dict)
     return {ast.literal_eval(key): ast.unparse(value)
@@ -122,35 +123,36 @@ def kinds() -> Mapping[str, str]:
 
 
 def require_possible(
-    told: str, model: str, perspective: str = "entity", n_layers: int | None = None
+    spec: str, model: str, perspective: str = "entity", n_layers: int | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Looks at all that `kedit.editors.editor` would refuse, and gives the changes by side.
+    """Checks everything that `kedit.editors.registry.make_editor` would refuse; returns the changes
+    by side.
 
     Args:
-        n_layers: of the model, if that is known.
+        n_layers: of the model, if known.
 
     Raises:
-        InputError: an unknown editor, field or value; or an editor that must be told its layer.
+        InputError: an unknown editor, field or value; or an editor whose layer must be given.
     """
     found: dict[str, dict[str, Any]] = {}
-    for side, one in by_side(told, perspective).items():
-        if not one:
+    for side, side_spec in by_side(spec, perspective).items():
+        if not side_spec:
             continue
-        name, _ = parted(one)
+        name, _ = parted(side_spec)
         require_known(name)
-        settings, values = settings_of(name), changes_of(one)
+        settings, values = settings_of(name), changes_of(side_spec)
         if not has_preset(name, model, side):
             for layer in ("layer", "layers"):
                 if layer in get_type_hints(settings) and layer not in values:
                     raise InputError(without_preset(name, model, layer, n_layers))
         for path, value in values.items():
-            _require_at(settings, path.split("."), value, one)
+            _require_at(settings, path.split("."), value, side_spec)
         found[side] = values
     return found
 
 
 def kind_of(name: str) -> str:
-    """The editor that a variant is one of; any other's own name."""
+    """Returns the editor that a variant is based on; for any other editor, its own name."""
     table = _assigned("editors/variants", "VARIANTS")
     assert isinstance(table, ast.Dict)
     for key, value in zip(_all(table.keys), table.values, strict=True):
@@ -160,92 +162,110 @@ def kind_of(name: str) -> str:
 
 
 def asked_of_presets(name: str, perspective: str) -> tuple[str, ...]:
-    """The names by which the presets of a model may have settings of an editor, the best first."""
+    """Returns the names under which a model's presets may have settings of an editor, the best
+    first.
+    """
     kind = kind_of(name)
     return (f"{name} {perspective}", name, f"{kind} {perspective}", kind)
 
 
 def has_preset(name: str, model: str, perspective: str) -> bool:
-    """Whether an editor has settings that were published for a model or tuned on it."""
+    """Returns whether an editor has settings that were published for a model or tuned on it."""
     of_model = _presets().get(named(model), ())
-    return any(one in of_model for one in asked_of_presets(name, perspective))
+    return any(preset in of_model for preset in asked_of_presets(name, perspective))
 
 
 def without_preset(name: str, model: str, layer: str, n_layers: int | None = None) -> str:
-    """What to do about an editor that has no settings for a model."""
+    """Returns a message on what to do if an editor has no settings for a model."""
     third = n_layers // 3 if n_layers else 5
     around = (third - 1, third, third + 1) if third else (0, 1)
     example = f"({','.join(map(str, around))})" if layer == "layers" else str(third)
     start = f" (a third of its {n_layers} layers is a start)" if n_layers else ""
     return (
-        f"{name} has no settings for {model}: tell its {layer}, as in {name}:{layer}={example}"
-        f"{start}; python -m experiments.choose_sites --model {model} finds a layer by trying"
+        f"{name} has no settings for {model}: give its {layer}, as in {name}:{layer}={example}"
+        f"{start}; python -m experiments.choose_sites --model {model} finds a layer by "
+        "experiment"
     )
 
 
 def named(model: str) -> str:
-    """The name that the presets know a model by."""
-    with contextlib.suppress(ModelUnavailable):  # not one of TransformerLens'
+    """Returns the name by which presets know a model."""
+    with contextlib.suppress(ModelUnavailable):  # not a model that TransformerLens knows
         model = official_name(model)
     return model.rsplit("/")[-1].removesuffix(".gguf").lower()
 
 
 def settings_of(name: str) -> type:
-    """A dataclass with the fields of an editor or variant, in the place of its class."""
+    """Returns a dataclass with the fields of an editor or variant, in place of its class."""
     return _Names("editors/registry")[kinds()[kind_of(name)]]
 
 
 @functools.cache
 def _stand_in(name: str, module: str) -> type:
-    """A dataclass with the fields of a class that `module` defines, without their defaults."""
+    """Returns a dataclass with the fields of a class that `module` defines, without their defaults."""
     tree = _tree(module)
-    (defined,) = (one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == name)
+    (definition,) = (
+        statement
+        for statement in tree.body
+        if isinstance(statement, ast.ClassDef) and statement.name == name
+    )
     scope = _Names(module)
     hints = [
-        (one.target.id, eval(ast.unparse(one.annotation), {}, scope))
-        for one in defined.body
-        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        (statement.target.id, eval(ast.unparse(statement.annotation), {}, scope))
+        for statement in definition.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
     ]
     return dataclasses.make_dataclass(name, hints)
 
 
 class _Names(dict[str, Any]):
-    """What names in the annotations of one module stand for."""
+    """Resolves the names in one module's annotations."""
 
     def __init__(self, module: str) -> None:
         super().__init__({"Literal": Literal, **vars(__import__("builtins"))})
         self.module = module
 
     def __missing__(self, name: str) -> Any:
-        """An alias or a dataclass of kedit; for anything else a class that nothing told fits."""
-        for one in _tree(self.module).body:
-            if isinstance(one, ast.ImportFrom) and any(alias.name == name for alias in one.names):
-                home = str(one.module).removeprefix("kedit.").replace(".", "/")
+        """Returns an alias or a dataclass of kedit; for anything else, a class of which no value is
+        an instance.
+        """
+        for statement in _tree(self.module).body:
+            if isinstance(statement, ast.ImportFrom) and any(
+                alias.name == name for alias in statement.names
+            ):
+                home = str(statement.module).removeprefix("kedit.").replace(".", "/")
                 if (SOURCES / f"{home}.py").exists():
                     return _Names(home)[name]
-            if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == name:
-                return eval(ast.unparse(one.value), {}, self)
-            if isinstance(one, ast.ClassDef) and one.name == name:
-                with contextlib.suppress(TypeError):  # its fields are tensors, which nobody tells
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
+                return eval(ast.unparse(statement.value), {}, self)
+            if isinstance(statement, ast.ClassDef) and statement.name == name:
+                # TypeError: a class with tensors as fields, which a spec cannot set anyway
+                with contextlib.suppress(TypeError):
                     return _stand_in(name, self.module)
         return type(name, (), {})
 
 
 @functools.cache
 def _tree(module: str) -> ast.Module:
+    """Returns a module's syntax tree."""
     return ast.parse((SOURCES / f"{module}.py").read_text(encoding="utf-8"))
 
 
 def _assigned(module: str, name: str) -> ast.expr:
-    """What a module assigns to a name with an annotation."""
-    for one in _tree(module).body:
-        if isinstance(one, ast.AnnAssign) and ast.unparse(one.target) == name and one.value:
-            return one.value
+    """Returns what a module assigns to an annotated name."""
+    for statement in _tree(module).body:
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and ast.unparse(statement.target) == name
+            and statement.value
+        ):
+            return statement.value
     raise AssertionError(f"{module} has no {name}")
 
 
 @functools.cache
 def _keys(module: str, name: str) -> tuple[str, ...]:
+    """Returns the keys of a table in `kedit/editors`."""
     table = _assigned(f"editors/{module}", name)
     assert isinstance(table, ast.Dict)
     return tuple(ast.literal_eval(key) for key in _all(table.keys))
@@ -253,7 +273,7 @@ def _keys(module: str, name: str) -> tuple[str, ...]:
 
 @functools.cache
 def _presets() -> Mapping[str, tuple[str, ...]]:
-    """The editors that have settings for a model, by its name."""
+    """Returns the names of the editors that have settings for a model, by the model's name."""
     table = _assigned("editors/presets", "PRESETS")
     assert isinstance(table, ast.Dict)
     found = {}
@@ -264,44 +284,45 @@ def _presets() -> Mapping[str, tuple[str, ...]]:
 
 
 def _all(keys: Sequence[ast.expr | None]) -> Iterator[ast.expr]:
-    """The keys of a table that is spelt out; ** has none."""
+    """Yields the keys of a literal dictionary; ** entries, which have none, are not allowed."""
     for key in keys:
         assert key is not None
         yield key
 
 
-def _require_at(settings: type, path: list[str], value: Any, told: str) -> None:
-    """Looks at the value of the field at `path`, its type and its bounds.
+def _require_at(settings: type, path: list[str], value: Any, spec: str) -> None:
+    """Checks the type and bounds of the value for the field at `path`.
 
     Raises:
-        InputError: there is no such field, or it cannot have such a value.
+        InputError: there is no such field, or it cannot have this value.
     """
     field, *inner = path
     hint = get_type_hints(settings).get(field)
     if inner:
         if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
-            raise InputError(f"{shortened(told)}: there is nothing inside of {field[:SHOWN]!r}")
-        _require_at(hint, inner, value, told)
+            raise InputError(f"{shortened(spec)}: {field[:SHOWN]!r} has no fields")
+        _require_at(hint, inner, value, spec)
         return
-    require_setting(settings, field, value, told)
+    require_setting(settings, field, value, spec)
     value = float(value) if hint is float else value
     owner = settings.__name__.lower()
     if found := broken(owner, field, value):
-        raise InputError(f"{owner}:{field}={found[0]}: {found[1]} is wanted")
+        raise InputError(f"{owner}:{field}={found[0]}: must be {found[1]}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    """Returns whether a value is of the annotated type."""
     if _is_choice(hint):
         return value in get_args(hint)
     if get_origin(hint) is tuple:
         if not isinstance(value, tuple):
             return False
-        own = get_args(hint)[:1] * len(value) if get_args(hint)[-1] is ... else get_args(hint)
-        return len(own) == len(value) and all(map(_fits, value, own))
+        hints = get_args(hint)[:1] * len(value) if get_args(hint)[-1] is ... else get_args(hint)
+        return len(hints) == len(value) and all(map(_fits, value, hints))
     if hint is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # nor is NaN
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # False for NaN
     if get_origin(hint) is UnionType:
-        return any(_fits(value, one) for one in get_args(hint))
+        return any(_fits(value, option) for option in get_args(hint))
     return type(value) is hint
 
 
@@ -310,9 +331,9 @@ def _is_choice(hint: Any) -> bool:
 
 
 def _parsed(text: str) -> Any:
-    """A number, a truth value, a tuple, or the text itself."""
+    """Returns the text as a number, a truth value or a tuple; otherwise the text itself."""
     try:
         return ast.literal_eval(text)
-    # the last two: thousands of signs or brackets
+    # RecursionError and MemoryError: texts with thousands of signs or brackets
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return text

@@ -1,4 +1,4 @@
-"""What editors read of texts: as many tokens as the statistics of their keys are taken over."""
+"""How many tokens of text each editor needs for the moments of its keys."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,29 +16,33 @@ from kedit.models.outline import Outline
 def text_needs(
     specs: Iterable[tuple[str, str]], model: str, outline: Outline, text: str, tokens_per_dim: int
 ) -> Iterator[TextNeed]:
-    """Of the files among their texts.
+    """Yields the editors' needs of text, for texts that are files.
 
     Args:
-        specs: of editors, each with the side that it edits.
-        text, tokens_per_dim: for editors that have none (`kedit.studies.prepare.prepare`).
+        specs: specs of editors, each with the side that it edits.
+        model: name of the model.
+        outline: of the model.
+        text, tokens_per_dim: for editors that don't set their own (see
+            `kedit.studies.prepare.prepare`).
     """
     for spec, side in specs:
-        for one in parts_of(make_editor(spec, model, side)):  # pyright: ignore[reportArgumentType]
-            if not isinstance(one, Sparing) or one.moments:
+        parts = parts_of(make_editor(spec, model, side))  # pyright: ignore[reportArgumentType]
+        for editor in parts:
+            if not isinstance(editor, Sparing) or editor.moments:
                 continue
-            source, option = (one.text, "text=") if one.text else (text, "--text ")
+            source, option = (editor.text, "text=") if editor.text else (text, "--text ")
             if kind_of(source) != "file":
                 continue
-            widest = max(sum(_width(site, outline) for site in group) for group in one.groups)
+            widest = max(sum(_width(site, outline) for site in group) for group in editor.groups)
             yield TextNeed(
                 f"{option}{source}",
                 Path(source),
-                one.n_tokens or tokens_per_dim * widest,
+                editor.n_tokens or tokens_per_dim * widest,
                 f"{shortened(spec)}, whose keys have {widest:,} numbers,",
-                "fewer n_tokens" if one.n_tokens else "fewer --tokens-per-dim",
+                "fewer n_tokens" if editor.n_tokens else "fewer --tokens-per-dim",
             )
 
 
 def _width(site: WriteSite, outline: Outline) -> int:
-    """Numbers of a site's key."""
+    """Returns the length of a site's key."""
     return outline.d_mlp if site.half == "mlp" else outline.n_heads * outline.d_head

@@ -1,11 +1,11 @@
-"""Others' methods, and ablations of ours, that are an editor of ours with some settings fixed."""
+"""Names for other authors' methods and for ablations: editors of kedit with some settings fixed."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class Variant(NamedTuple):
-    """`editor` with `fixed` settings; the rest are the model's own for it, where it has some."""
+    """An editor with fixed settings; the other settings are the model's preset, if it has one."""
 
     editor: str
     fixed: Mapping[str, Any]
@@ -15,18 +15,19 @@ _MLP, _ATTN = ("mlp",), ("attn",)
 _BOTH = (*_MLP, *_ATTN)
 
 VARIANTS: Mapping[str, Variant] = {
-    # ROME with one key throughout (Gupta et al. 2024, arXiv 2403.07175): what ours is anyway
+    # ROME with one key throughout (Gupta et al. 2024, arXiv 2403.07175), which is kedit's default
     "r-rome": Variant("rome", {"key": "mean"}),
     "rome@last": Variant("rome", {"where": "last"}),
     "rome@pair": Variant("rome", {"where": "pair_last"}),
     "w_out": Variant("joint", {"halves": _MLP}),
     "w_o": Variant("joint", {"halves": _ATTN}),
-    # both halves trained, W_out alone written (Li et al. 2023, arXiv 2308.08742); theirs spreads
-    # over layers by square roots, ours has a value of its own at each
+    # Both halves are trained, only W_out is written (Li et al. 2023, arXiv 2308.08742). The paper
+    # spreads one change over layers by square roots; here each layer has its own value.
     "pmet": Variant("joint", {"trained": _BOTH, "halves": _MLP, "solve": "in_turn"}),
     "pmet-2": Variant("joint", {"trained": _BOTH, "halves": _BOTH, "solve": "in_turn"}),
-    # one MLP at the last token, the moment of other subjects' keys added to C (arXiv 2408.15091):
-    # theirs has all prompts of CounterFact, ours the request's own about others
+    # One MLP at the last token, with the moment of other subjects' keys added to C (arXiv
+    # 2408.15091). The paper uses all prompts of CounterFact; here, the request's own prompt is
+    # filled with other subjects.
     "rets": Variant(
         "joint",
         {
@@ -38,13 +39,13 @@ VARIANTS: Mapping[str, Variant] = {
             "family": 0,
         },
     ),
-    # a factor between both halves, as IntAttn-Edit has one (arXiv 2510.27400)
+    # a fixed split of the change between both halves, after IntAttn-Edit (arXiv 2510.27400)
     "intattn": Variant("joint", {"halves": _BOTH, "solve": "in_turn", "balance": 0.5}),
-    # MEMIT with equalities (Gupta et al. 2024, arXiv 2403.14236)
+    # MEMIT with equality constraints (Gupta et al. 2024, arXiv 2403.14236)
     "emmet": Variant(
         "joint", {"halves": _MLP, "where": "subject_last", "insert": "exact", "neighbours": 0}
     ),
-    # MEMIT in the null space of C (Fang et al. 2024, arXiv 2410.02355)
+    # MEMIT with deltas projected onto small directions of C (Fang et al. 2024, arXiv 2410.02355)
     "alphaedit": Variant(
         "joint", {"halves": _MLP, "where": "subject_last", "null_space": 0.2, "neighbours": 0}
     ),
