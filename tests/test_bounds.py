@@ -147,7 +147,7 @@ def test_an_editor_without_settings_is_told_where_to_start(
     try:
         make_editor(name, model, side)
     except InputError as error:
-        assert f"{name} has no settings for {model}: tell its layer" in str(error)
+        assert f"{name} has no settings for {model}: give its layer" in str(error)
         with pytest.raises(
             InputError, match=r"a third of its 12 layers is a start\); .*choose_sit"
         ):

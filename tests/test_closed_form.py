@@ -63,7 +63,7 @@ def test_one_key_gives_the_published_rank_one_update() -> None:
 def test_equal_keys_cannot_be_given_two_values() -> None:
     keys, residuals, moment = drawn(0, 2)
     keys[1] = keys[0]
-    with pytest.raises(ValueError, match="equal cannot be given values of their own"):
+    with pytest.raises(ValueError, match="equal cannot be mapped to different values"):
         exact_insert(keys, residuals, lambda x: torch.linalg.solve(moment, x))
     with pytest.raises(ValueError, match="zero or equal"):
         exact_insert(0 * keys[:1], residuals[:1], lambda x: torch.linalg.solve(moment, x))

@@ -291,7 +291,7 @@ def test_an_edit_is_refused_by_another_model_of_the_same_shape(family: FamilyOf,
     edit, other = random_edit(family(name).model), another_model(name, 1)
     before = bits(other)
     with (
-        pytest.raises(InputError, match="this edit was made for another model: for one with"),
+        pytest.raises(InputError, match="this edit was made for another model: for a model with"),
         edit.applied(other),
     ):
         pytest.fail("the block must not run")
@@ -429,11 +429,11 @@ def test_blocks_that_do_not_nest_are_refused_and_leave_the_unedited_model(
     if raises:  # then that is the news, and the model is as it was all the same
         assert not one.__exit__(KeyError, KeyError(), None)
     else:
-        with pytest.raises(InputError, match="block ended before one inside it"):
+        with pytest.raises(InputError, match="block ended before a block inside it"):
             one.__exit__(None, None, None)
     assert_same_bits(model, before)
     for left in (other, outer):
-        with pytest.raises(InputError, match="taken back before its block ended"):
+        with pytest.raises(InputError, match="undone before its block ended"):
             left.__exit__(None, None, None)
         assert_same_bits(model, before)
     assert fingerprint(model) == own

@@ -409,21 +409,21 @@ def test_the_model_is_left_as_it_was_when_a_later_layer_fails(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layers": ()}, r"layers: distinct ones from below are wanted, got \(\)"),
-        ({"layers": (2, 1)}, r"layers: distinct ones from below are wanted, got \(2, 1\)"),
+        ({"layers": ()}, r"layers: must be distinct layers in ascending order, got \(\)"),
+        ({"layers": (2, 1)}, r"layers: must be distinct layers in ascending order, got \(2, 1\)"),
         ({"layers": (1, 9)}, r"has no blocks\.9\.attn\.W_O: it has 4 layers"),
-        ({"halves": ()}, "halves: mlp, attn or both are wanted"),
-        ({"trained": ("mlp",)}, r"trained: it is \('mlp',\), .* not trained cannot be written"),
-        ({"halves": ("mlp",), "heads": ((1, 0),)}, r"heads: .*W_O, and halves, \('mlp',\), has no"),
+        ({"halves": ()}, "halves: must be mlp, attn or both"),
+        ({"trained": ("mlp",)}, r"trained: must include .*, got \('mlp',\): only outputs"),
+        ({"halves": ("mlp",), "heads": ((1, 0),)}, r"heads: .*must include attn, got \('mlp',\)"),
         ({"heads": ((1, 4), (3, 0), (1, 1))}, r"no \(1, 4\), \(3, 0\) among the heads 0 to 3 of"),
-        ({"weight": 0.0}, r"joint:weight=0\.0: must be a number above 0"),
-        ({"shrink": -1.0}, r"joint:shrink=-1\.0: must be a number of at least 0"),
-        ({"keep": 0.0}, r"joint:keep=0\.0: must be a number above 0"),
-        ({"neighbours": -1}, "joint:neighbours=-1: must be a number of at least 0"),
-        ({"balance": 0.5}, "balance: .* with solve=in_turn"),
-        ({"balance": 0.5, "halves": ("mlp",), "solve": "in_turn"}, "balance: .* between both"),
-        ({"balance": 1.0, "solve": "in_turn"}, "balance: below 1 is wanted, got 1"),
-        ({"null_space": 1.5}, r"joint:null_space=1\.5: must be a number between 0 and 1"),
+        ({"weight": 0.0}, r"joint:weight=0\.0: a number above 0 is wanted"),
+        ({"shrink": -1.0}, r"joint:shrink=-1\.0: a number of at least 0 is wanted"),
+        ({"keep": 0.0}, r"joint:keep=0\.0: a number above 0 is wanted"),
+        ({"neighbours": -1}, "joint:neighbours=-1: a number of at least 0 is wanted"),
+        ({"balance": 0.5}, "balance: needs .* solve=in_turn"),
+        ({"balance": 0.5, "halves": ("mlp",), "solve": "in_turn"}, "balance: needs both halves"),
+        ({"balance": 1.0, "solve": "in_turn"}, "balance: must be below 1, got 1"),
+        ({"null_space": 1.5}, r"joint:null_space=1\.5: a number between 0 and 1 is wanted"),
         ({"null_space": 1e-30}, "no direction of the keys holds as little as 1e-30"),
     ],
 )
@@ -448,7 +448,7 @@ def test_one_key_cannot_be_given_two_values(toy: HookedTransformer, text: str) -
         for fact, target in zip((entity.fact, longer), others, strict=False)
     ]
     exact = joint(text, insert="exact", where="subject_last")  # where both prompts have one key
-    with pytest.raises(InputError, match="of 4 keys 2 can be told apart"):
+    with pytest.raises(InputError, match="of 4 keys only 2 are linearly independent"):
         exact(toy, requests)
     dataclasses.replace(exact, batch=1)(toy, requests)  # one on the other: the last one holds
 

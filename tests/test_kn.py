@@ -185,7 +185,7 @@ def test_contexts_are_made_up_by_seed_where_neither_they_nor_wordings_are_told(
 
 def test_other_wordings_without_agreement_are_refused(toy: HookedTransformer) -> None:
     for one in (KN(wordings=(WORDING,)), KN(contexts=CONTEXTS)):
-        with pytest.raises(InputError, match="with an agreement above 0 only"):
+        with pytest.raises(InputError, match="only used if agreement is above 0"):
             one.on(toy)
 
 
@@ -206,10 +206,10 @@ def test_wordings_have_a_place_for_the_subject_and_one_for_what_is_mentioned(
 @pytest.mark.parametrize(
     ("template", "request_", "message"),
     [
-        ("They were born in", ENTITY, "has 0 places, one is wanted"),
-        ("{} and {} are", ENTITY, "has 2 places, one is wanted"),
-        ("They are linked by the", RELATION, "has 0 places, one or two is wanted"),
-        ("{} and {} and {} are", RELATION, "has 3 places, one or two is wanted"),
+        ("They were born in", ENTITY, "must contain {} exactly once, got 0"),
+        ("{} and {} are", ENTITY, "must contain {} exactly once, got 2"),
+        ("They are linked by the", RELATION, "must contain {} once or twice, got 0"),
+        ("{} and {} and {} are", RELATION, "must contain {} once or twice, got 3"),
     ],
 )
 def test_wordings_with_other_places_are_refused(

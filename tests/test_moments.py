@@ -445,7 +445,7 @@ def test_keys_of_nothing_have_no_inverse(value: float) -> None:
 def test_what_cannot_be_made_is_refused(toy: HookedTransformer, text: str, tmp_path: Path) -> None:
     n_tokens = sum(map(len, Corpus(text).token_ids(toy)))
     whole = n_tokens // 63 * 63
-    message = f"text.txt has {whole} tokens in whole chunks of 63, {whole + 63} are wanted"
+    message = f"text.txt has {whole} tokens in whole chunks of 63, but {whole + 63} are needed"
     assert moment(toy, [MLP], text, whole).n_tokens == whole
     with pytest.raises(InputError, match=message):
         moment(toy, [MLP], text, whole + 1)
@@ -453,7 +453,7 @@ def test_what_cannot_be_made_is_refused(toy: HookedTransformer, text: str, tmp_p
         moment(toy, [MLP], str(tmp_path / "absent.txt"))
     with pytest.raises(InputError, match="no blocks.4.mlp.W_out"):
         moment(toy, [WriteSite(4)], text)
-    with pytest.raises(InputError, match="each of them once, not blocks.2.mlp.W_out"):
+    with pytest.raises(InputError, match="each of them once, but got blocks.2.mlp.W_out"):
         moment(toy, [MLP, MLP], text)
-    with pytest.raises(InputError, match="not none"):
+    with pytest.raises(InputError, match="but got none"):
         moment(toy, [], text)

@@ -124,10 +124,10 @@ def test_only_mlps_have_neurons_before_the_nonlinearity(
 ) -> None:
     model = family("gpt2").model
     for n_left in (0, 1):
-        with pytest.raises(InputError, match="'pre' is for MLPs alone"):
+        with pytest.raises(InputError, match="'pre' is only for MLPs"):
             attributions(model, PROMPT, (3,), HALVES[n_left:], activation="pre")
     monkeypatch.setattr(model.cfg, "act_fn", "solu_ln")
-    with pytest.raises(InputError, match="whose neurons have a value each"):
+    with pytest.raises(InputError, match="that don't normalise their neurons"):
         attributions(model, PROMPT, (3,), activation="pre")
 
 

@@ -183,13 +183,13 @@ def eye(changed: Callable[[Tensor], Any] = lambda matrix: None) -> Tensor:
 BAD: dict[str, tuple[Callable[[], Moment], str]] = {
     "another layer": (
         lambda: second(eye(), WriteSite(2)),
-        "that of mine is of blocks.2.mlp.W_out, not of blocks.1.mlp.W_out",
+        "the moment of mine is for blocks.2.mlp.W_out, but blocks.1.mlp.W_out is needed",
     ),
     "another size": (
         lambda: second(torch.eye(64).double()),
-        "that of mine is 64 x 64, but keys of blocks.1.mlp.W_out have 256 numbers in toy",
+        "the moment of mine is 64 x 64, but keys of blocks.1.mlp.W_out have 256 numbers in toy",
     ),
-    "no tokens": (lambda: second(eye(), n_tokens=0), "it is the mean over 0 tokens"),
+    "no tokens": (lambda: second(eye(), n_tokens=0), "it is a mean over 0 tokens"),
     "not finite": (
         lambda: second(eye(lambda m: m[3].fill_(torch.nan))),
         "has numbers that are not finite",
@@ -197,13 +197,13 @@ BAD: dict[str, tuple[Callable[[], Moment], str]] = {
     "not symmetric": (lambda: second(eye(lambda m: m[3, 4:].fill_(0.5))), "is not symmetric"),
     "negative": (
         lambda: second(eye(lambda m: m[3, 3].fill_(-0.5))),
-        "mine is no second moment of keys: .* it has negative eigenvalues",
+        "mine is not a second moment of keys: .* the matrix has negative eigenvalues",
     ),
     "indefinite": (
         lambda: second(eye(lambda m: (m[3, 4].fill_(1.5), m[4, 3].fill_(1.5)))),
-        "mine is no second moment of keys: .* it has negative eigenvalues",
+        "mine is not a second moment of keys: .* the matrix has negative eigenvalues",
     ),
-    "zero": (lambda: second(0 * eye()), "mine is no second moment of keys: .* keys are zero"),
+    "zero": (lambda: second(0 * eye()), "mine is not a second moment of keys: .* keys are zero"),
 }
 
 
@@ -218,8 +218,8 @@ def test_what_is_no_moment_of_the_site_is_refused(toy: HookedTransformer, kind: 
 def test_one_for_each_group_is_wanted(toy: HookedTransformer) -> None:
     for given in ((second(eye()),), (second(eye()),) * 3):
         message = (
-            f"moments: {len(given)} are given, but one for each of blocks.0.mlp.W_out, "
-            "blocks.1.mlp.W_out is wanted"
+            f"moments: got {len(given)}, but need 2, in this order: blocks.0.mlp.W_out, "
+            "blocks.1.mlp.W_out"
         )
         with pytest.raises(InputError, match=re.escape(message)):
             handed(toy, *given, name="memit")
@@ -246,7 +246,7 @@ def test_a_file_that_is_of_another_layer_by_its_name_is_refused(
 ) -> None:
     handed(toy, statistics(tmp_path / name.format(1), eye()))
     other = statistics(tmp_path / name.format(2), eye())
-    message = r"\.2\..*\.npz is of layer 2 by its name, but that of blocks.1.mlp.W_out is wanted"
+    message = r"\.2\..*\.npz says layer 2, but a moment of blocks.1.mlp.W_out is needed"
     with pytest.raises(InputError, match=message):
         handed(toy, other)
 

@@ -31,7 +31,7 @@ class MEND:
     """Passes the gradient of the targets' negative log-likelihood through a hypernetwork that was
     trained for the model.
 
-    The network maps rank-one factors of the gradient to factors of the edit (equation 3). By
+    The network maps rank-one factors of the gradient to factors of the edit (section 3). By
     default kedit departs from the published code as described under `rates`.
 
     Args:

@@ -25,7 +25,7 @@ _GPT_J_MEMIT = Training(clamp=0.75, steps=25)
 # Tuned on the first ten cases that compare_editors draws with seed 0; its --skip leaves them out.
 _GEMMA = Training(steps=15, lr=0.3, weight_decay=0.05, clamp=1.0)
 # For relation edits, all editors that are compared have the same steps, words and contexts. The
-# other settings were chosen on tuning records (README says how many trials each editor had).
+# other settings were chosen on tuning records (docs/relation-edits.md says with how many trials).
 # stop=0.25 nats: about the weight decay's part of the loss when the value says its targets
 _GEMMA_RELATION = replace(_GEMMA, steps=12, words=1000, stop=0.25)
 _BARE = ("",)

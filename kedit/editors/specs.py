@@ -115,7 +115,7 @@ def names() -> tuple[str, ...]:
 
 @functools.cache
 def kinds() -> Mapping[str, str]:
-    """Returns the class name of every editor that is not a variant, by the editor's name in specs."""
+    """Returns the class name of every editor that is not a variant, by its name in specs."""
     table = _assigned("editors/registry", "EDITORS")
     assert isinstance(table, ast.Dict)
     return {ast.literal_eval(key): ast.unparse(value)
@@ -202,7 +202,8 @@ def settings_of(name: str) -> type:
 
 @functools.cache
 def _stand_in(name: str, module: str) -> type:
-    """Returns a dataclass with the fields of a class that `module` defines, without their defaults."""
+    """Returns a dataclass with the fields of a class that `module` defines, but without defaults.
+    """
     tree = _tree(module)
     (definition,) = (
         statement
