@@ -1,5 +1,4 @@
-"""Closed-form edits of a linear memory: deltas that map keys to values and disturb other text
-least.
+"""Closed-form edits of a linear memory: map keys to values and disturb other text least.
 
 Layout as in TransformerLens: value = key @ weight. The disturbance of a delta D is E‖kD‖² over the
 keys k of running text. It equals the trace of Dᵀ C D with the second moment C = E[k kᵀ].
@@ -142,8 +141,7 @@ def sparing(solve: Solve, spared: Spared, weight: float) -> Solve:
 
 
 def null_space(moment: Float[Tensor, "d_key d_key"], share: float) -> Solve:
-    """Returns x -> Px / s, with which deltas write nothing along directions in which keys are
-    large.
+    """Returns x -> Px / s: deltas made with it write nothing where other keys are large.
 
     P projects onto eigenvectors of C: the smallest ones, as many as together hold at most `share`
     of its trace. AlphaEdit (Fang et al. 2024, arXiv 2410.02355) selects eigenvalues below 0.01

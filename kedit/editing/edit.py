@@ -48,8 +48,7 @@ class Edit:
 
     @contextlib.contextmanager
     def applied(self, model: HookedTransformer) -> Iterator[HookedTransformer]:
-        """Context manager: adds the deltas to `model` in place, and restores the weights at the
-        end.
+        """Adds the deltas to `model` in place within a `with` block, then restores the weights.
 
         Blocks can be nested, with this edit and with others. A model belongs to one thread at a
         time: while one thread has an edit applied, other threads cannot apply any. If the edit
@@ -101,18 +100,14 @@ class Edit:
         return {name: parameters[name].detach() for name in self.deltas}
 
     def n_moved(self, model: HookedTransformer) -> dict[str, int]:
-        """Returns how many numbers of each parameter the edit changes; small deltas are rounded
-        away.
-        """
+        """Returns how many numbers of each parameter change; small deltas may be rounded away."""
         weights = self.weights(model)
         with self.applied(model):
             edited = {name: weight.clone() for name, weight in weights.items()}
         return {name: int((edited[name] != weights[name]).sum()) for name in weights}
 
     def norms(self, model: HookedTransformer) -> dict[str, Norm]:
-        """Returns the norm of the edit at each parameter, absolute and relative to the weight in
-        `model`.
-        """
+        """Returns the edit's norm at each parameter, absolute and relative to the weight's."""
         found = {}
         for name, weight in self.weights(model).items():
             weight_norm = float(torch.linalg.vector_norm(weight, dtype=torch.float64))
@@ -194,14 +189,13 @@ PreparedEditor = Callable[[Sequence[EditRequest]], Edit]  # an editor prepared f
 
 @runtime_checkable
 class Editor(Protocol):
-    """A method with its settings: makes the edit that satisfies requests, and leaves the model
-    unchanged.
+    """A method with its settings, which makes the edit that satisfies requests.
+
+    It leaves the model as it was.
     """
 
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Prepares the editor for a model: does, once for many edits, what depends only on the
-        model.
-        """
+        """Prepares the editor for a model: computes once what many edits need."""
         ...
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
@@ -250,8 +244,7 @@ Requests = TypeVar("Requests")  # a request, or a batch of them
 def edit_in_turn(
     model: HookedTransformer, asked: Sequence[Requests], make: Callable[[Requests], Edit]
 ) -> Edit:
-    """Makes an edit for each item, on the model with the edits before it applied, and combines
-    them.
+    """Makes each item's edit on the model with the edits before it; returns them as one.
 
     Args:
         asked: the items: requests, or batches of requests.

@@ -25,8 +25,9 @@ MADE = "kedit_edit.json"  # file of the edit's provenance in the checkpoint's fo
 
 @torch.no_grad()
 def export(edit: Edit, folder: str | Path, source: str = "") -> Path:
-    """Writes the model `source` with `edit` applied to a new folder, in float32, completely or not
-    at all.
+    """Writes the model `source` with `edit` applied to a new folder, in float32.
+
+    The folder is written completely or not at all.
 
     Args:
         folder: receives the checkpoint (safetensors), the tokenizer and the edit's provenance; it

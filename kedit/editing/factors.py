@@ -71,9 +71,7 @@ class LinearMap:
         return rearrange(left @ right, "m (head d_head) -> head m d_head", head=n_heads)
 
     def written_at(self, model: HookedTransformer) -> str:
-        """Returns where the matrix's output can be read: a part of `kedit.forward.packed`, or a
-        hook point.
-        """
+        """Returns where the output can be read: a part of `run_blocks`, or a hook point."""
         gated = self.name == "W_in" and model.cfg.gated_mlp
         return "pre_linear" if gated else WRITTEN_AT[self.name]
 
@@ -109,8 +107,7 @@ def inner_points(model: HookedTransformer, maps: Iterable[LinearMap]) -> list[tu
 def gradient_factors(
     model: HookedTransformer, taught: Lesson, maps: Sequence[LinearMap]
 ) -> tuple[dict[LinearMap, Factors], Float[Tensor, " target"]]:
-    """Returns the factors of the lesson's loss at each matrix, and each target's negative
-    log-likelihood, in nats.
+    """Returns the gradient's factors at each matrix, and each target's loss, in nats.
 
     Tokens with a factor of zeros are left out, because they add nothing to the gradient.
     """

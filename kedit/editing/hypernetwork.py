@@ -1,6 +1,4 @@
-"""MEND's hypernetwork: maps the factors of a gradient to the factors of an edit (Mitchell et al.
-2022).
-"""
+"""MEND's hypernetwork: maps a gradient's factors to an edit's factors (Mitchell et al. 2022)."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -115,9 +115,7 @@ def target_rows(
 
 
 def staying_row(model: HookedTransformer, demand: Demand) -> Row:
-    """Returns the row "S is a", whose output should stay; deltas are added at the subject's last
-    token.
-    """
+    """Returns the row "S is a", whose output should stay; its key position is the subject's."""
     essence = replace(demand.fact, template=ESSENCE, relation_words=())
     return Row(*located(model, essence, "subject_last"))
 
@@ -157,9 +155,7 @@ class LastTokens:
             self._opened.append((resid, [len(text) - 1 for text in batch]))
 
     def keys(self, sites: Sequence[WriteSite]) -> Mapping[WriteSite, Float[Tensor, "text d_key"]]:
-        """Returns the keys at each site in the model's present state; no site may lie below
-        `layer`.
-        """
+        """Returns the keys at each site (not below `layer`), in the model's present state."""
         found = []
         for resid, last in self._opened:
             read = read_keys(self._model, resid, list(sites), self._layer)

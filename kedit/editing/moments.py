@@ -71,8 +71,7 @@ class Moment:
     corpus: str
 
     def block(self, site: WriteSite, other: WriteSite) -> Float[Tensor, "d_key d_other"]:
-        """Returns E[k k'ᵀ] of the keys k of one site and k' of another. It is a view: do not write
-        to it.
+        """Returns E[k k'ᵀ] of the keys k of one site and k' of another; read-only.
 
         Raises:
             InputError: the moment is not of both sites.
@@ -297,9 +296,9 @@ def _jobs(
 def _sums(
     model: HookedTransformer, jobs: Sequence[_Job], corpus: Corpus, window: int
 ) -> dict[_Job, _Sum]:
-    """Returns each job's sum over at least the requested number of chunks, continuing from cached
-    sums.
+    """Returns each job's sum over the requested number of chunks or more.
 
+    Cached sums are continued.
     Raises:
         InputError: the text has fewer chunks than a job needs at least.
     """
@@ -345,9 +344,7 @@ def _sums(
 
 
 def _require_enough(jobs: Iterable[_Job], corpus: Corpus, n_chunks: int, window: int) -> None:
-    """Raises InputError if the text has fewer chunks than a job needs; warns if it has less than
-    requested.
-    """
+    """Raises InputError for a text that is too short; warns if less than requested is used."""
     for job in jobs:
         if n_chunks < job.fewest:
             raise InputError(

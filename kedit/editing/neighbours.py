@@ -1,5 +1,4 @@
-"""Neighbour prompts: the request's own templates about other pairs, which an edit should not
-change.
+"""Neighbour prompts: a request's templates about other pairs, which should not change.
 
 They are made from kedit's own facts. Prompts with which benchmarks measure neighbourhood are left
 out, so that editors don't train on the test: subjects that have one of the two exchanged objects,
@@ -35,8 +34,7 @@ def neighbours(request: EditRequest, n: int, seed: int = 0) -> tuple[Demand, ...
 
 
 def alike(request: EditRequest, seed: int = 0) -> tuple[Fact, ...]:
-    """Returns kedit's own facts about other subjects with an entity request's relation, in random
-    order.
+    """Returns kedit's facts with an entity request's relation and other subjects, in random order.
 
     The relation is identified by its template; otherwise by its name, an alias or its Wikidata id;
     otherwise by templates that begin like the request's, if all of those belong to one relation.
@@ -55,9 +53,7 @@ def alike(request: EditRequest, seed: int = 0) -> tuple[Fact, ...]:
 
 
 def _known_relation(template: str, name: str) -> str:
-    """Returns the Wikidata id of the relation with this template or name; "" if none or several
-    match.
-    """
+    """Returns the Wikidata id for a template or name; "" if none or several match."""
     template, name = template.casefold(), name.casefold()
     by_template, by_name, by_alias, by_opening = (set[str]() for _ in range(4))
     for fact in builtin.load():
@@ -90,9 +86,7 @@ def _drawn(request: EditRequest, draw: random.Random) -> Iterator[Demand]:
 
 
 def _others(request: EditRequest, draw: random.Random) -> list[Fact]:
-    """Returns facts about other subjects and objects, the closest relations first, else in random
-    order.
-    """
+    """Returns facts about other subjects and objects; within equal distance, in random order."""
     relation = request.fact.relation
     exchanged = {
         request.fact.object, request.target, request.mentioned, request.mentioned_by_removal
@@ -135,7 +129,5 @@ def known_facts() -> tuple[Fact, ...]:
 
 @cache
 def _domain(id: str, default: str) -> str:
-    """Returns what kind of subjects the relation has: from kedit's facts, or `default` if it isn't
-    there.
-    """
+    """Returns the kind of the relation's subjects, or `default` if kedit has none of its facts."""
     return next((fact.relation.domain for fact in known_facts() if fact.relation.id == id), default)

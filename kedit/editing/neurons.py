@@ -97,8 +97,7 @@ def attributions(
 def above(
     found: Mapping[Half, Float[Tensor, "layer d_key"]], threshold: float
 ) -> frozenset[Neuron]:
-    """Returns the neurons whose attribution exceeds `threshold` times the largest one in all halves
-    and layers.
+    """Returns the neurons whose attribution exceeds `threshold` times the largest of all.
 
     There are none if no attribution is positive.
     """
@@ -213,8 +212,7 @@ def _attributed(
 def _slopes(
     model: HookedTransformer, run: _Run, token: int, batch: Sequence[Copies]
 ) -> list[Float[Tensor, " d_key"]]:
-    """Returns Σ_α ∂P(token | α act) / ∂(α act) of each activation, which must be in the order of
-    layers.
+    """Returns Σ_α ∂P(token | α act) / ∂(α act) of each activation; they must be in layer order.
 
     Copies join the batch at their site's layer and run together from there on.
     """

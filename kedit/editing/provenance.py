@@ -1,6 +1,4 @@
-"""What an edit was made with and for: editor, settings, requests and model. It is saved with the
-edit.
-"""
+"""What an edit was made with and for: editor, settings, requests and model."""
 
 import dataclasses
 import hashlib

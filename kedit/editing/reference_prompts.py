@@ -43,8 +43,9 @@ class Family:
 
 
 def skeletons(demands: Sequence[Demand]) -> tuple[str, ...]:
-    """Returns the demands' distinct templates without subject and object; equal skeletons have
-    equal families.
+    """Returns the demands' distinct templates, without subject and object.
+
+    Demands with equal skeletons have equal families.
     """
     return tuple(dict.fromkeys(about(demand, "{}", "{o}").fact.template for demand in demands))
 

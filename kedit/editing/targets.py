@@ -41,8 +41,7 @@ def goals(
     training: Training,
     balance: float = 0.0,
 ) -> list[Goal]:
-    """Trains the outputs of `sites` together and returns a goal for each distinct key of rows with
-    targets.
+    """Trains the outputs of `sites` together; returns a goal for each distinct key to edit.
 
     Args:
         rows: the texts to train on, with their targets.
@@ -66,8 +65,7 @@ def goals(
 def balanced(
     trained: Trained, balance: float, apart: bool
 ) -> Mapping[Slot, Float[Tensor, "row d_model"]]:
-    """Returns `trained.wanted`, redistributed so that attention has a share `balance` of each
-    layer's change.
+    """Returns the trained outputs, with attention's share of each layer's change set to `balance`.
 
     Without post-norms, both halves of a layer add to the residual stream. Their total change r is
     kept, and split:

@@ -32,8 +32,7 @@ from kedit.models.sites import norm
 
 
 class Slot(NamedTuple):
-    """Where a delta is added: a layer's raw MLP or attention output, or the residual stream after
-    the layer.
+    """Where a delta is added: a raw MLP or attention output, or the residual after a layer.
 
     With a post-norm, an edit of W_out or W_O can change the raw output only, so deltas for such
     edits are added there. MEMIT trains the residual instead.
@@ -174,9 +173,7 @@ def train(
 
 
 def first_rows(rows: Sequence[Row]) -> list[int]:
-    """Returns the first row of each group: v₀, to which the group's delta is added, is the output
-    there.
-    """
+    """Returns each group's first row: the output there is v₀, to which the delta is added."""
     groups = [row.group for row in rows]
     return [groups.index(group) for group in range(1 + max(groups))]
 
@@ -198,8 +195,8 @@ class _Frozen:
         a b C D E             . . a b | C D E
         a b c d E F           a b c d | E F .
 
-    Shifting does not change positions: keys are stored after the rotary embedding, and other
-    position embeddings are part of `resid`.
+    Shifting does not change positions: cached keys include the rotary embedding, positions of new
+    tokens are counted along `mask`, and other position embeddings are part of `resid`.
 
     Args:
         layers: the layers that are run at every step, from the lowest slot up.
@@ -262,9 +259,7 @@ def _freeze(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot]
 def _run_from_slots(
     model: HookedTransformer, frozen: _Frozen, deltas: Mapping[Slot, Float[Tensor, "row d_model"]]
 ) -> tuple[Float[Tensor, "row new d_model"], Mapping[Slot, Float[Tensor, "row d_model"]]]:
-    """Returns the final residuals from each row's position on, and each slot's output with its
-    delta.
-    """
+    """Returns the final residuals from each row's `pos` on, and the slots' outputs."""
     outputs: dict[Slot, Tensor] = {}
 
     def write(layer: int, part: str, raw: Tensor) -> Tensor:
@@ -290,7 +285,7 @@ def _run_from_slots(
 
 def _positions_read(
     rows: Sequence[Row], on: torch.device
-) -> tuple[Int[Tensor, "2 asked"], Int[Tensor, " target"], Float[Tensor, " target"]]:
+) -> tuple[Int[Tensor, "2 read"], Int[Tensor, " target"], Float[Tensor, " target"]]:
     """Returns where final residuals are read for the loss.
 
     These are rows and positions: first one per target token, with its id and its share of the loss;

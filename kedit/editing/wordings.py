@@ -19,8 +19,9 @@ WORDINGS = (
 
 
 def reworded(request: EditRequest, n: int) -> tuple[Demand, ...]:
-    """Returns each of the request's demands in the first `n` of WORDINGS; none for an entity
-    request.
+    """Returns a relation request's demands in the first `n` of WORDINGS.
+
+    An entity request has no other wordings, so the result is empty.
     """
     found = []
     for text in WORDINGS[:n]:

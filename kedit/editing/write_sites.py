@@ -64,9 +64,7 @@ class WriteSite:
         return dict(model.named_parameters())[self.parameter.replace(".W_", ".b_")].detach()
 
     def rows(self, model: HookedTransformer, heads: Sequence[int]) -> Int[Tensor, " row"]:
-        """Returns the rows of W_O that belong to `heads`; all rows if `heads` is empty or this is
-        an MLP.
-        """
+        """Returns W_O's rows that belong to `heads`; all rows for an MLP or without heads."""
         rows = torch.arange(self.d_key(model))
         if self.half == "mlp" or not heads:
             return rows
@@ -104,8 +102,7 @@ def flat_keys(act: Float[Tensor, "batch pos *key"]) -> Float[Tensor, "batch pos 
 def read_keys(
     model: HookedTransformer, tokens: Tensor, sites: list[WriteSite], start: int | None = None
 ) -> dict[WriteSite, Float[Tensor, "batch pos d_key"]]:
-    """Returns the keys of rows of equal length at each site, from one forward up to the highest
-    site.
+    """Returns the keys at each site, for rows of equal length, from one partial forward.
 
     Args:
         tokens: token ids; or, with `start`, the residual stream before that layer.

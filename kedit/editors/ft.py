@@ -22,10 +22,9 @@ from kedit.forward.metrics import losses_and_slope
 
 @dataclass(frozen=True)
 class FT:
-    """Trains W_out of one layer (and b_out, if the model has biases) with Adam until the target is
-    likely.
+    """Trains W_out of one layer with Adam until the target is likely.
 
-    FT and FT+L as in Meng et al. 2022. Departure from the published code: by default, each token of
+    In models with biases, b_out is trained too. FT and FT+L as in Meng et al. 2022. Departure from the published code: by default, each token of
     the target is trained after the tokens before it (`loss`).
 
     Args:

@@ -37,9 +37,10 @@ from kedit.models.sites import has_post_norms, is_parallel
 
 
 class _Strangers(NamedTuple):
-    """The reference prompts of a set of templates (see `kedit.editing.reference_prompts`), and
-    their keys in the form in which each stack spares them.
+    """The reference prompts of a set of templates, with the keys to spare.
 
+    `family` holds them (see `kedit.editing.reference_prompts`), `spared` the keys in the form in
+    which each stack spares them.
     "Strangers" are the pairs of a family that share neither subject nor object with a request. An
     edit leaves their outputs as they are.
     """
@@ -50,8 +51,7 @@ class _Strangers(NamedTuple):
 
 @dataclass(frozen=True)
 class Joint:
-    """Trains the outputs of attention and MLP of `layers` together, then makes their matrices write
-    them.
+    """Trains outputs of attention and MLP together, then makes their matrices write them.
 
     The outputs are trained at the key position. A site's target is its raw output with all trained
     deltas in place, after each context. The matrices are written layer by layer from below, so each
@@ -131,9 +131,7 @@ class Joint:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises InputError for a number out of its bounds, and if layers are not listed from
-        below.
-        """
+        """Raises InputError for a number out of its bounds, or layers that don't ascend."""
         require_in_bounds(self)
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise InputError(
@@ -142,9 +140,7 @@ class Joint:
 
     @property
     def groups(self) -> list[list[WriteSite]]:
-        """The sites of each solve: a moment is needed for each (see
-        `kedit.editing.spared.Sparing`).
-        """
+        """The sites of each solve, which need a moment (see `kedit.editing.spared.Sparing`)."""
         sites = self._sites(self.halves)
         if self.solve == "in_turn":
             return [[site] for site in sites]
@@ -152,8 +148,7 @@ class Joint:
 
     @guarded
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Prepares the editor for a model: gets the moments and samples the contexts, once for many
-        edits.
+        """Prepares the editor for a model: gets the moments and samples the contexts.
 
         Raises:
             InputError: the settings contradict each other or the model, or models of this family
@@ -198,9 +193,7 @@ class Joint:
     def _goals(
         self, model: HookedTransformer, request: EditRequest, contexts: Sequence[str]
     ) -> list[Goal]:
-        """Trains the request's values, and returns them with the texts whose keys should map to
-        them.
-        """
+        """Trains the request's values; returns them with the texts at which to write them."""
         rows = training_rows(model, request, contexts, self.where)
         for demand in reworded(request, self.wordings):
             group = 1 + max(row.group for row in rows)
@@ -217,8 +210,7 @@ class Joint:
         requests: Sequence[EditRequest],
         families: "dict[tuple[str, ...], _Strangers]",
     ) -> Mapping[Stack, Spared]:
-        """Returns the reference keys of the requests' templates, without pairs that a request
-        mentions.
+        """Returns the reference keys of the requests' templates, without mentioned pairs.
 
         `families` caches them by templates.
         """
@@ -243,8 +235,7 @@ class Joint:
     def _near(
         self, model: HookedTransformer, requests: Sequence[EditRequest], targets: Sequence[Goal]
     ) -> list[Tokens]:
-        """Returns the neighbour prompts up to their key positions, except those that equal an
-        edited text.
+        """Returns neighbour prompts up to the key position, except texts that are edited.
 
         For example, with the key at the subject, (S, another object) has the very key that gets a
         new value, so this key cannot be spared.
@@ -313,9 +304,7 @@ class Joint:
         lacking: Residuals,
         strangers: Mapping[Stack, Spared],
     ) -> dict[str, LowRank]:
-        """Returns the deltas that add what is lacking at the goals' keys and spare all keys after
-        these.
-        """
+        """Returns deltas that add what is lacking at the first keys and spare the others."""
         n_targets = len(next(iter(lacking.values())))
         keys = {site: site_keys[:n_targets] for site, site_keys in read.items()}
         spared = stack.spared({site: site_keys[n_targets:] for site, site_keys in read.items()})

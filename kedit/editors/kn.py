@@ -1,6 +1,4 @@
-"""KN: makes the neurons that raise the probability of a fact's object write another one (Dai et al.
-2022).
-"""
+"""KN: changes what the neurons write that make an object likely (Dai et al. 2022)."""
 
 import dataclasses
 import logging
@@ -92,8 +90,7 @@ class KN:
 
     @guarded
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Prepares the editor for a model: samples the contexts, if any are needed, once for many
-        edits.
+        """Prepares the editor for a model: samples the contexts, if any are needed.
 
         The returned function makes one edit after the other, each on the model with the edits
         before it.
@@ -120,9 +117,7 @@ class KN:
         return lambda requests: edit_in_turn(model, requests, edit)
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """Makes one edit per request, each on the model with the edits before it, and combines
-        them.
-        """
+        """Makes one edit per request, on the model with the edits before it; combines them."""
         return self.on(model)(requests)
 
     def _deltas(
@@ -170,8 +165,7 @@ class KN:
     def _signs(
         self, model: HookedTransformer, demand: Demand, sites: Sequence[WriteSite]
     ) -> Mapping[WriteSite, Float[Tensor, " d_key"]]:
-        """Returns, for each number of each site, the sign with which a demand's change is added to
-        its row.
+        """Returns the sign with which a demand's change is added to each row of each site.
 
         With a negative activation, the row has to be changed by the negative of what should be
         written.
@@ -200,9 +194,7 @@ class KN:
         return self.write * embeddings[target[first]] - self.erase * embeddings[said]
 
     def _ids(self, model: HookedTransformer, prompt: str, answer: str) -> Tokens:
-        """Returns the token ids of an answer: without a blank upstream, otherwise as it follows the
-        prompt.
-        """
+        """Returns an answer's token ids as it follows the prompt (upstream: without a blank)."""
         if self.method == "upstream":
             return plain_ids(model, answer)
         return answer_ids(model, prompt, answer)

@@ -10,8 +10,7 @@ from kedit.errors import InputError
 
 
 def parse_specs(text: str) -> list[str]:
-    """Splits a comma-separated list of specs, ignoring commas in parentheses; a .json path is read
-    as tune_editors' output.
+    """Splits a comma-separated list of specs, ignoring commas in parentheses.
 
     Commas in quotation marks are ignored too. From a file, the best spec of each editor is
     returned.

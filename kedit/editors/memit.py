@@ -29,8 +29,7 @@ from kedit.models.sites import has_post_norms
 
 @dataclass(frozen=True)
 class MEMIT:
-    """Trains where the residual stream should be after the last of `layers`, then has each layer
-    write its share.
+    """Trains the residual after the last of `layers`, then has each layer write its share.
 
     Layers are written from below. Each layer's share is computed with the edits of the layers below
     it in place. λ weighs errors at the keys against the disturbance of other text (Meng et al.
@@ -76,9 +75,7 @@ class MEMIT:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises InputError for a number out of its bounds, and if layers are not listed from
-        below.
-        """
+        """Raises InputError for a number out of its bounds, or layers that don't ascend."""
         require_in_bounds(self)
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise InputError(
@@ -92,8 +89,7 @@ class MEMIT:
 
     @guarded
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Prepares the editor for a model: gets the moments and samples the contexts, once for many
-        edits.
+        """Prepares the editor for a model: gets the moments and samples the contexts.
 
         Raises:
             InputError: models of this family cannot be edited, or there is a problem with the
@@ -182,9 +178,7 @@ class MEMIT:
         demand: Demand,
         contexts: Sequence[str],
     ) -> Float[Tensor, " d_key"]:
-        """Returns the mean of the bare prompt's key and the mean key over contexts, as in the
-        published code.
-        """
+        """Returns the mean of the bare key and the mean key over contexts, as upstream does."""
         found = keys(model, [site], demand, contexts, self.where)[site]
         return found[0] if len(found) == 1 else (found[0] + found[1:].mean(0)) / 2
 

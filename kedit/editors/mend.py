@@ -1,6 +1,4 @@
-"""MEND: a trained network turns the gradient of an edit's loss into the edit (Mitchell et al.
-2022).
-"""
+"""MEND: a trained network turns the gradient of a loss into an edit (Mitchell et al. 2022)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -28,8 +26,7 @@ NAME = "mend.safetensors"  # the file that experiments.train_mend writes
 
 @dataclass(frozen=True)
 class MEND:
-    """Passes the gradient of the targets' negative log-likelihood through a hypernetwork that was
-    trained for the model.
+    """Edits by the gradient of the targets' loss, transformed by a trained hypernetwork.
 
     The network maps rank-one factors of the gradient to factors of the edit (section 3). By
     default kedit departs from the published code as described under `rates`.
@@ -86,9 +83,7 @@ class MEND:
         return self.on(model)(requests)
 
     def _network(self, model: HookedTransformer) -> Hypernetwork:
-        """Reads the hypernetwork, checks that it was trained for the model, and moves it to its
-        device.
-        """
+        """Reads the hypernetwork, and checks that it was trained for the model."""
         model_fingerprint = fingerprint(model)
         network, origin = read_hypernetwork(
             self.file or _shipped(model_fingerprint, model.cfg.model_name)

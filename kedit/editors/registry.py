@@ -1,6 +1,4 @@
-"""Builds editors from their names, with settings for models that they were published for or tuned
-on.
-"""
+"""Builds editors from their names, with published or tuned settings for each model."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,6 +1,4 @@
-"""ROME: edits one fact by a rank-one change of one MLP (Meng et al. 2022), from both sides of a
-fact.
-"""
+"""ROME: edits one fact by a rank-one change of one MLP (Meng et al. 2022), from either side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,8 +83,7 @@ class ROME:
 
     @guarded
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Prepares the editor for a model: gets the moment and samples the contexts, once for many
-        edits.
+        """Prepares the editor for a model: gets the moment and samples the contexts.
 
         The returned function makes one edit after the other, each on the model with the edits
         before it.
@@ -108,9 +105,7 @@ class ROME:
         return lambda requests: edit_in_turn(model, requests, edit)
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
-        """Makes one edit per request, each on the model with the edits before it, and combines
-        them.
-        """
+        """Makes one edit per request, on the model with the edits before it; combines them."""
         return self.on(model)(requests)
 
     def _delta(

@@ -13,8 +13,7 @@ from kedit.facts import EditRequest
 
 @dataclass(frozen=True)
 class Sides:
-    """Edits the entity requests with `entity`, then, on the edited model, the relation requests
-    with `relation`.
+    """Edits entity requests with `entity`, then relation requests with `relation`, as one edit.
 
     If one of the two is None, requests of its side are ignored.
     """

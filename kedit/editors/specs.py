@@ -1,5 +1,4 @@
-"""Reads editor specs from a command line and checks them against the editors' settings, without
-torch.
+"""Reads editor specs and checks them against the editors' settings, without torch.
 
 Importing an editor imports torch and TransformerLens, which takes seconds. So the names and types
 of an editor's settings are read from its source code instead.
@@ -50,8 +49,7 @@ def unquoted(spec: str) -> str:
 
 
 def by_side(spec: str, perspective: str) -> dict[str, str]:
-    """Returns the spec for each side: those before and after a `&` ("" for none), or one for
-    `perspective`.
+    """Returns the spec of each side: both around a `&`, or one for `perspective`.
 
     Raises:
         InputError: there is a `&`, but no spec on either side of it.
@@ -125,8 +123,7 @@ def kinds() -> Mapping[str, str]:
 def require_possible(
     spec: str, model: str, perspective: str = "entity", n_layers: int | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Checks everything that `kedit.editors.registry.make_editor` would refuse; returns the changes
-    by side.
+    """Checks all that `make_editor` would refuse; returns the changes by side.
 
     Args:
         n_layers: of the model, if known.
@@ -162,9 +159,7 @@ def kind_of(name: str) -> str:
 
 
 def asked_of_presets(name: str, perspective: str) -> tuple[str, ...]:
-    """Returns the names under which a model's presets may have settings of an editor, the best
-    first.
-    """
+    """Returns the names to look for in a model's presets, the best first."""
     kind = kind_of(name)
     return (f"{name} {perspective}", name, f"{kind} {perspective}", kind)
 
@@ -202,8 +197,7 @@ def settings_of(name: str) -> type:
 
 @functools.cache
 def _stand_in(name: str, module: str) -> type:
-    """Returns a dataclass with the fields of a class that `module` defines, but without defaults.
-    """
+    """Returns a dataclass with the fields of a class in `module`, but without defaults."""
     tree = _tree(module)
     (definition,) = (
         statement
@@ -227,9 +221,7 @@ class _Names(dict[str, Any]):
         self.module = module
 
     def __missing__(self, name: str) -> Any:
-        """Returns an alias or a dataclass of kedit; for anything else, a class of which no value is
-        an instance.
-        """
+        """Returns an alias or dataclass of kedit, or else a class that no value fits."""
         for statement in _tree(self.module).body:
             if isinstance(statement, ast.ImportFrom) and any(
                 alias.name == name for alias in statement.names
