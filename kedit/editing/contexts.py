@@ -1,9 +1,8 @@
-"""Random prefixes for computing k* and v*, so that neither depends on the prompt opening the text
-(Meng et al. 2022).
+"""Random prefixes for computing k* and v*, so that neither depends on the prompt opening the text.
 
-The model samples the prefixes itself, with a seed, and an editor keeps them with its settings.
-Upstream's code samples them without a seed, once per process, so no two runs of it make the same
-edit.
+This follows Meng et al. 2022. The model samples the prefixes itself, with a seed, and an editor
+keeps them with its settings. Upstream's code samples them without a seed, once per process, so no
+two runs of it make the same edit.
 """
 
 from collections.abc import Sequence
@@ -54,7 +53,8 @@ def bare_first(contexts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _as_sentence(text: str) -> str:
-    """Turns sampled text into a sentence to put before a prompt. Braces are removed: a template
-    would read {} as the blank for its subject.
+    """Turns sampled text into a sentence that can be put before a prompt.
+
+    Braces are removed, because a template would read {} as the blank for its subject.
     """
     return f"{text.replace('{', ' ').replace('}', ' ').strip()}. "

@@ -299,6 +299,7 @@ def _sums(
     """Returns each job's sum over the requested number of chunks or more.
 
     Cached sums are continued.
+
     Raises:
         InputError: the text has fewer chunks than a job needs at least.
     """

@@ -49,6 +49,7 @@ def spared(model: HookedTransformer, editor: Sparing) -> list[Moment]:
     """Returns the moment of each of the editor's groups, given or measured on its text.
 
     `editor.moments` are used if there are any.
+
     Raises:
         InputError: `editor.moments` has not one entry per group; an entry cannot be read, or is of
             other sites, another layer or another model's size; or it is no second moment: not

@@ -95,6 +95,7 @@ def lesson(
     """Runs the texts up to `layer`, and lists what the loss reads.
 
     The loss is the mean over `wanted` of each target's mean negative log-likelihood per token.
+
     Args:
         wanted: the prompts and their targets.
         staying: texts whose distributions should stay the same.

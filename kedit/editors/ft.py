@@ -24,8 +24,9 @@ from kedit.forward.metrics import losses_and_slope
 class FT:
     """Trains W_out of one layer with Adam until the target is likely.
 
-    In models with biases, b_out is trained too. FT and FT+L as in Meng et al. 2022. Departure from the published code: by default, each token of
-    the target is trained after the tokens before it (`loss`).
+    In models with biases, b_out is trained too. FT and FT+L are as in Meng et al. 2022. Departure
+    from the published code: by default, each token of the target is trained after the tokens before
+    it (`loss`).
 
     Args:
         layer: the layer whose matrix is trained.

@@ -12,8 +12,8 @@ from kedit.errors import InputError
 def parse_specs(text: str) -> list[str]:
     """Splits a comma-separated list of specs, ignoring commas in parentheses.
 
-    Commas in quotation marks are ignored too. From a file, the best spec of each editor is
-    returned.
+    Commas in quotation marks are ignored too. A .json path is read as tune_editors' output: the
+    best spec that it found for each editor.
 
     Raises:
         InputError: the file doesn't exist, or holds no specs.
