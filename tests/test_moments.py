@@ -213,7 +213,7 @@ def test_by_default_a_text_gives_what_it_has_if_that_is_enough(
     with caplog.at_level(logging.WARNING, "kedit"):
         made = moment(toy, [MLP], str(short))
     assert 2 * 256 <= made.n_tokens < 4 * 256
-    assert f"short.txt has {made.n_tokens} tokens" in caplog.text
+    assert f"short.txt has only {made.n_tokens} tokens" in caplog.text
     with pytest.raises(InputError, match="few.txt has .* tokens .*--text FILE"):
         moment(toy, [MLP], str(few))
 
@@ -428,7 +428,7 @@ def test_a_singular_moment_is_solved_with_the_least_ridge_and_says_so(
     with caplog.at_level(logging.WARNING, "kedit"):
         solved = few.solve(columns)
         few.solve(columns)
-    assert caplog.text.count("blocks.2.mlp.W_out over 63 tokens is singular: 1e-10 of its") == 1
+    assert caplog.text.count("blocks.2.mlp.W_out over 63 tokens is singular: 1e-10 times its") == 1
     ridge = 1e-10 * few.matrix.diagonal().mean() * torch.eye(256)
     right = (few.matrix + ridge) @ solved
     torch.testing.assert_close(right, columns.double(), atol=1e-2, rtol=0)

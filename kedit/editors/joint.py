@@ -41,8 +41,9 @@ class _Strangers(NamedTuple):
 
     `family` holds them (see `kedit.editing.reference_prompts`), `spared` the keys in the form in
     which each stack spares them.
+
     "Strangers" are the pairs of a family that share neither subject nor object with a request. An
-    edit leaves their outputs as they are.
+    edit should leave their outputs as they are.
     """
 
     family: Family
