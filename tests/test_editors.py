@@ -105,7 +105,7 @@ def test_two_targets_for_one_prompt_are_refused_with_both(toy: HookedTransformer
     request = CASE.entity
     other = replace(request, target="Arle")
     assert other.target != request.target
-    wanted = rf"contradict .*{request.fact.prompt}' both '{request.target}' and '{other.target}'"
+    wanted = rf"contradict .*{request.fact.prompt}' .* both '{request.target}' and '{other.target}'"
     with pytest.raises(InputError, match=wanted):
         edits([request, other])
     assert edits([request, request]).deltas  # to say it twice is no contradiction
@@ -487,8 +487,8 @@ def test_two_editors_share_a_cases_requests_the_second_on_what_the_first_left(
     ("told", "message"),
     [
         ("&", "at least one side of & needs an editor"),
-        ("ft&", "entity is edited, but no request"),
-        ("rome:contexts=('A & B',)&", "entity is edited, but no request"),
+        ("ft&", "entity would be edited, but no request"),
+        ("rome:contexts=('A & B',)&", "entity would be edited, but no request"),
     ],
 )
 def test_a_side_without_an_editor_or_request_is_named(
