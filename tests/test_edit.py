@@ -23,7 +23,13 @@ from transformer_lens import HookedTransformer
 from kedit import cache as kept
 from kedit import digests
 from kedit.editing.edit import Delta, Edit, LowRank, combined, edit_in_turn
-from kedit.editing.provenance import Provenance, described, fingerprint, made_by
+from kedit.editing.provenance import (
+    Provenance,
+    current_fingerprint,
+    described,
+    fingerprint,
+    made_by,
+)
 from kedit.editing.write_sites import WriteSite, flat
 from kedit.errors import InputError
 from kedit.facts import EditRequest, Fact, Relation
@@ -400,6 +406,18 @@ def test_edits_are_applied_and_undone_without_reading_all_weights_again(
             assert fingerprint(model) == own
         assert fingerprint(model) == own
     assert not read
+
+
+def test_the_current_fingerprint_sees_the_edits_that_are_applied(family: FamilyOf) -> None:
+    model = copy.deepcopy(family("gpt2").model)
+    edit = random_edit(model)
+    assert current_fingerprint(model) == fingerprint(model)
+    with edit.applied(model):
+        once = current_fingerprint(model)
+        with edit.applied(model):
+            assert len({current_fingerprint(model), once, fingerprint(model)}) == 3
+        assert current_fingerprint(model) == once
+    assert current_fingerprint(model) == fingerprint(model)
 
 
 def test_embeddings_can_be_edited_and_weights_in_the_same_memory_count_as_unedited(

@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 from transformer_lens import HookedTransformer
 
+from kedit.editors.ft import FT
 from kedit.errors import InputError
 from kedit.journal import Journal
 from kedit.models import toy as toy_module
+from kedit.records import to_record
 from kedit.scoring.score import Scoring, score
 from kedit.studies import scoring as room
-from kedit.studies.scoring import score_each, scores_before, unscored
+from kedit.studies.scoring import score_cases, score_each, scores_before, unscored
 
 FAST = Scoring(say=False)
 
@@ -39,6 +41,29 @@ def test_a_case_that_cannot_be_scored_costs_only_itself(toy: HookedTransformer) 
     assert "the model reads 64" in unscored([good, bad], journal)[bad.id]
     with pytest.raises(InputError, match="no case could be scored: the journal's records says"):
         scores_before(toy, [bad], FAST, journal)
+
+
+def test_a_journal_gives_no_scores_of_the_unedited_model_to_an_edited_one(
+    toy: HookedTransformer,
+) -> None:
+    cases, journal = toy_module.cases()[:2], Journal()
+    edit = FT(2)(toy, [cases[0].entity])
+    score_cases(toy, cases[:1], say=False, journal=journal)
+    before = score_cases(toy, cases, say=False, journal=journal)  # more cases: the same question
+    with edit.applied(toy):
+        with pytest.raises(InputError, match="score_cases with model=.*give another journal"):
+            score_cases(toy, cases, say=False, journal=journal)
+        with pytest.raises(InputError, match="scoring with model="):
+            score_each(toy, cases, FAST, journal=journal)  # as other studies do
+        after = score_cases(toy, cases, say=False, journal=Journal())
+    assert to_record(after) != to_record(before)
+    # the edit is taken back: the journal is this model's again
+    again = score_cases(toy, cases, say=False, journal=journal)
+    assert to_record(again) == to_record(before)
+    for other in ({"say": True}, {"labels": ["birthplace"]}, {"n_texts": 1}, {"seed": 1}):
+        (name,) = other
+        with pytest.raises(InputError, match=f"score_cases with {name}="):
+            score_cases(toy, cases, journal=journal, **{"say": False, **other})
 
 
 def test_the_first_cases_have_texts(toy: HookedTransformer) -> None:

@@ -83,6 +83,29 @@ def test_a_training_in_memory_goes_on_and_does_nothing_twice(
     for place in ("mend_training.practise", "mend._preferred"):
         monkeypatch.setattr(f"kedit.studies.{place}", None)  # not called
     assert train_mend(toy, REQUESTS, SHORT, locality_text=TEXT, journal=journal) == found
+    for name, requests, recipe, seed in (
+        ("requests", requests_for(CASES, n_validate=16), SHORT, 0),
+        ("rank", REQUESTS, replace(SHORT, rank=5), 0),
+        ("seed", REQUESTS, SHORT, 1),
+    ):
+        with pytest.raises(InputError, match=f"train_mend with {name}=.*give another journal"):
+            train_mend(toy, requests, recipe, locality_text=TEXT, seed=seed, journal=journal)
+    with (
+        MEND(found.file)(toy, [CASES[0].entity]).applied(toy),
+        pytest.raises(InputError, match="train_mend with model="),
+    ):
+        train_mend(toy, REQUESTS, SHORT, locality_text=TEXT, journal=journal)
+
+
+def test_a_folder_of_a_training_is_resumed_by_another_process(
+    toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(SHORT, steps=2)
+    found = train_mend(toy, REQUESTS, recipe, locality_text=TEXT, journal=RunFolder(tmp_path))
+    lines = (tmp_path / "records.jsonl").read_bytes()
+    monkeypatch.setattr("kedit.studies.mend_training.practise", None)  # not called
+    again = train_mend(toy, REQUESTS, recipe, locality_text=TEXT, journal=RunFolder(tmp_path))
+    assert again == found and (tmp_path / "records.jsonl").read_bytes() == lines
 
 
 @pytest.mark.slow

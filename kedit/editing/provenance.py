@@ -9,7 +9,7 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from kedit.editing.weights import weight_digests
+from kedit.editing.weights import applied_digests, weight_digests
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.models.load import source_of
@@ -82,6 +82,18 @@ def described(request: EditRequest) -> dict[str, str]:
         "removal_object": removal.object if removal else "",
         "mentioned_by_removal": request.mentioned_by_removal,
     }
+
+
+def current_fingerprint(model: HookedTransformer) -> str:
+    """Returns a SHA-256 of the model as it is now, with the edits that are applied to it.
+
+    Equal to `fingerprint(model)` while no edit is applied. A study gives it to its journal, so that
+    an edited model does not get the results of the unedited one.
+    """
+    unedited, applied = fingerprint(model), applied_digests(model)
+    if not applied:
+        return unedited
+    return hashlib.sha256(json.dumps([unedited, sorted(applied.items())]).encode()).hexdigest()
 
 
 def fingerprint(model: HookedTransformer) -> str:

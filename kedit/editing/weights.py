@@ -99,6 +99,16 @@ def weight_digests(model: HookedTransformer) -> dict[str, str]:
     return {name: state.held.get(name) or state.digests[name].value for name in parameters}
 
 
+def applied_digests(model: HookedTransformer) -> dict[str, str]:
+    """Digests of the weights that applied edits may have changed, as these weights are now.
+
+    Empty while no edit is applied. Read anew at each call.
+    """
+    held, parameters = _state(model).held, dict(model.named_parameters())
+    orders = storage_orders(model) if held else {}
+    return {name: digests.of_tensor(parameters[name], orders.get(name, ())) for name in held}
+
+
 def enter(model: HookedTransformer) -> Applied:
     """Begins an edit of `model`, inside the edits that are already applied.
 

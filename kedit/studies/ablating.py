@@ -10,7 +10,7 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Editor
-from kedit.editing.provenance import fingerprint
+from kedit.editing.provenance import current_fingerprint
 from kedit.editors.joint import Joint
 from kedit.editors.registry import label_of, make_editor
 from kedit.errors import InputError
@@ -82,7 +82,7 @@ def ablate(
     journal = Journal() if journal is None else journal
     journal.ask(
         "ablate",
-        model=fingerprint(model),
+        model=current_fingerprint(model),
         text=text,
         tokens_per_dim=tokens_per_dim,
         held_out_text=held_out_text,

@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 from kedit.data.choose import labels_of
 from kedit.data.corpus import corpus_of
 from kedit.editing.edit import Editor
-from kedit.editing.provenance import fingerprint
+from kedit.editing.provenance import current_fingerprint
 from kedit.editors.specs import by_side, has_preset, parted
 from kedit.facts import EditCase
 from kedit.journal import Journal
@@ -84,7 +84,7 @@ def compare(
     journal = Journal() if journal is None else journal
     journal.ask(
         "compare",
-        model=fingerprint(model),
+        model=current_fingerprint(model),
         labels=labels,
         say=say,
         text=text,

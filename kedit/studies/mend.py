@@ -6,12 +6,14 @@ edit = MEND(trained.file)(model, [request])
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 from transformer_lens import HookedTransformer
 
 from kedit.data.corpus import corpus_of
 from kedit.editing.hypernetwork import read_hypernetwork
+from kedit.editing.provenance import current_fingerprint
 from kedit.editors.mend import MEND, NAME
 from kedit.forward.likelihood import Query, likelihoods
 from kedit.forward.metrics import last_logits
@@ -49,10 +51,20 @@ def train_mend(
         journal: a training that was stopped goes on from its checkpoint.
 
     Raises:
-        InputError: a loss is NaN or infinite; the text, or all requests, cannot be read.
+        InputError: a loss is NaN or infinite; the text, or all requests, cannot be read; or the
+            journal holds a training with other requests, settings or weights.
     """
     recipe = recipe or Recipe()
     journal = Journal() if journal is None else journal
+    journal.ask(
+        "train_mend",
+        model=current_fingerprint(model),
+        requests=key_of((requests.train, requests.held_out)),
+        text=locality_text,
+        removal=removal,
+        seed=seed,
+        **asdict(recipe),
+    )
     practice = practice_of(model, requests, text=locality_text, removal=removal, seed=seed)
     name = name_of(model)
     told = {"text": corpus_of(name, locality_text, seed).name, "removal": removal, "seed": seed}

@@ -10,6 +10,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.data.choose import labels_of
 from kedit.data.corpus import corpus_of
+from kedit.editing.provenance import current_fingerprint
 from kedit.errors import InputError
 from kedit.facts import EditCase
 from kedit.journal import Journal
@@ -48,9 +49,19 @@ def score_cases(
         seed: of texts and of the bootstrap.
 
     Raises:
-        InputError: no case can be scored, or the text cannot be read.
+        InputError: no case can be scored, the text cannot be read, or the journal holds scores
+            under other settings or of a model with other weights.
     """
     journal = Journal() if journal is None else journal
+    # not held_out: perplexity is no record of the journal, but is measured at each call
+    journal.ask(
+        "score_cases",
+        model=current_fingerprint(model),
+        labels=labels,
+        say=say,
+        n_texts=n_texts,
+        seed=seed,
+    )
     labels = labels_of(cases) if labels is None else tuple(labels)
     scoring = Scoring(labels, say, seed=seed)
     scores = score_each(model, cases, scoring, n_texts=n_texts, journal=journal)
@@ -89,8 +100,14 @@ def score_each(
 
     Args:
         n_texts: of so many cases, the first ones, texts are generated.
+
+    Raises:
+        InputError: the journal holds scores of a model with other weights.
     """
     journal = Journal() if journal is None else journal
+    # the keys of records name cases, not models: a journal that several studies share would give
+    # the scores of one model to another
+    journal.ask("scoring", model=current_fingerprint(model))
     keyed = {key_of(case): case for case in cases}
     with_texts = set(list(keyed)[:n_texts])
 

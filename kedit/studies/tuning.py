@@ -11,7 +11,7 @@ import numpy as np
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Editor
-from kedit.editing.provenance import fingerprint
+from kedit.editing.provenance import current_fingerprint
 from kedit.editors.registry import label_of, make_editor, with_setting
 from kedit.editors.specs import parted
 from kedit.editors.variants import VARIANTS
@@ -85,7 +85,7 @@ def tune(
     journal = Journal() if journal is None else journal
     journal.ask(
         "tune",
-        model=fingerprint(model),
+        model=current_fingerprint(model),
         text=text,
         tokens_per_dim=tokens_per_dim,
         held_out_text=held_out_text,
