@@ -362,6 +362,61 @@ def test_training_ends_where_validation_does_not_get_better(
 
 
 @pytest.mark.slow
+def test_the_last_step_is_validated_too(toy: HookedTransformer, tmp_path: Path) -> None:
+    def records(folder: Path) -> dict[str, Any]:
+        text = (folder / "records.jsonl").read_text()
+        return {line["key"]: line for line in map(json.loads, text.splitlines())}
+
+    def last(folder: Path) -> str:
+        return [*records(folder)][-1]
+
+    larger = replace(SHORT, rate=3e-3, lr=1e-2, lr_rate=1e-4)
+    few = trained(replace(larger, steps=2, validate_every=100), toy, tmp_path / "few")
+    assert [*records(few)] == ["0", "2"]
+    assert read_hypernetwork(few / NAME)[1].recipe["trained for"] == 2
+    # the means are of these two steps, not of a hundred
+    often = trained(replace(larger, steps=2, validate_every=1), toy, tmp_path / "often")
+    each = [records(often)[key]["training"]["edit"] for key in ("1", "2")]
+    assert records(few)["2"]["training"]["edit"] == pytest.approx(sum(each) / 2)
+    # without patience for a validation in between, and again where there was one
+    still = replace(SHORT, lr=1e-30, lr_rate=1e-30)
+    impatient = trained(replace(still, patience=1), toy, tmp_path / "impatient")
+    assert [*records(impatient)] == ["0", "1"]
+    uneven = replace(SHORT, steps=5)
+    assert last(trained(uneven, toy, tmp_path / "uneven")) == "5"
+
+
+@pytest.mark.slow
+def test_a_folder_whose_last_steps_were_not_validated_is_finished(
+    toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an earlier kedit left it: without the last validation, with edits of held-out requests."""
+    recipe, whole, folder = replace(SHORT, steps=3), tmp_path / "whole", tmp_path / "run"
+    whole.mkdir()
+    expected = train_mend(toy, REQUESTS, recipe, locality_text=TEXT, journal=RunFolder(whole))
+    folder.mkdir()
+    step, calls = mend_training._step, []
+
+    def stopping(*args: object):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step(*args)  # pyright: ignore
+
+    monkeypatch.setattr(mend_training, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train_mend(toy, REQUESTS, recipe, locality_text=TEXT, journal=RunFolder(folder))
+    monkeypatch.undo()
+    lines = (whole / "records.jsonl").read_text().splitlines(keepends=True)
+    stale = [line.replace("0.", "0.9") for line in lines if '"held out' in line]
+    with (folder / "records.jsonl").open("a") as records:
+        records.writelines(stale)
+    found = train_mend(toy, REQUESTS, recipe, locality_text=TEXT, journal=RunFolder(folder))
+    assert found == expected and found.n_steps == 3
+    assert (folder / "records.jsonl").read_text() == "".join(lines)
+
+
+@pytest.mark.slow
 def test_accumulated_batches_are_one_large_batch(
     toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,7 +463,7 @@ def test_a_recipe_names_files_without_their_folders(toy: HookedTransformer, tmp_
     assert found.file == str(file)
     kept = read_hypernetwork(file)[1].recipe
     assert (kept["text"], kept["cases"]) == ("README.md", "own.jsonl")
-    assert (kept["perspective"], kept["n_validate"], kept["trained for"]) == ("entity", 2, 0)
+    assert (kept["perspective"], kept["n_validate"], kept["trained for"]) == ("entity", 2, 1)
     assert str(ROOT).encode() not in file.read_bytes()
 
 

@@ -105,6 +105,7 @@ def train(
             journal.add("0", {"training": None, "validation": found})
         best = recipe.total(journal.records["0"]["validation"])
         save(step)
+    validated_at = step
     sums: dict[str, float] = {}
     with progress("steps") as bars:
         bar = bars.add_task("practising", total=recipe.steps, completed=step)
@@ -114,11 +115,18 @@ def train(
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value / recipe.validate_every
             step += 1
-            bars.update(bar, advance=1, description=_told(sums, step, recipe.validate_every))
-            if step % recipe.validate_every == 0:
+            # of the steps since the last validation, which are fewer than usual where training ends
+            share = recipe.validate_every / (step - validated_at)
+            means = {name: value * share for name, value in sums.items()}
+            bars.update(bar, advance=1, description=_told(means))
+            is_last = step == recipe.steps or step - at == recipe.patience
+            if step % recipe.validate_every == 0 or is_last:
                 found = validated(model, network, practice)
                 _require_finite(found, recipe, step)
-                journal.add(str(step), {"training": sums, "validation": found})
+                # an earlier kedit edited held-out requests without having validated the last step
+                journal.replace({key: one for key, one in journal.records.items() if key.isdigit()})
+                journal.add(str(step), {"training": means, "validation": found})
+                validated_at = step
                 if recipe.total(found) < best:
                     best, at = recipe.total(found), step
                     save(step)
@@ -209,7 +217,6 @@ def _mean(each: Sequence[Practised], weights: Sequence[int]) -> dict[str, float]
     }
 
 
-def _told(sums: Losses, step: int, every: int) -> str:
-    """Means since the last validation."""
-    n = (step - 1) % every + 1
-    return f"edit {sums['edit'] * every / n:.2f}, KL {sums['kl'] * every / n:.2f} nats"
+def _told(means: Losses) -> str:
+    """The losses since the last validation, for the progress bar."""
+    return f"edit {means['edit']:.2f}, KL {means['kl']:.2f} nats"
