@@ -1,1 +1,1 @@
-"""Studies of edits: functions from a model and data to a typed result."""
+"""Studies of edits: functions that take a model and data and return a typed result."""

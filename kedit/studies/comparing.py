@@ -1,4 +1,8 @@
-"""Which editor changes a fact best, from which side, and at what cost? Edit, score, undo, test."""
+"""Compares editors: which one changes a fact best, from which side, and at what cost?
+
+Every editor edits every case. The edited model is scored, the edit is undone, and the editors are
+compared by paired tests over the cases.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,13 +37,13 @@ MIB = 2**20
 
 
 def sides_of(perspective: Perspectives) -> list[Side]:
-    """The sides that are edited, each by itself; "together": both requests of a case at once."""
+    """Returns the sides that are edited separately; "together" stands for one edit of both."""
     if perspective == "together":
         return ["together"]
     return [side for side in SIDES if perspective in ("both", side)]
 
 
-# plain settings, each by its name
+# many parameters, all plain settings that are passed by name
 def compare(
     model: HookedTransformer,
     cases: Sequence[EditCase],
@@ -58,28 +62,34 @@ def compare(
     seed: int = 0,
     journal: Journal | None = None,
 ) -> Comparison:
-    """Edits every case by every editor, scores the edited model, and takes the edit back.
+    """Edits every case by every editor, scores the edited model, and compares the editors.
 
-    An edit that is not finite, moves no weight or no logit, or doubles the perplexity of held-out
-    text counts as no edit: it enters all means with the unedited model's scores.
+    Each edit is undone before the next one. An edit that is not finite, moves no weight or no
+    logit, or doubles the perplexity of held-out text counts as no edit: it enters all means with
+    the unedited model's scores.
 
     Args:
-        editors: specs such as "rome:layer=5", or editors; tests are against the first one.
+        editors: specs such as "rome:layer=5", or editors; the others are tested against the first.
         perspective: which side is edited; "together": both requests of a case in one edit.
-        labels: relations' names, among which a relation is ranked; None: those of the cases.
-        say: let each edited model speak after its prompts, and look whether it says the target.
-        text, tokens_per_dim: whose statistics edits are to spare (`kedit.studies.prepare.prepare`).
-        held_out_text, chunks, chunk_tokens: whose perplexity is watched: which text, how many
-            chunks of it, and tokens per chunk (`kedit.scoring.drift.held_out`).
-        tuned: the editors' settings were chosen for the model, whether or not it has presets.
-        norms: of edits: their own, or all "equal": scaled down to the smallest of their case and
-            side.
-        seed: of contexts, of the model's own text and of the bootstrap.
-        journal: keeps what is finished; what it holds is not done again.
+        labels: names of the relations among which a relation is ranked; None: those of the cases.
+        say: whether each edited model also continues its prompts, to check whether it says the
+            target.
+        text: the text that edits spare; see `kedit.studies.prepare.prepare`.
+        tokens_per_dim: number of tokens of this text per dimension of an editor's longest key.
+        held_out_text: text on which perplexity and KL are measured; see
+            `kedit.scoring.drift.held_out`.
+        chunks: number of chunks of the held-out text.
+        chunk_tokens: tokens per chunk.
+        tuned: whether the editors' settings were chosen for this model; if not, the result marks
+            editors that have no preset for it.
+        norms: "own": edits keep their norms; "equal": each is scaled down to the norm of the
+            smallest edit of its case and side.
+        seed: seed of contexts, of text that the model writes itself, and of the bootstrap.
+        journal: keeps finished scores and edits; what it holds is not computed again.
 
     Raises:
-        InputError: an unknown editor, a case without the side that is edited, or none that can be
-            scored.
+        InputError: an editor is unknown, a case lacks the side that is edited, no case can be
+            scored, or the journal holds a comparison with other settings or weights.
     """
     journal = Journal() if journal is None else journal
     journal.ask(
@@ -102,13 +112,13 @@ def compare(
     scoring = Scoring(tuple(labels), say, seed=seed)
     assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
     before = scores_before(model, cases, scoring, journal)
-    how = {"own": edit_cases, "equal": edit_equally}[norms]
-    outcomes = how(model, before, arms, assessment, journal)
+    edit_all = {"own": edit_cases, "equal": edit_equally}[norms]
+    outcomes = edit_all(model, before, arms, assessment, journal)
     name = source_of(model)
     by_arm = [
-        one
+        editor
         for side in sides
-        for one in compared(
+        for editor in compared(
             list(before.values()), {arm: outcomes[arm] for arm in arms if arm.side == side}, seed
         )
     ]
@@ -118,7 +128,7 @@ def compare(
         seed=seed,
         perplexity=float(assessment.text.nll.mean().exp()),
         held_out=corpus_of(name, held_out_text, seed, held_out=True).name,
-        editors=tuple(_marked(one, name, tuned) for one in by_arm),
+        editors=tuple(_marked(editor, name, tuned) for editor in by_arm),
         norms=norms,
     )
 
@@ -126,23 +136,29 @@ def compare(
 def compared(
     before: Sequence[EditScore], outcomes: Mapping[Arm, Sequence[Outcome]], seed: int
 ) -> list[Compared]:
-    """The editors of one side, in their order: measures, shares, and tests against the first."""
+    """Summarises the editors of one side, in their order, and tests them against the first.
+
+    Args:
+        before: the scores of the cases before any edit.
+        outcomes: of each arm, the outcomes in the order of the cases.
+        seed: seed of the bootstrap.
+    """
     counted = {
-        arm: [one.counted(old) for one, old in zip(ones, before, strict=True)]
-        for arm, ones in outcomes.items()
+        arm: [outcome.counted(old) for outcome, old in zip(of_arm, before, strict=True)]
+        for arm, of_arm in outcomes.items()
     }
     first = next(iter(outcomes))
     measured = {
         arm: changes(before, scores, None if arm.side == "together" else arm.side, seed=seed)
         for arm, scores in counted.items()
     }
-    keys = [one.key for one in measured[first] if one.key.statistic in TESTED]
-    values = {arm: {key: by_case(own, key) for key in keys} for arm, own in counted.items()}
+    keys = [measure.key for measure in measured[first] if measure.key.statistic in TESTED]
+    values = {arm: {key: by_case(after, key) for key in keys} for arm, after in counted.items()}
     sides = ["both", *SIDES] if first.side == "together" else [first.side]
     scores = [Key(side, "Score", way) for side in sides for way in LIFTS]
-    made_of = {
-        arm: dict(zip(scores, shares(before, own, scores, seed=seed), strict=True))
-        for arm, own in counted.items()
+    shares_of = {
+        arm: dict(zip(scores, shares(before, after, scores, seed=seed), strict=True))
+        for arm, after in counted.items()
     }
     others = [arm for arm in outcomes if arm is not first]
     tests = {
@@ -151,12 +167,14 @@ def compared(
         for key in keys
     }
     gaps = {
-        (arm, key): own.score - made_of[first][key].score
+        (arm, key): found.score - shares_of[first][key].score
         for arm in others
-        for key, own in made_of[arm].items()
+        for key, found in shares_of[arm].items()
     }
-    score_tests = {both: Paired(row_interval(gap), other_sign(gap)) for both, gap in gaps.items()}
-    # all measures of one table together, and all of its Scores
+    score_tests = {
+        arm_and_key: Paired(row_interval(gap), other_sign(gap)) for arm_and_key, gap in gaps.items()
+    }
+    # Holm adjusts for all measures of the table together, and separately for all of its Scores
     paired_tests = [*_adjusted(tests), *_adjusted(score_tests)]
     whole = Key(sides[0], "Score", BY_ALL)
     return [
@@ -164,10 +182,10 @@ def compared(
             editor=arm.name,
             side=arm.side,
             measures=tuple(measured[arm]),
-            locality=row_interval(made_of[arm][whole].locality),
-            generalisation=row_interval(made_of[arm][whole].generalisation),
-            tests=tuple(test for one, test in paired_tests if one is arm),
-            by_case=tuple(ByCase(key, own) for key, own in values[arm].items()),
+            locality=row_interval(shares_of[arm][whole].locality),
+            generalisation=row_interval(shares_of[arm][whole].generalisation),
+            tests=tuple(test for tested, test in paired_tests if tested is arm),
+            by_case=tuple(ByCase(key, of_cases) for key, of_cases in values[arm].items()),
             costs=costs_of(outcomes[arm]),
             is_tuned=True,
         )
@@ -176,26 +194,26 @@ def compared(
 
 
 def costs_of(outcomes: Sequence[Outcome]) -> Costs:
-    """Means over edits; what failed counts in the number of failures only."""
-    whole = [one for one in outcomes if not one.trouble]
+    """Returns mean costs over the edits that did not fail, and the number of those that did."""
+    whole = [outcome for outcome in outcomes if not outcome.trouble]
 
     def mean(values: Sequence[int | float | None]) -> float | None:
-        there = [value for value in values if value is not None]
-        return sum(there) / len(there) if there else None
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
 
-    memory = mean([one.memory for one in whole])
+    memory = mean([outcome.memory for outcome in whole])
     return Costs(
         failed=len(outcomes) - len(whole),
-        seconds=mean([one.seconds for one in whole]),
+        seconds=mean([outcome.seconds for outcome in whole]),
         mib=None if memory is None else memory / MIB,
-        perplexity=mean([one.perplexity for one in whole]),
-        kl=mean([one.kl for one in whole]),
-        norm=mean([one.norm for one in whole]),
+        perplexity=mean([outcome.perplexity for outcome in whole]),
+        kl=mean([outcome.kl for outcome in whole]),
+        norm=mean([outcome.norm for outcome in whole]),
     )
 
 
 def _adjusted(tests: Mapping[tuple[Arm, Key], Paired]) -> list[tuple[Arm, PairedTest]]:
-    """Tests that are made together, with Holm's p-values."""
+    """Returns the tests with p-values that Holm's method adjusts for all of them together."""
     adjusted = holm(np.array([test.p for test in tests.values()]))
     return [
         (arm, PairedTest(key, test.difference, test.p, float(p)))
@@ -203,9 +221,11 @@ def _adjusted(tests: Mapping[tuple[Arm, Key], Paired]) -> list[tuple[Arm, Paired
     ]
 
 
-def _marked(one: Compared, model: str, tuned: bool) -> Compared:
-    """With whether somebody chose its settings for the model."""
-    side = cast(str, "relation" if one.side == "relation" else "entity")
-    specs = by_side(one.editor, side)
-    presets = [has_preset(parted(spec)[0], model, own) for own, spec in specs.items() if spec]
-    return replace(one, is_tuned=tuned or all(presets))
+def _marked(editor: Compared, model: str, tuned: bool) -> Compared:
+    """Returns the result of an editor, marked by whether its settings were chosen for the model."""
+    side = cast(str, "relation" if editor.side == "relation" else "entity")
+    specs = by_side(editor.editor, side)
+    presets = [
+        has_preset(parted(spec)[0], model, of_side) for of_side, spec in specs.items() if spec
+    ]
+    return replace(editor, is_tuned=tuned or all(presets))

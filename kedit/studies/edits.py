@@ -1,4 +1,7 @@
-"""Edit, score, undo, case by case: every editor on every case, with checks and resume."""
+"""Edits cases one by one: makes each edit, checks it, scores the edited model, and undoes the edit.
+
+Every editor edits every case. Finished edits are kept in a journal, from which a study resumes.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -28,8 +31,8 @@ class Assessment:
     """How edits are assessed.
 
     Args:
-        scoring: of the cases.
-        text: held out, with what the unedited model makes of it.
+        scoring: what is measured of each case.
+        text: held-out text, with the unedited model's predictions on it.
     """
 
     scoring: Scoring
@@ -44,7 +47,14 @@ class Assessment:
         chunks: int,
         chunk_tokens: int,
     ) -> "Assessment":
-        """By chunks of a held-out text; where the model writes it, by the scoring's seed."""
+        """Builds an assessment with chunks of a held-out text.
+
+        Args:
+            held_out_text: see `kedit.scoring.drift.held_out`; if the model writes this text itself,
+                it does so with the seed of `scoring`.
+            chunks: number of chunks.
+            chunk_tokens: tokens per chunk.
+        """
         text = held_out(model, held_out_text, chunks, scoring.seed, chunk_tokens)
         return cls(scoring, baseline(model, text))
 
@@ -56,10 +66,10 @@ def edit_cases(
     assessment: Assessment,
     journal: Journal,
 ) -> dict[Arm, list[Outcome]]:
-    """Each arm's outcomes, in the order of the cases.
+    """Edits every case by every arm, and returns the outcomes of each arm in the order of the cases.
 
     Args:
-        cases: with their scores before any edit.
+        cases: the cases, with their scores before any edit.
     """
 
     def work(pair: tuple[EditCase, Arm]) -> dict[str, Any]:
@@ -78,30 +88,35 @@ def edit_cases(
 
 
 def record_of(case: EditCase, arm: Arm, outcome: Outcome, **more: Any) -> dict[str, Any]:
-    """An outcome as a journal keeps it."""
+    """Returns the record of an outcome for the journal; `more` is added to it."""
     return {"id": case.id, "editor": arm.name, "side": arm.side, **more, **to_record(outcome)}
 
 
 def edited(
     model: HookedTransformer, case: EditCase, before: EditScore, arm: Arm, assessment: Assessment
 ) -> Outcome:
-    """One case's edit, scored and undone."""
-    edit, made = edit_of(model, case, arm)
-    return made if edit is None else effect_of(model, edit, case, before, arm, assessment, made)
+    """Makes the edit of one case, scores the edited model, and undoes the edit."""
+    edit, outcome = edit_of(model, case, arm)
+    if edit is None:
+        return outcome
+    return effect_of(model, edit, case, before, arm, assessment, outcome)
 
 
 def edit_of(model: HookedTransformer, case: EditCase, arm: Arm) -> tuple[Edit | None, Outcome]:
-    """One case's edit, and what making it took; None where it could not be made, with why."""
+    """Makes the edit of one case; returns it with an outcome that has only its time and memory.
+
+    If the edit cannot be made, it is None, and the outcome has the reason.
+    """
     peak, start = peak_since_now(device(model)), time.perf_counter()
     try:
         edit = arm.edit(case)
     except (ValueError, LinAlgError) as error:
-        # one bad record costs itself only
+        # a case that cannot be edited must not end the whole study
         return None, Outcome(f"no edit: {error}", seconds=time.perf_counter() - start)
     return edit, Outcome("", seconds=time.perf_counter() - start, memory=peak())
 
 
-# seven parameters: what is edited, by what, and how both are looked at
+# seven parameters: the edit, its case and editor, and how they are assessed
 def effect_of(
     model: HookedTransformer,
     edit: Edit,
@@ -109,13 +124,18 @@ def effect_of(
     before: EditScore,
     arm: Arm,
     assessment: Assessment,
-    made: Outcome,
+    cost: Outcome,
 ) -> Outcome:
-    """What an edit does to its case and to held-out text, beside what making it took."""
+    """Measures what an edit does to its case and to held-out text.
+
+    Args:
+        before: the score of the case before any edit.
+        cost: the outcome with the time and memory that making the edit took.
+    """
     found = checked(model, edit, requests_of(case, arm.side), assessment.text)
-    made = replace(made, trouble=found.trouble)
+    outcome = replace(cost, trouble=found.trouble)
     if found.drift is None:
-        return made
+        return outcome
     numbers = to_record(
         {
             "perplexity": found.drift.perplexity[1],
@@ -123,11 +143,11 @@ def effect_of(
             "norm": max(norm.relative for norm in edit.norms(model).values()),
         }
     )
-    made = replace(made, **numbers)
+    outcome = replace(outcome, **numbers)
     with edit.applied(model):
         (after,) = score(model, [case], assessment.scoring, before.own_words)
     try:
         require_finite("after the edit", after.to_record())
     except InputError as error:
-        return replace(made, trouble=found.trouble or str(error))
-    return replace(made, score=after)
+        return replace(outcome, trouble=found.trouble or str(error))
+    return replace(outcome, score=after)

@@ -1,4 +1,8 @@
-"""Edits as they are made, and scaled down to the norm of the smallest one of their case."""
+"""Edits cases within a budget: edits as they are made, or scaled to equal norms.
+
+At equal norms, every edit is scaled down to the norm of the smallest edit of its case and side. A
+larger edit then cannot win by its size alone.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -15,14 +19,18 @@ from kedit.results.scores import EditScore
 from kedit.studies.edits import Assessment, edit_of, effect_of, record_of
 from kedit.studies.prepare import Arm
 
-Budget = Literal["free", "equal"]  # as they are made; as large as the smallest of their case
+# free: edits as they are made; equal: each as large as the smallest edit of its case and side
+Budget = Literal["free", "equal"]
 
 
 class Made(NamedTuple):
-    """An edit that was made, what making it took, its size, and that of the smallest beside it.
+    """An edit of a case by one arm, with the sizes that are needed to scale it.
 
     Args:
-        edit: None where it could not be made; it has no size.
+        edit: the edit; None if it could not be made.
+        outcome: the time and memory that making the edit took, or why it could not be made.
+        size: the edit's norm, see `size_of`; 0 without an edit.
+        least: the norm of the smallest edit of the same case and side.
     """
 
     edit: Edit | None
@@ -31,7 +39,7 @@ class Made(NamedTuple):
     least: float
 
     def scaled(self, budget: Budget) -> tuple[Edit | None, float]:
-        """The edit, scaled if it is too large; and its size."""
+        """Returns the edit within the budget, scaled down if it is too large, and its norm then."""
         if self.edit is None or budget == "free" or self.size == self.least:
             return self.edit, self.size
         return self.edit.scaled(self.least / self.size), self.least
@@ -45,13 +53,15 @@ def edit_within(
     journal: Journal,
     budgets: Sequence[Budget],
 ) -> dict[tuple[Arm, Budget], list[Outcome]]:
-    """Each arm's outcomes within each budget, in the order of the cases.
+    """Edits every case by every arm within every budget.
+
+    Returns the outcomes of each arm and budget, in the order of the cases.
 
     Args:
-        cases: with their scores before any edit.
+        cases: the cases, with their scores before any edit.
     """
 
-    @lru_cache(maxsize=1)  # the items come case by case
+    @lru_cache(maxsize=1)  # one case is enough: all items of a case follow one another
     def of_case(case: EditCase) -> dict[Arm, Made]:
         return made_of(model, case, arms)
 
@@ -87,24 +97,24 @@ def edit_equally(
     assessment: Assessment,
     journal: Journal,
 ) -> dict[Arm, list[Outcome]]:
-    """`kedit.studies.edits.edit_cases` at equal norms."""
+    """Does what `kedit.studies.edits.edit_cases` does, at equal norms."""
     found = edit_within(model, cases, arms, assessment, journal, ["equal"])
     return {arm: outcomes for (arm, _), outcomes in found.items()}
 
 
 def made_of(model: HookedTransformer, case: EditCase, arms: Sequence[Arm]) -> dict[Arm, Made]:
-    """The edits of one case by all arms; those of one side are held against each other."""
-    made = {arm: edit_of(model, case, arm) for arm in arms}
-    sizes = {arm: size_of(model, edit) for arm, (edit, _) in made.items() if edit is not None}
+    """Makes the edits of one case by all arms; `least` is the smallest norm among those of a side."""
+    edits = {arm: edit_of(model, case, arm) for arm in arms}
+    sizes = {arm: size_of(model, edit) for arm, (edit, _) in edits.items() if edit is not None}
     return {
         arm: Made(
-            *one, sizes.get(arm, 0.0),
+            *edit_and_outcome, sizes.get(arm, 0.0),
             min((size for other, size in sizes.items() if other.side == arm.side), default=0.0),
         )
-        for arm, one in made.items()
+        for arm, edit_and_outcome in edits.items()
     }  # fmt: skip
 
 
 def size_of(model: HookedTransformer, edit: Edit) -> float:
-    """‖delta‖ of all matrices of an edit together."""
+    """Returns the Frobenius norm of an edit: of the deltas of all its matrices together."""
     return hypot(*(norm.delta for norm in edit.norms(model).values()))

@@ -1,4 +1,4 @@
-"""Text that has nothing to do with an edit, to see whether the edit costs it perplexity."""
+"""Provides text that is unrelated to an edit, to measure whether the edit raises its perplexity."""
 
 from typing import NamedTuple
 
@@ -15,27 +15,28 @@ from kedit.scoring.drift import held_out, surprise
 
 
 class HeldOut(NamedTuple):
-    """Chunks of a text, and what it is called."""
+    """Chunks of a text, and the name of the text."""
 
     tokens: Int[Tensor, "chunk pos"]
     name: str
 
     def perplexity(self, model: HookedTransformer) -> float:
-        """To the model as it is, edited or not."""
+        """Returns the perplexity of the text under the model as it is, edited or not."""
         return float(surprise(model, self.tokens).mean().exp())
 
 
 def held_out_text(model: HookedTransformer, source: str, editor: Editor, seed: int = 0) -> HeldOut:
-    """Text that the editor's statistics are not of.
+    """Returns held-out text, which must not be the text that the editor spares.
 
     Args:
-        source: as `kedit.data.corpus.corpus_of` has it; "" for what kedit holds out.
-        seed: of the model's own text, if the editor has no seed.
+        source: the text, see `kedit.data.corpus.corpus_of`; "": the held-out part of kedit's text.
+        editor: the editor whose text the held-out text must differ from.
+        seed: seed of text that the model writes itself, if the editor has no seed.
 
     Raises:
-        InputError: it cannot be read, is too short, or is the very text of the statistics.
+        InputError: the text cannot be read, is too short, or is the text that the editor spares.
     """
-    # another one than the statistics'
+    # with the editor's own seed, a model would write the text that the editor spares
     seed = getattr(editor, "seed", seed) + 1
     name = str(model.cfg.model_name)
     text = corpus_of(name, source, seed, held_out=True)
@@ -44,7 +45,7 @@ def held_out_text(model: HookedTransformer, source: str, editor: Editor, seed: i
         spared = corpus_of(name, editor.text, editor.seed).digest()
     if spared == text.digest():
         raise InputError(
-            f"--held-out {source}: the edit's statistics are of this very text, which cannot show "
-            "what the edit costs other text: give another one, or leave it out"
+            f"held_out={source!r} (--held-out) is the text that the edit spares, so that it cannot "
+            "show what the edit does to other text: give another text, or leave this option out"
         )
     return HeldOut(held_out(model, source, CHUNKS, seed, WINDOW), text.name)

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at its peak, beyond what was taken before it."""
+"""Measures the peak memory of a piece of work, beyond the memory in use before it."""
 
 import ctypes
 from collections.abc import Callable
@@ -6,23 +6,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import device
-
-STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def peak_since_now(place: "device") -> Callable[[], int | None]:
-    """A function that tells the peak, in bytes; None where the system does not count it."""
     import torch
 
-    if place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(place)
-        start = torch.cuda.memory_allocated(place)
-        return lambda: torch.cuda.max_memory_allocated(place) - start
+STATUS, CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak_since_now(device: "torch.device") -> Callable[[], int | None]:
+    """Returns a function that gives the peak since this call, in bytes.
+
+    The function returns None if the operating system does not count memory.
+
+    Args:
+        device: the device on which the work runs.
+    """
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        start = torch.cuda.memory_allocated(device)
+        return lambda: torch.cuda.max_memory_allocated(device) - start
     try:
-        # what was freed but not given back would be taken again unseen
+        # memory that was freed but not returned to the system could be reused without a new peak
         ctypes.CDLL(None).malloc_trim(0)  # glibc only
-        FORGET.write_text("5")  # Linux: the highest so far is what is taken now
+        CLEAR_PEAK.write_text("5")  # Linux: sets the peak to the memory in use now
         start = _kilobytes("VmRSS")
     except (OSError, AttributeError, KeyError, TypeError):  # TypeError: CDLL(None) on Windows
         return lambda: None

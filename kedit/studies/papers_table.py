@@ -1,4 +1,7 @@
-"""RaKE's own table: what an edit from either side does to success on both (arXiv 2311.09053)."""
+"""Builds the table of the RaKE paper: success on both sides after an edit from either side.
+
+Source: arXiv 2311.09053.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,18 +26,20 @@ KEYS = (
 
 
 def papers_table(found: Mapping[tuple[str, str], Sequence[Measure]], intervals: str) -> Table:
-    """The unedited model first, then a row for each edited side and editor.
+    """Builds the table: the unedited model first, then one row per edited side and editor.
 
     Args:
-        found: measures before and after, by edited side and editor; all of the same cases.
-        intervals: what their intervals are, for the title.
+        found: measures before and after, by edited side and editor; all on the same cases.
+        intervals: describes the intervals, for the title.
     """
     rows: list[tuple[str, ...]] = []
-    for (side, editor), measured in found.items():
-        by_key = {one.key: one for one in measured}
-        own = [by_key.get(key) for key in KEYS]
+    for (side, editor), measures in found.items():
+        by_key = {measure.key: measure for measure in measures}
+        columns = [by_key.get(key) for key in KEYS]
         if not rows:
-            rows.append(("", "before", *(percent(one.before) if one else "-" for one in own)))
-        rows.append((side, editor, *(percent(one.after) if one else "-" for one in own)))
-    title = f"As the paper has it: success in percent, with {intervals}"
+            before = (percent(column.before) if column else "-" for column in columns)
+            rows.append(("", "before", *before))
+        after = (percent(column.after) if column else "-" for column in columns)
+        rows.append((side, editor, *after))
+    title = f"Success in percent, as in the RaKE paper, with {intervals}"
     return Table(title, ("edited", "editor", *COLUMNS), tuple(rows))

@@ -1,4 +1,8 @@
-"""Editors made ready for a study: every one on every side, with the text that it is to spare."""
+"""Prepares editors for a study: every editor on every side, with the statistics that it needs.
+
+An edit should change little for running text, so that it *spares* the text. Editors that spare text
+read its second moments here, before the first edit.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -26,10 +30,12 @@ SIDES: tuple[Perspective, ...] = ("entity", "relation")
 
 @dataclass(frozen=True)
 class Arm:
-    """An editor on one side, ready for its model.
+    """An editor on one side, prepared for a model.
 
     Args:
-        name: the spec that it was made from, or what tells it from other editors.
+        name: the spec that the editor was made from, or another name that no other editor has.
+        side: the side that it edits.
+        make: makes the edit of some requests.
     """
 
     name: str
@@ -37,20 +43,20 @@ class Arm:
     make: PreparedEditor
 
     def key(self, case: EditCase) -> str:
-        """Of the record of one case's edit."""
+        """Returns the key of the record of one case's edit."""
         return f"{key_of(case)}-{self.side}-{self.name}"
 
     def edit(self, case: EditCase) -> Edit:
-        """The edit of one case.
+        """Makes the edit of one case.
 
         Raises:
-            RecordError: the record has no relation side.
+            RecordError: the case has no relation side.
         """
         return self.make(requests_of(case, self.side))
 
 
 class EditorChoice(NamedTuple):
-    """An editor that is to be made ready: on which side, and under which name."""
+    """An editor that should be prepared, with the name and the side of its arm."""
 
     name: str
     side: Side
@@ -66,104 +72,115 @@ def prepare(
     tokens_per_dim: int = 4,
     seed: int = 0,
 ) -> list[Arm]:
-    """Every editor on every side, with its contexts and moments read: before the first edit.
+    """Prepares every editor on every side: writes its contexts and reads its moments.
 
     Args:
         editors: specs such as "rome:layer=5", or editors.
-        text, seed: of the statistics that edits spare and of contexts, for editors that have none.
-        tokens_per_dim: tokens of that text for each number of an editor's longest key.
+        text: the text that edits spare, for editors that name no text.
+        seed: seed of contexts and of text that the model writes, for editors that have no seed.
+        tokens_per_dim: number of tokens of the text per dimension of an editor's longest key.
 
     Raises:
-        InputError: there is no editor, one that is not known, or a setting that it cannot have.
+        InputError: no editor is given, an editor is unknown, or it has no such setting.
     """
     if not editors:
-        raise InputError("no editor is told: --editors rome,memit,ft")
-    wanted = [
+        raise InputError("editors: no editor is given, expected for example rome,memit,ft")
+    choices = [
         EditorChoice(
-            one, side, make_editor(one, model, "relation" if side == "relation" else "entity")
+            editor, side, make_editor(editor, model, "relation" if side == "relation" else "entity")
         )
-        if isinstance(one, str)
-        else EditorChoice(label_of(one), side, one)
+        if isinstance(editor, str)
+        else EditorChoice(label_of(editor), side, editor)
         for side in sides
-        for one in editors
+        for editor in editors
     ]
-    return prepared_arms(model, wanted, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
+    return prepared_arms(model, choices, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
 
 
 def prepared_arms(
     model: HookedTransformer,
-    wanted: Sequence[EditorChoice],
+    choices: Sequence[EditorChoice],
     *,
     text: str = "",
     tokens_per_dim: int = 4,
     seed: int = 0,
 ) -> list[Arm]:
-    """As `prepare`, for editors that have names and sides already."""
-    # all are looked at before the first takes its time
-    made: list[EditorChoice] = []
-    for one in wanted:
-        editor = with_settings(one.editor, {"text": text, "seed": seed})
+    """Prepares editors like `prepare`, but editors that have their names and sides already."""
+    # a wrong setting of any editor is found here, before the slow part begins
+    complete: list[EditorChoice] = []
+    for choice in choices:
+        editor = with_settings(choice.editor, {"text": text, "seed": seed})
         editor = trained_for_toy(editor, model, source_of(model))
-        made.append(one._replace(editor=with_tokens(model, editor, tokens_per_dim)))
-    read_moments(model, [one.editor for one in made])
+        complete.append(choice._replace(editor=with_tokens(model, editor, tokens_per_dim)))
+    read_moments(model, [choice.editor for choice in complete])
     with progress("editors") as bars:
         return [
             Arm(name, side, editor.on(model))
-            for name, side, editor in bars.track(made, description="contexts")
+            for name, side, editor in bars.track(complete, description="contexts")
         ]
 
 
 def require_sides(cases: Sequence[EditCase], sides: Sequence[Side]) -> None:
-    """Raises InputError for a case that has no relation side, if that is to be edited."""
+    """Raises InputError for a case without a relation side, if the relation side is edited."""
     for case in cases:
         if case.relation is None and list(sides) != ["entity"]:
             raise InputError(
-                f"case {case.id} has no relation side: perspective='entity' needs none"
+                f"case {case.id} has no relation side: perspective='entity' does not need it"
             )
 
 
 def requests_of(case: EditCase, side: Side) -> list[EditRequest]:
-    """What an edit of the case from this side is asked.
+    """Returns the requests of an edit of the case from `side`.
 
     Raises:
-        RecordError: the record has no relation side.
+        RecordError: the case has no relation side.
     """
-    return [one for own in SIDES if side in (own, "together") for one in case.requests(own)]
+    edited = [single for single in SIDES if side in (single, "together")]
+    return [request for single in edited for request in case.requests(single)]
 
 
 def with_settings(editor: Editor, shared: Mapping[str, Any]) -> Editor:
-    """The editor with settings that it has but that were left empty."""
+    """Returns the editor with the `shared` settings, where the editor has them but left them empty.
 
-    def changed(one: Editor) -> Editor:
-        unset = {field.name for field in fields(one) if not getattr(one, field.name)}  # pyright: ignore
-        return replace(one, **{k: v for k, v in shared.items() if k in unset})  # pyright: ignore
+    Args:
+        shared: values by the names of settings.
+    """
+
+    def changed(single: Editor) -> Editor:
+        names = [field.name for field in fields(single)]  # pyright: ignore
+        unset = {name for name in names if not getattr(single, name)}
+        return replace(single, **{k: v for k, v in shared.items() if k in unset})  # pyright: ignore
 
     return with_each(editor, changed)
 
 
 def read_moments(model: HookedTransformer, editors: Sequence[Editor]) -> None:
-    """Reads what `editor.on(model)` would read for each of them, so that it finds it in the cache.
+    """Reads the moments that the editors need, so that `editor.on(model)` finds them in the cache.
 
-    One pass over each text serves all the editors that are to spare it.
+    Each text is read once for all the editors that spare it; alone, each editor would read it again.
     """
     needed: dict[tuple[str, int, int], list[Sequence[WriteSite]]] = {}
-    for one in itertools.chain.from_iterable(map(parts_of, editors)):
-        if isinstance(one, Sparing) and not one.moments:
-            needed.setdefault((one.text, one.n_tokens, one.seed), []).extend(one.groups)
+    for editor in itertools.chain.from_iterable(map(parts_of, editors)):
+        if isinstance(editor, Sparing) and not editor.moments:
+            text = (editor.text, editor.n_tokens, editor.seed)
+            needed.setdefault(text, []).extend(editor.groups)
     for (text, n_tokens, seed), groups in needed.items():
         moments(model, groups, text, n_tokens, seed)
 
 
 def with_tokens(model: HookedTransformer, editor: Editor, tokens_per_dim: int) -> Editor:
-    """The editor, sparing text of so many tokens for each number of its longest key.
+    """Returns the editor with the number of tokens of the text that it spares.
 
-    One that has a number of tokens of its own, or spares no text, stays as it is.
+    An editor that has a number of tokens already, or that spares no text, is returned as it is.
+
+    Args:
+        tokens_per_dim: number of tokens per dimension of the editor's longest key.
     """
 
-    def changed(one: Editor) -> Editor:
-        if not isinstance(one, Sparing) or one.moments or one.n_tokens:
-            return one
-        longest = max(sum(site.d_key(model) for site in group) for group in one.groups)
-        return replace(one, n_tokens=tokens_per_dim * longest)  # pyright: ignore
+    def changed(single: Editor) -> Editor:
+        if not isinstance(single, Sparing) or single.moments or single.n_tokens:
+            return single
+        longest = max(sum(site.d_key(model) for site in group) for group in single.groups)
+        return replace(single, n_tokens=tokens_per_dim * longest)  # pyright: ignore
 
     return with_each(editor, changed)

@@ -1,4 +1,4 @@
-"""Building RaKE, the benchmark of both perspectives: the same bytes everywhere."""
+"""Builds RaKE, the benchmark of both perspectives: equal sources give equal bytes."""
 
 import contextlib
 import hashlib
@@ -21,8 +21,8 @@ class Built:
     """A benchmark that was built.
 
     Args:
-        file: rake.jsonl, a record a line.
-        statistics: of its records.
+        file: the path of rake.jsonl, which has one record per line.
+        statistics: counts of the records, and the digest of the file.
         skipped: records of the sources that could not be used.
     """
 
@@ -31,20 +31,22 @@ class Built:
     skipped: tuple[Skipped, ...]
 
     def skipped_lines(self) -> str:
-        """`skipped` as JSON Lines."""
-        lines = (json.dumps(one.to_record(), ensure_ascii=False) for one in self.skipped)
+        """Returns `skipped` as JSON Lines."""
+        lines = (json.dumps(vars(record), ensure_ascii=False) for record in self.skipped)
         return "".join(f"{line}\n" for line in lines)
 
 
 def build_rake(
     source: str | Path, folder: str | Path, *, extras: str | Path = "", limit: int = 0
 ) -> Built:
-    """Builds rake.jsonl in `folder`; nothing lies there before it is whole.
+    """Builds rake.jsonl in `folder`; the file appears only when it is complete.
 
     Args:
-        source: CounterFact, or its edits alone.
-        extras: EasyEdit's additions to CounterFact, for its portability questions; "" for none.
-        limit: how many records to build, from the first on; 0 for all.
+        source: the file of CounterFact, or a file with the edits of CounterFact only.
+        folder: where rake.jsonl is written.
+        extras: the file of EasyEdit's additions to CounterFact, for portability questions; "": no
+            portability questions.
+        limit: number of records to build, from the first on; 0: all.
 
     Raises:
         InputError: a file cannot be read, or no record can be used.
@@ -71,15 +73,15 @@ def build_rake(
                 if limit and tally.relations.total() == limit:
                     break
             if not tally.relations:
-                first = skipped[0] if skipped else "it is empty"
-                raise InputError(f"{source}: no record can be used; {first}")
+                reason = skipped[0] if skipped else "the file is empty"
+                raise InputError(f"{source}: no record can be used; {reason}")
     counts = tally.statistics(len(skipped), source.name, digest.hexdigest())
     return Built(folder / "rake.jsonl", counts, tuple(skipped))
 
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to that has its name only when it is finished."""
+    """Opens a scratch file that gets the name `path` only when it is complete."""
     scratch = path.with_name(f"{path.name}.part")
     try:
         with scratch.open("wb") as lines:

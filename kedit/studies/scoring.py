@@ -1,4 +1,8 @@
-"""Scoring cases under a model, and where a model stands before any edit."""
+"""Scores benchmark cases under a model.
+
+`score_cases` measures where a model stands before any edit. `score_each` gives the scores of single
+cases, which studies of edits compare with the scores after an edit.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,10 +28,11 @@ from kedit.scoring.score import Scoring, own_words, score
 from kedit.scoring.summary import by_relation, measures
 from kedit.stats import Interval, bootstrap_ratio
 
-TOGETHER = 16  # cases scored at once: more saves no time, and less is lost when interrupted
+# more cases at once save no time, and fewer are lost when the study is interrupted
+CASES_PER_BATCH = 16
 
 
-# eight parameters: what is scored, and what is measured beside the likelihoods
+# eight parameters: what is scored, and what is measured in addition to the likelihoods
 def score_cases(
     model: HookedTransformer,
     cases: Sequence[EditCase],
@@ -39,21 +44,25 @@ def score_cases(
     seed: int = 0,
     journal: Journal | None = None,
 ) -> Scores:
-    """Where `model` stands before any edit: every metric of both sides, with intervals over cases.
+    """Scores the cases under `model` and summarises every metric of both sides.
+
+    The model is measured as it is: load it without an edit to see where it stands before one.
 
     Args:
-        labels: the relations' names among which a relation's rank is taken; None: those of `cases`.
-        say: let the model speak after the prompts, and look whether it says the answer.
-        n_texts: of so many cases, the first ones, texts are generated for their n-gram entropy.
-        held_out: text for perplexity, as `kedit.scoring.drift.held_out` has it.
-        seed: of texts and of the bootstrap.
+        labels: names of the relations among which a relation is ranked; None: those of `cases`.
+        say: whether the model also continues the prompts, to check whether it says the answer.
+        n_texts: number of cases, from the first on, for which texts are generated; their n-gram
+            entropy measures fluency.
+        held_out: text on which perplexity is measured; see `kedit.scoring.drift.held_out`.
+        seed: seed of the generated texts and of the bootstrap.
+        journal: keeps the scores of finished cases, so that a study that was interrupted continues.
 
     Raises:
         InputError: no case can be scored, the text cannot be read, or the journal holds scores
             under other settings or of a model with other weights.
     """
     journal = Journal() if journal is None else journal
-    # not held_out: perplexity is no record of the journal, but is measured at each call
+    # without held_out: perplexity is not kept in the journal, it is measured at each call
     journal.ask(
         "score_cases",
         model=current_fingerprint(model),
@@ -66,7 +75,7 @@ def score_cases(
     scoring = Scoring(labels, say, seed=seed)
     scores = score_each(model, cases, scoring, n_texts=n_texts, journal=journal)
     if not scores:
-        raise InputError(f"no case could be scored: {journal.where} says why")
+        raise InputError(f"no case could be scored: see {journal.where} for the reasons")
     nll = surprise(model, chunks_of(model, held_out, seed=seed)).mean(1).tolist()
     mean_nll = bootstrap_ratio(np.array(nll), np.ones(len(nll)), seed=seed)
     return Scores(
@@ -74,8 +83,8 @@ def score_cases(
         seed=seed,
         overall=tuple(measures(scores, seed=seed)),
         by_relation={
-            relation: tuple(measures(own, seed=seed))
-            for relation, own in by_relation(scores).items()
+            relation: tuple(measures(scores_of_relation, seed=seed))
+            for relation, scores_of_relation in by_relation(scores).items()
         },
         kinds={score.relation: score.kind for score in scores},
         perplexity=Interval(*(np.exp(value) for value in mean_nll)),
@@ -94,19 +103,20 @@ def score_each(
     n_texts: int = 0,
     journal: Journal | None = None,
 ) -> list[EditScore]:
-    """Scores of `cases`, in order; what the journal holds is not done again.
+    """Returns the scores of `cases`, in order; cases that the journal has are not scored again.
 
-    A case that cannot be scored is recorded with the reason (`unscored` has it) and left out.
+    A case that cannot be scored is left out. The journal records the reason, and `unscored` returns
+    it.
 
     Args:
-        n_texts: of so many cases, the first ones, texts are generated.
+        n_texts: number of cases, from the first on, for which texts are generated.
 
     Raises:
         InputError: the journal holds scores of a model with other weights.
     """
     journal = Journal() if journal is None else journal
-    # the keys of records name cases, not models: a journal that several studies share would give
-    # the scores of one model to another
+    # records are found by case, not by model: without this check a journal that several studies
+    # share would return the scores of one model for another
     journal.ask("scoring", model=current_fingerprint(model))
     keyed = {key_of(case): case for case in cases}
     with_texts = set(list(keyed)[:n_texts])
@@ -115,13 +125,13 @@ def score_each(
         found: dict[str, EditScore] = {}
         for texts in (True, False):
             part = {key: case for key, case in items if (key in with_texts) == texts}
-            own = list(part.values())
-            scores = score(model, own, replace(scoring, texts=texts), own_words(model, own))
+            batch = list(part.values())
+            scores = score(model, batch, replace(scoring, texts=texts), own_words(model, batch))
             found |= zip(part, scores, strict=True)
         return [found[key].to_record() for key, _ in items]
 
     entries = journal.each_batch(
-        list(keyed.items()), itemgetter(0), scored, TOGETHER,
+        list(keyed.items()), itemgetter(0), scored, CASES_PER_BATCH,
         unit="cases", doing="scoring", about=lambda item: {"id": item[1].id},
     )  # fmt: skip
     return [EditScore.from_record(entry.record) for entry in entries if not entry.skipped]
@@ -130,19 +140,19 @@ def score_each(
 def scores_before(
     model: HookedTransformer, cases: Sequence[EditCase], scoring: Scoring, journal: Journal
 ) -> dict[EditCase, EditScore]:
-    """The cases that can be scored, with their scores before any edit.
+    """Returns the cases that can be scored, each with its score before any edit.
 
     Raises:
-        InputError: there are none.
+        InputError: no case can be scored.
     """
     scores = {score.id: score for score in score_each(model, cases, scoring, journal=journal)}
     usable = {case: scores[case.id] for case in cases if case.id in scores}
     if not usable:
-        raise InputError(f"no case could be scored: {journal.where} says why")
+        raise InputError(f"no case could be scored: see {journal.where} for the reasons")
     return usable
 
 
 def unscored(cases: Sequence[EditCase], journal: Journal) -> dict[str, str]:
-    """Why cases of a journal could not be scored, by their ids."""
+    """Returns, by the ids of cases, why they could not be scored according to the journal."""
     records = ((case.id, journal.records.get(key_of(case), {})) for case in cases)
     return {id: record["skipped"] for id, record in records if "skipped" in record}

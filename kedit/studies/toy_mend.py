@@ -1,4 +1,4 @@
-"""A MEND for the toy, which is trained in seconds when it is first asked for, and then kept."""
+"""Provides a MEND for the toy model: trained in seconds at its first use, then cached."""
 
 from dataclasses import asdict, replace
 
@@ -16,33 +16,37 @@ from kedit.studies.mend_practice import practice_of
 from kedit.studies.mend_requests import requests_for
 from kedit.studies.mend_training import Recipe, train
 
-# few steps, and therefore large ones
+# few steps, which therefore have to be large
 RECIPE = Recipe(
     rank=16, rate=3e-3, lr=1e-2, lr_rate=1e-4, edit_weight=0.3, steps=60, validate_every=30
 )  # fmt: skip
-HELD_OUT = 32  # requests
+HELD_OUT = 32  # number of requests to validate with
 
 
 def trained_for_toy(chosen: Editor, model: HookedTransformer, name: str) -> Editor:
-    """The editor as it is; but a MEND of the toy that was told no file gets the one in the cache.
+    """Returns the editor; a MEND for the toy without a file gets the network from the cache.
+
+    The network is trained first if the cache does not have it. Editors of other models, and editors
+    that are no MEND, are returned as they are.
 
     Args:
-        name: by which the model was loaded.
+        chosen: the editor, or an editor for each side.
+        name: the name by which the model was loaded.
 
     Raises:
-        InputError: the cache cannot be written, or another process trains the same one now.
+        InputError: the cache cannot be written, or another process is training the same network.
     """
 
-    def told(one: Editor) -> Editor:
-        if name != "toy" or not isinstance(one, MEND) or one.file:
-            return one
-        return replace(one, file=_file(model))
+    def with_file(editor: Editor) -> Editor:
+        if name != "toy" or not isinstance(editor, MEND) or editor.file:
+            return editor
+        return replace(editor, file=_file(model))
 
-    return with_each(chosen, told)
+    return with_each(chosen, with_file)
 
 
 def _file(model: HookedTransformer) -> str:
-    """The trained file, in a folder of the cache that is named after recipe and weights."""
+    """Returns the file of the trained network, in a cache folder named after recipe and weights."""
     weights = fingerprint(model)
     path = cache_dir() / "mend" / f"toy-{key_of((key_of(RECIPE), HELD_OUT, weights))}"
     measured = {"model": "toy", "n_validate": HELD_OUT, **to_record(asdict(RECIPE))}
