@@ -79,7 +79,7 @@ def test_as_many_heads_as_a_layer_has_are_not_drawn(n: int) -> None:
 
 
 def test_both_must_be_a_joint_editor(toy: HookedTransformer) -> None:
-    with pytest.raises(InputError, match="rome: a joint editor is wanted"):
+    with pytest.raises(InputError, match="rome: the editor of 'both' must be a joint editor"):
         ablate(toy, toy_cases(), {**ABLATED, BOTH: "rome"})
 
 

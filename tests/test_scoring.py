@@ -39,7 +39,7 @@ def test_a_case_that_cannot_be_scored_costs_only_itself(toy: HookedTransformer) 
     assert list(scores_before(toy, [good, bad], FAST, journal)) == [good]
     assert list(unscored([good, bad], journal)) == [bad.id]
     assert "the model reads 64" in unscored([good, bad], journal)[bad.id]
-    with pytest.raises(InputError, match="no case could be scored: the journal's records says"):
+    with pytest.raises(InputError, match="no case could be scored: see the journal's records"):
         scores_before(toy, [bad], FAST, journal)
 
 

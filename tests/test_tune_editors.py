@@ -65,7 +65,7 @@ def test_settings_of_an_editor_that_are_not_its_defaults_stay() -> None:
 
 
 def test_too_few_different_settings_are_refused() -> None:
-    with pytest.raises(InputError, match=r"ft\+l: --tries 5, but there are 4 settings"):
+    with pytest.raises(InputError, match=r"ft\+l: tries=5 .* only 4 different settings"):
         tried("toy", ["ft+l"], "relation", {"bound": [0.1, 0.2, 0.3]}, 5, seed=0)
 
 

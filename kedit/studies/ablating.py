@@ -1,4 +1,8 @@
-"""What does attention add to an edit? W_out, W_O, both, and random heads of W_O."""
+"""Ablates attention from edits: what does it add that an edit may change W_O too?
+
+Every case is edited with W_out alone, with W_O alone, with both, and with W_out and the rows of
+random heads of W_O. If random heads do as well as all of W_O, the heads do not matter.
+"""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,13 +42,13 @@ from kedit.studies.equal_norms import Budget, edit_within
 from kedit.studies.prepare import EditorChoice, prepared_arms, require_sides
 from kedit.studies.scoring import scores_before
 
-FEWEST = 5  # cases of a kind, for lines of its own
-WITHIN: tuple[Budget, ...] = ("free", "equal")
+MIN_CASES = 5  # a kind of relation with fewer cases gets no lines in the table
+BUDGETS: tuple[Budget, ...] = ("free", "equal")
 Outcomes = Mapping[Budget, Mapping[str, Sequence[Outcome]]]  # by budget, then by spec
 Rows = Mapping[str, Float[ndarray, " one_and_draws"]]
 
 
-# plain settings, each by its name
+# many parameters, all plain settings that are passed by name
 def ablate(
     model: HookedTransformer,
     cases: Sequence[EditCase],
@@ -61,23 +65,26 @@ def ablate(
     seed: int = 0,
     journal: Journal | None = None,
 ) -> Ablation:
-    """Edits every case by editors that may change W_out, W_O or both, and both with random heads.
+    """Edits every case with W_out, W_O, both, and W_out with random heads, and scores the edits.
 
-    Every edit is looked at as it is made, and scaled down to the norm of the smallest of its case.
+    Every edit is scored as it is made, and again scaled down to the norm of the smallest edit of
+    its case.
 
     Args:
-        editors: by what they may change, as ABLATED has them; that of "both" is a `Joint`.
+        editors: editors by what they may change, with the keys of ABLATED; that of "both" must be
+            a `Joint`.
         perspective: which side is edited.
-        n_random_heads: random heads per layer whose rows of W_O may change, beside W_out; 0: half
-            of all heads.
+        n_random_heads: number of random heads per layer whose rows of W_O may change in addition
+            to W_out; 0: half of the layer's heads.
         draws: how often these heads are drawn.
-        text, tokens_per_dim, held_out_text, chunks, chunk_tokens, journal: as
-            `kedit.studies.comparing.compare` has them.
-        seed: of the heads, of contexts, own text and the bootstrap.
+        text, tokens_per_dim, held_out_text, chunks, chunk_tokens, journal: see
+            `kedit.studies.comparing.compare`.
+        seed: seed of the heads, of contexts, of text that the model writes, and of the bootstrap.
 
     Raises:
-        InputError: an unknown editor, more heads than there are, a case without the side that is
-            edited, or none that can be scored.
+        InputError: an editor is unknown, n_random_heads is not below the number of heads, a case
+            lacks the side that is edited, no case can be scored, or the journal holds an ablation
+            with other settings or weights.
     """
     journal = Journal() if journal is None else journal
     journal.ask(
@@ -92,15 +99,17 @@ def ablate(
     )
     require_sides(cases, [perspective])
     by_arm = arms_of(model, editors, perspective, n_random_heads, draws, seed)
-    every = {spec: one for ones in by_arm.values() for spec, one in ones.items()}
-    wanted = [EditorChoice(spec, perspective, one) for spec, one in every.items()]
-    arms = prepared_arms(model, wanted, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
+    by_spec = {spec: editor for drawn in by_arm.values() for spec, editor in drawn.items()}
+    choices = [EditorChoice(spec, perspective, editor) for spec, editor in by_spec.items()]
+    arms = prepared_arms(model, choices, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
     scoring = Scoring(say=False, seed=seed)
     assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
     before = scores_before(model, cases, scoring, journal)
-    found = edit_within(model, before, arms, assessment, journal, WITHIN)
-    outcomes: Outcomes = {one: {arm.name: found[arm, one] for arm in arms} for one in WITHIN}
-    ablated = tuple(AblatedArm(name, tuple(ones)) for name, ones in by_arm.items())
+    found = edit_within(model, before, arms, assessment, journal, BUDGETS)
+    outcomes: Outcomes = {
+        budget: {arm.name: found[arm, budget] for arm in arms} for budget in BUDGETS
+    }
+    ablated = tuple(AblatedArm(name, tuple(drawn)) for name, drawn in by_arm.items())
     lines = tuple(ablation_lines(list(before.values()), ablated, outcomes, perspective, seed))
     return Ablation(source_of(model), perspective, seed, ablated, lines)
 
@@ -113,36 +122,44 @@ def arms_of(
     draws: int,
     seed: int,
 ) -> dict[str, dict[str, Editor]]:
-    """By what may change, the editors by their specs: one, or one for each draw of heads.
+    """Returns the editors of each arm, by their specs.
+
+    An arm is named by what its edits may change. The arm with random heads has one editor per draw
+    of heads, the others have one editor.
 
     Raises:
-        InputError: an unknown editor, more heads than there are, or "both" is no `Joint`.
+        InputError: an editor is unknown, n_random_heads is not below the number of heads, or the
+            editor of "both" is no `Joint`.
     """
     found: dict[str, dict[str, Editor]] = {}
-    for name, one in editors.items():
-        spec = one if isinstance(one, str) else label_of(one)
-        made = make_editor(one, model, perspective) if isinstance(one, str) else one
-        found[name] = {spec: made}
+    for name, editor in editors.items():
+        if isinstance(editor, str):
+            found[name] = {editor: make_editor(editor, model, perspective)}
+        else:
+            found[name] = {label_of(editor): editor}
     ((spec, both),) = found[BOTH].items()
     if not isinstance(both, Joint):
-        raise InputError(f"{spec}: a joint editor is wanted for {BOTH!r}")
+        raise InputError(f"{spec}: the editor of {BOTH!r} must be a joint editor")
     n_heads = model.cfg.n_heads
     drawn = with_random_heads(both, n_heads, n_random_heads or n_heads // 2, draws, seed)
-    found[RANDOM] = {f"{spec}:heads={one.heads!r}".replace(" ", ""): one for one in drawn}
+    found[RANDOM] = {f"{spec}:heads={joint.heads!r}".replace(" ", ""): joint for joint in drawn}
     return found
 
 
 def with_random_heads(editor: Joint, n_heads: int, n: int, draws: int, seed: int) -> list[Joint]:
-    """The editor with the rows of `n` heads of each of its layers, drawn `draws` times.
+    """Returns `draws` editors that may change the rows of `n` random heads in each of their layers.
 
     Args:
-        n_heads: that a layer has.
+        n_heads: number of heads of a layer.
 
     Raises:
-        InputError: a layer has no more than `n` heads.
+        InputError: n is not between 1 and n_heads - 1.
     """
     if not 0 < n < n_heads:
-        raise InputError(f"--n-random-heads {n}: from 1 to {n_heads - 1} of a layer's {n_heads}")
+        raise InputError(
+            f"n_random_heads={n} (--n-random-heads): must be from 1 to {n_heads - 1}, as a layer "
+            f"has {n_heads} heads"
+        )
     draw = random.Random(seed)
     return [
         replace(
@@ -164,16 +181,16 @@ def ablation_lines(
     perspective: Perspective,
     seed: int,
 ) -> Iterator[AblationLine]:
-    """Scores, shares and paired differences: by budget, kind of relation and arm."""
+    """Yields scores, shares and paired differences: by budget, kind of relation and arm."""
     for budget, by_spec in outcomes.items():
-        for kind, places in _kinds(before).items():
-            own = {
-                arm.name: [[by_spec[spec][place] for place in places] for spec in arm.editors]
+        for kind, indices in _kinds(before).items():
+            by_arm = {
+                arm.name: [[by_spec[spec][index] for index in indices] for spec in arm.editors]
                 for arm in arms
             }
-            old = [before[place] for place in places]
-            rows = {arm: _rows(old, each, perspective, seed) for arm, each in own.items()}
-            for arm, each in own.items():
+            old = [before[index] for index in indices]
+            rows = {arm: _rows(old, draws, perspective, seed) for arm, draws in by_arm.items()}
+            for arm, draws in by_arm.items():
                 gap = rows[BOTH][SCORE] - rows[arm][SCORE]
                 yield AblationLine(
                     budget=budget,
@@ -182,17 +199,17 @@ def ablation_lines(
                     values={name: row_interval(row) for name, row in rows[arm].items()},
                     difference=None if arm == BOTH else row_interval(gap),
                     p=None if arm == BOTH else float(other_sign(gap)),
-                    n_cases=len(places),
-                    n_failed=sum(bool(one.trouble) for ones in each for one in ones),
+                    n_cases=len(indices),
+                    n_failed=sum(bool(outcome.trouble) for draw in draws for outcome in draw),
                 )
 
 
 def _kinds(before: Sequence[EditScore]) -> dict[str, list[int]]:
-    """The places of all cases, then of each kind's, if it has enough."""
+    """Returns the indices of all cases, then those of each kind of relation with enough cases."""
     kinds: dict[str, list[int]] = {ALL: list(range(len(before)))}
     for name in sorted({score.kind for score in before} - {""}):
-        kinds[name] = [place for place, score in enumerate(before) if score.kind == name]
-    return {name: own for name, own in kinds.items() if name == ALL or len(own) >= FEWEST}
+        kinds[name] = [index for index, score in enumerate(before) if score.kind == name]
+    return {name: rows for name, rows in kinds.items() if name == ALL or len(rows) >= MIN_CASES}
 
 
 def _rows(
@@ -201,13 +218,19 @@ def _rows(
     perspective: Perspective,
     seed: int,
 ) -> Rows:
-    """Score and shares over all cases and over each draw of them; means over the draws of heads."""
+    """Returns the Score and the shares of an arm, as means over its draws of heads.
+
+    Each row holds the value over all cases, then the values over bootstrap draws of the cases.
+
+    Args:
+        draws: for each draw of heads, the outcomes in the order of the cases.
+    """
     scores = [Key(perspective, "Score", way) for way in LIFTS]
     each = []
     for outcomes in draws:
-        after = [one.counted(old) for one, old in zip(outcomes, before, strict=True)]
-        by_success, by_magnitude, made_of = shares(before, after, scores, seed=seed)
-        sums = (by_success.score, by_magnitude.score, made_of.generalisation, made_of.locality)
-        rows = {SCORE: made_of.score, **dict(zip(SUMMARIES, sums, strict=True))}
-        each.append(rows | {part_name(part): row for part, row in made_of.parts.items()})
-    return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
+        after = [outcome.counted(old) for outcome, old in zip(outcomes, before, strict=True)]
+        by_success, by_magnitude, by_both = shares(before, after, scores, seed=seed)
+        sums = (by_success.score, by_magnitude.score, by_both.generalisation, by_both.locality)
+        rows = {SCORE: by_both.score, **dict(zip(SUMMARIES, sums, strict=True))}
+        each.append(rows | {part_name(part): row for part, row in by_both.parts.items()})
+    return {name: np.mean([rows[name] for rows in each], axis=0) for name in each[0]}

@@ -66,7 +66,9 @@ def edit_cases(
     assessment: Assessment,
     journal: Journal,
 ) -> dict[Arm, list[Outcome]]:
-    """Edits every case by every arm, and returns the outcomes of each arm in the order of the cases.
+    """Edits every case by every arm.
+
+    Returns the outcomes of each arm, in the order of the cases.
 
     Args:
         cases: the cases, with their scores before any edit.

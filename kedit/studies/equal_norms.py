@@ -103,7 +103,7 @@ def edit_equally(
 
 
 def made_of(model: HookedTransformer, case: EditCase, arms: Sequence[Arm]) -> dict[Arm, Made]:
-    """Makes the edits of one case by all arms; `least` is the smallest norm among those of a side."""
+    """Makes the edits of one case by all arms, and finds the smallest norm on each side."""
     edits = {arm: edit_of(model, case, arm) for arm in arms}
     sizes = {arm: size_of(model, edit) for arm, (edit, _) in edits.items() if edit is not None}
     return {

@@ -135,8 +135,12 @@ def requests_of(case: EditCase, side: Side) -> list[EditRequest]:
     Raises:
         RecordError: the case has no relation side.
     """
-    edited = [single for single in SIDES if side in (single, "together")]
-    return [request for single in edited for request in case.requests(single)]
+    return [
+        request
+        for perspective in SIDES
+        if side in (perspective, "together")
+        for request in case.requests(perspective)
+    ]
 
 
 def with_settings(editor: Editor, shared: Mapping[str, Any]) -> Editor:
@@ -157,7 +161,8 @@ def with_settings(editor: Editor, shared: Mapping[str, Any]) -> Editor:
 def read_moments(model: HookedTransformer, editors: Sequence[Editor]) -> None:
     """Reads the moments that the editors need, so that `editor.on(model)` finds them in the cache.
 
-    Each text is read once for all the editors that spare it; alone, each editor would read it again.
+    Each text is read once for all the editors that spare it. Without this, each editor would read
+    it again.
     """
     needed: dict[tuple[str, int, int], list[Sequence[WriteSite]]] = {}
     for editor in itertools.chain.from_iterable(map(parts_of, editors)):

@@ -1,4 +1,7 @@
-"""Parts of a benchmark that share no subject, of cases whose true object a model prefers."""
+"""Splits a benchmark into parts without common subjects.
+
+Only cases whose true object a model prefers are used: in the others there is no knowledge to edit.
+"""
 
 import json
 from collections import Counter
@@ -23,13 +26,14 @@ from kedit.tables import Table
 
 @dataclass(frozen=True)
 class Splits(Result):
-    """Which cases are in which part.
+    """The parts of a split benchmark.
 
     Args:
-        model: whose preferences decided.
-        n_cases, n_preferred: of how many cases, and in how many it prefers the true object.
+        model: name of the model whose preferences decided which cases are used.
+        n_cases: number of all cases.
+        n_preferred: number of cases in which the model prefers the true object.
         parts: ids of the cases of each part.
-        by_relation: for each part, how many cases are of each relation, by its name.
+        by_relation: for each part, the number of cases per relation, by the relation's name.
     """
 
     FILE: ClassVar[str] = "splits.json"
@@ -41,22 +45,22 @@ class Splits(Result):
     by_relation: Mapping[str, Mapping[str, int]]
 
     def table(self) -> Table:
-        """Cases of each relation in each part."""
+        """Returns the number of cases per relation and part."""
         numbers = [
             (row["relation"], *(str(row[part]) for part in self.parts)) for row in self.rows()
         ]
-        every = ("all", *(str(len(ids)) for ids in self.parts.values()))
+        total = ("all", *(str(len(ids)) for ids in self.parts.values()))
         return Table(
             f"{self.n_preferred} of {self.n_cases} cases, in which {self.model} prefers the true "
             "object",
             ("relation", *self.parts),
-            (*numbers, every),
+            (*numbers, total),
             "No subject is in two parts.",
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each relation."""
-        names = sorted({name for own in self.by_relation.values() for name in own})
+        """Returns one row per relation."""
+        names = sorted({name for counts in self.by_relation.values() for name in counts})
         return [
             {"relation": name}
             | {part: self.by_relation[part].get(name, 0) for part in self.by_relation}
@@ -73,10 +77,18 @@ def split_by_preference(
     seed: int = 0,
     journal: Journal | None = None,
 ) -> Splits:
-    """Cases whose true object `model` prefers, in parts (`kedit.data.choose.split_cases`).
+    """Splits the cases whose true object `model` prefers into parts without common subjects.
+
+    Args:
+        sizes: number of cases of each part, in the order in which the parts are filled; 0: all that
+            are left.
+        seen: number of cases, from the first of `kedit.data.choose.spread_cases` on, that somebody
+            has seen already: their subjects are in the first part, or in none.
+        seed: seed of the split.
+        journal: keeps the scores of finished cases, so that a study that was interrupted continues.
 
     Raises:
-        InputError: it prefers the true object in no case.
+        InputError: the model prefers the true object in no case.
     """
     known = preferred(model, cases, journal)
     if not known:
@@ -86,10 +98,10 @@ def split_by_preference(
         model=name_of(model),
         n_cases=len(cases),
         n_preferred=len(known),
-        parts={part: tuple(case.id for case in own) for part, own in parts.items()},
+        parts={part: tuple(case.id for case in chosen) for part, chosen in parts.items()},
         by_relation={
-            part: Counter(case.entity.fact.relation.name for case in own)
-            for part, own in parts.items()
+            part: Counter(case.entity.fact.relation.name for case in chosen)
+            for part, chosen in parts.items()
         },
     )
 
@@ -97,30 +109,31 @@ def split_by_preference(
 def preferred(
     model: HookedTransformer, cases: Sequence[EditCase], journal: Journal | None = None
 ) -> set[str]:
-    """Ids of cases whose true object `model` finds likelier than the new one, before any edit."""
-    own = [own_prompt_only(case) for case in cases]
+    """Returns the ids of cases whose true object is likelier than the target under `model`."""
+    reduced = [own_prompt_only(case) for case in cases]
     return {
         score.id
-        for score in score_each(model, own, Scoring(say=False), journal=journal)
+        for score in score_each(model, reduced, Scoring(say=False), journal=journal)
         for probe in score.probes
         if probe.rival_logprob is not None and probe.logprob < probe.rival_logprob
     }
 
 
 def own_prompt_only(case: EditCase) -> EditCase:
-    """The case with its edit's own prompt as the only probe."""
-    own = [p for p in case.probes if (p.perspective, p.group) == ("entity", "efficacy")]
-    return replace(case, probes=tuple(own))
+    """Returns the case with the prompt of its entity request as the only probe."""
+    probes = [p for p in case.probes if (p.perspective, p.group) == ("entity", "efficacy")]
+    return replace(case, probes=tuple(probes))
 
 
 def lines_of(source: str, parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The records of each part as JSON Lines, as they are in `source`.
+    """Returns the records of each part as JSON Lines, with the fields that they have in `source`.
 
     Args:
-        parts: ids of cases.
+        source: the file of the benchmark.
+        parts: ids of the cases of each part.
 
     Raises:
-        InputError: the file cannot be read, or one record of it makes several cases.
+        InputError: the file cannot be read, or one of its records gives several cases.
     """
     records = {
         id_of(place, record): record
@@ -128,7 +141,9 @@ def lines_of(source: str, parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
         if isinstance(record, dict)
     }
     if not all(id in records for ids in parts.values() for id in ids):
-        raise InputError(f"{source}: one record makes several cases, it cannot be split")
+        raise InputError(
+            f"{source}: cannot be split, because one of its records gives several cases"
+        )
     return {
         part: "".join(json.dumps(records[id], ensure_ascii=False) + "\n" for id in ids)
         for part, ids in parts.items()

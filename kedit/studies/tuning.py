@@ -1,4 +1,7 @@
-"""Which settings suit which editor? As many tries for each, on the same cases."""
+"""Tunes editors: tries the same number of settings of each editor on the same cases.
+
+The settings are drawn at random from a space of values, and ranked by the Score of their edits.
+"""
 
 import json
 import random
@@ -29,9 +32,10 @@ from kedit.studies.edits import Assessment, edit_cases
 from kedit.studies.prepare import EditorChoice, prepared_arms, require_sides
 from kedit.studies.scoring import scores_before
 
-Space = Mapping[str, Sequence[Any]]  # the values of every field that are tried
-WIDEST = 3  # layers that are written together
-# what is tried of a field that an editor has; "layers" and "layer" come from the model's depth
+Space = Mapping[str, Sequence[Any]]  # the values to try, by the names of settings
+WIDEST = 3  # largest number of layers that one edit changes
+# the values to try of each setting that an editor has; `space_of` adds "layers" from the depth of
+# the model, and "layer" follows from "layers"
 SPACE: Space = {
     "training.clamp": [0.5, 1.0, 2.0],
     "training.lr": [0.1, 0.3],
@@ -48,7 +52,7 @@ SPACE: Space = {
 }
 
 
-# plain settings, each by its name
+# many parameters, all plain settings that are passed by name
 def tune(
     model: HookedTransformer,
     cases: Sequence[EditCase],
@@ -65,22 +69,25 @@ def tune(
     seed: int = 0,
     journal: Journal | None = None,
 ) -> Tuning:
-    """Tries as many settings of every editor on the same cases, and ranks them by their Scores.
+    """Tries the same number of settings of every editor, and ranks them by their Scores.
 
-    The best of several tries looks better than it is: what it is worth, other cases tell.
+    The Score of the best of several tries is too high, because it was chosen for its Score. Measure
+    the chosen settings on other cases.
 
     Args:
-        editors: as `tried` takes them.
-        perspective: which side is edited; only its probes are scored.
-        space: the values of every field; by default `space_of` the model's depth.
-        tries: settings of each editor.
-        text, tokens_per_dim, held_out_text, chunks, chunk_tokens, journal: as
-            `kedit.studies.comparing.compare` has them.
-        seed: of the settings that are tried, of contexts, own text and the bootstrap.
+        editors: specs or editors, see `tried`.
+        perspective: which side is edited; only the probes of this side are scored.
+        space: the values to try of each setting; None: `space_of` the model's depth.
+        tries: number of settings per editor.
+        text, tokens_per_dim, held_out_text, chunks, chunk_tokens, journal: see
+            `kedit.studies.comparing.compare`.
+        seed: seed of the draw of settings, of contexts, of text that the model writes, and of the
+            bootstrap.
 
     Raises:
-        InputError: an unknown editor, or one with fewer settings; a case without the side that is
-            edited, or none that can be scored.
+        InputError: an editor is unknown or has fewer different settings than `tries`, a case lacks
+            the side that is edited, no case can be scored, or the journal holds a tuning with other
+            settings or weights.
     """
     journal = Journal() if journal is None else journal
     journal.ask(
@@ -97,29 +104,36 @@ def tune(
     cases = [one_sided(case, perspective) for case in cases]
     space = space_of(model.cfg.n_layers) if space is None else space
     settings = tried(model, editors, perspective, space, tries, seed)
-    # editors that are one by their settings are tried once
-    every = {spec: one for ones in settings.values() for spec, one in ones.items()}
-    wanted = [EditorChoice(spec, perspective, one) for spec, one in every.items()]
-    arms = prepared_arms(model, wanted, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
+    # two editors that come to the same spec are tried once
+    by_spec = {spec: editor for of_name in settings.values() for spec, editor in of_name.items()}
+    choices = [EditorChoice(spec, perspective, editor) for spec, editor in by_spec.items()]
+    arms = prepared_arms(model, choices, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
     scoring = Scoring(say=False, seed=seed)
     assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
     before = scores_before(model, cases, scoring, journal)
     outcomes = edit_cases(model, before, arms, assessment, journal)
-    came_to = {
-        arm.name: score_of(arm.name, perspective, list(before.values()), own, seed)
-        for arm, own in outcomes.items()
+    scored = {
+        arm.name: score_of(arm.name, perspective, list(before.values()), of_arm, seed)
+        for arm, of_arm in outcomes.items()
     }
-    tuned = (TunedEditor(name, ranked([came_to[s] for s in own])) for name, own in settings.items())
-    return Tuning(source_of(model), perspective, len(before), seed, tuple(tuned))
+    tuned = tuple(
+        TunedEditor(name, ranked([scored[spec] for spec in specs]))
+        for name, specs in settings.items()
+    )
+    return Tuning(source_of(model), perspective, len(before), seed, tuned)
 
 
 def one_sided(case: EditCase, side: Perspective) -> EditCase:
-    """The case with the probes of one side only: those of the other do not decide."""
-    return replace(case, probes=tuple(one for one in case.probes if one.perspective == side))
+    """Returns the case with the probes of one side only: the other side should not influence Scores."""
+    return replace(case, probes=tuple(probe for probe in case.probes if probe.perspective == side))
 
 
 def space_of(n_layers: int) -> Space:
-    """The values of every field; layers from a fifth of the depth to a last few."""
+    """Returns the values to try of each setting, for a model with this number of layers.
+
+    "layers" has every window of 1 to WIDEST adjacent layers, from a fifth of the depth to the layer
+    before the last.
+    """
     lowest, highest = n_layers // 5, n_layers - 1
     windows = [
         tuple(range(start, start + width))
@@ -130,20 +144,20 @@ def space_of(n_layers: int) -> Space:
 
 
 def read_space(file: str | Path) -> Space:
-    """The values of every field that a JSON file has.
+    """Reads the values to try of each setting from a JSON file.
 
     Raises:
-        InputError: a file that is not an object of lists.
+        InputError: the file cannot be read, or is not an object whose values are lists.
     """
     try:
-        own = json.loads(Path(file).read_text(encoding="utf-8"))
-        if not all(isinstance(values, list) and values for values in own.values()):
-            raise ValueError("a list of values is wanted for every field")
+        space = json.loads(Path(file).read_text(encoding="utf-8"))
+        if not all(isinstance(values, list) and values for values in space.values()):
+            raise ValueError("every setting needs a list of values that is not empty")
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"--space {file}: {error}") from error
+        raise InputError(f"the space {file} (--space) cannot be used: {error}") from error
     return {
-        field: [tuple(one) if isinstance(one, list) else one for one in values]
-        for field, values in own.items()
+        field: [tuple(value) if isinstance(value, list) else value for value in values]
+        for field, values in space.items()
     }
 
 
@@ -155,40 +169,50 @@ def tried(
     n: int,
     seed: int,
 ) -> dict[str, dict[str, Editor]]:
-    """By editor, `n` settings of it by their specs, all different: first as it is.
+    """Returns, by editor, `n` different settings of it by their specs, first the editor as given.
 
-    A try is a draw of every field, so that all editors that have a field are tried with the same
-    values of it, and those that have one layer with the middle one of the others' layers.
+    Each draw has a value of every setting of the space. All editors that have a setting are
+    therefore tried with the same values of it. Editors with a single layer are tried with the
+    middle one of the layers that the other editors get.
 
     Args:
-        editors: specs such as "rome:where=last", or editors; the settings that a spec tells, and
+        editors: specs such as "rome:where=last", or editors. The settings that a spec names, and
             those of an editor that are not its defaults, stay as they are.
+        space: the values to try of each setting.
+        n: number of settings per editor.
 
     Raises:
-        InputError: an unknown editor, or one with fewer settings.
+        InputError: an editor is unknown, or has fewer than `n` different settings.
     """
     found: dict[str, dict[str, Editor]] = {}
-    for one in editors:
-        name = one if isinstance(one, str) else label_of(one)
-        first = make_editor(one, model, perspective) if isinstance(one, str) else one
+    for editor in editors:
+        if isinstance(editor, str):
+            name, first = editor, make_editor(editor, model, perspective)
+        else:
+            name, first = label_of(editor), editor
         fixed = _fixed(name)
-        own = {name: first}
+        by_spec = {name: first}
+        # a draw may give settings that were drawn before, most often where an editor has few
         for number in range(100 * n):
-            if len(own) == n:
+            if len(by_spec) == n:
                 break
             drawn = {
                 field: value
                 for field, value in _drawn(space, f"{seed} {number}").items()
                 if _has(first, field) and not {field, field.partition(".")[0]} & fixed
             }
-            spec = name + "".join(f":{field}={_told(value)}" for field, value in drawn.items())
+            changes = (f":{field}={_in_spec(value)}" for field, value in drawn.items())
+            spec = name + "".join(changes)
             other = first
             for field, value in drawn.items():
                 other = with_setting(other, field, value)
-            own.setdefault(spec.replace(" ", ""), other)
-        if len(own) < n:
-            raise InputError(f"{name}: --tries {n}, but there are {len(own)} settings")
-        found[name] = own
+            by_spec.setdefault(spec.replace(" ", ""), other)
+        if len(by_spec) < n:
+            raise InputError(
+                f"{name}: tries={n} (--tries), but the space has only {len(by_spec)} different "
+                "settings of it: try fewer, or give a larger space (--space)"
+            )
+        found[name] = by_spec
     return found
 
 
@@ -199,8 +223,15 @@ def score_of(
     outcomes: Sequence[Outcome],
     seed: int,
 ) -> Try:
-    """What the edits with some settings came to."""
-    after = [one.counted(old) for one, old in zip(outcomes, before, strict=True)]
+    """Summarises the edits that were made with one setting of an editor.
+
+    Args:
+        spec: the editor with its settings.
+        before: the scores of the cases before any edit.
+        outcomes: the outcomes of the edits, in the order of the cases.
+        seed: seed of the bootstrap.
+    """
+    after = [outcome.counted(old) for outcome, old in zip(outcomes, before, strict=True)]
     scores = [Key(perspective, "Score", way) for way in (BY_ALL, BY_MAGNITUDE)]
     found, by_magnitude = shares(before, after, scores, seed=seed)
     return Try(
@@ -210,45 +241,51 @@ def score_of(
         row_interval(found.mean),
         found.point,
         {part_name(part): row_interval(row) for part, row in found.parts.items()},
-        sum(bool(one.trouble) for one in outcomes),
+        sum(bool(outcome.trouble) for outcome in outcomes),
     )
 
 
-def ranked(ones: Sequence[Try]) -> tuple[Try, ...]:
-    """By Score; where that is the same by that by magnitude alone, then by the mean share.
+def ranked(tries: Sequence[Try]) -> tuple[Try, ...]:
+    """Ranks tries by their Scores, the best first.
 
-    Where all Scores are 0, the mean share is highest for an edit that does nothing; and what no
-    case has a prompt for, NaN, decides nothing.
+    Equal Scores are ranked by the Score by magnitude, then by the mean share. The mean share comes
+    last, because an edit that does nothing has a high one: it keeps everything. NaN (no case has a
+    prompt for the measure) counts as 0.
     """
 
-    def rank(one: Try) -> tuple[float, ...]:
-        each = (one.score, one.by_magnitude, one.mean)
+    def rank(candidate: Try) -> tuple[float, ...]:
+        each = (candidate.score, candidate.by_magnitude, candidate.mean)
         return tuple(float(np.nan_to_num(interval.mean)) for interval in each)
 
-    return tuple(sorted(ones, key=rank, reverse=True))
+    return tuple(sorted(tries, key=rank, reverse=True))
 
 
 def _fixed(name: str) -> set[str]:
-    """The fields that a spec or its variant sets."""
+    """Returns the settings that a spec or its variant fixes."""
     plain, changes = parted(name)
     of_variant = VARIANTS[plain].fixed if plain in VARIANTS else {}
     return {*(change.partition("=")[0] for change in changes), *of_variant}
 
 
 def _has(settings: Any, field: str) -> bool:
+    """Whether an editor has a setting; a dot separates the name of a nested setting."""
     first, *rest = field.split(".")
-    if not is_dataclass(settings) or first not in {one.name for one in fields(settings)}:
+    if not is_dataclass(settings) or first not in {own.name for own in fields(settings)}:
         return False
     return not rest or _has(getattr(settings, first), ".".join(rest))
 
 
-def _told(value: Any) -> str:
-    """A value, as a spec has it."""
+def _in_spec(value: Any) -> str:
+    """Returns a value as it is written in a spec."""
     return value if isinstance(value, str) else repr(value)
 
 
 def _drawn(space: Space, seed: str) -> dict[str, Any]:
-    """A value of every field, drawn by its name, so that other fields change nothing of it."""
+    """Draws a value of each setting.
+
+    The random numbers depend on the name of the setting and on `seed` only: a space with more
+    settings draws the same values of those that it shares with a smaller space.
+    """
     drawn = {
         field: random.Random(f"{seed} {field}").choice(values) for field, values in space.items()
     }
