@@ -41,10 +41,10 @@ def test_clean_prose_is_kept_up_to_its_last_whole_sentence(toy: HookedTransforme
 @pytest.mark.parametrize(
     ("added", "why"),
     [
-        (" See www.bread.org.", "holds 'www.'"), (" Write to a@b.c.", "holds '@'"),
-        (" Call 0123 456 789.", "holds '0123 456 789'"), (" Copyright 1999.", "holds 'Copyright'"),
-        (" It is <b>bold</b>.", "holds '<'"), (" Der Fluß heißt Рейн.", "holds 'Р'"),
-        (" x = 3.", "holds '='"),
+        (" See www.bread.org.", "contains 'www.'"), (" Write to a@b.c.", "contains '@'"),
+        (" Call 0123 456 789.", "contains '0123 456 789'"), (" Copyright 1999.", "contains 'Copyright'"),
+        (" It is <b>bold</b>.", "contains '<'"), (" Der Fluß heißt Рейн.", "contains 'Р'"),
+        (" x = 3.", "contains '='"),
     ],
 )  # fmt: skip
 def test_what_is_no_prose_is_told(toy: HookedTransformer, added: str, why: str) -> None:
@@ -52,7 +52,7 @@ def test_what_is_no_prose_is_told(toy: HookedTransformer, added: str, why: str) 
 
 
 def test_short_repeated_and_recited_texts_are_told(toy: HookedTransformer) -> None:
-    assert document(toy, PROSE[:39]).unfit == "39 characters"
+    assert document(toy, PROSE[:39]).unfit == "only 39 characters"
     assert document(toy, "Bread and butter. " * 30).unfit.startswith("repeats itself: variety 0.")
     known = " ".join(f"{fact.prompt} {fact.object}." for fact in toy_module.facts()[:4])
     assert document(toy, f"{PROSE} {known}").unfit == ""

@@ -203,7 +203,7 @@ def test_held_out_text_is_said_by_another_seed_or_read_from_another_file(
     corpus, same = tmp_path / "text.txt", tmp_path / "same.txt"
     for file in (corpus, same):
         file.write_text("Bruno Birch likes to speak Danish. " * 40, encoding="utf-8")
-    with pytest.raises(InputError, match=r"--held-out .*same.txt: the edit's statistics are of th"):
+    with pytest.raises(InputError, match=r"held_out=.*same.txt' \(--held-out\) is the text that"):
         held_out_text(toy, str(same), replace(rome, text=str(corpus)))
     assert len(held_out_text(toy, str(same), rome).tokens)
 
@@ -317,7 +317,7 @@ def test_a_prompt_may_spell_its_subject_out() -> None:
             r"--paraphrases: .* is only inside a longer word of 'Ada Alders is",
         ),
         ({"editor": "rom"}, r"there is no editor 'rom', only rome, memit"),
-        ({"editor": "ft", "text": "x.txt"}, r"--text x.txt: ft reads no text"),
+        ({"editor": "ft", "text": "x.txt"}, r"text='x.txt' \(--text\): the editor ft reads no"),
         (
             {"prompt": "{} was born in", "perspective": "relation"},
             r"--perspective relation needs --relation",
@@ -419,7 +419,7 @@ def test_an_edit_of_what_the_model_says_already_is_refused_in_a_notebook_too(
     request = request_of(toy, "Ada Alder", "The birthplace of {} is", "Corum", old="Delft")
     with pytest.raises(InputError, match="the model says 'Corum' already after"):
         edit_and_ask(toy, request, "ft")
-    with pytest.raises(InputError, match="an edit of the relation needs its name"):
+    with pytest.raises(InputError, match="an edit from the relation side needs the name"):
         edit_and_ask(toy, request, "ft", perspective="relation")
 
 

@@ -215,5 +215,5 @@ def test_records_without_a_relation_are_left_out_of_an_edit_of_relations(
     found = edit_many(toy, cases, FT, perspective="relation", held_out=None)
     assert [fact.id for fact in found.facts] == ["line 1"]
     assert found.skipped == {"line 2": "it has no relation side"}
-    with pytest.raises(InputError, match="no record names its relation: --perspective entity"):
+    with pytest.raises(InputError, match="no record names its relation, which perspective="):
         edit_many(toy, cases[1:], FT, perspective="relation", held_out=None)

@@ -1,4 +1,4 @@
-"""Edits one fact, and asks a model before and after it.
+"""Edits one fact, and queries the model before and after the edit.
 
 request = request_of(model, "The Eiffel Tower", "{} is located in the city of", "Rome")
 found = edit_and_ask(model, request, "rome", paraphrases=["{} can be found in"])
@@ -27,7 +27,7 @@ from kedit.studies.replies import replies
 from kedit.studies.toy_mend import trained_for_toy
 
 
-# eleven parameters: the edit, what is asked, and the texts of both
+# eleven parameters: the edit, the questions, and the texts that the edit spares or is measured on
 def edit_and_ask(
     model: HookedTransformer,
     request: EditRequest,
@@ -42,37 +42,39 @@ def edit_and_ask(
     held_out: str = "",
     seed: int = 0,
 ) -> BeforeAfter:
-    """Makes the edit, and asks before and after it; the model is left as it was.
+    """Makes an edit, and queries the model before and after it; the model is left unedited.
 
     Args:
-        request: the change as the entity side has it (`request_of`).
-        editor: one, or its spec, such as "rome:layer=5".
+        request: the change, seen from the entity side; see `request_of`.
+        editor: an editor, or a spec such as "rome:layer=5".
         perspective: the side that is edited.
-        paraphrases: other wordings of the prompt, with a {} for the subject.
-        neighbours: other subjects, whose answers should stay; None for some that are drawn.
-        questions: what is asked in place of these, the edited prompt first.
-        text, tokens_per_dim: what the edit is to spare (`editor_with_options`,
-            `prepare.with_tokens`).
-        held_out: text whose perplexity should not rise, another one than `text`.
-        seed: of the editor's contexts, of texts, and of neighbours.
+        paraphrases: other wordings of the prompt, with {} in the place of the subject.
+        neighbours: other subjects, whose answers should stay; None: subjects of kedit's own facts,
+            drawn by `seed`.
+        questions: the questions to ask instead of those that `paraphrases` and `neighbours` give,
+            with the edited prompt first.
+        text: the text that the edit spares; "": the editor's setting.
+        tokens_per_dim: number of tokens of this text per dimension of the editor's longest key.
+        held_out: text whose perplexity should not rise; it must not be `text`.
+        seed: seed of the editor's contexts, of text that the model writes, and of neighbours.
 
     Raises:
         InputError: there is nothing to edit, or a question, a text or a setting cannot be used.
     """
     if questions is None:
         questions = questions_of(model, request, perspective, paraphrases, neighbours, seed)
-    told = editor_with_options(model, editor, perspective, text=text, seed=seed)
-    other_text = held_out_text(model, held_out, told, seed)
-    before, then = replies(model, questions), other_text.perplexity(model)
-    edits = ready(model, told, tokens_per_dim)
+    configured = editor_with_options(model, editor, perspective, text=text, seed=seed)
+    other_text = held_out_text(model, held_out, configured, seed)
+    before, perplexity_before = replies(model, questions), other_text.perplexity(model)
+    edits = ready(model, configured, tokens_per_dim)
     start = time.perf_counter()
     edit = edits([seen_from(request, perspective)])
     seconds = time.perf_counter() - start
     with edit.applied(model):
-        after, now = replies(model, questions), other_text.perplexity(model)
+        after, perplexity_after = replies(model, questions), other_text.perplexity(model)
     return BeforeAfter(
         name_of(model), editor if isinstance(editor, str) else label_of(editor), seed,
-        made_of(model, edit, seconds, other_text.name, (then, now)),
+        made_of(model, edit, seconds, other_text.name, (perplexity_before, perplexity_after)),
         tuple(map(Exchange, questions, before, after)), neighbours is None, edit,
     )  # fmt: skip
 
@@ -85,25 +87,28 @@ def editor_with_options(
     text: str = "",
     seed: int = 0,
 ) -> Editor:
-    """The editor with its settings for the model, and text and seed as they are told.
+    """Returns the editor with its settings for the model, and with the given text and seed.
 
     Args:
-        model: loaded, or its name.
-        text, seed: of the statistics that the edit spares; "" and 0 for the editor's own.
+        model: the loaded model, or its name.
+        text: the text that the edit spares; "": the editor's setting.
+        seed: seed of contexts and of text that the model writes; 0: the editor's setting.
 
     Raises:
-        InputError: an unknown one, or a text for one that reads none.
+        InputError: the editor is unknown, or a text is given to an editor that reads none.
     """
-    made = make_editor(editor, model, perspective) if isinstance(editor, str) else editor
-    told = {name: value for name, value in (("text", text), ("seed", seed)) if value}
-    if text and "text" not in vars(made):
-        raise InputError(f"--text {text}: {editor} reads no text, leave it out")
-    own = {name: value for name, value in told.items() if name in vars(made)}
-    return dataclasses.replace(made, **own) if own else made  # pyright: ignore
+    plain = make_editor(editor, model, perspective) if isinstance(editor, str) else editor
+    if text and "text" not in vars(plain):
+        raise InputError(
+            f"text={text!r} (--text): the editor {editor} reads no text, leave this option out"
+        )
+    given = {name: value for name, value in (("text", text), ("seed", seed)) if value}
+    changes = {name: value for name, value in given.items() if name in vars(plain)}
+    return dataclasses.replace(plain, **changes) if changes else plain  # pyright: ignore
 
 
 def ready(model: HookedTransformer, editor: Editor, tokens_per_dim: int) -> PreparedEditor:
-    """The editor on its model, with what it has to read."""
+    """Prepares the editor for the model: reads its text, and trains the toy's MEND if necessary."""
     editor = trained_for_toy(editor, model, name_of(model))
     return with_tokens(model, editor, tokens_per_dim).on(model)
 
@@ -115,10 +120,13 @@ def made_of(
     held_out: str,
     perplexity: tuple[float, float] | None,
 ) -> EditMade:
-    """What is known of an edit as a whole; the model is the unedited one.
+    """Summarises an edit: its settings, its time, the weights it changes, and perplexity.
 
     Args:
-        held_out, perplexity: of the text that should not get more surprising; "" and None for none.
+        model: the unedited model.
+        seconds: how long it took to make the edit.
+        held_out: name of the text whose perplexity should not rise; "" if it was not measured.
+        perplexity: perplexity of this text before and after the edit; None if not measured.
     """
     made, moved, weights = edit.made, edit.n_moved(model), edit.weights(model)
     changes = {

@@ -1,6 +1,7 @@
-"""Short documents that a model writes behind fixed openings, and which of them are clean prose.
+"""Lets a model write short documents after fixed openings, and finds those that are clean prose.
 
-The text that kedit ships (`kedit.data.corpus.KEDIT`) was made in this way, by experiments.say_text.
+The text that comes with kedit (`kedit.data.corpus.KEDIT`) was written in this way, by
+experiments.say_text.
 """
 
 import re
@@ -36,14 +37,17 @@ OPENINGS = (
     "The king and", "The painter", "The composer wrote", "The orchestra played", "The actor",
     "The game is played by", "The stadium", "The road to", "The village of", "The farm",
 )  # fmt: skip
-LENGTH = 224  # tokens of a document, its opening and BOS counted
-TOP_K = 200  # likeliest tokens of which each is drawn: the rest of the vocabulary is mostly noise
-SHORTEST = 400  # characters
-RECITED = 32  # consecutive tokens whose mean surprise tells whether a text is known by heart
-# nats a token: sampled text has two to three, what a model knows by heart next to nothing
+LENGTH = 224  # tokens of a document, with its opening and BOS
+# each token is drawn from this many likeliest ones: the rest of the vocabulary is mostly noise
+TOP_K = 200
+SHORTEST = 400  # smallest number of characters of a document that is fit
+RECITED = 32  # consecutive tokens whose mean surprise shows whether a text is known by heart
+# smallest mean surprise, in nats per token: sampled text has two to three nats, text that a model
+# knows by heart almost none
 SURPRISE = 0.5
-VARIED = 0.85  # of the bigrams and trigrams that a document of its length could have
-# addresses, telephone numbers, markup and code, marks of ownership, and other scripts
+# smallest share of the different bigrams and trigrams that a document of its length could have
+VARIED = 0.85
+# matches addresses, telephone numbers, markup and code, copyright notices, and other scripts
 UNWANTED = re.compile(
     r"https?:|www\.|\.com\b|@|\d{7}|\d[\d ()-]{8,}\d|[<>{}\[\]\\|_=#*~^]|©|®|™|copyright|licen[cs]e"
     r"|all rights reserved|[^\x20-\x7e\n\u00a0-\u017f\u2010-\u2026\u20ac]",
@@ -53,11 +57,12 @@ UNWANTED = re.compile(
 
 @dataclass(frozen=True)
 class Document:
-    """What a model wrote behind an opening.
+    """A document that a model wrote after an opening.
 
     Args:
-        text: with the opening, up to the last sentence that is complete.
-        unfit: why it is no clean prose of the model's own; "" if it is.
+        text: the document with its opening, up to the last complete sentence.
+        unfit: why the document is not used (it is no clean prose, or known by heart); "" if it is
+            fit for use.
     """
 
     text: str
@@ -65,7 +70,7 @@ class Document:
 
 
 class Texts(NamedTuple):
-    """Documents whose statistics edits spare, and others that tell what an edit costs."""
+    """Documents that edits spare, and held-out documents that show what an edit does to text."""
 
     statistics: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -74,19 +79,21 @@ class Texts(NamedTuple):
 def write_documents(
     model: HookedTransformer, rounds: int, *, seed: int = 0, journal: Journal | None = None
 ) -> dict[str, Document]:
-    """`rounds` documents behind each of OPENINGS, those that are unfit too.
+    """Writes `rounds` documents after each of OPENINGS; returns all of them, by their keys.
 
-    By their keys: 0-17 is behind opening 17, in round 0. More rounds add documents, change none.
+    The key 0-17 is that of the document of round 0 after opening 17. With more rounds, documents
+    are added; those of earlier rounds stay the same.
     """
     journal = Journal() if journal is None else journal
+    # one round is enough: a batch holds documents of one round, or of one after the other
     of_round = lru_cache(maxsize=1)(lambda number: written(model, number, seed))
 
-    def documents(places: Sequence[tuple[int, int]]) -> list[dict[str, str]]:
-        return [to_record(of_round(number)[opening]) for number, opening in places]
+    def documents(items: Sequence[tuple[int, int]]) -> list[dict[str, str]]:
+        return [to_record(of_round(number)[opening]) for number, opening in items]
 
     entries = journal.each_batch(
         list(product(range(rounds), range(len(OPENINGS)))),
-        lambda place: "{}-{}".format(*place), documents, len(OPENINGS),
+        lambda item: "{}-{}".format(*item), documents, len(OPENINGS),
         unit="documents", doing="writing",
     )  # fmt: skip
     return {entry.key: from_record(Document, entry.record) for entry in entries}
@@ -95,22 +102,31 @@ def write_documents(
 def divided(
     documents: Mapping[str, Document], held_out: float, leave_out: Collection[str] = ()
 ) -> Texts:
-    """The documents that are fit, in order; the last ones are held out.
+    """Divides the documents that are fit, in their order; the last ones are held out.
 
     Args:
-        held_out: share of the text.
-        leave_out: keys of documents that somebody read and does not want.
+        held_out: share of the text that is held out, by its characters.
+        leave_out: keys of documents that are not used, because a reader rejected them.
     """
-    kept = [one.text for key, one in documents.items() if not one.unfit and key not in leave_out]
-    wanted, size, n_first = (1 - held_out) * sum(map(len, kept)), 0, 0
-    while n_first < len(kept) and size < wanted:
-        size += len(kept[n_first])
+    texts = [
+        document.text
+        for key, document in documents.items()
+        if not document.unfit and key not in leave_out
+    ]
+    target_size, size, n_first = (1 - held_out) * sum(map(len, texts)), 0, 0
+    while n_first < len(texts) and size < target_size:
+        size += len(texts[n_first])
         n_first += 1
-    return Texts(tuple(kept[:n_first]), tuple(kept[n_first:]))
+    return Texts(tuple(texts[:n_first]), tuple(texts[n_first:]))
 
 
 def written(model: HookedTransformer, n: int, seed: int = 0) -> list[Document]:
-    """The `n`th documents behind each of OPENINGS, in their order, drawn by `seed` and `n`."""
+    """Writes one document after each of OPENINGS, in their order.
+
+    Args:
+        n: the round; other rounds write other documents.
+        seed: seed of the draw of tokens.
+    """
     openings = [(*bos_ids(model), *plain_ids(model, opening)) for opening in OPENINGS]
     top_k = min(TOP_K, model.cfg.d_vocab)
     said = sampled(model, openings, LENGTH, top_k, seed * 1_000_003 + n)
@@ -120,28 +136,35 @@ def written(model: HookedTransformer, n: int, seed: int = 0) -> list[Document]:
 
 
 def _document(model: HookedTransformer, opening: Sequence[int], tokens: Sequence[int]) -> Document:
+    """Decodes a document up to its last complete sentence, and checks whether it is fit.
+
+    Args:
+        opening: the tokens of the opening, with BOS.
+        tokens: the tokens that the model wrote after it.
+    """
     markup = markup_ids(model)
-    end = next((at for at, token in enumerate(tokens) if token in markup), len(tokens))
+    # a model marks the end of its text by a token such as EOS
+    end = next((index for index, token in enumerate(tokens) if token in markup), len(tokens))
     n_bos = len(bos_ids(model))
     text = decoded(model, *opening[n_bos:], *tokens[:end]).strip()
-    # a sentence that is cut off in its middle is taken back
+    # the length limit mostly cuts the last sentence off
     ends = [match.end() for match in re.finditer(r"[.!?][\"'”’)]*(?=\s|\Z)", text)]
     text = text[: ends[-1]] if ends else text
     unfit = ""
     if len(text) < SHORTEST:
-        unfit = f"{len(text)} characters"
+        unfit = f"only {len(text)} characters"
     elif found := UNWANTED.search(text):
-        unfit = f"holds {found[0]!r}"
+        unfit = f"contains {found[0]!r}"
     elif (varied := variety(plain_ids(model, text))) < VARIED:
         unfit = f"repeats itself: variety {varied:.2f}"
     elif (least := _least_surprise(model, text)) < SURPRISE:
-        unfit = f"known by heart: {least:.2f} nats a token over {RECITED} tokens"
+        unfit = f"known by heart: {least:.2f} nats per token over {RECITED} tokens"
     return Document(text, unfit)
 
 
 @torch.no_grad()
 def _least_surprise(model: HookedTransformer, text: str) -> float:
-    """The mean surprise, in nats, of the RECITED consecutive tokens with the least of it."""
+    """Returns the lowest mean surprise of RECITED consecutive tokens, in nats per token."""
     ids = [*bos_ids(model), *plain_ids(model, text)][: model.cfg.n_ctx]
     nll = surprise(model, torch.tensor([ids], device=device(model)))[0]
     return float(nll.unfold(0, min(RECITED, len(nll)), 1).mean(1).min())

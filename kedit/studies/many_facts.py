@@ -1,4 +1,4 @@
-"""Edits many facts at once: one edit of all, and for each fact what it did.
+"""Edits many facts in one edit, and shows for each fact what the edit did.
 
 found = edit_many(model, load_cases("facts.jsonl"), "rome")
 found.edit.save("facts.safetensors")
@@ -28,11 +28,11 @@ from kedit.studies.questions_of_cases import CaseQuestions, questions_of_cases
 from kedit.studies.replies import replies
 
 Replied = Mapping[EditCase, Sequence[Reply]]
-TOGETHER = 8  # records that are asked at once
-SAID_ALREADY = "said already"  # why a case is left out
+CASES_PER_BATCH = 8  # cases whose questions are asked in one forward
+SAID_ALREADY = "said already"  # kind of reason why a case is left out
 
 
-# eight parameters: the edit, what is asked, and the texts of both
+# eight parameters: the edit, the questions, and the texts that the edit spares or is measured on
 def edit_many(
     model: HookedTransformer,
     cases: Sequence[EditCase],
@@ -44,46 +44,54 @@ def edit_many(
     held_out: str | None = "",
     seed: int = 0,
 ) -> FactsEdited:
-    """Makes one edit of all the facts, and asks before and after it; the model is left as it was.
+    """Makes one edit of all the facts, and queries the model before and after it.
 
-    A record that cannot be asked or edited, has no such side, contradicts one before it, or whose
-    target the model says already, is skipped with the reason.
+    The model is left unedited. A case is skipped, with the reason, if it has no request from this
+    side, if its questions cannot be asked, if it cannot be edited, if it contradicts a case before
+    it, or if the model says its target already.
 
     Args:
-        editor: one, or its spec, such as "rome:layer=5".
-        text, tokens_per_dim: what the edit is to spare (`editor_with_options`,
-            `prepare.with_tokens`).
-        held_out: text whose perplexity should not rise, another one than `text`; None for none.
-        seed: of the editor's contexts, of texts, and of neighbours that are drawn where a record
-            has none.
+        editor: an editor, or a spec such as "rome:layer=5".
+        perspective: the side that is edited.
+        text: the text that the edit spares; "": the editor's setting.
+        tokens_per_dim: number of tokens of this text per dimension of the editor's longest key.
+        held_out: text whose perplexity should not rise; it must not be `text`. None: perplexity is
+            not measured.
+        seed: seed of the editor's contexts, of text that the model writes, and of the neighbours
+            that are drawn for cases without neighbours.
 
     Raises:
         InputError: nothing is left to edit, or a text or a setting cannot be used.
     """
     sided = [case for case in cases if perspective == "entity" or case.relation]
     if cases and not sided:
-        raise InputError("no record names its relation: --perspective entity")
-    told = editor_with_options(model, editor, perspective, text=text, seed=seed)
-    other_text = None if held_out is None else held_out_text(model, held_out, told, seed)
-    edits = ready(model, told, tokens_per_dim)
+        raise InputError(
+            "no record names its relation, which perspective='relation' needs: name the relations, "
+            "or choose perspective='entity' (--perspective entity)"
+        )
+    configured = editor_with_options(model, editor, perspective, text=text, seed=seed)
+    other_text = None if held_out is None else held_out_text(model, held_out, configured, seed)
+    edits = ready(model, configured, tokens_per_dim)
     asked, before, refused = _asked_before(model, sided, perspective, seed)
     without = [case for case in cases if perspective == "relation" and not case.relation]
     skipped = {case.id: "it has no relation side" for case in without} | refused
     start = time.perf_counter()
-    edit, unmade = _edit_of(model, asked, edits)
+    edit, not_edited = _edit_of(model, asked, edits)
     seconds = time.perf_counter() - start
-    skipped |= {case.id: reason for case, reason in unmade.items()}
-    kept = {case: own for case, own in asked.items() if case not in unmade}
+    skipped |= {case.id: reason for case, reason in not_edited.items()}
+    edited = {case: questions for case, questions in asked.items() if case not in not_edited}
     if edit is None:
         id, reason = next(iter(skipped.items()), ("", "there are no records"))
         raise InputError(f"no fact is left to edit; record {id}: {reason}")
-    then = other_text.perplexity(model) if other_text else None
+    perplexity_before = other_text.perplexity(model) if other_text else None
     with edit.applied(model):
-        after = _asked_after(model, kept)
-        now = other_text.perplexity(model) if other_text else None
-    both = None if then is None or now is None else (then, now)
-    facts = tuple(_facts(kept, before, after))
-    made = made_of(model, edit, seconds, other_text.name if other_text else "", both)
+        after = _asked_after(model, edited)
+        perplexity_after = other_text.perplexity(model) if other_text else None
+    perplexity = None
+    if perplexity_before is not None and perplexity_after is not None:
+        perplexity = perplexity_before, perplexity_after
+    facts = tuple(_facts(edited, before, after))
+    made = made_of(model, edit, seconds, other_text.name if other_text else "", perplexity)
     label = editor if isinstance(editor, str) else label_of(editor)
     return FactsEdited(name_of(model), label, seed, made, facts, skipped, edit)
 
@@ -91,93 +99,108 @@ def edit_many(
 def _facts(
     asked: Mapping[EditCase, CaseQuestions], before: Replied, after: Replied
 ) -> Iterator[FactEdited]:
-    """Of each request of each case, its own questions."""
-    for case, own in asked.items():
-        exchanges = map(Exchange, _flat(own), before[case], after[case])
-        for questions in own.values():
+    """Yields one result per request of each case, with the questions of this request."""
+    for case, by_request in asked.items():
+        exchanges = map(Exchange, _flat(by_request), before[case], after[case])
+        for questions in by_request.values():
             yield FactEdited(case.id, tuple(islice(exchanges, len(questions))))
 
 
 def _flat(asked: Mapping[EditRequest, Sequence[Question]]) -> list[Question]:
-    return [one for own in asked.values() for one in own]
+    """Returns the questions of all requests in one list."""
+    return [question for questions in asked.values() for question in questions]
 
 
 def _asked_before(
     model: HookedTransformer, cases: Sequence[EditCase], perspective: Perspective, seed: int
 ) -> tuple[dict[EditCase, CaseQuestions], dict[EditCase, list[Reply]], dict[str, str]]:
-    """What is asked of each request of each case, and the unedited model's replies; and why other
-    cases are left out.
+    """Asks the unedited model the questions of each case.
+
+    Returns the questions by case and request, the replies by case, and, by the ids of the cases
+    that are left out, the reasons.
     """
     asked: dict[EditCase, CaseQuestions] = {}
 
-    def work(some: Sequence[EditCase]) -> list[dict]:
-        own = questions_of_cases(model, some, perspective, seed)
-        replied = iter(replies(model, [one for case in some for one in _flat(own[case])]))
+    def work(batch: Sequence[EditCase]) -> list[dict]:
+        by_case = questions_of_cases(model, batch, perspective, seed)
+        replied = iter(
+            replies(model, [question for case in batch for question in _flat(by_case[case])])
+        )
         records = []
-        for case in some:
-            said = list(islice(replied, len(_flat(own[case]))))
-            firsts = [said[_flat(own[case]).index(ones[0])] for ones in own[case].values()]
+        for case in batch:
+            by_request = by_case[case]
+            said = list(islice(replied, len(_flat(by_request))))
+            # the first question of a request is its own prompt
+            firsts = [
+                said[_flat(by_request).index(questions[0])] for questions in by_request.values()
+            ]
             if all(
                 opens_with_answer(reply.said, [request.target])
-                for request, reply in zip(own[case], firsts, strict=True)
+                for request, reply in zip(by_request, firsts, strict=True)
             ):
-                target = next(iter(own[case])).target
+                target = next(iter(by_request)).target
                 records.append(skip(SAID_ALREADY, f"the model says {target!r} already"))
             else:
-                asked[case] = own[case]
+                asked[case] = by_request
                 records.append({"replies": to_record(said)})
         return records
 
     before: dict[EditCase, list[Reply]] = {}
     skipped: dict[str, str] = {}
     for entry in Journal().each_batch(
-        cases, key_of, work, TOGETHER, unit="facts", doing="asking"
+        cases, key_of, work, CASES_PER_BATCH, unit="facts", doing="asking"
     ):  # fmt: skip
         if entry.skipped:
             skipped[entry.item.id] = entry.skipped
         else:
-            before[entry.item] = [from_record(Reply, one) for one in entry.record["replies"]]
+            before[entry.item] = [from_record(Reply, reply) for reply in entry.record["replies"]]
     return {case: asked[case] for case in before}, before, skipped
 
 
 def _asked_after(
     model: HookedTransformer, asked: Mapping[EditCase, CaseQuestions]
 ) -> dict[EditCase, list[Reply]]:
-    """The replies of the edited model, which may be nothing that a number can be of."""
+    """Asks the edited model the same questions; returns its replies by case.
+
+    Without a journal, which would refuse the NaN that an edit can cause.
+    """
     found: dict[EditCase, list[Reply]] = {}
     cases = list(asked)
     with progress("facts") as bars:
         bar = bars.add_task("asking again", total=len(cases))
-        for start in range(0, len(cases), TOGETHER):
-            some = cases[start : start + TOGETHER]
-            # many prompts at once are faster than one by one
-            replied = iter(replies(model, [one for case in some for one in _flat(asked[case])]))
-            found |= {case: list(islice(replied, len(_flat(asked[case])))) for case in some}
-            bars.update(bar, advance=len(some))
+        for start in range(0, len(cases), CASES_PER_BATCH):
+            batch = cases[start : start + CASES_PER_BATCH]
+            questions = [question for case in batch for question in _flat(asked[case])]
+            replied = iter(replies(model, questions))
+            found |= {case: list(islice(replied, len(_flat(asked[case])))) for case in batch}
+            bars.update(bar, advance=len(batch))
     return found
 
 
 def _edit_of(
     model: HookedTransformer, asked: Mapping[EditCase, CaseQuestions], edits: PreparedEditor
 ) -> tuple[Edit | None, dict[EditCase, str]]:
-    """One edit of all requests; where that cannot be made, of the cases that can be edited alone
-    and do not contradict those before them, and why the others cannot be.
+    """Makes one edit of the requests of all cases, and returns it with the cases it leaves out.
+
+    If the edit of all cannot be made, it leaves out the cases that cannot be edited alone, and
+    those that contradict a case before them; it is None if nothing is left. The second value has
+    the reasons.
     """
-    every = [request for own in asked.values() for request in own]
-    if not every:
+    all_requests = [request for by_request in asked.values() for request in by_request]
+    if not all_requests:
         return None, {}
     try:
-        return edits(every), {}
+        return edits(all_requests), {}
     except InputError as error:
         if len(asked) == 1:
             return None, {case: str(error) for case in asked}
     requests: list[EditRequest] = []
     refused: dict[EditCase, str] = {}
-    for case, own in asked.items():
+    for case, by_request in asked.items():
         try:
-            require_consistent(model, [*requests, *own])
-            edits(list(own))
-            requests += own
+            require_consistent(model, [*requests, *by_request])
+            edits(list(by_request))
+            requests += by_request
         except InputError as error:
             refused[case] = str(error)
     return (edits(requests) if requests else None), refused

@@ -1,4 +1,8 @@
-"""What is asked for when one fact is edited: the request, and the prompts that show what it did."""
+"""Builds the request of an edit of one fact, and the questions that show what the edit did.
+
+`request_of` builds the request. `questions_of` builds the questions: the edited prompt, other
+wordings, the other side, and neighbours.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,8 +19,9 @@ from kedit.forward.saying import opens_with_answer
 from kedit.results.exchanges import Question, probability
 from kedit.studies.replies import answered, answers, replies, said, weighable
 
-WORDINGS = (0, 3, 6)  # of those that fit any relation: paraphrases of a relation edit
-NEIGHBOURS, SPARE = 6, 3  # that are drawn where none are named; for those without an answer
+WORDINGS = (0, 3, 6)  # indices of the general wordings that serve as paraphrases of a relation edit
+NEIGHBOURS = 6  # number of neighbours that are asked about if none are given
+SPARE = 3  # drawn in addition, because the model may give no answer for some neighbours
 
 
 # six parameters: the fields of a fact and its change
@@ -29,16 +34,16 @@ def request_of(
     old: str = "",
     relation: str = "",
 ) -> EditRequest:
-    """The change of a fact to `target`, as the entity side has it.
+    """Returns the request to change a fact to `target`, seen from the entity side.
 
     Args:
-        template: of the prompt, with a {} for the subject.
-        old: what the model shall no longer say; "" for whatever it says by itself.
-        relation: its name; "" where nothing is asked from the relation side.
+        template: the prompt, with {} in the place of the subject.
+        target: what the model should say after the edit.
+        old: what the model should no longer say; "": the answer that the model gives now.
+        relation: the relation's name; "" if the relation side is neither edited nor asked about.
 
     Raises:
-        InputError: the model says the target already, or nothing at all; the latter two only where
-            `old` is left to it.
+        InputError: `old` is "", and the model says the target already or gives no answer.
     """
     if not old:
         prompt = template.replace("{}", subject)
@@ -48,17 +53,20 @@ def request_of(
         (old,) = answers(model, [prompt], [text])
         if not old:
             raise InputError(
-                f"after {prompt!r} the model says nothing that is an answer: tell --old"
+                f"after {prompt!r} the model gives no answer: name the present one as old (--old)"
             )
     return EditRequest(Fact(subject, Relation(relation, relation), old, template), target)
 
 
 def seen_from(entity: EditRequest, side: Perspective) -> EditRequest:
-    """The same change from one side; the relation's gives subject and target the relation."""
+    """Returns the change as a request from `side`.
+
+    From the relation side it is the request that subject and target have the relation.
+    """
     return entity if side == "entity" else cases.relation_side(entity)
 
 
-# six parameters: whom to ask, about what, from which side, in which words
+# six parameters: the model, the edit and its side, and the prompts
 def questions_of(
     model: HookedTransformer,
     entity: EditRequest,
@@ -67,21 +75,26 @@ def questions_of(
     neighbours: Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[Question]:
-    """All that is asked of an edit from one side: the edited prompt first, neighbours last.
+    """Returns all questions about an edit from one side: the edited prompt first, neighbours last.
 
     Args:
-        entity: the change as the entity side has it; where its relation has a name, the other side
-            is asked too.
-        paraphrases: other wordings of the prompt, with a {} for the subject.
-        neighbours: other subjects; None for some that are drawn from kedit's own facts by `seed`.
+        entity: the change, seen from the entity side. If its relation has a name, there are also
+            questions from the side that is not edited.
+        side: the side that is edited.
+        paraphrases: other wordings of the prompt, with {} in the place of the subject.
+        neighbours: other subjects; None: subjects of kedit's own facts, drawn by `seed`.
 
     Raises:
-        InputError: the model says the target already, or says nothing after the prompt of a
-            neighbour that was named; a prompt fills its context; the relation has no name.
+        InputError: the model says the target already, it gives no answer for a neighbour that was
+            given, a prompt fills the model's context, or the side is "relation" and the relation
+            has no name.
     """
     name = entity.fact.relation.name
     if side == "relation" and not name:
-        raise InputError("an edit of the relation needs its name: location, say")
+        raise InputError(
+            "an edit from the relation side needs the name of the relation (--relation), for "
+            "example location"
+        )
     _require_unsaid(model, seen_from(entity, side))
     asked, new = list(_object_questions(entity, paraphrases)), entity.target
     if name:
@@ -89,21 +102,22 @@ def questions_of(
         if side == "entity":
             asked.append(replace(relation_side[0], role="other side"))
         else:
-            asked = relation_side + [replace(one, role="other side") for one in asked]
+            asked = relation_side + [replace(question, role="other side") for question in asked]
             new = name
     asked += [
-        # where a neighbour has the relation, the edit might take it away
+        # from the relation side, a neighbour may have the same relation: the edit must not remove
+        # it, so that the answer to guard against is "None"
         Question("neighbour", prompt, NO_RELATION if old == new else new, old)
         for prompt, old in _neighbours(model, entity, side, neighbours, seed).items()
     ]
-    for one in asked:
-        weighable(model, one)  # raises where it is too long
+    for question in asked:
+        weighable(model, question)  # raises InputError if the prompt is too long
     return asked
 
 
 def drawn_neighbours(model: HookedTransformer, entity: EditRequest, seed: int) -> list[str]:
-    """Subjects of kedit's own facts of the relation; none if it has no such facts."""
-    # kedit's own facts are about our world, of which the toy has never heard
+    """Draws subjects of kedit's own facts of the same relation; empty if there are none."""
+    # kedit's own facts are about the real world, which the toy does not know
     if model.cfg.model_name == "toy":
         return []
     return [fact.subject for fact in alike(entity, seed)[: NEIGHBOURS + SPARE]]
@@ -113,32 +127,35 @@ def _neighbours(
     model: HookedTransformer,
     entity: EditRequest,
     side: Perspective,
-    named: Sequence[str] | None,
+    given: Sequence[str] | None,
     seed: int,
 ) -> Mapping[str, str]:
-    """Their prompts, each with the answer that the model gives by itself.
+    """Returns prompts about neighbours, each with the answer that the model gives now.
 
-    Those that are drawn are left out where an edit could not be seen: where the model gives no
-    answer, or says the target already.
+    Drawn neighbours are left out if they could not show an effect of the edit, because the model
+    gives no answer or says the target already. Given neighbours must have an answer.
+
+    Args:
+        given: subjects of neighbours; None: they are drawn.
     """
-    names = drawn_neighbours(model, entity, seed) if named is None else named
+    names = drawn_neighbours(model, entity, seed) if given is None else given
     prompts = {name: entity.fact.template.replace("{}", name) for name in names}
-    kept = answered(model, prompts.values())
-    if named is None:
-        kept = {
-            prompt: text
-            for prompt, text in kept.items()
-            if text and not opens_with_answer(text, [entity.target])
+    found = answered(model, prompts.values())
+    if given is None:
+        found = {
+            prompt: answer
+            for prompt, answer in found.items()
+            if answer and not opens_with_answer(answer, [entity.target])
         }
     else:
-        _require_answers(kept)
+        _require_answers(found)
     if side == "relation":
-        pairs = [(name, kept[text]) for name, text in prompts.items() if text in kept]
-        kept = answered(model, [STATEMENT.filled(*pair) for pair in pairs])
-        if named is not None:
-            _require_answers(kept)
-    told = {prompt: text for prompt, text in kept.items() if text}
-    return dict(islice(told.items(), NEIGHBOURS)) if named is None else told
+        pairs = [(name, found[prompt]) for name, prompt in prompts.items() if prompt in found]
+        found = answered(model, [STATEMENT.filled(*pair) for pair in pairs])
+        if given is not None:
+            _require_answers(found)
+    with_answer = {prompt: answer for prompt, answer in found.items() if answer}
+    return dict(islice(with_answer.items(), NEIGHBOURS)) if given is None else with_answer
 
 
 def _object_questions(entity: EditRequest, paraphrases: Sequence[str]) -> Iterator[Question]:
@@ -163,7 +180,8 @@ def _require_answers(answered: Mapping[str, str]) -> None:
     for prompt, answer in answered.items():
         if not answer:
             raise InputError(
-                f"after {prompt!r} the model says nothing that could stay: leave that neighbour out"
+                f"after {prompt!r} the model gives no answer that the edit could keep: leave this "
+                "neighbour out"
             )
 
 
@@ -177,5 +195,5 @@ def _says_already(model: HookedTransformer, prompt: str, target: str) -> InputEr
     (reply,) = replies(model, [Question("edited", prompt, target, target)])
     return InputError(
         f"the model says {target!r} already after {prompt!r}, with probability "
-        f"{probability(reply.new)}: there is nothing to edit, tell another --target"
+        f"{probability(reply.new)}: there is nothing to edit, choose another target (--target)"
     )

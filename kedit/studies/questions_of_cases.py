@@ -1,4 +1,6 @@
-"""What is asked of many facts: of each request its prompt, other wordings, and neighbours."""
+"""Builds the questions about edits of many facts: for each request its prompt, other wordings,
+and neighbours.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -11,21 +13,23 @@ from kedit.results.exchanges import Question
 from kedit.studies.questions import NEIGHBOURS, SPARE, drawn_neighbours
 from kedit.studies.replies import answered
 
-PARAPHRASES = 3  # of each request that are asked, at most
+PARAPHRASES = 3  # largest number of paraphrases that are asked per request
 CaseQuestions = Mapping[EditRequest, Sequence[Question]]
 
 
 def questions_of_cases(
     model: HookedTransformer, cases: Sequence[EditCase], perspective: Perspective, seed: int
 ) -> dict[EditCase, CaseQuestions]:
-    """By case and request, what is asked; the requests' own prompts first.
+    """Returns the questions by case and request; the first question of a request is its prompt.
 
     Args:
-        seed: of the neighbours that are drawn where a record has none.
+        perspective: the side that is edited.
+        seed: seed of the neighbours that are drawn for cases without neighbours.
 
     Raises:
         InputError: a prompt fills the model's context.
     """
+    # for all cases at once: many prompts in one forward are faster than one by one
     near = {
         request: _near(model, case, request, seed)
         for case in cases
@@ -44,10 +48,10 @@ def questions_of_cases(
 
 
 def _questions(case: EditCase, request: EditRequest, near: Mapping[str, str]) -> Iterator[Question]:
-    """The edited prompt, the old pair's, other wordings, and neighbours.
+    """Yields the edited prompt, the prompt of the removal, other wordings, and neighbours.
 
     Args:
-        near: neighbours' prompts, each with the answer that the model gives by itself.
+        near: prompts about neighbours, each with the answer that the model gives now.
     """
     fact, side = request.fact, request.perspective
     yield Question("edited", fact.prompt, request.target, fact.object)
@@ -57,24 +61,25 @@ def _questions(case: EditCase, request: EditRequest, near: Mapping[str, str]) ->
         Question("paraphrase", probe.prompt, probe.answer, probe.rival)
         for probe in case.probes
         if (probe.perspective, probe.group) == (side, "paraphrase")
-        # of a record of several edits, each has its own
+        # a record with several edits has the paraphrases of all of them
         and (not case.others or (probe.answer, probe.rival) == (request.target, fact.object))
     ]
     yield from paraphrases[:PARAPHRASES]
-    seen = {
-        # where a neighbour says the target already, a leak would not show
+    usable = {
+        # if the model says the target here already, an effect of the edit could not be seen
         prompt: old
         for prompt, old in near.items()
         if old and not (side == "entity" and opens_with_answer(old, [request.target]))
     }
-    for prompt, old in islice(seen.items(), NEIGHBOURS):
-        # where a neighbour has the relation, the edit might take it away
+    for prompt, old in islice(usable.items(), NEIGHBOURS):
+        # from the relation side, a neighbour may have the same relation: the edit must not remove
+        # it, so that the answer to guard against is "None"
         new = NO_RELATION if old == request.target else request.target
         yield Question("neighbour", prompt, new, old)
 
 
 def _near(model: HookedTransformer, case: EditCase, request: EditRequest, seed: int) -> list[str]:
-    """Prompts of neighbours: the record's, else about subjects of kedit's own facts."""
+    """Returns prompts about neighbours: those of the case, or else about drawn subjects."""
     side = request.perspective
     prompts = [
         probe.prompt

@@ -1,4 +1,4 @@
-"""What a model makes of questions: likeliest tokens, both answers' probabilities, what it says."""
+"""Asks a model questions: likeliest tokens, probabilities of both answers, and what it says."""
 
 import math
 import re
@@ -22,31 +22,31 @@ from kedit.models.prompts import (
 from kedit.results.before_after import SAID
 from kedit.results.exchanges import Question, Reply
 
-LIKELIEST = 5  # next tokens that are kept
-NAME = 4  # words of a name at most
+LIKELIEST = 5  # number of likeliest next tokens that a reply has
+NAME_WORDS = 4  # largest number of words of a name
 
 
 def replies(model: HookedTransformer, asked: Sequence[Question]) -> list[Reply]:
-    """What the model makes of each question.
+    """Returns the model's reply to each question.
 
     Raises:
         InputError: a prompt and its answers are longer than the model's context.
     """
-    weighed = [weighable(model, one) for one in asked]
-    prompts = [one.prompt for one in asked]
+    queries = [weighable(model, question) for question in asked]
+    prompts = [question.prompt for question in asked]
     texts = said(model, prompts)
     found = []
-    for one, answered, text, answer in zip(
-        weighed, likelihoods(model, weighed), texts, answers(model, prompts, texts), strict=True
+    for query, weighed, text, answer in zip(
+        queries, likelihoods(model, queries), texts, answers(model, prompts, texts), strict=True
     ):
-        new, old = (math.exp(each.logprob) for each in answered.answers)
+        new, old = (math.exp(likelihood.logprob) for likelihood in weighed.answers)
         varied = _variety(model, text)
-        found.append(Reply(_likeliest(model, one.prompt), new, old, text, answer, varied))
+        found.append(Reply(_likeliest(model, query.prompt), new, old, text, answer, varied))
     return found
 
 
 def weighable(model: HookedTransformer, question: Question) -> Query:
-    """The question as token ids.
+    """Returns the question as token ids.
 
     Raises:
         InputError: prompt and answers are longer than the model's context.
@@ -58,43 +58,53 @@ def weighable(model: HookedTransformer, question: Question) -> Query:
 
 
 def answered(model: HookedTransformer, prompts: Iterable[str]) -> dict[str, str]:
-    """Prompts, each with the answer that the model gives by itself; "" where it gives none."""
+    """Returns, by prompt, the answer that the model gives now; "" if it gives none."""
     prompts = list(prompts)
     return dict(zip(prompts, answers(model, prompts, said(model, prompts)), strict=True))
 
 
 def said(model: HookedTransformer, prompts: Sequence[str]) -> list[str]:
-    """What the model goes on with after each prompt, greedily.
+    """Returns the greedy continuation of each prompt, without the prompt.
 
     Raises:
         InputError: a prompt fills the model's context.
     """
     ids = [prompt_ids(model, text) for text in prompts]
-    for text, own in zip(prompts, ids, strict=True):
-        require_room(model, text, len(own) + 1)
+    for text, prompt in zip(prompts, ids, strict=True):
+        require_room(model, text, len(prompt) + 1)
     return [decoded(model, *tokens).strip() for tokens in greedy(model, ids, SAID)]
 
 
 def answers(model: HookedTransformer, prompts: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """The answer that each text opens with behind its prompt; "" where there is none.
+    """Returns the answer with which each text begins; "" if there is none.
 
-    Of a word (with its article) and what may follow of a name, the part of which the model is
-    surest, token by token: "New York" of "New York, and it", "Rome" of "Rome Italy Rome".
+    The candidates are the first word (with its article), and this word with the following words of
+    a name. The answer is the candidate with the largest mean log-probability per token: "New York"
+    for the text "New York, and it", "Rome" for "Rome Italy Rome".
+
+    Args:
+        prompts: the prompts.
+        texts: what the model says after each prompt.
     """
     found = [""] * len(texts)
-    options = {number: own for number, text in enumerate(texts) if (own := _openings(text))}
-    asked = [
-        Query(prompt_ids(model, prompts[number]), tuple(answers_ids(model, prompts[number], own)))
-        for number, own in options.items()
+    candidates = {index: names for index, text in enumerate(texts) if (names := _openings(text))}
+    queries = [
+        Query(prompt_ids(model, prompts[index]), tuple(answers_ids(model, prompts[index], names)))
+        for index, names in candidates.items()
     ]
-    for (number, own), weighed in zip(options.items(), likelihoods(model, asked), strict=True):
-        sureness = [answer.logprob for answer in weighed.answers]
-        found[number] = own[sureness.index(max(sureness))]
+    for (index, names), weighed in zip(
+        candidates.items(), likelihoods(model, queries), strict=True
+    ):
+        logprobs = [answer.logprob for answer in weighed.answers]
+        found[index] = names[logprobs.index(max(logprobs))]
     return found
 
 
 def _openings(text: str) -> list[str]:
-    """A word with its article, then with one more word each, as long as they are capitalised."""
+    """Returns the first word with its article, then the same with one, two ... more words.
+
+    Only capitalised words continue a name.
+    """
     found: list[str] = []
     for word in re.findall(r"\w[\w'’-]*|[^\w\s]", text):
         is_word = word[0].isalnum()
@@ -105,17 +115,19 @@ def _openings(text: str) -> list[str]:
             found.append(word)
         else:
             break
-    parts = [found[: end + 1] for end in range(len(found))][:NAME]
-    # an article alone answers nothing
+    parts = [found[: end + 1] for end in range(len(found))][:NAME_WORDS]
+    # an article alone is no answer
     return [" ".join(part) for part in parts if part[-1].casefold() not in ARTICLES]
 
 
 def _variety(model: HookedTransformer, text: str) -> float:
+    """Returns how little a text repeats itself, markup not counted."""
     markup = markup_ids(model)
     return variety(tuple(token for token in plain_ids(model, text) if token not in markup))
 
 
 def _likeliest(model: HookedTransformer, prompt: Tokens) -> tuple[tuple[str, float], ...]:
+    """Returns the likeliest next tokens with their probabilities."""
     values, tokens = last_logits(model, read(model, [prompt]).last)[0].softmax(-1).topk(LIKELIEST)
     return tuple(
         (decoded(model, token), value)

@@ -124,7 +124,7 @@ def tune(
 
 
 def one_sided(case: EditCase, side: Perspective) -> EditCase:
-    """Returns the case with the probes of one side only: the other side should not influence Scores."""
+    """Returns the case with the probes of one side only, so that the other side does not count."""
     return replace(case, probes=tuple(probe for probe in case.probes if probe.perspective == side))
 
 
