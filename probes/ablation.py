@@ -1,9 +1,11 @@
-"""Ablation: heads' outputs give way to a stand-in, and the model is asked again.
+"""Ablates heads: replaces their outputs by a stand-in, and scores the answer again.
 
-A stand-in keeps what the prompt's layout brings and drops what its words do: the mean over other
-prompts (Wang et al. 2022, arXiv 2211.00593), or the run of another prompt (resampling, Chan et al.
-2022, "Causal Scrubbing"). Zero is here to compare with: no text brings a head there, so that what
-is lost may be lost because the layers above have never seen the like.
+Patching shows where restoring a head suffices to raise the answer's score. Ablation asks the
+opposite question: which heads does the answer need? A good stand-in keeps what a head contributes
+to any prompt of this form, and removes what depends on this prompt's words. Such stand-ins are the
+mean over other prompts (Wang et al. 2022, arXiv 2211.00593) and the output on another prompt
+(resampling, Chan et al. 2022, "Causal Scrubbing"). Zeros are offered for comparison. No text makes
+a head put out zeros, so the score may also fall because later layers have never met such an input.
 """
 
 from collections import Counter
@@ -22,7 +24,7 @@ from kedit.heads import Head
 from kedit.models.prompts import Prompt
 from probes.patch import AnswerMetric
 
-ROWS = 64  # of a batch
+ROWS_PER_BATCH = 64
 
 StandIn = Float[Tensor, "layer pos head d_head"]
 
@@ -36,22 +38,25 @@ def ablate(
     stand_in: StandIn,
     positions: Sequence[int] | None = None,
 ) -> Float[Tensor, "metric set"]:
-    """The answer's scores with each set of heads ablated by itself, all of its heads together.
+    """Scores the answer once per set of heads, with all heads of the set ablated together.
 
     Args:
-        sets: the empty one is the untouched model.
-        stand_in: what takes the place of the heads' z: `mean_z`, `other_z` or `zero_z`.
-        positions: where it does; at all of the prompt's if None.
+        prompt: the prompt that the model reads.
+        question: the answer and the foil.
+        sets: sets of heads; an empty set gives the unchanged model's scores.
+        stand_in: values that replace the heads' z: `mean_z`, `other_z` or `zero_z`.
+        positions: where z is replaced; everywhere if None.
 
     Raises:
-        InputError: a head or a position that is not there, or another prompt's stand-in.
+        InputError: a head or a position does not exist, or the stand-in has another shape than this
+            prompt's z.
     """
     n_pos = len(prompt.tokens)
-    wanted = (model.cfg.n_layers, n_pos, model.cfg.n_heads, model.cfg.d_head)
-    if stand_in.shape != wanted:
+    shape = (model.cfg.n_layers, n_pos, model.cfg.n_heads, model.cfg.d_head)
+    if stand_in.shape != shape:
         raise InputError(
-            f"a stand-in of {tuple(stand_in.shape)} (layer, pos, head, d_head), "
-            f"where this prompt takes one of {wanted}"
+            f"the stand-in has shape {tuple(stand_in.shape)} (layer, pos, head, d_head): this "
+            f"prompt needs {shape}"
         )
     for layer, head in sorted(frozenset().union(*sets)):
         if not (0 <= layer < model.cfg.n_layers and 0 <= head < model.cfg.n_heads):
@@ -59,76 +64,84 @@ def ablate(
                 f"no head {Head(layer, head)}: the model has {model.cfg.n_layers} layers of "
                 f"{model.cfg.n_heads} heads"
             )
-    where = range(n_pos) if positions is None else positions
-    if not all(0 <= pos < n_pos for pos in where):
-        raise InputError(f"positions {list(where)}: the prompt has {n_pos} tokens, from 0 on")
+    replaced_at = range(n_pos) if positions is None else positions
+    if not all(0 <= pos < n_pos for pos in replaced_at):
+        raise InputError(
+            f"positions {list(replaced_at)}: the prompt has positions 0 to {n_pos - 1}"
+        )
     scores = torch.empty(len(METRICS), len(sets))
-    for start in range(0, len(sets), ROWS):
-        part = sets[start : start + ROWS]
-        rows = prompt.tokens.expand(len(part), -1)
+    for start in range(0, len(sets), ROWS_PER_BATCH):
+        batch = sets[start : start + ROWS_PER_BATCH]
+        rows = prompt.tokens.expand(len(batch), -1)
         resid = model.run_with_hooks(
             rows,
-            fwd_hooks=_hooks(part, stand_in, where),
+            fwd_hooks=_hooks(batch, stand_in, replaced_at),
             stop_at_layer=model.cfg.n_layers,
             attention_mask=torch.ones_like(rows),  # else guessed from padding tokens
         )
         found = answer_scores(model, resid[:, -1], question.answer, question.foil)
-        scores[:, start : start + len(part)] = found.cpu()
+        scores[:, start : start + len(batch)] = found.cpu()
     return scores
 
 
 def own_z(model: HookedTransformer, prompt: Prompt) -> StandIn:
-    """What the heads put out when the model reads `prompt`: as a stand-in, it changes nothing."""
+    """The heads' outputs when the model reads `prompt`; as a stand-in, they change nothing."""
     return torch.stack(Run(prompt.tokens[None]).states(model).z)[:, 0]
 
 
 def mean_z(model: HookedTransformer, references: Sequence[Prompt], prompt: Prompt) -> StandIn:
-    """At each position, the heads' mean over all tokens of the references that have its role.
+    """Averages the heads' outputs over the reference prompts' tokens of each position's role.
 
-    Prompts of one relation, say, differ in length: roles (`Prompt.roles`) tell which of their
-    tokens stand for each other. A reference with three subject tokens counts three times there.
+    Reference prompts differ in length, so positions cannot be matched. Tokens are matched by their
+    role instead (`Prompt.roles`). A reference with three subject tokens counts three times in the
+    mean of that role.
+
+    Args:
+        references: prompts that are averaged over.
+        prompt: the prompt that is ablated, whose positions get the means.
 
     Raises:
-        InputError: no reference has a token of some role that the prompt has.
+        InputError: the prompt has a token of a role that no reference has.
     """
     sums: dict[str, Tensor] = {}
     counts = Counter(role for reference in references for role in reference.roles)
     for role in prompt.roles:
         if role not in counts:
             raise InputError(
-                f"none of {len(references)} references has a token of the role {role!r}, "
-                f"as {' '.join(prompt.labels)!r} has"
+                f"{' '.join(prompt.labels)!r} has a token of the role {role!r}, but none of "
+                f"{len(references)} references has: at least one must have"
             )
     for reference in references:
-        z = own_z(model, reference).double()  # hundreds are summed, of a type that may be short
+        # in float64: the mean is over hundreds of tokens, and the model may run in bfloat16
+        z = own_z(model, reference).double()
         for pos, role in enumerate(reference.roles):
             sums[role] = sums[role] + z[:, pos] if role in sums else z[:, pos]
     return torch.stack([(sums[role] / counts[role]).float() for role in prompt.roles], dim=1)
 
 
 def other_z(model: HookedTransformer, other: Prompt, prompt: Prompt) -> StandIn:
-    """The heads' outputs on `other`, position by position.
+    """The heads' outputs on another prompt, position by position.
 
     Raises:
-        InputError: the two differ in length, or in the roles of their tokens.
+        InputError: the prompts differ in length or in the roles of their tokens.
     """
     if other.roles != prompt.roles:
         raise InputError(
-            f"the other prompt's tokens are {', '.join(other.roles)}; those of the one to ablate "
-            f"are {', '.join(prompt.roles)}: they must be the same to stand for each other"
+            f"the other prompt's tokens have the roles {', '.join(other.roles)}, the ablated "
+            f"prompt's {', '.join(prompt.roles)}: they must have the same roles in the same order"
         )
     return own_z(model, other)
 
 
 def zero_z(model: HookedTransformer, prompt: Prompt) -> StandIn:
-    """Nothing at all, at every position."""
+    """Zeros for every head at every position."""
     cfg = model.cfg
     shape = (cfg.n_layers, len(prompt.tokens), cfg.n_heads, cfg.d_head)
     return torch.zeros(shape, device=prompt.tokens.device)
 
 
 def _hooks(sets: Sequence[frozenset[Head]], stand_in: StandIn, positions: Sequence[int]) -> list:
-    """One hook a layer: each row's own heads are replaced."""
+    """Makes a hook per layer that replaces, in each row, the heads of this row's set."""
     n_layers, n_pos, n_heads, _ = stand_in.shape
     chosen = torch.zeros(n_layers, len(sets), n_pos, n_heads, 1, dtype=torch.bool)
     for row, heads in enumerate(sets):

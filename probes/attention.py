@@ -1,4 +1,10 @@
-"""Where heads look: their attention onto each role of a prompt, plain or by what it moves."""
+"""Measures which tokens heads attend to, by the tokens' roles in the prompt.
+
+If a head carries a relation, one expects its last token to attend to the subject or the relation's
+words. Attention weights alone can mislead: a head at rest puts its weight on BOS, whose value is
+small, so that little is moved. Weights can therefore be multiplied by the norms of what is written
+(Kobayashi et al. 2020, "Attention is Not Only a Weight").
+"""
 
 from collections.abc import Sequence
 
@@ -11,23 +17,26 @@ from transformer_lens.utilities.components_utils import get_act_name
 from kedit.errors import InputError
 from kedit.models.prompts import ROLES, Prompt
 
-Roles = str | tuple[str, ...]  # of ROLES: one, or several as one group
+Roles = str | tuple[str, ...]  # a role of ROLES, or several roles as one group
 
 
 def positions_of(prompt: Prompt, roles: Roles) -> tuple[int, ...]:
-    """The positions that have one of these roles, ascending.
+    """The prompt's positions that have one of these roles, ascending.
 
     Raises:
-        InputError: no such role, or none of these in this prompt.
+        InputError: there is no such role, or the prompt has no token of these roles.
     """
-    wanted = (roles,) if isinstance(roles, str) else roles
-    unknown = [role for role in wanted if role not in ROLES]
+    group = (roles,) if isinstance(roles, str) else roles
+    unknown = [role for role in group if role not in ROLES]
     if unknown:
-        raise InputError(f"role {unknown[0]!r}: one of {', '.join(ROLES)} is wanted")
-    found = tuple(pos for pos, role in enumerate(prompt.roles) if role in wanted)
+        raise InputError(f"role {unknown[0]!r}: must be one of {', '.join(ROLES)}")
+    found = tuple(pos for pos, role in enumerate(prompt.roles) if role in group)
     if not found:
-        named = " or ".join(wanted) or "named role"
-        raise InputError(f"{''.join(prompt.labels)!r} has no {named}: {', '.join(prompt.roles)}")
+        named = " or ".join(group) or "(no role given)"
+        raise InputError(
+            f"{''.join(prompt.labels)!r} has no token of the role {named}: its tokens' roles are "
+            f"{', '.join(prompt.roles)}"
+        )
     return found
 
 
@@ -37,14 +46,14 @@ def attention_to_roles(
 ) -> Float[Tensor, "layer head role"]:
     """The share of each head's attention that goes to each of ROLES, summed over its positions.
 
-    The shares of a head sum to one (less what an attention sink takes, in models that have them);
-    a role without positions gets 0.
+    A head's shares sum to 1, or to less in models with attention sinks, which absorb the rest. A
+    role without positions gets 0.
 
     Args:
-        query: whose attention; the mean over these roles' positions.
+        query: roles of the attending tokens; the shares are averaged over their positions.
 
     Raises:
-        InputError: `query` has no position in this prompt.
+        InputError: the prompt has no token of the roles in `query`.
     """
     patterns, _ = _read(model, prompt)
     return _by_role(prompt, query, patterns)
@@ -54,15 +63,16 @@ def attention_to_roles(
 def weighted_attention_to_roles(
     model: HookedTransformer, prompt: Prompt, query: Roles = "last"
 ) -> Float[Tensor, "layer head role"]:
-    """What heads move from each of ROLES, and not only where they look.
+    """The share of each head's output that comes from each of ROLES, summed over its positions.
 
         α_qk ‖v_k W_O‖ / Σ_k' α_qk' ‖v_k' W_O‖               Kobayashi et al. 2020, section 3
 
-    A position that heads rest on, as BOS, has much attention but a small value. Norms are those
-    before a post-norm, where a family has one. The division is by query, so that each of `query`
-    counts the same; a head that writes nothing has no shares (NaN).
+    A head at rest attends to a position with a small value, often BOS: there its attention is large
+    but this share is small. Norms are taken before the post-norm in models that have one. The
+    shares are normalised for each attending token before they are averaged, so that all of them
+    count the same. A head that writes nothing has shares of NaN.
 
-    Args, Raises: as `attention_to_roles`.
+    Args, Raises: see `attention_to_roles`.
     """
     moved = []
     for block, pattern, values in zip(model.blocks, *_read(model, prompt), strict=True):
@@ -77,10 +87,10 @@ Values = Sequence[Float[Tensor, "key head d_head"]]
 
 
 def _read(model: HookedTransformer, prompt: Prompt) -> tuple[Patterns, Values]:
-    """Each layer's attention, and the values it is over: a grouped head's own, as often as used."""
+    """Reads each layer's attention pattern and values, with grouped values repeated per head."""
     rows, n_heads = prompt.tokens[None], model.cfg.n_heads
     names = [get_act_name("pattern", layer) for layer in range(model.cfg.n_layers)]
-    # not from hook_v: OLMo clips its values behind it
+    # values come from the cache and not from hook_v, because OLMo clips them after this hook
     past = TransformerLensKeyValueCache.init_cache(model.cfg, rows.device, batch_size=1)
     _, cache = model.run_with_cache(
         rows,
@@ -93,13 +103,13 @@ def _read(model: HookedTransformer, prompt: Prompt) -> tuple[Patterns, Values]:
     values = [entry.past_values[0] for entry in past.entries]
     return (
         [cache[name][0] for name in names],
-        [each.repeat_interleave(n_heads // each.shape[1], dim=1) for each in values],
+        [value.repeat_interleave(n_heads // value.shape[1], dim=1) for value in values],
     )
 
 
 def _by_role(prompt: Prompt, query: Roles, shares: Patterns) -> Float[Tensor, "layer head role"]:
-    """The mean over the positions of `query`, summed over those of each role."""
-    at = list(positions_of(prompt, query))
-    mean = torch.stack([each[:, at].float().mean(1) for each in shares]).cpu()
-    has_role = torch.tensor([[role == one for one in ROLES] for role in prompt.roles])
+    """Averages shares over the positions of `query`, and sums them over each role's positions."""
+    queries = list(positions_of(prompt, query))
+    mean = torch.stack([share[:, queries].float().mean(1) for share in shares]).cpu()
+    has_role = torch.tensor([[role == column for column in ROLES] for role in prompt.roles])
     return mean @ has_role.float()

@@ -1,10 +1,16 @@
-"""Attribution patching: every site's indirect effect from a forward and a backward pass.
+"""Attribution patching: estimates every cell's indirect effect from one backward pass per metric.
 
-Nanda 2023 (neelnanda.io/attribution-patching); Kramár et al. 2024, arXiv 2403.00745. To first
-order, restoring a site changes the score by (clean − corrupted) · ∂score/∂site, taken at the
-corrupted run. The gradient may also be averaged on the way to the clean run, as integrated
-gradients are (Hanna et al. 2024, 2403.17806). That need not help: on Gemma 3 270M the mean of five
-ranks heads', attention's and MLPs' effects worse than the single gradient (benchmarks.attribution).
+A sweep runs the model once per cell, which is slow for large models and for single heads. To first
+order, restoring a cell changes the score by (clean − corrupted) · ∂score/∂activation, with the
+gradient taken at the corrupted run. One backward pass thus estimates the effects of all cells at
+once, and a screen (`probes.screen`) then restores only the most promising ones. The estimate is
+poor where the score is far from linear in the activation, as in saturated softmaxes. Papers: Nanda
+2023 (neelnanda.io/attribution-patching); Kramár et al. 2024, arXiv 2403.00745.
+
+The gradient can also be averaged over points between the corrupted and the clean embeddings, as
+in integrated gradients (Hanna et al. 2024, arXiv 2403.17806). That need not help: on Gemma 3 270M,
+the mean of five gradients ranks the effects of heads, attention and MLPs worse than the single
+gradient does (benchmarks/attribution.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,46 +40,58 @@ def attributed(
     metrics: Sequence[str] = METRICS,
     steps: int = 1,
 ) -> dict[str, Float[Tensor, "metric layer pos *head"]]:
-    """Estimates of what `probes.patch.sweep` measures, by the patch's site: indirect effects.
+    """Estimates the indirect effects that `probes.patch.sweep` measures; the result is by site.
 
-    A window's effect is the sum of its layers'. Positions are all of the prompt's.
+    The effect of a window is estimated by the sum of its layers' effects. All positions of the
+    prompt are covered.
 
     Args:
-        clean, corrupted: as `sweep` has them.
-        metrics: a backward pass each.
-        steps: points on the way from the corrupted embeddings to the clean ones, the corrupted
-            ones the first, whose gradients are averaged; each costs as much as the first.
+        clean: states of the clean run, which has one row.
+        corrupted: states of the corrupted run, one row per sample.
+        patches: what would be restored, at most one patch per site.
+        question: the answer and the foil.
+        metrics: the metrics to estimate effects in; each needs a backward pass.
+        steps: number of points, from the corrupted embeddings towards the clean ones, over which
+            the gradient is averaged. The first is the corrupted run. Each costs as much as the
+            first.
 
     Raises:
-        InputError: a severed patch (its paths are cut, and gradients run through all of them), no
-            step, runs of different lengths, or a model with live hooks.
+        InputError: a patch is severed (the gradient would run through the paths that it cuts),
+            `steps` is below 1, the runs differ in length, or the model has live hooks.
     """
     require_patchable(model)
     require_gradients(model)
     if cut := [patch for patch in patches if patch.severed]:
-        raise InputError(f"{cut[0]}: severed effects have no gradient; sweep them")
+        raise InputError(f"{cut[0]}: severed effects cannot be estimated by gradients; sweep them")
     if steps < 1:
-        raise InputError(f"{steps} steps: at least one is wanted")
+        raise InputError(f"steps {steps}: must be at least 1")
     n_pos = (clean.resid[0].shape[1], corrupted.resid[0].shape[1])
     if n_pos[0] != n_pos[1]:
-        raise InputError(f"the clean run has {n_pos[0]} tokens, the corrupted one {n_pos[1]}")
-    nothing = {"mlp_out"} if model.cfg.attn_only else set()
-    sites = [site for site in dict.fromkeys(patch.site for patch in patches) if site not in nothing]
+        raise InputError(
+            f"the clean run has {n_pos[0]} tokens, the corrupted run {n_pos[1]}: they must have "
+            "the same number"
+        )
+    without_effect = {"mlp_out"} if model.cfg.attn_only else set()  # the model has no MLPs
+    sites = [
+        site
+        for site in dict.fromkeys(patch.site for patch in patches)
+        if site not in without_effect
+    ]
     grads = _mean_gradients(model, clean, corrupted, sites, question, metrics, steps)
     shape = (len(metrics), model.cfg.n_layers, n_pos[0])
-    found = {site: torch.zeros(shape) for site in nothing}
+    found = {site: torch.zeros(shape) for site in without_effect}
     for patch in (patch for patch in patches if patch.site in sites):
-        pairs = zip(_kept(clean, patch.site), _kept(corrupted, patch.site), strict=True)
-        alone = torch.stack(
+        pairs = zip(_by_layer(clean, patch.site), _by_layer(corrupted, patch.site), strict=True)
+        single = torch.stack(  # each layer alone: (metric, layer, pos[, head])
             [
-                ((now - then) * slope).sum(-1).mean(1)
-                for (now, then), slope in zip(pairs, grads[patch.site], strict=True)
+                ((clean_act - corrupted_act) * grad).sum(-1).mean(1)
+                for (clean_act, corrupted_act), grad in zip(pairs, grads[patch.site], strict=True)
             ],
             dim=1,
         )
-        windows = (patch.layers(layer, alone.shape[1]) for layer in range(alone.shape[1]))
-        together = [alone[:, window[0] : window[-1] + 1].sum(1) for window in windows]
-        found[patch.site] = torch.stack(together, dim=1).cpu()
+        windows = (patch.layers(layer, single.shape[1]) for layer in range(single.shape[1]))
+        sums = [single[:, window[0] : window[-1] + 1].sum(1) for window in windows]
+        found[patch.site] = torch.stack(sums, dim=1).cpu()
     return found
 
 
@@ -86,13 +104,13 @@ def _mean_gradients(
     metrics: Sequence[str],
     steps: int,
 ) -> Gradients:
-    """∂score/∂site of each sample, averaged over the steps."""
+    """Computes each sample's gradients of the score, averaged over the steps."""
     total: dict[str, tuple[Tensor, ...]] = {}
     for step in range(steps):
         start = corrupted.resid[0] + (clean.resid[0] - corrupted.resid[0]) * (step / steps)
-        for site, slopes in _gradients(model, start, sites, question, metrics).items():
-            before = total.get(site) or tuple(torch.zeros_like(slope) for slope in slopes)
-            total[site] = tuple(a + b / steps for a, b in zip(before, slopes, strict=True))
+        for site, grads in _gradients(model, start, sites, question, metrics).items():
+            before = total.get(site) or tuple(torch.zeros_like(grad) for grad in grads)
+            total[site] = tuple(a + b / steps for a, b in zip(before, grads, strict=True))
     return total
 
 
@@ -104,7 +122,10 @@ def _gradients(
     question: AnswerMetric,
     metrics: Sequence[str],
 ) -> Gradients:
-    """Of the run whose first residual is `start`; one row a sample, none of which sees another."""
+    """Computes gradients of the run whose first residual is `start`, which has one row per sample.
+
+    Rows do not interact, so the gradient of the summed score gives each row its own gradient.
+    """
     layers = range(model.cfg.n_layers)
     names = {site: [get_act_name(site, layer) for layer in layers] for site in sites}
     acts: dict[str, Tensor] = {}
@@ -118,27 +139,28 @@ def _gradients(
         start,
         start_at_layer=0,
         stop_at_layer=len(layers),
-        fwd_hooks=[(name, keep) for own in names.values() for name in own],
+        fwd_hooks=[(name, keep) for by_layer in names.values() for name in by_layer],
         attention_mask=tokens,
     )
-    wanted = [acts[name] for own in names.values() for name in own]
+    inputs = [acts[name] for by_layer in names.values() for name in by_layer]
     logits = last_logits(model, last[:, -1])
-    slopes = [
-        torch.autograd.grad(score, wanted, retain_graph=True, allow_unused=True)
+    by_metric = [
+        torch.autograd.grad(score, inputs, retain_graph=True, allow_unused=True)
         for score in _scores(logits, question, metrics)
     ]
-    by_metric = [
-        torch.stack([torch.zeros_like(act) if one is None else one for one in ones])
-        for act, ones in zip(wanted, zip(*slopes, strict=True), strict=True)
+    # None: the score does not depend on this activation
+    by_input = [
+        torch.stack([torch.zeros_like(act) if grad is None else grad for grad in grads])
+        for act, grads in zip(inputs, zip(*by_metric, strict=True), strict=True)
     ]
-    found = iter(by_metric)
-    return {site: tuple(next(found) for _ in own) for site, own in names.items()}
+    found = iter(by_input)
+    return {site: tuple(next(found) for _ in by_layer) for site, by_layer in names.items()}
 
 
 def _scores(
     logits: Float[Tensor, "sample vocab"], question: AnswerMetric, metrics: Sequence[str]
 ) -> list[Float[Tensor, ""]]:
-    """Each metric's sum over samples."""
+    """Sums each metric over samples."""
     logprob = logits.log_softmax(-1)[:, question.answer]
     scores = {
         "prob": logprob.exp(),
@@ -148,8 +170,8 @@ def _scores(
     return [scores[metric].sum() for metric in metrics]
 
 
-def _kept(states: States, site: str) -> tuple[Tensor, ...]:
-    """What the run left at `site`, layer by layer."""
+def _by_layer(states: States, site: str) -> tuple[Tensor, ...]:
+    """The run's activations at `site`, layer by layer."""
     if site == "resid_post":
         return states.resid[1:]
     return states.z if site == "z" else states.written(site)  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,11 @@
-"""From a clean run to a corrupted one: noise on the subject or the relation, or other words."""
+"""Corrupts a prompt: adds noise to the subject or the relation, or puts other words in its place.
+
+Causal tracing asks which activations carry the answer: it corrupts the words that the answer
+depends on, then restores activations one at a time. What counts as corrupted therefore decides what
+tracing can show. Noise on the embeddings (Meng et al. 2022, ROME) works on any prompt, but puts the
+model in states that no text brings about. Other words of the same token length (Zhang and Nanda
+2023, arXiv 2309.16042) keep the run a natural one, but there have to be such words.
+"""
 
 import random
 import zlib
@@ -19,13 +26,19 @@ from kedit.models.prompts import Prompt, encode, plain_ids
 from probes.noise_kinds import LARGEST, noise_kind
 
 PARTS = ("relation", "subject")
-KEPT_SHARE = 0.5  # of its clean probability: an answer that keeps more was hardly corrupted
-UPSTREAM_SEED = 1  # Meng et al.'s code draws from numpy.random.RandomState(1), anew for each trace
+KEPT_SHARE = 0.5  # an answer that keeps more of its clean probability was hardly corrupted
+UPSTREAM_SEED = 1  # Meng et al.'s code starts each trace with numpy.random.RandomState(1)
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A corrupted run of a prompt: the positions it differs at, and what was done, in words."""
+    """A corrupted run of a prompt.
+
+    Args:
+        run: the tokens and hooks of the corrupted run, one row per sample of noise.
+        positions: where the corrupted run's input differs from the clean run's.
+        description: how the prompt was corrupted, as text for the reader.
+    """
 
     run: Run
     positions: tuple[int, ...]
@@ -34,15 +47,18 @@ class Corruption:
 
 @dataclass(frozen=True)
 class Noise:
-    """Additive noise on token embeddings: sigma * standard, or mean + standard @ transform.
+    """Noise on token embeddings: scale * standard draws, or mean + standard draws @ transform.
 
     Args:
-        scale: of a spherical normal or a uniform distribution.
+        scale: standard deviation of a spherical normal distribution, or half the width of a uniform
+            distribution.
         uniform: draw from [-scale, scale] instead of a normal distribution.
-        mean, transform: of a multivariate normal, with `transform.T @ transform` its covariance.
-        degrees: of freedom of Student's t with that covariance; None for the normal.
-        upstream: draw from RandomState(1), as Meng et al.'s code does, whatever the seed.
-        substitute: put the noise in the embedding's place instead of adding it.
+        mean, transform: mean of a multivariate normal distribution, and a matrix for which
+            `transform.T @ transform` is its covariance. They replace `scale`.
+        degrees: degrees of freedom of a Student's t distribution with that covariance; None for the
+            normal distribution.
+        upstream: draw from RandomState(1), as Meng et al.'s code does, whatever the seed is.
+        substitute: replace the embedding by the noise instead of adding the noise to it.
     """
 
     scale: float = 0.0
@@ -54,7 +70,12 @@ class Noise:
     substitute: bool = False
 
     def draw(self, shape: tuple[int, int, int], seed: int) -> Float[Tensor, "sample pos d_model"]:
-        """Noise for `sample` rows; the same for the same seed, on every device."""
+        """Draws noise for every sample and position; the same seed gives the same noise.
+
+        numpy draws on the CPU, so the noise does not depend on the model's device. The numbers fill
+        an array (sample, corrupted position, d_model) in this order, and each sample has noise of
+        its own, as in Meng et al.'s code: from their seed, the same shape gives their numbers.
+        """
         source = np.random.RandomState(UPSTREAM_SEED if self.upstream else seed)
         if self.uniform:
             return torch.from_numpy(source.uniform(-self.scale, self.scale, shape)).float()
@@ -63,7 +84,8 @@ class Noise:
             return (self.scale * standard).float()
         noise = standard @ self.transform.double()
         if self.degrees is not None:
-            # variance matched: a t variable with d degrees has d / (d - 2) times the normal's
+            # A t variable with d degrees of freedom is normal * sqrt(d / chi2), and its variance is
+            # d / (d - 2) times the normal's: d - 2 in place of d keeps the given covariance.
             chi2 = torch.from_numpy(source.chisquare(self.degrees, (*shape[:2], 1)))
             noise = noise * ((self.degrees - 2) / chi2).sqrt()
         assert self.mean is not None
@@ -71,29 +93,37 @@ class Noise:
 
 
 def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part: str) -> Noise:
-    """The noise that `rule` means for these facts, after Meng et al.'s causal tracing code.
+    """Builds the noise that `rule` names, with sizes measured on the embeddings of these facts.
 
-    "s", "u" and a plain number are theirs. "m" and "t" are not quite: theirs take mean and
-    covariance of the embeddings of WikiText-103's tokens. Their "t" scales the mean as well as the
-    normal noise around it, by one sample of chi-square numbers for all facts; here the mean is not
-    scaled, and the numbers are drawn with the noise.
+    The rules are those of Meng et al.'s causal tracing code. "s", "u" and a plain number agree with
+    their code. "m" and "t" differ in two ways. First, their code measures mean and covariance on
+    the embeddings of WikiText-103's tokens. Second, their "t" scales the mean together with the
+    normal noise around it, by chi-square numbers that are drawn once for all facts. Here, the mean
+    is not scaled, and the chi-square numbers are drawn along with the noise.
 
     Args:
-        rule: "s3": normal, 3 times the standard deviation of all embedding entries of the corrupted
-            words' tokens; "m": normal with mean and covariance of the embeddings of the facts'
-            prompts; "t5": Student's t with 5 degrees, likewise; "u0.1": uniform in [-0.1, 0.1];
-            "0.03": normal with that deviation. Beginning with "upstream:": drawn from the same seed
-            for every fact, as in their code ("upstream:u0.1"; "upstream" alone is "upstream:s3").
-            Ending in "=": put in the embedding's place instead of added to it ("s3=").
-        facts: whose words are corrupted; all facts of an experiment, for the same noise in each.
+        rule: One of these forms:
+
+            - "s3": normal noise of 3 times the standard deviation of all embedding entries of the
+              corrupted words' tokens;
+            - "m": normal noise with mean and covariance of the embeddings of the facts' prompts;
+            - "t5": Student's t with 5 degrees of freedom and the mean and covariance of "m";
+            - "u0.1": uniform noise in [-0.1, 0.1];
+            - "0.03": normal noise with this standard deviation.
+
+            With "upstream:" before it, the noise is drawn from the same seed for every fact, as in
+            their code ("upstream:u0.1"; "upstream" alone is "upstream:s3"). With "=" after it, the
+            noise replaces the embedding instead of being added to it ("s3=").
+        facts: facts whose words are corrupted. Give all facts of an experiment, so that all get
+            noise of the same size.
         part: "relation" or "subject".
 
     Raises:
-        InputError: no such rule, a size that is not above 0 and at most LARGEST, or no facts to
-            measure on.
+        InputError: there is no such rule, the measured size is not above 0 or above LARGEST, or
+            there are no facts to measure on.
     """
     if not facts:
-        raise InputError("noise is measured on facts, and there are none")
+        raise InputError("no facts: the size of the noise is measured on at least one fact")
     kind, number, upstream, substitute = noise_kind(rule)
     if kind == "m":
         ids = [token for fact in facts for token in plain_ids(model, fact.prompt)]
@@ -108,7 +138,7 @@ def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part:
         scale = number * measured
         if not 0 < scale <= LARGEST:
             raise InputError(
-                f"noise {rule!r} has the size {scale:g}: above 0 and at most {LARGEST:g} is wanted"
+                f"noise {rule!r} has the size {scale:g}: must be above 0 and at most {LARGEST:g}"
             )
         noise = Noise(scale, uniform=kind == "u")
     return replace(noise, upstream=upstream, substitute=substitute)
@@ -117,14 +147,17 @@ def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part:
 def add_noise(
     model: HookedTransformer, prompt: Prompt, part: str, noise: Noise, samples: int, seed: int
 ) -> Corruption:
-    """`samples` rows of the prompt with noise on the embeddings (before positions) of one part."""
+    """Corrupts one part of the prompt by noise on its token embeddings, in several samples.
+
+    The noise is added before position embeddings are.
+    """
     positions = prompt.positions(part)
-    where = torch.tensor(positions, device=prompt.tokens.device)
+    columns = torch.tensor(positions, device=prompt.tokens.device)
     drawn = noise.draw((samples, len(positions), model.cfg.d_model), seed).to(model.embed.W_E)
 
     def corrupt(embed: Tensor, hook: object) -> Tensor:
-        embed = embed.clone()  # earlier hooks may have kept this very tensor
-        embed[:, where] = drawn if noise.substitute else embed[:, where] + drawn
+        embed = embed.clone()  # an earlier hook may still refer to this tensor
+        embed[:, columns] = drawn if noise.substitute else embed[:, columns] + drawn
         return embed
 
     size = f", standard deviation {noise.scale:.4g}" if noise.scale and not noise.uniform else ""
@@ -138,19 +171,25 @@ def add_noise(
 def replaced(
     model: HookedTransformer, fact: Fact, part: str, pool: Sequence[Fact], seed: int
 ) -> Corruption:
-    """The prompt with other words of the same token length (Zhang, Nanda 2023, arXiv 2309.16042).
+    """Corrupts a prompt by replacing its subject or its relation with other words.
 
-    For a relation: another one of the same domain, about the same subject, its words in this
-    template where they fit, else in a template of its own. For a subject: another one of the same
-    relation with another object, else one of the same domain. Where `pool` has none that fits,
-    kedit's own facts are asked. All other words stay, token for token, if they allow; which of the
-    equally good ones is taken depends on `seed` and the prompt only, never on what the model says.
+    The new words have as many tokens as the old ones, so that the clean and the corrupted run can
+    be compared position by position (Zhang and Nanda 2023, arXiv 2309.16042).
+
+    - A relation is replaced by another relation of the same domain, about the same subject. Its
+      words are put into this fact's template if they fit there, otherwise its own template is used.
+    - A subject is replaced by another subject of the same relation that has another object, or else
+      by a subject of the same domain.
+
+    If `pool` has no such words, they are looked for among the facts that come with kedit. Prompts
+    that change the fewest tokens outside of the replaced part are preferred. The choice among
+    equally good ones depends only on `seed` and the prompt, never on what the model says.
 
     Raises:
-        NoReplacement: nothing has the same number of tokens in the same places.
+        NoReplacement: no other words have the same number of tokens at the same positions.
     """
     prompt = encode(model, fact)
-    own = set(prompt.positions(part))
+    part_positions = set(prompt.positions(part))
     for candidates in _candidates(fact, part, pool):
         found: dict[str, tuple[int, Prompt, tuple[int, ...]]] = {}
         for text, other in candidates.items():
@@ -160,8 +199,9 @@ def replaced(
             if part == "relation" and candidate.subject != prompt.subject:
                 continue
             differs = (candidate.tokens != prompt.tokens).nonzero()[:, 0].tolist()
-            if own & set(differs):
-                found[text] = (len(set(differs) - own), candidate, tuple(differs))
+            if part_positions & set(differs):
+                n_outside = len(set(differs) - part_positions)
+                found[text] = (n_outside, candidate, tuple(differs))
         if found:
             fewest = min(outside for outside, *_ in found.values())
             best = sorted(text for text, (outside, *_) in found.items() if outside == fewest)
@@ -169,25 +209,25 @@ def replaced(
             _, candidate, differs = found[text]
             return Corruption(Run(candidate.tokens[None]), differs, f"replaced by {text!r}")
     raise NoReplacement(
-        f"no other {part} of the facts at hand or of kedit's own has as many tokens, in the same "
-        f"places, as that of {fact.prompt!r}: corrupt it by noise"
+        f"no other {part}, of the given facts or of those that come with kedit, has the same "
+        f"number of tokens at the same positions as that of {fact.prompt!r}: corrupt it by noise"
     )
 
 
 def prompt_seed(seed: int, fact: Fact) -> int:
-    """A seed of the fact's own, so that its noise does not depend on the facts before it."""
+    """Derives a fact's seed from its prompt, so that its noise does not depend on other facts."""
     return zlib.crc32(f"{seed}:{fact.prompt}".encode())
 
 
 def embedding_std(model: HookedTransformer, texts: Iterable[str]) -> float:
-    """Standard deviation of all embedding entries of the texts' tokens, each text encoded alone."""
+    """Standard deviation of all embedding entries of the texts' tokens; texts are encoded alone."""
     ids = [token for text in texts for token in plain_ids(model, text)]
     return embeddings(model, ids).std().item()
 
 
 @torch.no_grad()
 def embeddings(model: HookedTransformer, ids: Sequence[int]) -> Float[Tensor, "token d_model"]:
-    """Token embeddings as hook_embed gives them (Gemma scales them before that hook)."""
+    """Token embeddings at hook_embed, where noise is added (Gemma scales them before this hook)."""
     tokens: Int[Tensor, "1 token"] = torch.tensor([list(ids)], device=model.embed.W_E.device)
     return model.hook_embed(model.embed(tokens))[0].float()
 
@@ -201,58 +241,68 @@ def _corrupted_words(facts: Iterable[Fact], part: str) -> list[str]:
 
 
 def _candidates(fact: Fact, part: str, pool: Sequence[Fact]) -> Iterator[dict[str, Fact]]:
-    """Prompts that could stand in, by text; the better kind first."""
+    """Yields groups of possible replacements for the prompt, by text; the best group first."""
     find = _other_subjects if part == "subject" else _other_relations
-    kins = [[other for other in pool if other.relation.domain == fact.relation.domain]]
+    sources = [[other for other in pool if other.relation.domain == fact.relation.domain]]
     if pool is not builtin.load():
-        kins += _own_kins(fact)
-    for kin in kins:
-        yield from find(fact, kin)
+        sources += _builtin_sources(fact)
+    for source in sources:
+        yield from find(fact, source)
 
 
-def _own_kins(fact: Fact) -> Iterator[list[Fact]]:
-    """kedit's own facts: those of the fact's domain; where that is not known, all."""
-    relation, own = fact.relation, builtin.load()
+def _builtin_sources(fact: Fact) -> Iterator[list[Fact]]:
+    """Yields the facts that come with kedit and share the fact's domain; all, if none is known.
+
+    A fact from the user's file may name no domain, or one that kedit does not have. The domains of
+    built-in facts with the same subject or relation therefore count as the fact's, too.
+    """
+    relation, facts = fact.relation, builtin.load()
     named = {relation.id.casefold(), relation.name.casefold()}
     domains = {relation.domain} - {""}
     domains |= {
         other.relation.domain
-        for other in own
+        for other in facts
         if other.subject == fact.subject
         or named & {other.relation.id.casefold(), other.relation.name.casefold()}
     }
-    yield [other for other in own if other.relation.domain in domains]
+    yield [other for other in facts if other.relation.domain in domains]
     if not domains:
-        yield list(own)
+        yield list(facts)
 
 
-def _other_subjects(fact: Fact, kin: Sequence[Fact]) -> Iterator[dict[str, Fact]]:
-    """The fact's prompt about others: first of its relation, with another object; then of all."""
-    related = [other for other in kin if _is_relation(other, fact)]
-    for some in (related, kin):
+def _other_subjects(fact: Fact, source: Sequence[Fact]) -> Iterator[dict[str, Fact]]:
+    """Yields the fact's prompt with other subjects: of its relation first, then of all facts.
+
+    Subjects that have the same object by this relation are left out: they would corrupt nothing.
+    """
+    related = [other for other in source if _is_relation(other, fact)]
+    for group in (related, source):
         swapped = [
             replace(fact, subject=other.subject)
-            for other in some
+            for other in group
             if other.subject != fact.subject
             and not (_is_relation(other, fact) and other.object == fact.object)
         ]
         yield {other.prompt: other for other in swapped}
 
 
-def _other_relations(fact: Fact, kin: Sequence[Fact]) -> Iterator[dict[str, Fact]]:
-    """Other relations of the fact's subject, in its template or in theirs."""
-    # a relation under which the subject has the same object would corrupt nothing
+def _other_relations(fact: Fact, source: Sequence[Fact]) -> Iterator[dict[str, Fact]]:
+    """Yields prompts that put the fact's subject into other relations.
+
+    Each other relation gives two prompts: its words in this fact's template, and its own template.
+    """
+    # a relation by which the subject has the same object would corrupt nothing
     same = {
         other.relation.id
-        for other in kin
+        for other in source
         if other.subject == fact.subject and other.object == fact.object
     }
     others = [
-        other for other in kin if other.relation.id not in same and not _is_relation(other, fact)
+        other for other in source if other.relation.id not in same and not _is_relation(other, fact)
     ]
     wordings = {(other.template, other.relation_words): other for other in others}.values()
     swapped = [_in_template(fact, other) for other in wordings]
-    # object and rival stay the fact's: they say which of the object's tokens end the prompt
+    # the fact's object and rival stay: they decide how many of the object's tokens end the prompt
     swapped += [
         replace(fact, template=other.template, relation_words=other.relation_words)
         for other in wordings
@@ -261,17 +311,22 @@ def _other_relations(fact: Fact, kin: Sequence[Fact]) -> Iterator[dict[str, Fact
 
 
 def _is_relation(other: Fact, fact: Fact) -> bool:
-    """Whether `other` is of the fact's relation, by its id, or by its name in another data set."""
-    one, two = other.relation, fact.relation
-    return one.id == two.id or one.name.casefold() == two.name.casefold()
+    """Whether both facts have the same relation: by its id, or by its name in another data set."""
+    first, second = other.relation, fact.relation
+    return first.id == second.id or first.name.casefold() == second.name.casefold()
 
 
 def _in_template(fact: Fact, other: Fact) -> Fact | None:
-    """`fact` with `other`'s relation words in its own template, if both begin and go on alike."""
-    around, foreign = _around(fact), _around(other)
-    if not fact.relation_words or len(around) != len(foreign):
+    """Puts the relation words of `other` into the template of `fact`; None if they do not fit.
+
+    They fit if both templates have the same text before and between the relation words and, if the
+    subject comes last, between the last relation words and the subject. The text that follows both
+    may differ: it is the fact's.
+    """
+    around, other_around = _around(fact), _around(other)
+    if not fact.relation_words or len(around) != len(other_around):
         return None
-    *inner, last = zip(around, foreign, strict=True)
+    *inner, last = zip(around, other_around, strict=True)
     tails = [text.split("{}")[0] if "{}" in text else "" for text in last]
     if any(a != b for a, b in inner) or tails[0] != tails[1]:
         return None
@@ -282,7 +337,7 @@ def _in_template(fact: Fact, other: Fact) -> Fact | None:
 
 
 def _around(fact: Fact) -> list[str]:
-    """What stands before, between and behind the relation's words in the template."""
+    """The pieces of the template before, between and after the relation words."""
     rest, pieces = fact.template, []
     for words in fact.relation_words:
         before, _, rest = rest.partition(words)

@@ -1,4 +1,10 @@
-"""Which facts the model knows, and by which token its answer is told from other objects."""
+"""Which facts does the model know, and which other object is likeliest in the answer's place?
+
+Tracing and editing a fact make sense only if the model knows it, that is, completes its prompt by
+the object. And effects are measured on one token, which has to be a token that distinguishes the
+object from others: objects may begin alike, as "New York" and "New Zealand" do. The likeliest other
+object of the relation, the rival, decides which token that is.
+"""
 
 import math
 from collections.abc import Sequence
@@ -15,21 +21,20 @@ from kedit.forward.reading import read
 from kedit.models.prompts import answer_ids, answers_ids, decoded, prompt_ids, require_room
 from kedit.spacing import goes_on
 
-TOKENS_AFTER = (
-    2  # tokens read behind an object, to see whether they make it a longer word or number
-)
-TOGETHER = 16  # objects that are weighed at once
+# tokens that are generated after an object, to see whether they make it a longer word or number
+TOKENS_AFTER = 2
+OBJECTS_PER_BATCH = 16
 
 
 @torch.no_grad()
 def answers_right(model: HookedTransformer, fact: Fact) -> tuple[bool, str]:
-    """Whether the model says the fact's whole object after its prompt, greedily; and what it says.
+    """Checks whether the model greedily completes the prompt by the whole object; returns its text.
 
-    Every token of the object has to be the likeliest one, and no letter or digit may go on from it:
-    a model that says "1945" does not say "19", nor "Newark" "New".
+    Every token of the object has to be the likeliest, and no letter or digit may follow directly:
+    "1945" does not count as "19", nor "Newark" as "New".
 
     Raises:
-        InputError: prompt and object are longer than the model's context.
+        InputError: prompt and object together are longer than the model's context.
     """
     prompt, answer = prompt_ids(model, fact.prompt), answer_ids(model, fact.prompt, fact.object)
     require_room(model, fact.prompt, len(prompt) + len(answer))
@@ -42,27 +47,30 @@ def answers_right(model: HookedTransformer, fact: Fact) -> tuple[bool, str]:
 def first_known(
     model: HookedTransformer, worded: Sequence[Fact]
 ) -> tuple[Fact | None, tuple[str, ...]]:
-    """The first wording of a fact that the model answers right; and what it says to those before.
+    """Finds a fact's first wording that the model answers right (None if there is none).
+
+    The second result is the model's wrong answers to the wordings before it.
 
     Raises:
-        InputError: as `answers_right`.
+        InputError: see `answers_right`.
     """
-    heard = []
+    wrong_answers = []
     for fact in worded:
         right, said = answers_right(model, fact)
         if right:
-            return fact, tuple(heard)
-        heard.append(said)
-    return None, tuple(heard)
+            return fact, tuple(wrong_answers)
+        wrong_answers.append(said)
+    return None, tuple(wrong_answers)
 
 
 @torch.no_grad()
 def with_likeliest_rival(model: HookedTransformer, fact: Fact, pool: Sequence[Fact]) -> Fact:
-    """`fact` with the object of its relation in `pool` for a rival that the model finds likeliest.
+    """Sets the fact's rival: the object in `pool` that the model finds likeliest in its place.
 
-    Objects that the subject has by this relation are no rivals. Without others there is none.
+    Rivals are objects of the same relation that the subject does not have. If there are none, the
+    rival is empty.
     """
-    own = {fact.object.casefold()} | {
+    right = {fact.object.casefold()} | {
         other.object.casefold()
         for other in pool
         if (other.relation.id, other.subject) == (fact.relation.id, fact.subject)
@@ -70,7 +78,7 @@ def with_likeliest_rival(model: HookedTransformer, fact: Fact, pool: Sequence[Fa
     others = {
         other.object: None
         for other in pool
-        if other.relation.id == fact.relation.id and other.object.casefold() not in own
+        if other.relation.id == fact.relation.id and other.object.casefold() not in right
     }
     if not others:
         return replace(fact, rival="")
@@ -80,12 +88,14 @@ def with_likeliest_rival(model: HookedTransformer, fact: Fact, pool: Sequence[Fa
     bounds = first[[tokens[0] for tokens in ids]].tolist()
     order = sorted(range(len(objects)), key=lambda number: -bounds[number])
     best, rival = -math.inf, ""
-    for start in range(0, len(order), TOGETHER):
-        some = order[start : start + TOGETHER]
-        if bounds[some[0]] <= best:  # an object is no likelier than its first token
+    for start in range(0, len(order), OBJECTS_PER_BATCH):
+        batch = order[start : start + OBJECTS_PER_BATCH]
+        # An object is at most as likely as its first token, and the rest have less likely first
+        # tokens still: none of them can be likelier than the best so far.
+        if bounds[batch[0]] <= best:
             break
-        (weighed,) = likelihoods(model, [Query(prompt, tuple(ids[number] for number in some))])
-        for number, answer in zip(some, weighed.answers, strict=True):
+        (scored,) = likelihoods(model, [Query(prompt, tuple(ids[number] for number in batch))])
+        for number, answer in zip(batch, scored.answers, strict=True):
             total = answer.logprob * len(ids[number])
             if total > best:
                 best, rival = total, objects[number]

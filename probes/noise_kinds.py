@@ -1,22 +1,27 @@
-"""Noise rules as they are told: read without torch, before any model is there to measure on."""
+"""Parses noise rules such as "s3" or "upstream:u0.1", the values of the option --noise.
+
+This module needs neither torch nor a model, so that a command can refuse a wrong rule before it
+loads anything. `probes.corrupt.noise_rule` lists the rules and measures their sizes on a model.
+"""
 
 import math
 from typing import NamedTuple
 
 from kedit.errors import InputError
 
-# of noise: a norm squares what comes of it, and float32 ends at 3e38
+# largest size of noise: a layer norm squares the noised embedding, and float32 ends at 3e38
 LARGEST = 1e12
 
 
 class NoiseKind(NamedTuple):
-    """What a noise rule says.
+    """A parsed noise rule.
 
     Args:
-        kind: "s", "m", "u" or "" (a plain deviation).
-        number: its size; of "m" the degrees of freedom of Student's t, None for the normal.
-        upstream: drawn from the published code's seed.
-        substitute: put in the embedding's place.
+        kind: "s", "m", "u" or "" (a plain standard deviation). "t5" is "m" with 5 as its number.
+        number: the size of the noise; for "m", the degrees of freedom of Student's t distribution,
+            or None for the normal distribution.
+        upstream: whether the noise is drawn from the published code's seed.
+        substitute: whether the noise replaces the embedding instead of being added to it.
     """
 
     kind: str
@@ -26,10 +31,10 @@ class NoiseKind(NamedTuple):
 
 
 def noise_kind(rule: str) -> NoiseKind:
-    """Reads a noise rule (`probes.corrupt.noise_rule` has them all).
+    """Parses a noise rule (see `probes.corrupt.noise_rule` for all of them).
 
     Raises:
-        InputError: no such rule, or a number that is no size of noise.
+        InputError: there is no such rule, or its number is out of range.
     """
     plain = rule.removesuffix("=")
     upstream, substitute = plain.partition(":")[0] == "upstream", plain != rule
@@ -37,17 +42,16 @@ def noise_kind(rule: str) -> NoiseKind:
     if plain == "m":
         return NoiseKind("m", None, upstream, substitute)
     kind = plain[:1] if plain[:1] in ("s", "u", "t") else ""
-    told = plain.removeprefix(kind)
+    digits = plain.removeprefix(kind)
     try:
-        number = float(told or 1) if kind == "s" else float(told)
+        number = float(digits or 1) if kind == "s" else float(digits)
     except ValueError:
         raise InputError(
-            f"noise {rule!r}: one of s3, m, t5, u0.1 or a number is wanted, or upstream: before it"
+            f"noise {rule!r}: expected a rule such as s3, m, t5 or u0.1, or a number, perhaps with "
+            "upstream: before it"
         ) from None
     if kind == "t" and not 2 < number < math.inf:
-        raise InputError(f"noise {rule!r}: more than 2 degrees of freedom are wanted, and finite")
+        raise InputError(f"noise {rule!r}: the degrees of freedom must be a finite number above 2")
     if kind != "t" and not 0 < number <= LARGEST:
-        raise InputError(
-            f"noise {rule!r}: a number above 0 and at most {LARGEST:g} is wanted for its size"
-        )
+        raise InputError(f"noise {rule!r}: its size must be above 0 and at most {LARGEST:g}")
     return NoiseKind("m" if kind == "t" else kind, number, upstream, substitute)

@@ -1,4 +1,10 @@
-"""Activation patching: restore one cell of a corrupted run at a time, and see what comes back."""
+"""Activation patching: restores one cell of a corrupted run at a time, and scores the answer.
+
+A cell is one activation: a site at one layer and position. If the answer's score rises when the
+clean value of a cell is put into the corrupted run, then the cell is sufficient to carry something
+that the answer depends on. Sweeping all cells shows where in the model a fact is read, moved and
+written (causal tracing: Meng et al. 2022; for practice, Zhang and Nanda 2023, arXiv 2309.16042).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +24,9 @@ from kedit.models.sites import head_written, is_parallel, mlp_out
 from kedit.results.grids import EffectGrid
 
 SITES = ("resid_post", "mlp_out", "attn_out", "z")
-LEFT_OUT = -1  # number of a cell that is not asked for
-ROWS_UNEMBEDDED = 1024  # together: the unembedding matrix is read once for all of them
+LEFT_OUT = -1  # in place of the number of a cell that should not be restored
+# final residuals that are unembedded together, so that the large unembedding matrix is read once
+ROWS_UNEMBEDDED = 1024
 
 
 @dataclass(frozen=True)
@@ -27,17 +34,20 @@ class Patch:
     """What is restored to its clean value at each layer and position.
 
     Args:
-        site: "resid_post", "mlp_out", "attn_out", or "z" (then each head of the layer by itself).
-        window: layers around each layer that are restored together, [l - w//2, l + (w-1)//2]
-            clipped to the model (for 10: [l-5, l+4], as Meng et al.'s code has it).
-        severed: hold the MLP's or the attention's output at that position, in every layer, at its
-            corrupted value: what then remains of the effect goes another way. Each sample is held
-            at the values of its own noise. Meng et al.'s code seeds once for two passes, so that a
-            sample is held at values of the first pass under noise that is drawn for the second:
-            severed scores are not those of their code, all others are.
+        site: "resid_post", "mlp_out", "attn_out", or "z" (each head of the layer alone).
+        window: number w of layers that are restored together around layer l. They are
+            [l - w//2, l + (w-1)//2], clipped to the model; for 10, [l-5, l+4] as in Meng et al.'s
+            code.
+        severed: "mlp_out" or "attn_out" to hold this module's outputs at the restored position at
+            their corrupted values in every layer. The effect that remains does not go through this
+            module. Each sample is held at the values that its own noise gives. Meng et al.'s code
+            instead draws noise anew for the second of two passes, so that it holds a sample at
+            values that belong to other noise. Severed scores therefore differ from their code's;
+            all other scores agree.
 
     Raises:
-        InputError: an unknown site, a window where one layer is meant, severing another site.
+        InputError: the site is unknown, a site other than mlp_out and attn_out has a window above
+            1, or a site other than resid_post is severed.
     """
 
     site: Literal["resid_post", "mlp_out", "attn_out", "z"]
@@ -46,13 +56,18 @@ class Patch:
 
     def __post_init__(self) -> None:
         if self.site not in SITES:
-            raise InputError(f"site {self.site!r}: one of {', '.join(SITES)} is wanted")
+            raise InputError(f"site {self.site!r}: must be one of {', '.join(SITES)}")
         if self.window < 1 or (self.window > 1 and self.site not in ("mlp_out", "attn_out")):
-            raise InputError(f"window {self.window}: only mlp_out and attn_out take more than 1")
+            raise InputError(
+                f"window {self.window}: must be at least 1, and exactly 1 except for mlp_out and "
+                "attn_out"
+            )
         if self.severed not in ("", "mlp_out", "attn_out"):
-            raise InputError(f"severed {self.severed!r}: mlp_out, attn_out or nothing is wanted")
+            raise InputError(f"severed {self.severed!r}: must be mlp_out, attn_out or empty")
         if self.severed and self.site != "resid_post":
-            raise InputError(f"severing {self.severed} is defined for resid_post, not {self.site}")
+            raise InputError(
+                f"severed {self.severed!r}: only resid_post can be severed, not {self.site}"
+            )
 
     def layers(self, layer: int, n_layers: int) -> range:
         """The layers restored together around `layer`."""
@@ -62,7 +77,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class AnswerMetric:
-    """Which token is the answer, and which the wrong one that it is held against (logit_diff)."""
+    """Scores final residuals by one answer token, and by a foil for the metric logit_diff."""
 
     answer: int
     foil: int
@@ -74,7 +89,7 @@ class AnswerMetric:
     def scores(
         self, model: HookedTransformer, resid: Float[Tensor, "row d_model"]
     ) -> Float[Tensor, "metric row"]:
-        """Of each final residual, as `kedit.forward.metrics.answer_scores`."""
+        """Scores each final residual by all METRICS (see `kedit.forward.metrics.answer_scores`)."""
         return answer_scores(model, resid, self.answer, self.foil)
 
 
@@ -88,28 +103,29 @@ def sweep(
     positions: Sequence[int] | None = None,
     cells: Bool[Tensor, "layer pos *head"] | None = None,
 ) -> EffectGrid:
-    """The mean score over samples with each (layer, position[, head]) cell restored.
+    """Restores every cell (layer, position[, head]) alone and averages the score over samples.
 
-    The same numbers as one hooked forward a cell (tests/twins.py), at a fraction of the work: see
-    `kedit.forward.patched`.
+    The scores equal those of one hooked forward pass per cell (tests/twins.py), at a fraction of
+    the work: see `kedit.forward.patched`.
 
     Args:
-        clean: states of the clean run: one row.
-        corrupted: states of the corrupted run: one row a sample.
-        question: what the scores are of.
-        positions: which columns to compute; all of the prompt's if None.
-        cells: which of the prompt's cells to restore; all if None. The others keep the corrupted
-            score.
+        clean: states of the clean run, which has one row.
+        corrupted: states of the corrupted run, one row per sample.
+        question: the metric that scores final residuals.
+        positions: positions to restore at, which are the grid's columns; all if None.
+        cells: which of the prompt's cells to restore; all if None. Cells that are not restored get
+            the corrupted run's score.
 
     Raises:
-        InputError: runs of different lengths, cells of another shape, a model with live hooks, or
-            scores of a metric of one's own that are not one finite number a row.
+        InputError: the runs differ in length, `cells` has another shape than the model's cells, the
+            model has live hooks, or a user's metric does not give one finite number per row.
     """
     require_patchable(model)
     n_pos = clean.resid[0].shape[1]
     if corrupted.resid[0].shape[1] != n_pos:
         raise InputError(
-            f"the clean run has {n_pos} tokens, the corrupted one {corrupted.resid[0].shape[1]}"
+            f"the clean run has {n_pos} tokens, the corrupted run {corrupted.resid[0].shape[1]}: "
+            "they must have the same number"
         )
     columns = tuple(range(n_pos)) if positions is None else tuple(positions)
 
@@ -123,14 +139,15 @@ def sweep(
     restored = corrupted_score[:, None].repeat(1, torch.Size(shape).numel())
 
     touched = (clean.resid[0] != corrupted.resid[0]).any(-1).any(0).tolist()
-    first = touched.index(True) if True in touched else n_pos  # before it the runs are one
+    # before the first corrupted position both runs are equal, and restoring changes nothing
+    first = touched.index(True) if True in touched else n_pos
     number = torch.arange(torch.Size(shape).numel()).view(shape)
     if cells is not None:
         whole = (model.cfg.n_layers, n_pos, *heads)
         if cells.shape != whole:
-            raise InputError(f"cells of shape {tuple(cells.shape)}: {whole} is wanted")
+            raise InputError(f"cells of shape {tuple(cells.shape)}: must have shape {whole}")
         number = torch.where(cells[:, list(columns)], number, LEFT_OUT)
-    waiting: list[tuple[int, Tensor]] = []
+    waiting: list[tuple[int, Tensor]] = []  # cells' numbers and final residuals, not yet scored
 
     def unembed() -> None:
         if waiting:
@@ -151,9 +168,12 @@ def sweep(
             unembed()
     unembed()
     if patch.site == "resid_post" and not patch.severed and first == n_pos - 1 in columns:
+        # Only the last position, where the answer is read, is corrupted. All positions before it
+        # are clean, so its restored residual continues exactly as in the clean run, whose score is
+        # known. `_column` has left these cells out: no position after them needs to be run.
         column = columns.index(first)
-        asked = number[:, column] != LEFT_OUT
-        restored.view(len(question.metrics), *shape)[:, asked, column] = clean_score[:, None]
+        requested = number[:, column] != LEFT_OUT
+        restored.view(len(question.metrics), *shape)[:, requested, column] = clean_score[:, None]
     return EffectGrid(
         site=patch.site,
         window=patch.window,
@@ -175,7 +195,21 @@ def _column(
     is_first: bool,
     number: Int[Tensor, "layer *head"],
 ) -> Column:
-    """The cells at one position, by their numbers in the grid, without those that cannot matter."""
+    """Builds the column of all requested cells at one position, for `run_on`.
+
+    A cell of layer l is run from layer l+1 on, at its position and those after it. Earlier
+    positions cannot see it, and their keys and values come from the corrupted run. If resid_post is
+    restored at the first corrupted position, even that position need not be run, because it sees
+    only clean positions and therefore equals the clean run above layer l:
+
+        position    pos-1      pos (first corrupted)      pos+1 ...
+        layer l+1   clean      clean                      run, with clean keys and values before it
+        layer l     clean      restored = clean           corrupted
+        below       clean      corrupted                  corrupted
+
+    A cell in the last layer is left out except at the last position: nothing above it could move
+    its value to the position at which the answer is read, so its score is the corrupted run's.
+    """
     n_layers = model.cfg.n_layers
     n_samples, n_pos = corrupted.resid[0].shape[:2]
     begin, hold, before = pos, None, None
@@ -184,17 +218,18 @@ def _column(
     elif patch.site in ("mlp_out", "attn_out"):
         hold = Hold(patch.site, tuple(out[:, pos] for out in clean.written(patch.site)))
     elif patch.site == "resid_post" and is_first:
-        # all that this position's restored state sees is clean: so is its column from there on
         begin, before = pos + 1, clean
     trunks = [
-        Trunk(layer, state.expand(n_samples, -1)[:, None][:, : pos + 1 - begin], asked)
+        # the slice is empty if `begin` is pos + 1: then no state is put in
+        Trunk(layer, state.expand(n_samples, -1)[:, None][:, : pos + 1 - begin], requested)
         for layer, state, cells in _entries(model, clean, corrupted, patch, pos, number)
-        if (asked := tuple(cell for cell in cells if cell[0] != LEFT_OUT))
+        if (requested := tuple(cell for cell in cells if cell[0] != LEFT_OUT))
         if (layer < n_layers - 1 or pos == n_pos - 1) and begin < n_pos
     ]
     return Column(begin, tuple(trunks), hold, before)
 
 
+# a layer, the state that replaces its resid_post, and pairs (cell's number, last held layer)
 Entry = tuple[int, Float[Tensor, "sample d_model"], tuple[tuple[int, int], ...]]
 
 
@@ -206,7 +241,22 @@ def _entries(
     pos: int,
     number: Int[Tensor, "layer *head"],
 ) -> Iterator[Entry]:
-    """What enters at `pos`: behind which layer, which state, each cell with its last held layer."""
+    """Yields the states that enter the residual stream at `pos`, with the cells that share each.
+
+    The state of layer l is the resid_post that layer has once the cell's activation is restored; it
+    is computed here, so that the run starts at layer l+1. Cells whose runs are equal up to some
+    layer share one entry until then: windows that start at the same layer, because the model's
+    first layer clips them, differ only in the last layer at which their outputs are held.
+
+        layer         0     1     2     3     4        window 4: [l-2, l+1], clipped
+        cell l = 0   held  held  free  free  free
+        cell l = 1   held  held  held  free  free      these three start at layer 0: one entry
+        cell l = 2   held  held  held  held  free
+        cell l = 3         held  held  held  held      an entry of its own
+
+    Nothing is held after a restored residual or z, except by a severed patch: it holds a module's
+    corrupted outputs up to the last layer.
+    """
     n_layers = model.cfg.n_layers
     cells = number.tolist()
     if patch.site == "resid_post":
@@ -218,7 +268,7 @@ def _entries(
             if all(cell == LEFT_OUT for cell in cells[layer]):
                 continue
             written = head_written(block, corrupted.z[layer][:, pos], clean.z[layer][:, pos])
-            states = _behind_attention(model, corrupted, layer, pos, written.flatten(0, 1))
+            states = _after_attention(model, corrupted, layer, pos, written.flatten(0, 1))
             for head, state in enumerate(states.unflatten(0, written.shape[:2])):
                 yield layer, state, ((cells[layer][head], layer),)
     else:
@@ -232,18 +282,22 @@ def _entries(
                 state = mid + clean.mlp_out[start][:, pos]
             else:
                 written = clean.attn_out[start][:, pos].expand(len(corrupted.resid[0]), -1)
-                state = _behind_attention(model, corrupted, start, pos, written)
+                state = _after_attention(model, corrupted, start, pos, written)
             yield start, state, tuple(ends)
 
 
-def _behind_attention(
+def _after_attention(
     model: HookedTransformer,
     corrupted: States,
     layer: int,
     pos: int,
     written: Float[Tensor, "row d_model"],
 ) -> Float[Tensor, "row d_model"]:
-    """The corrupted run's resid_post at one position, had its attention written `written` there."""
+    """The corrupted run's resid_post at `pos` if attention in this layer had written `written`.
+
+    A sequential block's MLP reads what attention wrote, so it is run again. A parallel block's MLP
+    reads the same input as attention, so its output stays corrupted.
+    """
     block = model.blocks[layer]
     copies = len(written) // len(corrupted.resid[0])
     resid_pre = corrupted.resid[layer][:, pos].repeat(copies, 1)

@@ -1,4 +1,11 @@
-"""Causal tracing of a fact: corrupt its prompt, restore every cell (Meng et al. 2022; RaKE)."""
+"""Causal tracing of a fact: which activations carry the answer, at which layer and token?
+
+The prompt is corrupted so that the model no longer gives the answer. Then each activation is set
+back to its clean value, one cell at a time, and the answer's score is measured again. Where the
+score returns, the clean activation holds what the model needs for the answer. Meng et al. 2022
+(ROME) corrupt the subject and find MLPs of middle layers at its last token; RaKE corrupts the
+relation.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,17 +29,17 @@ from probes.corrupt import Corruption, prompt_seed
 from probes.patch import AnswerMetric, Patch, sweep
 from probes.screen import Screening, screened_sweep
 
-PAPER_WINDOW = 10  # layers, as Meng et al.'s code
+PAPER_WINDOW = 10  # layers that Meng et al.'s code restores together
 PROB, LOGPROB = METRICS.index("prob"), METRICS.index("logprob")
 
 
 def patches_at(sites: Sequence[str], window: int = 1) -> tuple[Patch, ...]:
-    """What is restored at each of these sites.
+    """Lists the patches to sweep for these sites.
 
     Args:
-        sites: any of `kedit.results.tracing.SITES`; "severed" is single residuals while MLP, or
-            attention, outputs stay as they were corrupted.
-        window: layers of MLP or attention outputs that are restored together.
+        sites: any of `kedit.results.tracing.SITES`; "severed" gives two patches, which restore
+            single residuals while the MLPs' or attention's outputs stay at their corrupted values.
+        window: number of layers whose MLP or attention outputs are restored together.
     """
     chosen: list[Patch] = []
     for site in sites:
@@ -49,15 +56,18 @@ def patches_at(sites: Sequence[str], window: int = 1) -> tuple[Patch, ...]:
 
 
 def paper_patches(window: int = PAPER_WINDOW) -> tuple[Patch, ...]:
-    """What Meng et al. restore (residuals; windows of MLP and attention outputs), and each head."""
+    """Lists the patches of Meng et al. (residuals; windows of MLP and attention outputs), and z."""
     return patches_at(SITES, window)
 
 
 @torch.no_grad()
 def question_of(model: HookedTransformer, answer: int, corrupted: States) -> AnswerMetric:
-    """How `answer` compares with what the corrupted run says besides it, the foil."""
+    """Builds the metric for `answer`, with the foil that the corrupted run gives.
+
+    The foil is the likeliest token apart from the answer, on average over the samples.
+    """
     mean_prob = last_logits(model, corrupted.last).softmax(-1).mean(0)
-    mean_prob[answer] = -1
+    mean_prob[answer] = -1  # so that the answer is not its own foil
     return AnswerMetric(answer, int(mean_prob.argmax()))
 
 
@@ -73,25 +83,30 @@ def trace(
 ) -> FactTrace:
     """Sweeps `fact` under one corruption with every patch.
 
-    Answer and foil are those of `question_of`: the answer is the first token that tells the object
-    from `fact.rival` (`probes.known.told_apart` finds it), and the object's tokens before it end
-    the prompt. A severed sweep covers the last corrupted position only, as the paper's does
-    (`Patch` says where its scores depart from the published code's).
+    The answer is the first token that distinguishes the object from `fact.rival`
+    (`probes.known.with_likeliest_rival` finds a rival). The object's tokens before it are appended
+    to the prompt. `question_of` chooses the foil. A severed sweep covers only the last corrupted
+    position, as the paper's does (`Patch` describes how its scores differ from the published
+    code's).
 
     Args:
-        positions: at which all others restore; everywhere if None.
-        screening: restore only what attribution keeps, and a sample; severed sweeps are whole.
-        whole: trace the object as a whole: logprob and logit_diff are sums over its tokens, each
-            behind those before it, and prob is exp of that logprob (with several samples a
-            geometric mean). Takes as many sweeps as the object has tokens.
+        part: "subject" or "relation", whichever `corruption` corrupts.
+        corruption: the corrupted run of the fact's prompt.
+        patches: what to restore; each patch gives a grid.
+        positions: where to restore, except in severed sweeps; everywhere if None.
+        screening: if given, restore only the cells that attribution keeps and a random sample of
+            the others. Severed sweeps are never screened.
+        whole: trace the whole object instead of one token: logprob and logit_diff are sums over the
+            object's tokens, each after the tokens before it, and prob is exp of that logprob (with
+            several samples, a geometric mean). This needs as many sweeps as the object has tokens.
 
     Raises:
-        InputError: the corruption changes no position of this prompt, a whole object is to be
-            screened, or a score is not finite.
+        InputError: the corruption changes no position of this prompt, `whole` and `screening` are
+            combined, or a score is not finite.
     """
     prompt = encode(model, fact)
     if not corruption.positions:
-        raise InputError(f"nothing is corrupted in {fact.prompt!r}")
+        raise InputError(f"{fact.prompt!r}: the corruption changes no token")
     if whole and screening is not None:
         raise InputError("a whole object cannot be screened: restore all cells, or trace one token")
     if whole:
@@ -102,7 +117,7 @@ def trace(
             _swept(model, fact, step, _given(corruption, step), patches, columns, None)
             for step in steps
         ]
-        grids = {name: _summed([own[name] for _, own in swept]) for name in swept[0][1]}
+        grids = {name: _summed([by_name[name] for _, by_name in swept]) for name in swept[0][1]}
         prompt = steps[0]
     else:
         swept = [_swept(model, fact, prompt, corruption, patches, positions, screening)]
@@ -137,39 +152,45 @@ def _swept(
     positions: Sequence[int] | None,
     screening: Screening | None,
 ) -> tuple[AnswerMetric, dict[str, EffectGrid]]:
-    """What is asked after `prompt`, and every patch's grid."""
+    """Sweeps one prompt with every patch; returns the metric and the grids by name."""
     clean = Run(prompt.tokens[None]).states(model)
     corrupted = corruption.run.states(model)
     question = question_of(model, prompt.answer_ids[0], corrupted)
-    guess: dict[str, Tensor] = {}
-    draw = torch.Generator()
+    estimated: dict[str, Tensor] = {}
+    generator = torch.Generator()
     if screening is not None:
-        rest = [patch for patch in patches if not patch.severed]
-        guess = attributed(model, clean, corrupted, rest, question, steps=screening.steps)
-        draw.manual_seed(prompt_seed(screening.seed, fact))
+        screened = [patch for patch in patches if not patch.severed]
+        estimated = attributed(model, clean, corrupted, screened, question, steps=screening.steps)
+        generator.manual_seed(prompt_seed(screening.seed, fact))
     grids = {}
     with progress("sweeps") as bars:
         for patch in bars.track(patches, description="restoring every cell"):
             if screening is None or patch.severed:
-                at = corruption.positions[-1:] if patch.severed else positions
-                grid = sweep(model, clean, corrupted, patch, question, at)
+                columns = corruption.positions[-1:] if patch.severed else positions
+                grid = sweep(model, clean, corrupted, patch, question, columns)
             else:
                 grid = screened_sweep(
-                    model, (clean, corrupted), patch, question, guess[patch.site], screening, draw
+                    model,
+                    (clean, corrupted),
+                    patch,
+                    question,
+                    estimated[patch.site],
+                    screening,
+                    generator,
                 )
             grids[grid.name] = grid
     return question, grids
 
 
 def _given(corruption: Corruption, prompt: Prompt) -> Corruption:
-    """`corruption` of the same prompt with the tokens behind it that `prompt` gives."""
+    """Extends the corrupted run by the object's tokens that `prompt` ends with."""
     rows = corruption.run.tokens[:, : prompt.n_plain]
     given = prompt.tokens[prompt.n_plain :].expand(len(rows), -1)
     return replace(corruption, run=replace(corruption.run, tokens=torch.cat([rows, given], 1)))
 
 
 def _summed(grids: Sequence[EffectGrid]) -> EffectGrid:
-    """One grid of all tokens of an object: by the chain rule their log-probabilities add up."""
+    """Adds up the grids of an object's tokens: by the chain rule their log-probabilities add."""
 
     def summed(scores: Sequence[Tensor]) -> Tensor:
         total = torch.stack(list(scores)).sum(0)

@@ -113,5 +113,5 @@ def test_what_has_no_gradient_is_refused(toy: HookedTransformer):
     with pytest.raises(InputError, match="0 steps"):
         attributed(toy, clean, corrupted, PLAIN, QUESTION, steps=0)
     longer = Run(torch.cat([encode(toy, FACT).tokens, torch.tensor([5])])[None]).states(toy)
-    with pytest.raises(InputError, match="tokens, the corrupted one"):
+    with pytest.raises(InputError, match="tokens, the corrupted run"):
         attributed(toy, longer, corrupted, PLAIN, QUESTION)

@@ -292,7 +292,7 @@ def test_a_bad_rule_is_refused_by_name(toy: HookedTransformer, rule: str):
 @pytest.mark.parametrize(
     ("rule", "wanted"),
     [
-        *((rule, "more than 2 degrees") for rule in ("tnan", "tinf", "t-3", "t1e999")),
+        *((rule, "a finite number above 2") for rule in ("tnan", "tinf", "t-3", "t1e999")),
         *(
             (f"{kind}{number}{end}", r"above 0 and at most 1e\+12")
             for kind in ("", "s", "u")
@@ -312,14 +312,14 @@ def test_noise_that_is_too_large_for_these_embeddings_is_refused(toy: HookedTran
     for factor in (0, 1e13):
         model.embed.W_E.data.fill_(0.0)
         model.embed.W_E.data[:, ::2] = factor
-        with pytest.raises(InputError, match="noise 's3' has the size .*: above 0 and at most"):
+        with pytest.raises(InputError, match="noise 's3' has the size .*: must be above 0 and at most"):
             noise_rule(model, "s3", FACTS, "subject")
     model.embed.W_E.data[:, ::2] = 1.0
     assert noise_rule(model, "s3", FACTS, "subject").scale == pytest.approx(1.5, rel=0.01)
 
 
 def test_noise_without_facts_is_refused(toy: HookedTransformer):
-    with pytest.raises(InputError, match="there are none"):
+    with pytest.raises(InputError, match="no facts: the size of the noise"):
         noise_rule(toy, "s3", [], "subject")
 
 

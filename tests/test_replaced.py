@@ -10,7 +10,7 @@ from kedit.errors import NoReplacement
 from kedit.facts import Fact, Relation
 from kedit.models import toy as toy_module
 from kedit.models.prompts import encode
-from probes.corrupt import _other_relations, _other_subjects, _own_kins, replaced
+from probes.corrupt import _other_relations, _other_subjects, _builtin_sources, replaced
 
 FACTS = toy_module.facts()
 FACT = FACTS[0]  # "The birthplace of Ada Alder is"
@@ -98,7 +98,7 @@ def test_a_relation_whose_object_is_the_same_is_not_taken(toy: HookedTransformer
     other = with_relation(TONGUE, "language", object="Danish")
     assert "language" in replaced(toy, FACT, "relation", [other], 0).description
     same = replace(other, object=FACT.object)
-    with pytest.raises(NoReplacement, match="no other relation of the facts at hand"):
+    with pytest.raises(NoReplacement, match="no other relation, of the given facts"):
         replaced(toy, FACT, "relation", [same, replace(other, subject="Bruno Birch")], 0)
 
 
@@ -112,7 +112,7 @@ def test_a_relation_of_another_domain_is_not_taken(toy: HookedTransformer):
 def test_a_pool_with_nothing_to_take_is_refused(
     toy: HookedTransformer, part: str, pool: list[Fact]
 ):
-    message = f"no other {part} of the facts at hand or of kedit's own .*'{FACT.prompt}'"
+    message = f"no other {part}, of the given facts or of those that come with kedit, .*'{FACT.prompt}'"
     with pytest.raises(NoReplacement, match=message):
         replaced(toy, FACT, part, pool, seed=0)
 
@@ -123,11 +123,11 @@ def test_a_file_about_one_relation_takes_other_words_from_kedits_own_facts() -> 
         "France", Relation("mine", "capital"), "Paris", "The capital of {} is", ("capital",)
     )
     relations = [
-        other for kin in _own_kins(fact) for other in _candidates_of("relation", fact, kin)
+        other for kin in _builtin_sources(fact) for other in _candidates_of("relation", fact, kin)
     ]
     assert relations and all(other.subject == "France" for other in relations)
     assert not any("capital" in other.prompt for other in relations)
-    subjects = [other for kin in _own_kins(fact) for other in _candidates_of("subject", fact, kin)]
+    subjects = [other for kin in _builtin_sources(fact) for other in _candidates_of("subject", fact, kin)]
     assert "The capital of Japan is" in {other.prompt for other in subjects}
     assert {(other.object, other.template) for other in subjects} == {("Paris", fact.template)}
 

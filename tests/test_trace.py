@@ -308,7 +308,7 @@ def test_a_trace_comes_back_whole_from_json_and_safetensors(traced: FactTrace, t
 
 def test_a_corruption_of_nothing_is_refused(toy: HookedTransformer):
     nothing = Corruption(clean_run(toy, FACT), (), "nothing")
-    with pytest.raises(InputError, match=f"nothing is corrupted in '{FACT.prompt}'"):
+    with pytest.raises(InputError, match=f"'{FACT.prompt}': the corruption changes no token"):
         trace(toy, FACT, "subject", nothing, [Patch("resid_post")])
 
 
