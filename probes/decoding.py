@@ -1,9 +1,11 @@
-"""Where can a fact's relation be read off the model's states? Linear probes, held to a control.
+"""Linear probes: from which of the model's activations can a fact's relation be decoded?
 
-A relation that can be decoded at a site is there; whether the model uses it there is another
-question, which patching answers (Belinkov 2022). And a probe that has learnt which words stand in
-the prompt decodes it as well: the control task (Hewitt and Liang 2019) asks how much of
-the accuracy such a probe would have.
+A probe is trained to name the relation from one activation, at one layer and one position. High
+accuracy means that the activation contains the relation. It does not mean that the model uses it
+there, which patching tests instead (Belinkov 2022). It may even mean only that the probe recognises
+the prompt's words. A control task measures this: each wording gets a random relation, which only a
+probe that has memorised the wordings can name (Hewitt and Liang 2019). What counts is by how much
+the accuracy exceeds the control's.
 """
 
 import warnings
@@ -32,9 +34,10 @@ from kedit.results.decoding import Decoded
 from kedit.stats import Interval, bootstrap_ratio, rate_interval
 
 SITES = ("resid_post", "mlp_out", "attn_out", "z")
-ROWS = 64  # of a batch
-COMPONENTS = 64  # that a probe reads
-TOLERANCE = 1e-3  # of the gradient; scikit-learn's 1e-4 is no more accurate, in twice the time
+ROWS_PER_BATCH = 64
+COMPONENTS = 64  # principal components that a probe reads
+# on the gradient, where fitting stops; scikit-learn's 1e-4 takes twice the time for equal accuracy
+TOLERANCE = 1e-3
 
 Split = Literal["subject", "wording"]
 ReadAt = tuple[str, int, int | None]  # site, layer, head
@@ -43,11 +46,14 @@ Part = tuple[Int[ndarray, " train"], Int[ndarray, " held_out"]]
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What stands at one position of each fact's prompt.
+    """The model's activations at one position of each fact's prompt.
 
     Args:
-        relations, subjects, wordings: of each fact: its relation's id, its subject, its template.
-        resid_post, mlp_out, attn_out: the latter two as they reach the residual stream.
+        relations: each fact's relation, by id.
+        subjects: each fact's subject.
+        wordings: each fact's template.
+        resid_post: residual after each layer.
+        mlp_out, attn_out: outputs of MLPs and attention as they are added to the residual stream.
         z: the heads' outputs before W_O.
     """
 
@@ -60,31 +66,32 @@ class Features:
     z: Float[Tensor, "fact layer head d_head"]
 
     def groups(self, split: Split) -> tuple[str, ...]:
-        """Of each fact, what must not be in both parts."""
+        """Each fact's subject or wording, which must not be both in training and held-out data."""
         return {"subject": self.subjects, "wording": self.wordings}[split]
 
 
 @torch.no_grad()
 def read_features(model: HookedTransformer, facts: Sequence[Fact], role: str = "last") -> Features:
-    """The states at the last position of each prompt that has this role.
+    """Reads the activations at the last position of each prompt that has this role.
 
-    What follows is not seen from there: at the subject of "{} was born in" there is no relation.
+    A position does not see the words after it: at the subject of "{} was born in", the relation has
+    not been read yet.
 
     Args:
-        role: one of kedit.models.prompts.ROLES; a subject that ends its prompt has its last token
-            "last".
+        role: one of kedit.models.prompts.ROLES. The last token of a prompt has the role "last",
+            even if it belongs to the subject.
 
     Raises:
-        InputError: no facts, or a prompt without such a position.
+        InputError: there are no facts, or a prompt has no such position.
     """
     if not facts:
-        raise InputError("no facts to read: at least one is wanted")
+        raise InputError("no facts: at least one is needed to read activations of")
     openings = [_opening(model, fact, role) for fact in facts]
-    texts = sorted(dict.fromkeys(openings), key=len)  # equal openings have equal states
+    texts = sorted(dict.fromkeys(openings), key=len)  # equal openings have equal activations
     read = [
-        _read(model, same[start : start + ROWS])
-        for same in (list(group) for _, group in groupby(texts, len))
-        for start in range(0, len(same), ROWS)
+        _read(model, same_length[start : start + ROWS_PER_BATCH])
+        for same_length in (list(group) for _, group in groupby(texts, len))
+        for start in range(0, len(same_length), ROWS_PER_BATCH)
     ]
     rows = [texts.index(opening) for opening in openings]
     return Features(
@@ -98,22 +105,28 @@ def read_features(model: HookedTransformer, facts: Sequence[Fact], role: str = "
 def decode(
     features: Features, split: Split, folds: int = 5, seed: int = 0, draws: int = 2000
 ) -> list[Decoded]:
-    """A probe of the relation at every site, layer and head: always asked about unseen facts.
+    """Trains a probe of the relation at every site, layer and head, and tests it on unseen facts.
 
-    The probe is a multinomial logistic regression (L2, C = 1, classes weighed alike) on the first
-    COMPONENTS principal components of the standardised features, scaled together to a mean square
-    of one; all of this is found on the training part. So a probe reads no more numbers of the
-    residual stream than of a head, is held down as much, and is fitted in milliseconds.
+    The probe is a multinomial logistic regression (L2, C = 1, balanced class weights) on the first
+    COMPONENTS principal components of the standardised features. The components are scaled by one
+    factor to a mean square of 1. All of this is fitted on the training data. Probes of the residual
+    stream thus read as many numbers as probes of a head and are regularised as strongly, so that
+    their accuracies can be compared. A probe is fitted in milliseconds.
 
     Args:
-        split: "subject": no subject is in both parts, but wordings are, and a probe of the words
-            does well, on the control task too. "wording": no wording is in both, so that what is
-            decoded goes beyond the words. The control is then at chance: its relations of the
-            wordings held out are anyone's guess. With two or three wordings a relation, features
-            of no use come out below chance: least has been seen of the relation asked about.
-        seed: of the parts, of the bootstrap, and of the control's relations, which are drawn as
-            often as the facts have them, anew for each fold, lest one draw decide.
-        draws: of the bootstrap, which draws held-out subjects or wordings; the probes stay.
+        features: the activations, by `read_features`.
+        split: what must not be both in training and held-out data. With "subject", wordings may be
+            in both: a probe that recognises the words does well, on the control task, too. With
+            "wording", no wording is in both, so that an accurate probe has learnt more than words.
+            The control is then at chance, because the random relation of a held-out wording cannot
+            be known. With two or three wordings per relation, useless features give accuracies
+            below chance: the relation of a held-out wording is the one least seen in training.
+        folds: number of parts for cross-validation.
+        seed: seed of the folds, of the bootstrap and of the control's relations. These are drawn
+            with the frequencies that relations have among the facts, and anew in each fold, so that
+            the control does not depend on a single draw.
+        draws: number of bootstrap draws of held-out subjects or wordings. The probes are not
+            trained again.
 
     Raises:
         InputError: see `parts`.
@@ -125,61 +138,65 @@ def decode(
     for train, held_out in parts(features, split, folds, seed):
         control = generator.choice(relations, wordings.max() + 1)[wordings]
         for index, (_, values) in enumerate(cells):
-            known, asked = _components(values[train], values[held_out])
+            seen, unseen = _components(values[train], values[held_out])
             for task, labels in enumerate((relations, control)):
-                said = _said(known, labels[train], asked)
-                hits[held_out, index, task] = said == labels[held_out]
+                predicted = _predicted(seen, labels[train], unseen)
+                hits[held_out, index, task] = predicted == labels[held_out]
     groups = np.unique(features.groups(split), return_inverse=True)[1]
+    # accuracy on relations, on the control, and the difference: (fact, cell, 3)
     scores = np.concatenate([hits, hits[..., :1] - hits[..., 1:]], axis=2)
     sums = np.stack([scores[groups == group].sum(0) for group in range(groups.max() + 1)])
     counts = np.bincount(groups).astype(float)
     rates = rate_interval(sums[..., :2], counts)
     gaps = bootstrap_ratio(sums[..., 2], counts, draws, seed)
 
-    def at(found: Interval, *place: int) -> Interval:
-        return Interval(*(np.asarray(bound[place]) for bound in found))
+    def at(found: Interval, *index: int) -> Interval:
+        return Interval(*(np.asarray(bound[index]) for bound in found))
 
     chance = float(np.bincount(relations).max() / len(relations))
     return [
-        Decoded(*place, at(rates, cell, 0), at(rates, cell, 1), at(gaps, cell), chance)
-        for cell, (place, _) in enumerate(cells)
+        Decoded(*read_at, at(rates, cell, 0), at(rates, cell, 1), at(gaps, cell), chance)
+        for cell, (read_at, _) in enumerate(cells)
     ]
 
 
 def parts(features: Features, split: Split, folds: int = 5, seed: int = 0) -> list[Part]:
-    """For each fold, which facts train the probe and which are held out: every fact once.
+    """Splits the facts into training and held-out indices for each fold; each is held out once.
 
-    Relations are spread over the folds as evenly as whole subjects or wordings can be.
+    A subject (or wording) is never divided between folds. Under this condition, relations are
+    spread over the folds as evenly as possible.
 
     Raises:
-        InputError: fewer than two relations; more folds than subjects or wordings, or than any
-            relation has facts; a relation with a single subject or wording.
+        InputError: there are fewer than two relations, a relation has a single subject or wording,
+            or `folds` is below 2, above the number of subjects or wordings, or above the number of
+            facts of the most frequent relation.
     """
     relations, groups = features.relations, features.groups(split)
     facts = Counter(relations)
     if len(facts) < 2:
-        raise InputError(f"relations: {', '.join(facts)}: two are wanted, to be told apart")
+        raise InputError(f"relations {', '.join(facts)}: a probe needs at least two to distinguish")
     most = min(len(set(groups)), max(facts.values()))
     if not 2 <= folds <= most:
-        raise InputError(f"{folds} folds: 2 to {most} are wanted, for want of {split}s or facts")
-    own = Counter(relation for relation, _ in set(zip(relations, groups, strict=True)))
-    alone = [relation for relation, n_own in own.items() if n_own < 2]
+        raise InputError(f"folds {folds}: must be 2 to {most}, with these {split}s and facts")
+    n_groups = Counter(relation for relation, _ in set(zip(relations, groups, strict=True)))
+    alone = [relation for relation, n in n_groups.items() if n < 2]
     if alone:
-        raise InputError(f"relation {alone[0]} has a single {split}: two are wanted")
+        raise InputError(f"relation {alone[0]} has a single {split}: at least two are needed")
     with warnings.catch_warnings():
-        # a rare relation is missing from some folds' held-out part, and that does no harm
+        # a rare relation is missing from the held-out facts of some folds, which does no harm
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         return list(cut.split(np.zeros(len(groups)), relations, groups))
 
 
 def _opening(model: HookedTransformer, fact: Fact, role: str) -> Tokens:
-    """The prompt's tokens up to the last with this role."""
+    """The prompt's tokens up to the last token with this role."""
     prompt = encode(model, fact)
-    found = [pos for pos, own in enumerate(prompt.roles) if own == role]
+    found = [pos for pos, other in enumerate(prompt.roles) if other == role]
     if not found:
         raise InputError(
-            f"no {role!r} token in {fact.prompt!r}: it has {sorted(set(prompt.roles))}"
+            f"{fact.prompt!r} has no token of the role {role!r}: its tokens' roles are "
+            f"{', '.join(sorted(set(prompt.roles)))}"
         )
     return tuple(prompt.tokens[: found[-1] + 1].tolist())
 
@@ -187,7 +204,7 @@ def _opening(model: HookedTransformer, fact: Fact, role: str) -> Tokens:
 def _read(
     model: HookedTransformer, texts: Sequence[Tokens]
 ) -> dict[str, Float[Tensor, "text layer ..."]]:
-    """Each site's states at the last token of equally long texts."""
+    """Reads each site's activations at the last token of texts of the same length."""
     tokens, layers = torch.tensor(texts, device=device(model)), range(model.cfg.n_layers)
     _, cache = model.run_with_cache(
         tokens,
@@ -197,12 +214,12 @@ def _read(
         stop_at_layer=model.cfg.n_layers,
         attention_mask=torch.ones_like(tokens),  # else guessed from padding tokens
     )
-    states = {site: [cache[get_act_name(site, layer)][:, 0] for layer in layers] for site in SITES}
-    return {site: torch.stack(own, 1).float().cpu() for site, own in states.items()}
+    acts = {site: [cache[get_act_name(site, layer)][:, 0] for layer in layers] for site in SITES}
+    return {site: torch.stack(by_layer, 1).float().cpu() for site, by_layer in acts.items()}
 
 
 def _cells(features: Features) -> Iterator[tuple[ReadAt, Float[ndarray, "fact d"]]]:
-    """Every site, layer and head, and what the facts have there."""
+    """Yields every site, layer and head, with the facts' activations there."""
     for site in SITES:
         values = getattr(features, site).double().numpy()
         for layer in range(values.shape[1]):
@@ -216,22 +233,23 @@ def _cells(features: Features) -> Iterator[tuple[ReadAt, Float[ndarray, "fact d"
 def _components(
     train: Float[ndarray, "train d"], held_out: Float[ndarray, "held_out d"]
 ) -> tuple[Float[ndarray, "train component"], Float[ndarray, "held_out component"]]:
-    """Both parts in the training part's principal components, of mean square one there."""
+    """Projects both onto the training data's principal components, scaled to a mean square of 1."""
     scaler = StandardScaler().fit(train)
-    known, asked = (np.asarray(scaler.transform(part)) for part in (train, held_out))
-    directions = np.linalg.svd(known, full_matrices=False)[2][:COMPONENTS].T
-    known, asked = known @ directions, asked @ directions
-    size = known.std() or 1.0  # where all facts look the same
-    return known / size, asked / size
+    seen, unseen = (np.asarray(scaler.transform(values)) for values in (train, held_out))
+    directions = np.linalg.svd(seen, full_matrices=False)[2][:COMPONENTS].T
+    seen, unseen = seen @ directions, unseen @ directions
+    size = seen.std() or 1.0  # 0 where all facts have the same activation
+    return seen / size, unseen / size
 
 
-def _said(
-    known: Float[ndarray, "train component"],
+def _predicted(
+    seen: Float[ndarray, "train component"],
     labels: Int[ndarray, " train"],
-    asked: Float[ndarray, "held_out component"],
+    unseen: Float[ndarray, "held_out component"],
 ) -> Int[ndarray, " held_out"]:
-    """What a probe trained on `known` says about `asked`."""
-    if (labels == labels[0]).all():  # of few wordings, whose drawn relations can be one
-        return np.full(len(asked), labels[0])
+    """Trains a probe on `seen` and predicts the labels of `unseen`."""
+    # with few wordings, the control may have drawn the same relation for all of them
+    if (labels == labels[0]).all():
+        return np.full(len(unseen), labels[0])
     probe = LogisticRegression(class_weight="balanced", tol=TOLERANCE, max_iter=10_000)
-    return probe.fit(known, labels).predict(asked)
+    return probe.fit(seen, labels).predict(unseen)

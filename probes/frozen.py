@@ -1,8 +1,10 @@
-"""Norms as the linear maps that they are once their scale is kept at that of a run.
+"""Norms with frozen scales, which makes them linear maps.
 
-Between what a head computes and the logits stand ln_final and, in Gemma and OLMo 2, a post-norm of
-the attention half. With their scales frozen what is written splits into the parts of its writers
-(Elhage et al. 2021; TransformerLens does so for its direct logit attribution).
+Between a head's output and the logits lies ln_final and, in Gemma and OLMo 2, a post-norm of
+attention. A norm divides by a scale that depends on its whole input, so its output is not a sum of
+what the heads contribute. If the scale is kept at the value it has in a run, the norm is linear and
+the output splits into each head's part (Elhage et al. 2021; TransformerLens does the same for
+direct logit attribution).
 """
 
 from typing import cast
@@ -23,31 +25,32 @@ def frozen_norm(
     whole: Float[Tensor, "batch d_model"],
     part: Float[Tensor, "*part batch d_model"],
 ) -> Float[Tensor, "*part batch d_model"]:
-    """What `part` brings to `norm(whole)`, in float32.
+    """Computes the contribution of `part` to `norm(whole)`, in float32.
 
         norm(whole) = Σ frozen_norm(norm, whole, part) + norm_bias(norm)      where Σ part = whole
 
     Args:
-        norm: any of HookedTransformer's own, or nn.Identity where a model has none.
-        whole: whose scale each part is divided by.
+        norm: one of HookedTransformer's norms, or nn.Identity in a model without norms.
+        whole: the norm's whole input, which gives the scale.
+        part: summands of the input.
     """
     whole, part = whole.float(), part.float()
     if isinstance(norm, nn.Identity):
         return part
     if isinstance(norm, LayerNorm | LayerNormPre):
-        whole, part = (own - own.mean(-1, keepdim=True) for own in (whole, part))
+        whole, part = (values - values.mean(-1, keepdim=True) for values in (whole, part))
     scale = (whole.pow(2).mean(-1, keepdim=True) + cast(float, norm.eps)).sqrt()
-    return part / scale * getattr(norm, "w", 1.0)  # folded into later weights, it is gone
+    return part / scale * getattr(norm, "w", 1.0)  # no w if it is folded into later weights
 
 
 def norm_bias(norm: nn.Module, like: Float[Tensor, "*part d_model"]) -> Float[Tensor, " d_model"]:
-    """What `norm` adds whatever it reads: zeros but for a LayerNorm; of the type of `like`."""
+    """The norm's bias, or zeros if it has none (only LayerNorm has one), in the type of `like`."""
     bias = getattr(norm, "b", None)
     return like.new_zeros(like.shape[-1]) if bias is None else bias.to(like)
 
 
 def final_norm(model: HookedTransformer) -> nn.Module:
-    """ln_final, or the identity in a model without norms, which has no such module."""
+    """The model's ln_final, or the identity in a model without norms."""
     return getattr(model, "ln_final", nn.Identity())
 
 
@@ -56,10 +59,11 @@ def after_post_norm(
     z: Float[Tensor, "batch head d_head"],
     raw: Float[Tensor, "*part batch d_model"],
 ) -> Float[Tensor, "*part batch d_model"]:
-    """Raw output `raw` of some heads or of b_O as it reaches the residual stream.
+    """Applies attention's post-norm, with its scale frozen, to a part of attention's raw output.
 
     Args:
-        z: all heads' outputs at this position, whose sum behind W_O sets the post-norm's scale.
+        z: all heads' outputs at this position; their sum after W_O gives the post-norm's scale.
+        raw: the raw output of some heads, or b_O.
     """
     whole = F.linear(z.flatten(-2), w_o(block), block.attn.b_O)
     return frozen_norm(attn_post_norm(block), whole, raw)

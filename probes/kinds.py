@@ -5,7 +5,7 @@ involve attention more. Symmetric, asymmetric and hierarchical relations may dif
 module computes attention's share of the effects of attention and MLPs together, and tests by
 permutation whether the kinds differ. There are two measures:
 
-- "restored" compares the indirect effects of attn_out and of mlp_out, summed over layers and tokens.
+- "restored" compares the indirect effects of attn_out and mlp_out, summed over layers and tokens.
 - "severed" compares how much of the effect of the residual at the last corrupted token is lost
   when attention is held at its corrupted values, and when the MLPs are.
 

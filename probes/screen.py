@@ -46,8 +46,8 @@ class Screening:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or not 0 <= self.sample <= 1:
             raise InputError(
-                f"share {self.share}, sample {self.sample}: a screen's share must be above 0 and at "
-                "most 1, its sample between 0 and 1"
+                f"share {self.share}, sample {self.sample}: a screen's share must be above 0 and "
+                "at most 1, its sample between 0 and 1"
             )
 
 

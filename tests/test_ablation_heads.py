@@ -172,7 +172,7 @@ def test_more_sets_than_a_batch_holds_are_the_same(
 ) -> None:
     prompt, sets = encode(toy, FACT), [frozenset({head}) for head in sorted(all_heads(toy))]
     together = ablate(toy, prompt, QUESTION, sets, zero_z(toy, prompt))
-    monkeypatch.setattr("probes.ablation.ROWS", 3)
+    monkeypatch.setattr("probes.ablation.ROWS_PER_BATCH", 3)
     assert_same_scores(ablate(toy, prompt, QUESTION, sets, zero_z(toy, prompt)), together)
     assert len({round(float(value), 5) for value in together[1]}) > len(sets) - 3
     assert ablate(toy, prompt, QUESTION, [], zero_z(toy, prompt)).shape == (3, 0)

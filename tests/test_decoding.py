@@ -190,7 +190,7 @@ def test_features_are_what_the_model_has_there(family: FamilyOf, name: str, role
 
 def test_batches_do_not_matter(toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     together = read_features(toy, FACTS)
-    monkeypatch.setattr(decoding, "ROWS", 3)
+    monkeypatch.setattr(decoding, "ROWS_PER_BATCH", 3)
     few = read_features(toy, FACTS)
     for site in SITES:
         torch.testing.assert_close(getattr(few, site), getattr(together, site), atol=1e-5, rtol=0)

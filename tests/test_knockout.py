@@ -173,7 +173,7 @@ def test_batching_does_not_matter(
     toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     together = ask(toy, Cut("last", "relation"), 2)
-    monkeypatch.setattr(knockout_module, "ROWS", rows)
+    monkeypatch.setattr(knockout_module, "ROWS_PER_BATCH", rows)
     apart = ask(toy, Cut("last", "relation"), 2)
     assert_same_scores(apart.scores, together.scores)
     assert_same_scores(apart.uncut, together.uncut)
