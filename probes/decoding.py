@@ -177,7 +177,9 @@ def parts(features: Features, split: Split, folds: int = 5, seed: int = 0) -> li
         raise InputError(f"relations {', '.join(facts)}: a probe needs at least two to distinguish")
     most = min(len(set(groups)), max(facts.values()))
     if not 2 <= folds <= most:
-        raise InputError(f"folds {folds}: must be 2 to {most}, with these {split}s and facts")
+        raise InputError(
+            f"folds {folds}: must be 2 to {most}, because there are not more {split}s or facts"
+        )
     n_groups = Counter(relation for relation, _ in set(zip(relations, groups, strict=True)))
     alone = [relation for relation, n in n_groups.items() if n < 2]
     if alone:

@@ -192,7 +192,5 @@ def _hide(
     blind = (left == -torch.inf).all(-1).flatten(0, 1).any(0).nonzero().flatten().tolist()
     if blind:
         named = ", ".join(f"{pos} ({prompt.labels[pos]!r})" for pos in blind)
-        raise InputError(
-            f"cutting {name} leaves these positions nothing to attend to: {named}; cut fewer edges"
-        )
+        raise InputError(f"cutting {name} leaves these positions nothing to attend to: {named}")
     return left

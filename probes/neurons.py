@@ -1,4 +1,11 @@
-"""Which neurons, and whose heads, facts and relations come from (Dai et al. 2022, section 3)."""
+"""Knowledge neurons: which neurons of MLPs and heads raise the probability of a fact's object?
+
+Tracing finds layers and positions; this probe finds single neurons, which can be counted, shared
+between facts, and scaled (`probes.scaling`). Integrated gradients attribute the object's
+probability to each number of a key. Neurons with large attributions in most wordings of a fact
+belong to the fact rather than to a wording, and neurons that most facts of a relation share belong
+to the relation. Dai et al. 2022, section 3, for MLPs; the numbers of heads' z are kedit's addition.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,15 +35,16 @@ from kedit.stats import Interval, bootstrap_groups, bootstrap_ratio
 
 @dataclass(frozen=True)
 class FactNeurons:
-    """What a fact's answer comes from, at the last token of its prompts.
+    """A fact's neurons at the last token of its prompts.
 
     Args:
-        relation, subject, object: the fact; `relation` is its id.
-        prompts: its wordings.
-        neurons: those that enough of the wordings agree on.
-        mass: sums of positive attributions, in probability, mean over the wordings: of each
-            layer's MLP (one unit), and of each head of its attention (a unit each). A site's
-            attributions are an integral along that site's key alone: sums over sites can exceed 1.
+        relation: the fact's relation, by id.
+        subject, object: the fact's subject and object.
+        prompts: the fact's prompts, one per wording.
+        neurons: neurons that have large attributions in enough of the wordings.
+        mass: sums of positive attributions, in units of probability, averaged over the wordings.
+            In each layer, the MLP is one unit and each head is one unit. The attributions of a site
+            are an integral along the key of this site alone, so sums over sites can exceed 1.
     """
 
     relation: str
@@ -47,18 +55,18 @@ class FactNeurons:
     mass: Mapping[Half, Float[Tensor, "layer unit"]]
 
     def to_record(self) -> dict[str, Any]:
-        """Everything but the tensors, for one line of JSON."""
+        """Everything except the tensors, for one line of JSON."""
         record = {name: value for name, value in vars(self).items() if name != "mass"}
         ordered = sorted((site.half, site.layer, index) for site, index in self.neurons)
         return record | {"neurons": ordered}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums, for one safetensors file."""
+        """The sums of attributions, for one safetensors file."""
         return {half: values.contiguous() for half, values in self.mass.items()}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "FactNeurons":
-        """The inverse of `to_record` and `tensors`."""
+        """Rebuilds the object from `to_record` and `tensors`."""
         halves: tuple[Half, ...] = ("mlp", "attn")
         return cls(
             relation=record["relation"],
@@ -80,13 +88,16 @@ def search(
     threshold: float = 0.2,
     agreement: float = 0.5,
 ) -> FactNeurons:
-    """Neurons that bring the object's first token, in more than a share of a fact's wordings.
+    """Searches for a fact's neurons: those that raise the probability of the object's first token.
 
     Args:
-        worded: one fact, in all the wordings that are asked.
-        steps, threshold: as `kedit.editing.neurons.attributions` and `above` have them; a threshold
-            is one for both halves, so that their neurons can be counted against each other.
-        agreement: that share.
+        worded: the same fact in all wordings to search.
+        halves: whether to search MLPs, attention, or both.
+        steps: number of steps of the integral (see `kedit.editing.neurons.attributions`).
+        threshold: smallest attribution of a neuron, as a share of the largest one (see
+            `kedit.editing.neurons.above`). Both halves have the same threshold, so that the numbers
+            of their neurons can be compared.
+        agreement: share of the wordings; a neuron has to be found in more than this share.
     """
     prompts = [encode(model, fact) for fact in worded]
     found = [
@@ -98,9 +109,11 @@ def search(
         subject=worded[0].subject,
         object=worded[0].object,
         prompts=tuple(fact.prompt for fact in worded),
-        neurons=refined([above(one, threshold) for one in found], agreement),
+        neurons=refined([above(scores, threshold) for scores in found], agreement),
         mass={
-            half: torch.stack([_by_unit(model, half, one[half].clamp(min=0)) for one in found])
+            half: torch.stack(
+                [_by_unit(model, half, scores[half].clamp(min=0)) for scores in found]
+            )
             .mean(0)
             .cpu()
             for half in halves
@@ -111,13 +124,19 @@ def search(
 def gathered(
     model: HookedTransformer, name: str, found: Sequence[FactNeurons], agreement: float = 0.5
 ) -> RelationNeurons:
-    """A relation's neurons: those of more than a share (`agreement`) of its facts."""
+    """Combines the facts of one relation; its neurons are those of most of its facts.
+
+    Args:
+        name: the relation's name.
+        found: the relation's facts.
+        agreement: share of the facts; a neuron has to be found in more than this share.
+    """
     neurons, halves = refined([fact.neurons for fact in found], agreement), list(found[0].mass)
     return RelationNeurons(
         id=found[0].relation,
         name=name,
         n_facts=len(found),
-        neurons=tuple(_placed(model, one) for one in sorted(neurons)),
+        neurons=tuple(_located(model, neuron) for neuron in sorted(neurons)),
         counts={half: counted(model, neurons, half) for half in halves},
         mass={
             half: torch.stack([fact.mass[half] for fact in found]).mean(0).numpy()
@@ -127,13 +146,14 @@ def gathered(
 
 
 def of_half(neurons: frozenset[Neuron], half: Half) -> frozenset[Neuron]:
-    return frozenset(one for one in neurons if one.site.half == half)
+    """The neurons that belong to this half (MLPs or attention)."""
+    return frozenset(neuron for neuron in neurons if neuron.site.half == half)
 
 
 def counted(
     model: HookedTransformer, neurons: frozenset[Neuron], half: Half
 ) -> Int[ndarray, "layer unit"]:
-    """How many there are in each layer's MLP, or in each head."""
+    """Counts the neurons in each layer's MLP, or in each head."""
     marks = torch.zeros(model.cfg.n_layers, WriteSite(0, half).d_key(model), dtype=torch.long)
     for site, index in of_half(neurons, half):
         marks[site.layer, index] = 1
@@ -141,9 +161,13 @@ def counted(
 
 
 def attention_share(relations: Sequence[RelationNeurons], seed: int = 0) -> AttributionShare:
-    """Attention's share of sums over relations; the bootstrap draws relations."""
+    """Attention's share of all attributions, by layer and in total.
+
+    Args:
+        seed: seed of the bootstrap, which draws relations.
+    """
     attn, mlp = (
-        np.stack([one.mass[half].sum(1) for one in relations]).astype(float)
+        np.stack([relation.mass[half].sum(1) for relation in relations]).astype(float)
         for half in ("attn", "mlp")
     )
     both = attn + mlp
@@ -159,36 +183,41 @@ def attention_share(relations: Sequence[RelationNeurons], seed: int = 0) -> Attr
 def by_layer(
     relations: Sequence[RelationNeurons], half: Half, share: Interval | None, seed: int = 0
 ) -> ByLayer:
-    """Means over relations of what a half holds; `share` is its part of all attributions."""
+    """Averages a half's neuron counts and attributions over relations, layer by layer.
+
+    Args:
+        share: the half's share of all attributions, if both halves were searched.
+    """
 
     def mean(values: ndarray) -> Interval:
         return bootstrap_ratio(values.astype(float), np.ones(len(values)), seed=seed)
 
-    counts = np.stack([one.counts[half].sum(1) for one in relations])
-    mass = np.stack([one.mass[half].sum(1) for one in relations])
+    counts = np.stack([relation.counts[half].sum(1) for relation in relations])
+    mass = np.stack([relation.mass[half].sum(1) for relation in relations])
     return ByLayer(mean(counts), mean(counts.sum(1)), mean(mass), share)
 
 
 def sharing(relations: Sequence[Sequence[frozenset[Neuron]]], seed: int = 0) -> SharedNeurons:
-    """How many neurons facts share, within relations and between them (Dai et al., table 2).
+    """Counts the neurons that facts share, within and between relations (Dai et al., table 2).
 
     Args:
-        relations: of each, its facts' neurons.
-        seed: of the bootstrap, which draws relations: a pair between two counts with both.
+        relations: for each relation, the neurons of each of its facts.
+        seed: seed of the bootstrap, which draws relations. A pair of facts of two relations counts
+            with both of them.
     """
-    own, within, between = [], [], []
-    for place, facts in enumerate(relations):
-        others = [fact for other in (*relations[:place], *relations[place + 1 :]) for fact in other]
-        own.append([len(fact) for fact in facts])
-        within.append([len(one & other) for one, other in combinations(facts, 2)])
-        between.append([len(one & other) for one in facts for other in others])
+    sizes, within, between = [], [], []
+    for index, facts in enumerate(relations):
+        others = [fact for other in (*relations[:index], *relations[index + 1 :]) for fact in other]
+        sizes.append([len(fact) for fact in facts])
+        within.append([len(fact & other) for fact, other in combinations(facts, 2)])
+        between.append([len(fact & other) for fact in facts for other in others])
     return SharedNeurons(
-        *(bootstrap_groups(values, seed=seed) for values in (own, within, between))
+        *(bootstrap_groups(values, seed=seed) for values in (sizes, within, between))
     )
 
 
-def _placed(model: HookedTransformer, neuron: Neuron) -> NeuronPlace:
-    """Where it is, in plain numbers; one of z with its head."""
+def _located(model: HookedTransformer, neuron: Neuron) -> NeuronPlace:
+    """A neuron's half, layer and index, and its head if it is a number of z."""
     head = neuron.index // model.cfg.d_head if neuron.site.half == "attn" else None
     return NeuronPlace(neuron.site.half, neuron.site.layer, neuron.index, head)
 
@@ -196,6 +225,6 @@ def _placed(model: HookedTransformer, neuron: Neuron) -> NeuronPlace:
 def _by_unit(
     model: HookedTransformer, half: Half, values: Float[Tensor, "layer d_key"] | Tensor
 ) -> Tensor:
-    """Summed over the numbers of each head; of an MLP over all its neurons."""
+    """Sums values over the numbers of each head, or over all neurons of each MLP."""
     units = model.cfg.n_heads if half == "attn" else 1
     return values.unflatten(1, (units, -1)).sum(2)

@@ -1,8 +1,10 @@
-"""A head's OV circuit: what it would write for a token if it attended to that one alone.
+"""A head's OV circuit: which tokens would it promote if it attended to one position alone?
 
-Elhage et al. 2021, who multiply W_E W_V W_O W_U; here, as in Geva et al. 2023, the source is not an
-embedding but the state that the prompt's subject has reached at the head's layer. Whether the head
-does attend there is another question, which the pattern answers.
+The OV circuit shows what a head does with what it reads, apart from where it attends. A head that
+carries a fact should promote the object when it reads the subject. Elhage et al. 2021 multiply
+W_E W_V W_O W_U, so that the head reads an embedding. Here, as in Geva et al. 2023, it reads the
+residual that the subject's position has at the head's layer. Whether the head does attend there is
+a separate question (see `probes.attention`).
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from probes.frozen import after_post_norm, final_norm, frozen_norm
 
 
 class TokenLogit(NamedTuple):
-    """A token's text, and what its logit gains over the vocabulary's mean."""
+    """A token's text, and its logit minus the mean over the vocabulary."""
 
     token: str
     logit: float
@@ -30,14 +32,15 @@ class TokenLogit(NamedTuple):
 
 @dataclass(frozen=True)
 class OVWrites:
-    """What a head writes to the last token's logits with all its attention on `source`.
+    """What a head would write to the last token's logits if it attended only to `source`.
 
     Args:
-        source: a position of the prompt.
+        head: the head.
+        source: position of the prompt that the head reads.
         top, bottom: the tokens that it promotes and suppresses most, the most extreme first.
-        answer_logit: of the answer's first token, less the vocabulary's mean.
-        answer_rank: of that token in the vocabulary; 1 is best.
-        source_rank: of the token at `source`: 1 in a head that copies.
+        answer_logit: logit of the answer's first token, minus the mean over the vocabulary.
+        answer_rank: rank of that token in the vocabulary; 1 is best.
+        source_rank: rank of the token at `source`, which is 1 for a head that copies.
     """
 
     head: Head
@@ -58,20 +61,21 @@ def ov_writes(
     k: int = 8,
     source: int | None = None,
 ) -> OVWrites:
-    """Reads `head`'s OV circuit in the run of `prompt` that left `states`.
+    """Computes what a head's OV circuit writes, given the states of a run of the prompt.
 
-    The scales of a post-norm and of ln_final are those of the run, as if the head's part alone were
-    exchanged; a final soft cap and all biases but b_V are left out. A local head is asked for a
-    source outside its window too.
+    A post-norm and ln_final keep the scales that they have in the run. A final soft cap and all
+    biases except b_V are left out. The source may lie outside of a local head's window.
 
     Args:
-        states: of several rows the mean is taken.
-        k: how many tokens to name at either end.
-        source: the subject's last token if None.
+        prompt: the prompt that was run.
+        states: states of the run; the result is averaged over its rows.
+        head: the head.
+        k: number of tokens to name at either end.
+        source: position that the head reads; the subject's last token if None.
 
     Raises:
-        InputError: a head, a position or a number of tokens that is not there, or states of a
-            prompt of another length.
+        InputError: the model does not have the head, the prompt does not have the position, `k` is
+            below 1 or above the vocabulary's size, or the states are of a run of another length.
     """
     source = prompt.subject[1] - 1 if source is None else source
     _require(model, prompt, states, head, k, source)
@@ -92,13 +96,13 @@ def ov_writes(
 def _logits(
     model: HookedTransformer, states: States, head: Head, source: int
 ) -> Float[Tensor, " vocab"]:
-    """What attention 1 on `source` brings to each logit, centred over the vocabulary."""
+    """What the head adds to each logit with all attention on `source`, minus the tokens' mean."""
     block, values = model.blocks[head.layer], states.values[head.layer]
     shared_by = model.cfg.n_heads // values.shape[2]
     value = values[:, source, head.head // shared_by]
     raw = value @ block.attn.W_O[head.head]
     written = after_post_norm(block, states.z[head.layer][:, -1], raw)
-    # the mean of the rows before the vocabulary: linear as it is, one row of logits will do
+    # everything is linear from here on, so the mean over rows is taken before the large unembedding
     normed = frozen_norm(final_norm(model), states.last, written).mean(0)
     logits = F.linear(normed.to(model.unembed.W_U.dtype), model.unembed.W_U.T).float()
     return logits - logits.mean()
@@ -121,12 +125,12 @@ def _require(
     n_pos, cfg = len(prompt.tokens), model.cfg
     if states.resid[0].shape[1] != n_pos:
         raise InputError(
-            f"the prompt has {n_pos} tokens, the run that left the states "
-            f"{states.resid[0].shape[1]}"
+            f"the prompt has {n_pos} tokens, the run of the states {states.resid[0].shape[1]}: "
+            "they must have the same number"
         )
     if not (0 <= head.layer < cfg.n_layers and 0 <= head.head < cfg.n_heads):
-        raise InputError(f"{head}: the model has {cfg.n_layers} layers of {cfg.n_heads} heads")
+        raise InputError(f"head {head}: the model has {cfg.n_layers} layers of {cfg.n_heads} heads")
     if not 0 <= source < n_pos:
-        raise InputError(f"source {source}: a position below {n_pos} is wanted")
+        raise InputError(f"source {source}: must be a position from 0 to {n_pos - 1}")
     if not 1 <= k <= cfg.d_vocab_out:
-        raise InputError(f"k {k}: from 1 to {cfg.d_vocab_out}, the whole vocabulary, is wanted")
+        raise InputError(f"k {k}: must be from 1 to {cfg.d_vocab_out}, the vocabulary's size")

@@ -108,7 +108,7 @@ def test_the_model_and_its_hooks_are_as_before(toy: HookedTransformer):
 
 def test_what_has_no_gradient_is_refused(toy: HookedTransformer):
     clean, corrupted = runs(toy)
-    with pytest.raises(InputError, match="severed effects have no gradient"):
+    with pytest.raises(InputError, match="severed effects cannot be estimated by gradients"):
         attributed(toy, clean, corrupted, [Patch("resid_post", severed="mlp_out")], QUESTION)
     with pytest.raises(InputError, match="0 steps"):
         attributed(toy, clean, corrupted, PLAIN, QUESTION, steps=0)

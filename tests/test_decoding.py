@@ -216,13 +216,13 @@ def test_the_toy_tells_relations_apart_at_the_last_token_and_not_before_they_are
 def test_what_cannot_be_read_is_refused(
     toy: HookedTransformer, bosless_gpt2: HookedTransformer
 ) -> None:
-    with pytest.raises(InputError, match="no facts to read"):
+    with pytest.raises(InputError, match="no facts: at least one"):
         read_features(toy, [])
     with pytest.raises(
-        InputError, match="no 'object' token in 'The birth.* is': it has .'bos', 'last', "
+        InputError, match="'The birth.* is' has no token of the role 'object': .* bos, last, "
     ):
         read_features(toy, FACTS, "object")
-    with pytest.raises(InputError, match="no 'bos' token"):
+    with pytest.raises(InputError, match="no token of the role 'bos'"):
         read_features(bosless_gpt2, FACTS, "bos")
 
 
@@ -239,11 +239,11 @@ def among(kept: Callable[[str, str, str], bool]) -> Features:
 @pytest.mark.parametrize(
     ("kept", "split", "folds", "message"),
     [
-        (lambda r, s, w: r == "P", "subject", 5, "relations: P: two are wanted"),
-        (lambda r, s, w: True, "wording", 17, "17 folds: 2 to 16 are wanted"),
-        (lambda r, s, w: True, "subject", 9, "9 folds: 2 to 8 are wanted, for want of subjects"),
-        (lambda r, s, w: True, "subject", 1, "1 folds: 2 to 8 are wanted"),
-        (lambda r, s, w: s == "a", "wording", 5, "5 folds: 2 to 4 are wanted"),  # four facts each
+        (lambda r, s, w: r == "P", "subject", 5, "relations P: a probe needs at least two"),
+        (lambda r, s, w: True, "wording", 17, "folds 17: must be 2 to 16"),
+        (lambda r, s, w: True, "subject", 9, "folds 9: must be 2 to 8, .* subjects"),
+        (lambda r, s, w: True, "subject", 1, "folds 1: must be 2 to 8"),
+        (lambda r, s, w: s == "a", "wording", 5, "folds 5: must be 2 to 4"),  # four facts each
         (lambda r, s, w: r != "Q" or w == "Q 3", "wording", 5, "Q has a single wording"),
         (lambda r, s, w: r != "Q" or s == "c", "subject", 5, "Q has a single subject"),
     ],

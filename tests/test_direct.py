@@ -198,7 +198,7 @@ def test_parts_that_do_not_add_up_are_refused(toy: HookedTransformer) -> None:
         return act + act.norm() * towards / towards.norm()
 
     foreign = replace(run, hooks=((get_act_name("attn_out", 2), pushed),))
-    with pytest.raises(InputError, match=r"bring .* to a logit difference of .* let stand"):
+    with pytest.raises(InputError, match=r"sum to .*, but the logit difference is .* change no"):
         direct_effects(toy, foreign.states(toy), QUESTION)
     silent = replace(run, hooks=((get_act_name("z", 2), silenced(slice(None), -1)),))
     effects = direct_effects(toy, silent.states(toy), QUESTION)
@@ -209,5 +209,5 @@ def test_parts_that_do_not_add_up_are_refused(toy: HookedTransformer) -> None:
 def test_a_token_that_is_not_there_is_refused(
     toy: HookedTransformer, question: AnswerMetric
 ) -> None:
-    with pytest.raises(InputError, match=rf"answer {question.answer}, foil {question.foil}: ids"):
+    with pytest.raises(InputError, match=rf"{question.answer}, foil {question.foil}: token ids"):
         direct_effects(toy, clean_run(toy, FACT).states(toy), question)

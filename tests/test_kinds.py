@@ -94,5 +94,5 @@ def test_nothing_to_share_and_missing_sweeps_are_told():
     with pytest.raises(InputError, match="no traces"):
         shares([], {}, "restored", "prob")
     lacking = FactTrace(**{**vars(one), "grids": {"mlp_out": one.grids["mlp_out"]}})
-    with pytest.raises(InputError, match="restored needs the sweeps attn_out"):
+    with pytest.raises(InputError, match="'restored' needs the sweeps attn_out"):
         parts(lacking, "restored", "prob")

@@ -236,14 +236,14 @@ def test_a_query_keeps_at_least_one_key(
 @pytest.mark.parametrize(
     ("cut", "window", "layers", "message"),
     [
-        (Cut("last", "object"), 1, None, "role 'object': one of bos, subject"),
-        (Cut("rest", "subject"), 1, None, "has no rest: bos, subject"),
+        (Cut("last", "object"), 1, None, "role 'object': must be one of bos, subject"),
+        (Cut("rest", "subject"), 1, None, "has no token of the role rest: .* bos, subject"),
         (Cut("last", "rest"), 1, None, "has no rest"),
-        (Cut("last", "subject", frozenset()), 1, None, "last to subject: no heads to cut it in"),
+        (Cut("last", "subject", frozenset()), 1, None, "cut last to subject: heads is empty"),
         (Cut("last", "bos", frozenset({Head(4, 0)})), 1, None, "L4H0: the model has L0H0 to L3H3"),
         (Cut("last", "bos", frozenset({Head(0, -1)})), 1, None, "L0H-1: the model has"),
-        (Cut("last", "subject"), 0, None, "window 0: at least one layer"),
-        (Cut("last", "subject"), 1, (0, 4), r"layers \(0, 4\): the model has 0 to 3"),
+        (Cut("last", "subject"), 0, None, "window 0: must be at least 1"),
+        (Cut("last", "subject"), 1, (0, 4), r"layers \(0, 4\): the model has layers 0 to 3"),
         (Cut("last", "subject"), 1, (-1,), r"layers \(-1,\)"),
     ],
 )

@@ -141,12 +141,12 @@ def test_what_is_asked_for_has_to_be_there(toy: HookedTransformer) -> None:
     with pytest.raises(InputError, match="L0H-1: the model has"):
         asked(toy, Head(0, -1))
     for source in (-1, n_pos):
-        with pytest.raises(InputError, match=f"source {source}: a position below {n_pos}"):
+        with pytest.raises(InputError, match=f"source {source}: must be a position from 0 to"):
             asked(toy, Head(0, 0), source=source)
     for k in (0, toy.cfg.d_vocab + 1):
-        with pytest.raises(InputError, match=f"k {k}: from 1 to {toy.cfg.d_vocab}"):
+        with pytest.raises(InputError, match=f"k {k}: must be from 1 to {toy.cfg.d_vocab}"):
             asked(toy, Head(0, 0), k=k)
     other = Run(torch.tensor([[0, 5, 6]])).states(toy)
-    with pytest.raises(InputError, match=f"prompt has {n_pos} tokens, .* the states 3"):
+    with pytest.raises(InputError, match=f"prompt has {n_pos} tokens, .* of the states 3"):
         ov_writes(toy, encode(toy, FACT), other, Head(0, 0))
     assert asked(toy, Head(3, 3), k=1, source=n_pos - 1).top  # the last of everything is there

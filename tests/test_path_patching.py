@@ -198,7 +198,9 @@ def test_receivers_come_by_themselves_in_any_number_and_order(
     assert together.receivers == receivers and together.sender == SENDER
     alone = [patched(model, [receiver]).restored[:, 0] for receiver in receivers]
     assert_same_scores(together.restored, torch.stack(alone, dim=1))
-    monkeypatch.setattr("probes.path_patching.ROWS", 7)  # two receivers of three samples each
+    monkeypatch.setattr(
+        "probes.path_patching.ROWS_PER_BATCH", 7
+    )  # two receivers of three samples each
     backwards = patched(model, receivers[::-1])
     assert_same_scores(backwards.restored.flip(1), together.restored)
     assert len({round(float(value), 5) for value in together.restored[1]}) == len(receivers) - 1
@@ -220,13 +222,13 @@ def test_the_model_is_left_as_it_was(toy: HookedTransformer) -> None:
 @pytest.mark.parametrize(
     ("name", "receiver", "message"),
     [
-        (PLAIN, Receiver("q", 1, 0), "L1H0.q reads nothing that L1H2 writes: .* from layer 2 on"),
-        (PLAIN, Receiver("v", 0, 0), "L0H0.v reads nothing"),
-        (PLAIN, Receiver("mlp", 0), "L0.mlp reads nothing .* from layer 1 on"),
-        (PARALLEL, OWN_MLP, "L1.mlp reads nothing .* from layer 2 on"),
-        (PLAIN, Receiver("k", 4, 0), "L4H0.k reads nothing .* of 4 layers"),
-        (PLAIN, Receiver("q", 2, 4), "no receiver L2H4.q: 4 heads have a q"),
-        (GROUPED, Receiver("k", 2, 2), "no receiver L2H2.k: 2 heads have a k"),
+        (PLAIN, Receiver("q", 1, 0), "L1H0.q does not read what L1H2 writes: .* layer 2 or"),
+        (PLAIN, Receiver("v", 0, 0), "L0H0.v does not read"),
+        (PLAIN, Receiver("mlp", 0), "L0.mlp does not read .* in layer 1 or"),
+        (PARALLEL, OWN_MLP, "L1.mlp does not read .* in layer 2 or"),
+        (PLAIN, Receiver("k", 4, 0), "L4H0.k does not read .* of 4 layers"),
+        (PLAIN, Receiver("q", 2, 4), "no receiver L2H4.q: .* 4 heads with a q"),
+        (GROUPED, Receiver("k", 2, 2), "no receiver L2H2.k: .* 2 heads with a k"),
     ],
 )
 def test_a_receiver_that_cannot_see_the_sender_is_refused(
@@ -256,17 +258,17 @@ def test_runs_that_do_not_fit_are_refused(toy: HookedTransformer) -> None:
         return path_patch(toy, clean, corrupted, sender, [LOGITS], QUESTION, [pos])
 
     for tokens in (clean.tokens[:, 1:], clean.tokens.expand(3, -1)):
-        with pytest.raises(InputError, match=rf"one row of {n_pos} tokens is wanted"):
+        with pytest.raises(InputError, match=rf"must have one row of {n_pos} tokens"):
             patch(Run(tokens), corrupted)
     for pos in (-1, n_pos):
-        with pytest.raises(InputError, match=f"the runs have {n_pos} tokens"):
+        with pytest.raises(InputError, match=f"the runs have positions 0 to {n_pos - 1}"):
             patch(clean, corrupted, pos=pos)
     for absent in (Head(4, 0), Head(0, 4), Head(-1, 0)):
-        with pytest.raises(InputError, match=f"no head {absent}: there are 4 layers of 4"):
+        with pytest.raises(InputError, match=f"no head {absent}: the model has 4 layers of 4"):
             patch(clean, corrupted, absent)
     place = get_act_name("resid_pre", 2)
     late = Run(corrupted.tokens, ((place, lambda act, hook: act + 1),))
-    with pytest.raises(InputError, match=f"a corruption at {place}"):
+    with pytest.raises(InputError, match=f"the corrupted run has hooks at {place}"):
         patch(clean, late)
     with (
         toy.hooks(fwd_hooks=[(place, lambda act, hook: act)]),

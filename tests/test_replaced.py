@@ -10,7 +10,7 @@ from kedit.errors import NoReplacement
 from kedit.facts import Fact, Relation
 from kedit.models import toy as toy_module
 from kedit.models.prompts import encode
-from probes.corrupt import _other_relations, _other_subjects, _builtin_sources, replaced
+from probes.corrupt import _builtin_sources, _other_relations, _other_subjects, replaced
 
 FACTS = toy_module.facts()
 FACT = FACTS[0]  # "The birthplace of Ada Alder is"
@@ -112,7 +112,7 @@ def test_a_relation_of_another_domain_is_not_taken(toy: HookedTransformer):
 def test_a_pool_with_nothing_to_take_is_refused(
     toy: HookedTransformer, part: str, pool: list[Fact]
 ):
-    message = f"no other {part}, of the given facts or of those that come with kedit, .*'{FACT.prompt}'"
+    message = f"no other {part}, of the given facts or of those .* kedit, .*'{FACT.prompt}'"
     with pytest.raises(NoReplacement, match=message):
         replaced(toy, FACT, part, pool, seed=0)
 
@@ -127,7 +127,8 @@ def test_a_file_about_one_relation_takes_other_words_from_kedits_own_facts() -> 
     ]
     assert relations and all(other.subject == "France" for other in relations)
     assert not any("capital" in other.prompt for other in relations)
-    subjects = [other for kin in _builtin_sources(fact) for other in _candidates_of("subject", fact, kin)]
+    kins = _builtin_sources(fact)
+    subjects = [other for kin in kins for other in _candidates_of("subject", fact, kin)]
     assert "The capital of Japan is" in {other.prompt for other in subjects}
     assert {(other.object, other.template) for other in subjects} == {("Paris", fact.template)}
 

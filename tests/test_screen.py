@@ -167,7 +167,7 @@ def test_recall_by_a_sample_is_near_the_truth():
 
 def test_bad_shares_and_unscreened_traces_are_told(whole: FactTrace):
     for share, sample in ((0.0, 0.1), (1.2, 0.1), (0.1, -0.1)):
-        with pytest.raises(InputError, match="shares between 0 and 1"):
+        with pytest.raises(InputError, match="sample between 0 and 1"):
             Screening(share, sample=sample)
     with pytest.raises(InputError, match="no screened traces of 'z'"):
         quality([whole], "z", "prob")
