@@ -1,4 +1,11 @@
-"""Activation patching between two texts of one's own, without a fact: which cells bring it back?"""
+"""Activation patching between any two texts: which activations make the difference?
+
+`probes.trace` needs a fact with a subject and a relation. Here any behaviour can be studied, given
+a clean text and a corrupted text of the same token length that differ in what matters, such as the
+names in indirect object identification (Wang et al. 2022). Restoring a cell of the corrupted run
+shows whether its clean value suffices to bring the clean answer back (Zhang and Nanda 2023,
+arXiv 2309.16042).
+"""
 
 from collections.abc import Callable, Sequence
 from os.path import commonprefix
@@ -28,7 +35,7 @@ from kedit.spacing import without_end_blanks
 from probes.patch import AnswerMetric, Patch, sweep
 from probes.trace import patches_at, question_of
 
-# single layers: a map by layer, not Meng et al.'s windows
+# every site in single layers, without Meng et al.'s windows, so that layers can be compared
 SINGLE = (Patch("resid_post"), Patch("mlp_out"), Patch("attn_out"), Patch("z"))
 Metric = Callable[[Float[Tensor, "row d_vocab"]], Tensor]
 
@@ -50,36 +57,38 @@ def patch_prompts(
                               "When John and Mary went to the store, Mary gave a drink to",
                               answer="Mary", foil="John")
 
-    What is scored is one token: the first that tells the answer from the foil, or without a foil
-    the answer's first that is no bare blank. The answer's tokens before it end every prompt.
+    One token is scored: the first that distinguishes the answer from the foil or, without a foil,
+    the answer's first token that is not blank. The answer's tokens before it are appended to both
+    texts.
 
     Args:
-        corrupted: a text of as many tokens as the clean one, or several, whose scores are averaged.
-        answer: what the clean text goes on with; it is joined to it as `kedit.spacing` says.
-        foil: what it is held against (logit_diff); "" for what the corrupted run says besides it.
-        metric: in place of an answer, a score of one's own: a function from the last position's
-            logits [row, d_vocab] to one number a row (`kedit.forward.metrics.OwnMetric` gives it a
-            name).
-        patches: what is restored; by default residual, MLP and attention outputs, and heads.
-        positions: at which positions, counted with BOS, from the end if negative; everywhere if
-            None.
+        clean: the text that leads to the answer.
+        corrupted: a text with the same number of tokens, or several, whose scores are averaged.
+        answer: how the clean text continues. `kedit.spacing` decides whether a blank joins them.
+        foil: the wrong answer for the metric logit_diff. If it is empty, the foil is the token that
+            the corrupted run finds likeliest, apart from the answer.
+        metric: a function that replaces the answer's scores: from the last position's logits
+            [row, d_vocab] to one number per row. `kedit.forward.metrics.OwnMetric` gives it a name.
+        patches: what to restore; by default single layers of all sites.
+        positions: where to restore. BOS counts as position 0, and negative numbers count from the
+            end. Everywhere if None.
 
     Raises:
-        InputError: texts of unequal lengths or without a difference, an answer and a metric or
-            neither of them, an answer that no token tells from the foil, positions that are not
-            there, or scores that are not finite.
+        InputError: the texts differ in their numbers of tokens or do not differ at all, both an
+            answer and a metric are given or neither, no token distinguishes the answer from the
+            foil, a position does not exist, or scores are not finite.
     """
     others = [corrupted] if isinstance(corrupted, str) else list(corrupted)
     clean, *others = (without_end_blanks(text) for text in (clean, *others))
-    _require_asked(clean, others, answer, foil, metric, patches)
-    prompt, rival = _asked(model, clean, answer.strip(), foil.strip())
+    _require_arguments(clean, others, answer, foil, metric, patches)
+    prompt, foil_token = _scored(model, clean, answer.strip(), foil.strip())
     require_room(model, clean, len(prompt.tokens))
     rows = torch.stack([_aligned(model, prompt, text) for text in others])
     states = Run(prompt.tokens[None]).states(model), Run(rows).states(model)
     if metric is not None:
         question = metric if isinstance(metric, OwnMetric) else OwnMetric(_name_of(metric), metric)
-    elif rival is not None:
-        question = AnswerMetric(prompt.answer_ids[0], rival)
+    elif foil_token is not None:
+        question = AnswerMetric(prompt.answer_ids[0], foil_token)
     else:
         question = question_of(model, prompt.answer_ids[0], states[1])
     columns = _columns(positions, len(prompt.tokens))
@@ -87,7 +96,7 @@ def patch_prompts(
         swept = bars.track(patches, description="restoring every cell")
         found = [sweep(model, *states, patch, question, columns) for patch in swept]
     if not all(grid.is_finite for grid in found):
-        raise InputError(f"{clean!r}: scores are not finite: try float32")
+        raise InputError(f"{clean!r}: scores are not finite; load the model in float32")
     tokens = (question.answer, question.foil) if isinstance(question, AnswerMetric) else ()
     return PromptTrace(
         clean,
@@ -100,7 +109,7 @@ def patch_prompts(
     )
 
 
-# eight parameters: the texts, what is scored of them, and what is restored
+# eight parameters: the model, the texts, what is scored, and what is restored
 def patch(
     model: HookedTransformer,
     clean: str,
@@ -112,27 +121,28 @@ def patch(
     metric: Metric | OwnMetric | None = None,
     window: int = 1,
 ) -> PromptTrace:
-    """`patch_prompts` at one site: which cells of it bring the answer back?
+    """Restores every cell of one site; otherwise the same as `patch_prompts`.
 
         patch(model, "When John and Mary went to the store, John gave a drink to",
               "When John and Mary went to the store, Mary gave a drink to",
               answer="Mary", foil="John").top(5)
 
     Args:
-        site: "resid_post", "mlp_out", "attn_out", "z", or "severed": single residuals, each once
-            while MLP and once while attention outputs stay as they were corrupted.
-        window: layers of MLP or attention outputs that are restored together.
+        site: "resid_post", "mlp_out", "attn_out", "z", or "severed": single residuals, once while
+            MLP outputs and once while attention outputs stay at their corrupted values.
+        window: number of layers whose MLP or attention outputs are restored together.
+        model, clean, corrupted, answer, foil, metric: see `patch_prompts`.
 
     Raises:
-        InputError: no such site, or as `patch_prompts`.
+        InputError: there is no such site; for other reasons see `patch_prompts`.
     """
     if site not in SITES:
-        raise InputError(f"site {site!r}: one of {', '.join(SITES)} is wanted")
+        raise InputError(f"site {site!r}: must be one of {', '.join(SITES)}")
     patches = patches_at([site], window)
     return patch_prompts(model, clean, corrupted, answer, foil, metric, patches)
 
 
-def _require_asked(
+def _require_arguments(
     clean: str,
     others: Sequence[str],
     answer: str,
@@ -140,69 +150,69 @@ def _require_asked(
     metric: Metric | OwnMetric | None,
     patches: Sequence[Patch],
 ) -> None:
-    """Raises InputError for what can be told from the arguments alone."""
+    """Raises InputError for errors that show in the arguments, before the model is used."""
     if not clean.strip() or not others or not all(text.strip() for text in others):
-        raise InputError("a clean text and a corrupted one are wanted, got an empty one")
+        raise InputError("clean and corrupted: both texts are needed, got an empty one")
     if bool(answer.strip()) == (metric is not None):
         both = "both" if answer.strip() else "neither"
-        raise InputError(f"an answer or a metric of your own is wanted, got {both}")
+        raise InputError(f"either an answer or a metric of your own is needed, got {both}")
     if foil.strip() and not answer.strip():
         raise InputError(f"foil {foil!r}: a metric of your own has no foil")
     if not patches:
-        raise InputError("patches: at least one is wanted")
+        raise InputError("patches: at least one is needed")
 
 
-def _asked(
+def _scored(
     model: HookedTransformer, clean: str, answer: str, foil: str
 ) -> tuple[Prompt, int | None]:
-    """The clean prompt up to the token that is scored, and the foil's token in its place."""
+    """The clean prompt up to the token that is scored, and the foil's token at this position."""
     if not answer:
         return encode_text(model, clean), None
     ids, *others = answers_ids(model, clean, (answer, foil) if foil else (answer,))
     prompt = encode_text(model, clean, ids)
     if not others:
         return with_given_tokens(model, prompt, distinguishing_token(model, ids)), None
-    rival, n = others[0], first_difference(ids, others[0])
-    if n >= len(rival) or ids[n] == rival[n]:
+    foil_ids, n = others[0], first_difference(ids, others[0])
+    if n >= len(foil_ids) or ids[n] == foil_ids[n]:
         raise InputError(
-            f"answer {answer!r}, foil {foil!r}: no token tells them apart, for one begins with "
-            "the other"
+            f"answer {answer!r}, foil {foil!r}: no token distinguishes them, because one begins "
+            "with the other"
         )
-    return with_given_tokens(model, prompt, n), rival[n]
+    return with_given_tokens(model, prompt, n), foil_ids[n]
 
 
 def _aligned(model: HookedTransformer, prompt: Prompt, text: str) -> Tensor:
-    """Tokens of a corrupted text, each at the place of one of the clean text, and what is given.
+    """Tokens of a corrupted text, followed by the answer's tokens that end the clean prompt.
 
     Raises:
-        InputError: it has more tokens, or fewer, or the same.
+        InputError: the text has more or fewer tokens than the clean one, or exactly the same.
     """
     other, plain = encode_text(model, text), prompt.labels[: prompt.n_plain]
     if len(other.tokens) != prompt.n_plain:
         part, instead = _difference(plain, other.labels)
         raise InputError(
-            f"the clean text has {prompt.n_plain} tokens, the corrupted one {len(other.tokens)}: "
-            "they must have equally many, for a cell is restored to what the clean run has at its "
-            f"place. {_told(part)} ({len(part)}) stands against {_told(instead)} "
-            f"({len(instead)}): put words of as many tokens there.\n"
-            f"clean:     {_told(plain)}\ncorrupted: {_told(other.labels)}"
+            f"the clean text has {prompt.n_plain} tokens, the corrupted text {len(other.tokens)}: "
+            "they must have the same number, because a cell is restored from the clean run's same "
+            f"position. The clean text has {_quoted(part)} ({len(part)}) where the corrupted text "
+            f"has {_quoted(instead)} ({len(instead)}): choose words with the same number of "
+            f"tokens.\nclean:     {_quoted(plain)}\ncorrupted: {_quoted(other.labels)}"
         )
     if torch.equal(other.tokens, prompt.tokens[: prompt.n_plain]):
-        raise InputError(f"the corrupted text is the clean one, token for token: {text!r}")
+        raise InputError(f"the corrupted text has the same tokens as the clean text: {text!r}")
     return torch.cat([other.tokens, prompt.tokens[prompt.n_plain :]])
 
 
 def _difference(
-    one: tuple[str, ...], other: tuple[str, ...]
+    first: tuple[str, ...], second: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Both without the tokens that they begin and end with alike."""
-    start = len(commonprefix([one, other]))
-    one, other = one[start:], other[start:]
-    end = len(commonprefix([one[::-1], other[::-1]]))
-    return one[: len(one) - end], other[: len(other) - end]
+    """Both texts' tokens without the beginning and the end that they share."""
+    start = len(commonprefix([first, second]))
+    first, second = first[start:], second[start:]
+    end = len(commonprefix([first[::-1], second[::-1]]))
+    return first[: len(first) - end], second[: len(second) - end]
 
 
-def _told(labels: Sequence[str]) -> str:
+def _quoted(labels: Sequence[str]) -> str:
     return " ".join(map(repr, labels)) or "nothing"
 
 
@@ -211,7 +221,7 @@ def _columns(positions: Sequence[int] | None, n_pos: int) -> tuple[int, ...] | N
         return None
     for pos in positions:
         if not -n_pos <= pos < n_pos:
-            raise InputError(f"position {pos}: the prompt has {n_pos} tokens, counted from 0")
+            raise InputError(f"position {pos}: the prompt has positions 0 to {n_pos - 1}")
     return tuple(range(n_pos)[pos] for pos in positions)
 
 

@@ -1,7 +1,9 @@
-"""Do neurons do what attribution says? They are scaled, and the model is asked again.
+"""Scales neurons and scores the answer again: does the model need the neurons that were found?
 
-Dai et al. 2022, section 4, "Knowledge Neurons Affect Knowledge Expression": neurons set to zero
-(suppressed) or doubled (amplified).
+Attribution (`probes.neurons`) only estimates a neuron's effect, from gradients. Here the found
+neurons are really set to zero (suppressed) or doubled (amplified), all together. If they carry a
+fact, the probability of its object falls or rises, and does so more than for other neurons of the
+same sites. Dai et al. 2022, section 4, "Knowledge Neurons Affect Knowledge Expression".
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,28 +27,29 @@ from probes.neurons import of_half
 
 SUPPRESSED, AMPLIFIED = 0.0, 2.0
 LOUDEST = "loudest"
-ROWS = 64  # of a batch
+ROWS_PER_BATCH = 64
 
 Neurons = frozenset[Neuron]
 
 
 class Scaling(NamedTuple):
-    """These neurons times `factor`, at the prompt's last token."""
+    """Neurons that are multiplied by `factor` at the prompt's last token."""
 
     neurons: Neurons
     factor: float
 
 
 class Effect(NamedTuple):
-    """What scaling does to the probability of a fact's answer: scaled - clean.
+    """How scaling changes the probability of a fact's answer: scaled - clean.
 
     Args:
-        neurons: whose: a name of the sets that were scaled, or LOUDEST.
-        half: "mlp", "attn": those of this half only; or "both".
+        neurons: name of the sets of neurons that were scaled, or LOUDEST.
+        half: "mlp" or "attn" if only neurons of this half were scaled, or "both".
         factor: SUPPRESSED or AMPLIFIED.
-        n_neurons: that were scaled, on average.
-        prob, logprob: mean changes, the latter in nats.
-        clean: the probability when nothing is scaled.
+        n_neurons: mean number of scaled neurons.
+        prob: mean change of the answer's probability.
+        logprob: mean change of its log-probability, in nats.
+        clean: the answer's probability when nothing is scaled.
     """
 
     neurons: str
@@ -65,14 +68,14 @@ def scaled(
     answer: int,
     scalings: Sequence[Scaling],
 ) -> Float[Tensor, "scaling prob_and_logprob"]:
-    """Probability and log-probability of `answer` after `tokens`, under each scaling by itself."""
+    """Computes probability and log-probability of `answer` after `tokens`, once per scaling."""
     scores = []
-    for start in range(0, len(scalings), ROWS):
-        part = scalings[start : start + ROWS]
-        rows = tokens.expand(len(part), -1)
+    for start in range(0, len(scalings), ROWS_PER_BATCH):
+        batch = scalings[start : start + ROWS_PER_BATCH]
+        rows = tokens.expand(len(batch), -1)
         resid = model.run_with_hooks(
             rows,
-            fwd_hooks=_hooks(model, part),
+            fwd_hooks=_hooks(model, batch),
             stop_at_layer=model.cfg.n_layers,
             attention_mask=torch.ones_like(rows),  # else guessed from padding tokens
         )
@@ -86,58 +89,63 @@ def effects(
     sets: Mapping[str, Sequence[Neurons]],
     loudest: Neurons = frozenset(),
 ) -> list[Effect]:
-    """Of suppressing and amplifying neurons, both halves together and each alone.
+    """Measures the effects of suppressing and of amplifying neurons: of both halves, and of each.
 
     Args:
-        worded: one fact, in all the wordings that are asked; effects are means over them.
-        sets: of neurons, by name; the effects of a name's sets are averaged. Empty ones have none.
-        loudest: the control LOUDEST takes the place of these (see `loudest_like`).
+        worded: one fact in all wordings to score; effects are averaged over them.
+        sets: sets of neurons, by name. Effects are averaged over the sets of one name. Empty sets
+            are left out.
+        loudest: neurons for which the control LOUDEST is drawn (see `loudest_like`).
     """
     found: dict[tuple[str, str, float], list[tuple[float, ...]]] = {}
     for fact in worded:
         prompt = encode(model, fact)
-        here = {**sets, LOUDEST: [loudest_like(model, prompt.tokens, loudest)]}
-        asked = [
+        # the loudest neurons depend on the prompt, so they are chosen for each wording
+        all_sets = {**sets, LOUDEST: [loudest_like(model, prompt.tokens, loudest)]}
+        keyed = [
             ((name, half, factor), Scaling(part, factor))
-            for name, each in here.items()
-            for half, part in _parts(each)
+            for name, named_sets in all_sets.items()
+            for half, part in _parts(named_sets)
             for factor in (SUPPRESSED, AMPLIFIED)
         ]
-        scalings = [Scaling(frozenset(), 1.0), *(scaling for _, scaling in asked)]
+        scalings = [Scaling(frozenset(), 1.0), *(scaling for _, scaling in keyed)]
         clean, *scores = scaled(model, prompt.tokens, prompt.answer_ids[0], scalings).tolist()
-        for (place, scaling), (prob, logprob) in zip(asked, scores, strict=True):
+        for (key, scaling), (prob, logprob) in zip(keyed, scores, strict=True):
             change = (len(scaling.neurons), prob - clean[0], logprob - clean[1], clean[0])
-            found.setdefault(place, []).append(change)
+            found.setdefault(key, []).append(change)
     return [
-        Effect(*place, *(sum(column) / len(rows) for column in zip(*rows, strict=True)))
-        for place, rows in found.items()
+        Effect(*key, *(sum(column) / len(rows) for column in zip(*rows, strict=True)))
+        for key, rows in found.items()
     ]
 
 
 def averaged(relations: Sequence[Sequence[Sequence[Effect]]], seed: int = 0) -> list[ScalingChange]:
-    """Means over facts, one for each thing that was done to them.
+    """Averages effects over facts, for each combination of neurons, half and factor.
 
     Args:
-        relations: of each, its facts' effects.
-        seed: of the bootstrap, which draws relations.
+        relations: for each relation, the effects on each of its facts.
+        seed: seed of the bootstrap, which draws relations.
     """
-    places = dict.fromkeys(one[:3] for facts in relations for fact in facts for one in fact)
+    keys = dict.fromkeys(effect[:3] for facts in relations for fact in facts for effect in fact)
     return [
         _change(
-            [[one for fact in facts for one in fact if one[:3] == place] for facts in relations],
+            [
+                [effect for fact in facts for effect in fact if effect[:3] == key]
+                for facts in relations
+            ],
             seed,
         )
-        for place in places
+        for key in keys
     ]
 
 
-def random_like(model: HookedTransformer, neurons: Neurons, draw: torch.Generator) -> Neurons:
-    """As many others at each site, drawn at random (all others, where there are fewer)."""
+def random_like(model: HookedTransformer, neurons: Neurons, generator: torch.Generator) -> Neurons:
+    """Draws the same number of other neurons at each site (all others, if there are fewer)."""
     return frozenset(
-        Neuron(site, others[place])
-        for site, own in _by_site(neurons)
-        if (others := _others(model, site, own))
-        for place in torch.randperm(len(others), generator=draw)[: len(own)].tolist()
+        Neuron(site, others[drawn])
+        for site, indices in _by_site(neurons)
+        if (others := _others(model, site, indices))
+        for drawn in torch.randperm(len(others), generator=generator)[: len(indices)].tolist()
     )
 
 
@@ -145,45 +153,46 @@ def random_like(model: HookedTransformer, neurons: Neurons, draw: torch.Generato
 def loudest_like(
     model: HookedTransformer, tokens: Int[Tensor, " pos"], neurons: Neurons
 ) -> Neurons:
-    """As many others at each site: those that write most at the last token, by |k_i| ‖W_i‖.
+    """Selects, at each site, the same number of other neurons that write most, by |k_i| ‖W_i‖.
 
-    A random neuron is mostly silent, and scaling it does nothing: these ask whether it takes the
-    neurons that attribution finds, or any that are active there.
+    Most random neurons are close to zero, so scaling them has no effect. This control is stricter:
+    it shows whether an effect needs the neurons that attribution found, or whether scaling any
+    neurons that are active at the last token has it.
     """
     if not neurons:
         return neurons
     sites = _by_site(neurons)
     keys = read_keys(model, tokens[None], [site for site, _ in sites])
     found = []
-    for site, own in sites:
+    for site, indices in sites:
         written = keys[site][0, -1].abs() * site.weight(model).norm(dim=1)
-        written[sorted(own)] = -1
-        chosen = written.topk(min(len(own), len(written) - len(own))).indices
+        written[sorted(indices)] = -1  # so that the given neurons are not chosen
+        chosen = written.topk(min(len(indices), len(written) - len(indices))).indices
         found += [Neuron(site, index) for index in chosen.tolist()]
     return frozenset(found)
 
 
 def _change(relations: Sequence[Sequence[Effect]], seed: int) -> ScalingChange:
-    """Effects of one kind, relation by relation."""
-    every = [one for facts in relations for one in facts]
+    """Averages effects of the same neurons, half and factor; they are given by relation."""
+    effects = [effect for facts in relations for effect in facts]
     values = {
-        name: [[getattr(one, name) for one in facts] for facts in relations]
+        name: [[getattr(effect, name) for effect in facts] for facts in relations]
         for name in ("clean", "prob", "logprob")
     }
-    prob, clean = (np.array([sum(own) for own in values[name]]) for name in ("prob", "clean"))
+    prob, clean = (np.array([sum(facts) for facts in values[name]]) for name in ("prob", "clean"))
     return ScalingChange(
-        neurons=every[0].neurons,
-        half=every[0].half,
-        factor=every[0].factor,
-        n_facts=len(every),
-        n_neurons=sum(one.n_neurons for one in every) / len(every),
-        **{name: bootstrap_groups(own, seed=seed) for name, own in values.items()},
+        neurons=effects[0].neurons,
+        half=effects[0].half,
+        factor=effects[0].factor,
+        n_facts=len(effects),
+        n_neurons=sum(effect.n_neurons for effect in effects) / len(effects),
+        **{name: bootstrap_groups(by_relation, seed=seed) for name, by_relation in values.items()},
         relative=bootstrap_ratio(prob, clean, seed=seed),
     )
 
 
 def _parts(sets: Iterable[Neurons]) -> list[tuple[str, Neurons]]:
-    """Each set whole, and what it has in each half; none of them empty."""
+    """Each set as a whole and its neurons of each half, without empty sets."""
     halves: tuple[Half, ...] = ("mlp", "attn")
     parts = []
     for neurons in sets:
@@ -192,23 +201,24 @@ def _parts(sets: Iterable[Neurons]) -> list[tuple[str, Neurons]]:
 
 
 def _by_site(neurons: Neurons) -> list[tuple[WriteSite, set[int]]]:
-    """In one order, whatever the set's."""
+    """Groups neurons by site, in an order that does not depend on the set's."""
     return [
-        (site, {one.index for one in own})
-        for site, own in groupby(sorted(neurons), key=lambda one: one.site)
+        (site, {neuron.index for neuron in at_site})
+        for site, at_site in groupby(sorted(neurons), key=lambda neuron: neuron.site)
     ]
 
 
-def _others(model: HookedTransformer, site: WriteSite, own: set[int]) -> list[int]:
-    return [index for index in range(site.d_key(model)) if index not in own]
+def _others(model: HookedTransformer, site: WriteSite, indices: set[int]) -> list[int]:
+    """Indices of the site's other neurons."""
+    return [index for index in range(site.d_key(model)) if index not in indices]
 
 
 def _hooks(model: HookedTransformer, scalings: Sequence[Scaling]) -> list:
-    """One hook a site, which multiplies each row's key at the last position."""
+    """Makes a hook per site that multiplies each row's key at the last position."""
     rows: dict[WriteSite, list[tuple[int, set[int], float]]] = {}
     for row, (neurons, factor) in enumerate(scalings):
-        for site, own in _by_site(neurons):
-            rows.setdefault(site, []).append((row, own, factor))
+        for site, indices in _by_site(neurons):
+            rows.setdefault(site, []).append((row, indices, factor))
 
     def times(factors: Float[Tensor, "row d_key"]):
         def hook(act: Tensor, hook: object) -> Tensor:
@@ -221,7 +231,7 @@ def _hooks(model: HookedTransformer, scalings: Sequence[Scaling]) -> list:
     hooks = []
     for site, changes in rows.items():
         factors = torch.ones(len(scalings), site.d_key(model))
-        for row, own, factor in changes:
-            factors[row, sorted(own)] = factor
+        for row, indices, factor in changes:
+            factors[row, sorted(indices)] = factor
         hooks.append((site.key_hook, times(factors)))
     return hooks

@@ -1,11 +1,13 @@
-"""Separation: can a key tell the edit from its neighbours? Read off keys, before any edit.
+"""Separation: could an edit at this site and position spare its neighbours?
 
-A delta that maps the key k to a residual writes, at another key k', the share
+This can be computed from keys, before any edit is made. A closed-form edit changes what a weight
+writes at the key k. At another key k', it then writes the share
 
     k C⁻¹ k' / (k C⁻¹ k)
 
-of it (Meng et al. 2022, equation 2), so that what two keys have in common in the metric of C⁻¹ is
-what an edit at one of them leaks to the other.
+of the change (Meng et al. 2022, equation 2). So if the edit's key and a neighbour's are similar in
+the metric of C⁻¹, every such edit leaks to the neighbour. Sites and positions with well separated
+keys are better places to edit.
 """
 
 import contextlib
@@ -30,12 +32,13 @@ from kedit.models.prompts import KeyPosition, located
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """A write site, or one head's rows of W_O, and how its keys are compared.
+    """How keys are compared at a write site, or at one head's rows of W_O.
 
     Args:
-        head: None for the whole matrix.
-        rows: of the matrix.
-        solve: x -> C⁻¹x, C being the moment of these rows' keys alone.
+        site: the write site.
+        head: the head; None for the whole matrix.
+        rows: indices of the matrix's rows.
+        solve: the function x -> C⁻¹x, where C is the moment of these rows' keys alone.
     """
 
     site: WriteSite
@@ -45,11 +48,13 @@ class Metric:
 
 
 class Separation(NamedTuple):
-    """1 if keys have nothing in common in the metric of C⁻¹, 0 if they are one direction.
+    """Separations of keys: 1 if they are orthogonal in the metric of C⁻¹, 0 if they are parallel.
 
     Args:
-        neighbours: of the request's keys from the neighbours'; NaN without any.
-        demands: of the request's two keys from each other; NaN for a request with one.
+        neighbours: mean separation of the request's keys from the neighbours' keys; NaN without
+            neighbours.
+        demands: separation of the request's two keys from each other; NaN for a request with one
+            demand.
     """
 
     neighbours: float
@@ -57,15 +62,15 @@ class Separation(NamedTuple):
 
 
 def metrics(model: HookedTransformer, seconds: Sequence[Moment]) -> list[Metric]:
-    """Of each moment's sites, and behind each W_O its heads."""
+    """Builds a metric for each site of these moments and, after each W_O, for each of its heads."""
     found = []
     for second in seconds:
         for site in second.sites:
-            own = second.of(site)
-            found.append(Metric(site, None, site.rows(model, ()), own.solve))
+            moment = second.of(site)
+            found.append(Metric(site, None, site.rows(model, ()), moment.solve))
             for head in range(model.cfg.n_heads) if site.half == "attn" else ():
                 rows = site.rows(model, [head])
-                found.append(Metric(site, head, rows, own.at({site: rows}).solve))
+                found.append(Metric(site, head, rows, moment.at({site: rows}).solve))
     return found
 
 
@@ -76,42 +81,50 @@ def separation(
     where: KeyPosition,
     metrics: Sequence[Metric],
 ) -> list[Separation]:
-    """By each metric, at the key position of each prompt.
+    """Computes how separate a request's keys are, from neighbours' and among themselves.
 
-    A neighbour that has the very key of the edit, as (S, another object) has at the subject's last
-    token, counts as what it is: not told apart.
+    A neighbour can have exactly the edit's key, such as (S, another object) at the last token of
+    the subject S. It counts with a separation of 0, because no edit there can spare it.
 
     Args:
-        others: neighbours; those that cannot be read (longer than the context) are left out.
+        request: the requested edit.
+        others: demands of neighbours. Those that cannot be read are left out (longer than the
+            context, or without such a position).
+        where: the key position.
+        metrics: the sites and heads; the result has one entry for each.
 
     Raises:
-        InputError: one of the request's own prompts cannot be read, or has no such position.
+        InputError: a prompt of the request cannot be read or has no such position.
     """
-    own = [_opening(model, demand, where) for demand in request.demands]
-    near = []
+    openings = [_opening(model, demand, where) for demand in request.demands]
+    other_openings = []
     for other in others:
         with contextlib.suppress(InputError):
-            near.append(_opening(model, other, where))
-    texts = list(dict.fromkeys([*own, *near]))  # equal openings have equal keys, to the bit
-    keys = last_keys(model, list(dict.fromkeys(one.site for one in metrics)), texts)
-    edited, neighbours = ([texts.index(text) for text in some] for some in (own, near))
+            other_openings.append(_opening(model, other, where))
+    # each opening is run once: equal openings then have exactly equal keys
+    texts = list(dict.fromkeys([*openings, *other_openings]))
+    keys = last_keys(model, list(dict.fromkeys(metric.site for metric in metrics)), texts)
+    edited, neighbours = (
+        [texts.index(text) for text in group] for group in (openings, other_openings)
+    )
     found = []
-    for one in metrics:
-        shared = alike(keys[one.site].cpu()[:, one.rows], one.solve)
-        among = shared[edited][:, edited]
-        pairs = among[~torch.eye(len(edited), dtype=torch.bool)]
-        apart = (1 - shared[edited][:, neighbours].mean(), 1 - pairs.mean())
+    for metric in metrics:
+        similarity = alike(keys[metric.site].cpu()[:, metric.rows], metric.solve)
+        within = similarity[edited][:, edited]
+        pairs = within[~torch.eye(len(edited), dtype=torch.bool)]
+        apart = (1 - similarity[edited][:, neighbours].mean(), 1 - pairs.mean())
         found.append(Separation(*map(float, apart)))
     return found
 
 
 def alike(keys: Float[Tensor, "n d_key"], solve: Solve) -> Float[Tensor, "n n"]:
-    """|k C⁻¹ k'| / √(k C⁻¹ k · k' C⁻¹ k') of all pairs: 1: one direction; 0: orthogonal ones."""
+    """Computes |k C⁻¹ k'| / √(k C⁻¹ k · k' C⁻¹ k') of all pairs: 1 if parallel, 0 if orthogonal."""
     leverage = keys.double() @ solve(keys.double().T)
     size = leverage.diagonal().clamp(min=0).sqrt()
     return (leverage.abs() / size.outer(size).clamp(min=1e-300)).clamp(max=1)
 
 
 def _opening(model: HookedTransformer, demand: Demand, where: KeyPosition) -> Tokens:
+    """The prompt's tokens up to the key position."""
     tokens, pos = located(model, demand.fact, where, demand.mentioned)
     return tokens[: pos + 1]

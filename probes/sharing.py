@@ -1,4 +1,11 @@
-"""Do relations share heads? Facts' maps of head effects: averaged, compared, clustered."""
+"""Do relations share heads? Compares facts by which heads restore their answers.
+
+If a relation has heads of its own, then facts of this relation should have similar head effects,
+and more similar ones than facts of different relations. A fact's profile is its head effects,
+averaged over the tokens of each bucket (`probes.patch` sweeps the heads). This module averages the
+profiles of each relation, correlates and clusters them, and tests whether facts are more similar
+within relations than between them.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,20 +23,21 @@ from kedit.results.heads import RelationHeads, Sharing
 from kedit.results.traces import FactTrace
 from kedit.stats import bootstrap_ratio, largest, permuted, resamples, row_interval
 
-FEWEST = 2  # facts of a relation: one has no other to be compared with
+FEWEST = 2  # facts of a relation, so that there are pairs to correlate within it
 
 
 def profile(trace: FactTrace, metric: str, name: str = "z") -> Float[ndarray, "bucket layer head"]:
-    """A fact's indirect effects, averaged over each bucket's tokens; zero where it has none.
+    """Averages a fact's indirect effects over each bucket's tokens (0 for an empty bucket).
 
     Raises:
-        InputError: a score that is not finite: its correlations would count as zero.
+        InputError: a score is not finite. It would make the fact's correlations NaN, which count as
+            zero.
     """
     effect = finite_grid(trace, name).indirect_effect(metric).numpy()
-    places = buckets(trace.corrupted, len(trace.labels))
+    positions = buckets(trace.corrupted, len(trace.labels))
     found = np.zeros((len(BUCKETS), effect.shape[0], *effect.shape[2:]))
     for row, bucket in enumerate(BUCKETS):
-        columns = [trace.grids[name].positions.index(pos) for pos in places[bucket]]
+        columns = [trace.grids[name].positions.index(pos) for pos in positions[bucket]]
         if columns:
             found[row] = effect[:, columns].mean(1)
     return found
@@ -38,17 +46,21 @@ def profile(trace: FactTrace, metric: str, name: str = "z") -> Float[ndarray, "b
 def by_relation(
     traces: Sequence[FactTrace], names: dict[str, str], metric: str, seed: int = 0
 ) -> RelationHeads:
-    """Mean effects of every head, relation by relation, and which relations are alike.
+    """Averages every head's effects by relation, and clusters relations by their correlations.
 
     Args:
-        traces: of one part, with the grid "z".
-        names: of relations, by id.
+        traces: traces with the grid "z" in which the same part was corrupted.
+        names: names of the relations, by id.
+        metric: metric of the effects.
+        seed: seed of the bootstrap over a relation's facts.
 
     Raises:
-        InputError: fewer than two relations with FEWEST facts.
+        InputError: fewer than two relations have FEWEST facts.
     """
     groups = _groups(traces, metric)
-    means = [bootstrap_ratio(own, np.ones(len(own)), 500, seed) for own in groups.values()]
+    means = [
+        bootstrap_ratio(profiles, np.ones(len(profiles)), 500, seed) for profiles in groups.values()
+    ]
     mean, low, high = (np.stack(values) for values in zip(*means, strict=True))
     similarity = np.nan_to_num(np.corrcoef(mean.reshape(len(mean), -1)), nan=0.0)
     distance = squareform(np.clip(1 - similarity, 0, 2), checks=False)
@@ -68,21 +80,29 @@ def by_relation(
 
 
 def sharing(traces: Sequence[FactTrace], metric: str, draws: int = 2000, seed: int = 0) -> Sharing:
-    """Within and between relations' correlations of single facts' maps.
+    """Compares correlations of facts' profiles within relations and between them.
+
+    Args:
+        traces: traces with the grid "z" in which the same part was corrupted.
+        metric: metric of the effects.
+        draws: number of bootstrap draws of relations, and of permutations of facts.
+        seed: seed of both.
 
     Raises:
-        InputError: fewer than two relations with FEWEST facts.
+        InputError: fewer than two relations have FEWEST facts.
     """
     groups = _groups(traces, metric)
-    owner = np.repeat(np.arange(len(groups)), [len(own) for own in groups.values()])
-    flat = np.concatenate([own.reshape(len(own), -1) for own in groups.values()])
-    alike = np.nan_to_num(np.corrcoef(flat), nan=0.0)
-    sums, counts = _blocks(alike, owner)
+    owner = np.repeat(np.arange(len(groups)), [len(profiles) for profiles in groups.values()])
+    flat = np.concatenate([profiles.reshape(len(profiles), -1) for profiles in groups.values()])
+    correlation = np.nan_to_num(np.corrcoef(flat), nan=0.0)
+    sums, counts = _blocks(correlation, owner)
+    # how often each relation is drawn: the first row is the data, the others bootstrap draws
     weights = np.concatenate([np.ones((1, len(groups))), resamples(len(groups), draws, seed)])
     within = _ratio(weights, sums.diagonal(), counts.diagonal())
-    across = ~np.eye(len(groups), dtype=bool)  # copies of one relation are not two relations
+    # a relation that is drawn twice is still one relation: its copies are no pair
+    across = ~np.eye(len(groups), dtype=bool)
     pairs = np.einsum("di,dj->dij", weights, weights) * across
-    with np.errstate(invalid="ignore"):  # a draw of one relation alone
+    with np.errstate(invalid="ignore"):  # a draw may consist of a single relation
         between = (pairs * sums).sum((1, 2)) / (pairs * counts).sum((1, 2))
         shared = between / within
     return Sharing(
@@ -90,41 +110,52 @@ def sharing(traces: Sequence[FactTrace], metric: str, draws: int = 2000, seed: i
         within=row_interval(within),
         between=row_interval(between),
         shared=row_interval(shared),
-        p=permuted(partial(_apart, alike), owner, draws, seed)[1],
+        p=permuted(partial(_apart, correlation), owner, draws, seed)[1],
         n_relations=len(groups),
         n_facts=len(flat),
     )
 
 
 def strongest(heads: RelationHeads, n: int) -> list[tuple[int, Head]]:
-    """The `n` largest mean effects over relations, of either sign: bucket and head."""
-    places = largest(heads.mean.mean(0), n)
-    return [(bucket, Head(layer, head)) for bucket, layer, head in places]
+    """Finds the `n` largest absolute effects, averaged over relations; returns bucket and head."""
+    found = largest(heads.mean.mean(0), n)
+    return [(bucket, Head(layer, head)) for bucket, layer, head in found]
 
 
 def _groups(
     traces: Sequence[FactTrace], metric: str
 ) -> dict[str, Float[ndarray, "fact bucket layer head"]]:
-    """Profiles by relation, of those with enough facts."""
+    """Profiles by relation, for relations with enough facts.
+
+    Raises:
+        InputError: fewer than two relations have enough facts.
+    """
     found: dict[str, list[ndarray]] = {}
     for trace in traces:
         found.setdefault(trace.relation, []).append(profile(trace, metric))
-    groups = {key: np.stack(own) for key, own in sorted(found.items()) if len(own) >= FEWEST}
+    groups = {
+        relation: np.stack(profiles)
+        for relation, profiles in sorted(found.items())
+        if len(profiles) >= FEWEST
+    }
     if len(groups) < 2:
         raise InputError(
-            f"{len(groups)} relations with {FEWEST} facts or more ({len(found)} in all): two are "
-            "wanted to be compared; raise --limit, or name fewer --relations"
+            f"{len(groups)} of {len(found)} relations have {FEWEST} facts or more: comparing needs "
+            "at least two; raise --limit, or name fewer --relations"
         )
     return groups
 
 
 def _blocks(
-    alike: Float[ndarray, "fact fact"], owner: Int[ndarray, " fact"]
+    correlation: Float[ndarray, "fact fact"], owner: Int[ndarray, " fact"]
 ) -> tuple[Float[ndarray, "relation relation"], Float[ndarray, "relation relation"]]:
-    """Sums and counts of the pairs of two relations' facts; a fact is no pair with itself."""
+    """Sums correlations over the pairs of two relations' facts, and counts these pairs.
+
+    A fact is not paired with itself.
+    """
     member = (owner[:, None] == np.arange(owner.max() + 1)).astype(float)
     pairs = 1 - np.eye(len(owner))
-    return member.T @ (alike * pairs) @ member, member.T @ pairs @ member
+    return member.T @ (correlation * pairs) @ member, member.T @ pairs @ member
 
 
 def _ratio(
@@ -132,12 +163,13 @@ def _ratio(
     sums: Float[ndarray, " relation"],
     counts: Float[ndarray, " relation"],
 ) -> Float[ndarray, " draw"]:
+    """Weighted sum of sums over weighted sum of counts, for each draw."""
     return (weights @ sums) / (weights @ counts)
 
 
-def _apart(alike: Float[ndarray, "fact fact"], owner: Int[ndarray, " fact"]) -> float:
-    """Mean r within relations less that between them."""
-    sums, counts = _blocks(alike, owner)
+def _apart(correlation: Float[ndarray, "fact fact"], owner: Int[ndarray, " fact"]) -> float:
+    """Mean correlation within relations minus that between them."""
+    sums, counts = _blocks(correlation, owner)
     inside = sums.trace() / counts.trace()
     outside = (sums.sum() - sums.trace()) / (counts.sum() - counts.trace())
     return float(inside - outside)

@@ -161,7 +161,7 @@ def test_one_site_is_patched_in_one_line(toy: HookedTransformer, trace: PromptTr
     drawn = np.asarray(found.plot().axes[0].collections[0].get_array())
     assert np.abs(drawn).max() == pytest.approx(float(found.strongest(1)[0]["effect"]))
     assert len(found.to_pandas()) == found.grids["z"].restored.numel()
-    with pytest.raises(InputError, match="site 'q': one of resid_post"):
+    with pytest.raises(InputError, match="site 'q': must be one of resid_post"):
         patch(toy, CLEAN, OTHERS[0], site="q", answer="Corum")
     with pytest.raises(InputError, match="site 'mlp_out': one of z is wanted"):
         found.plot("mlp_out")
@@ -174,13 +174,13 @@ def refused(name: str, wanted: str, **told: object) -> object:
 @pytest.mark.parametrize(
     ("told", "wanted"),
     [
-        refused("nothing scored", "an answer or a metric of your own is wanted, got neither"),
-        refused("both", "wanted, got both", answer="Corum", metric=entropy),
+        refused("nothing scored", "an answer or a metric of your own is needed, got neither"),
+        refused("both", "needed, got both", answer="Corum", metric=entropy),
         refused("foil alone", "a metric of your own has no foil", foil="Corum", metric=entropy),
-        refused("same", "no token tells them apart", answer="Corum", foil="Corum"),
-        refused("begins", "no token tells them apart", answer="Corum", foil="Corum baker"),
-        refused("begun", "no token tells them apart", answer="Corum baker", foil="Corum"),
-        refused("position", "position 7: the prompt has 7 tokens", answer="Corum", positions=[7]),
+        refused("same", "no token distinguishes them", answer="Corum", foil="Corum"),
+        refused("begins", "no token distinguishes them", answer="Corum", foil="Corum baker"),
+        refused("begun", "no token distinguishes them", answer="Corum baker", foil="Corum"),
+        refused("position", "position 7: the prompt has positions", answer="Corum", positions=[7]),
         refused("patches", "patches: at least one", answer="Corum", patches=()),
         refused("empty", "got an empty one", corrupted=" ", answer="Corum"),
         refused("same text", "is the clean one", corrupted=f"{CLEAN} ", answer="x"),
@@ -204,7 +204,7 @@ def test_a_metric_of_ones_own_has_a_name_of_its_own():
 def test_unequal_lengths_are_told_token_by_token(toy: HookedTransformer):
     with pytest.raises(InputError) as raised:
         patch_prompts(toy, CLEAN, "The birthplace of Ada Maple Alder is", answer="Corum")
-    assert "the clean text has 7 tokens, the corrupted one 8" in str(raised.value)
+    assert "the clean text has 7 tokens, the corrupted text 8" in str(raised.value)
     assert "nothing (0) stands against ' Maple' (1)" in str(raised.value)
     assert str(raised.value).endswith(
         "corrupted: '<bos>' 'The' ' birthplace' ' of' ' Ada' ' Maple' ' Alder' ' is'"

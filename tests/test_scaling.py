@@ -99,7 +99,7 @@ def test_more_scalings_than_a_batch_holds_are_the_same(
 ) -> None:
     scalings = [Scaling(SOME, factor / 4) for factor in range(7)]
     together = ask(toy, *scalings)
-    monkeypatch.setattr("probes.scaling.ROWS", 3)
+    monkeypatch.setattr("probes.scaling.ROWS_PER_BATCH", 3)
     torch.testing.assert_close(ask(toy, *scalings), together, atol=1e-5, rtol=0)
     assert len({round(float(value), 6) for value in together[:, 1]}) == 7
 

@@ -108,9 +108,9 @@ def test_relations_are_ordered_by_likeness_with_their_means():
 
 def test_one_relation_or_single_facts_cannot_be_compared():
     one = facts({"P1": Head(0, 0)})
-    with pytest.raises(InputError, match="1 relations with 2 facts or more"):
+    with pytest.raises(InputError, match="1 of . relations have 2 facts or more"):
         sharing(one, "prob")
-    with pytest.raises(InputError, match="0 relations with 2 facts or more .3 in all."):
+    with pytest.raises(InputError, match="0 of 3 relations have 2 facts or more"):
         by_relation(facts({name: Head(0, 0) for name in NAMES}, n=1), NAMES, "prob")
     with pytest.raises((ValueError, TypeCheckError)):
         sharing(one, "no such metric")
