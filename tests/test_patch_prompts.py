@@ -205,7 +205,7 @@ def test_unequal_lengths_are_told_token_by_token(toy: HookedTransformer):
     with pytest.raises(InputError) as raised:
         patch_prompts(toy, CLEAN, "The birthplace of Ada Maple Alder is", answer="Corum")
     assert "the clean text has 7 tokens, the corrupted text 8" in str(raised.value)
-    assert "nothing (0) stands against ' Maple' (1)" in str(raised.value)
+    assert "has nothing (0) where the corrupted text has ' Maple' (1)" in str(raised.value)
     assert str(raised.value).endswith(
         "corrupted: '<bos>' 'The' ' birthplace' ' of' ' Ada' ' Maple' ' Alder' ' is'"
     )

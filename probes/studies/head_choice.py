@@ -1,4 +1,9 @@
-"""Heads chosen by attribution on facts that they are not asked on; what a fact's runs are."""
+"""Chooses the heads that the study `probes.studies.heads` examines, and prepares facts' runs.
+
+Heads are chosen by attribution (`probes.attribution`) on some facts and examined on others. If both
+were done on the same facts, the chosen heads' effects would be overestimated, because heads whose
+effects are large by chance are chosen more often.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +29,14 @@ from probes.trace import question_of
 
 @dataclass(frozen=True, eq=False)
 class FactRuns:
-    """A fact's clean and corrupted run, and the question that both are asked."""
+    """A fact's clean and corrupted run, and the metric that scores both.
+
+    Args:
+        prompt: the fact's prompt.
+        clean, corrupted: states of the two runs.
+        corruption: how the prompt was corrupted.
+        question: the answer and the foil.
+    """
 
     prompt: Prompt
     clean: States
@@ -35,11 +47,12 @@ class FactRuns:
 
 @dataclass(frozen=True)
 class Choice:
-    """Heads, and what was used up to choose them.
+    """The chosen heads, and the facts that were used to choose them.
 
     Args:
-        prompts: of the facts that were used.
-        n_tried: how many facts were tried, those that could not be used among them.
+        heads: the chosen heads.
+        prompts: prompts of the facts that were used.
+        n_tried: number of facts that were tried, including those that could not be used.
     """
 
     heads: tuple[Head, ...]
@@ -50,19 +63,25 @@ class Choice:
 def fact_runs(
     model: HookedTransformer, fact: Fact, corrupt: str, pool: Sequence[Fact], seed: int
 ) -> FactRuns:
-    """The runs of `fact` as it is and with other words for its subject or relation.
+    """Runs a fact's prompt clean, and with other words for its subject or relation.
+
+    Args:
+        corrupt: "subject" or "relation".
+        pool: facts whose words may replace this fact's.
+        seed: seed of the choice among equally good words.
 
     Raises:
-        NoReplacement: no other words can be put in, or they leave the answer most of what it had.
+        NoReplacement: no other words fit, or the answer keeps more than KEPT_SHARE of its
+            probability with them.
     """
     prompt, corruption = encode(model, fact), replaced(model, fact, corrupt, pool, seed)
     clean, corrupted = Run(prompt.tokens[None]).states(model), corruption.run.states(model)
     question = question_of(model, prompt.answer_ids[0], corrupted)
-    before, after = (question.scores(model, one.last)[0].mean() for one in (clean, corrupted))
+    before, after = (question.scores(model, run.last)[0].mean() for run in (clean, corrupted))
     if after > KEPT_SHARE * before:
         raise NoReplacement(
-            f"{corruption.description} leaves the answer after {fact.prompt!r} a probability of "
-            f"{after:.2g} of {before:.2g}"
+            f"{fact.prompt!r}, {corruption.description}: the answer's probability only falls from "
+            f"{before:.2g} to {after:.2g}; it must fall to {KEPT_SHARE:.0%} or less"
         )
     return FactRuns(prompt, clean, corrupted, corruption, question)
 
@@ -71,16 +90,18 @@ def of_known(
     model: HookedTransformer,
     worded: Sequence[Fact],
     pool: Sequence[Fact],
-    ask: Callable[[Fact], Mapping[str, Any]],
+    measure: Callable[[Fact], Mapping[str, Any]],
 ) -> Mapping[str, Any]:
-    """What `ask` finds on a fact in the first wording that the model answers right.
+    """Applies `measure` to a fact in its first wording that the model answers right.
 
-    It is told apart from the other objects of `pool`. One that the model does not know is left out.
+    The fact gets its likeliest rival among the objects of `pool`. If the model answers no wording
+    right, the result is a record that the fact was skipped.
     """
-    fact, heard = first_known(model, worded)
+    fact, wrong_answers = first_known(model, worded)
     if fact is None:
-        return skip(WRONG, f"it says {', '.join(map(repr, heard))}", prompt=worded[0].prompt)
-    return ask(with_likeliest_rival(model, fact, pool))
+        said = ", ".join(map(repr, wrong_answers))
+        return skip(WRONG, f"it says {said}", prompt=worded[0].prompt)
+    return measure(with_likeliest_rival(model, fact, pool))
 
 
 # eight parameters: the model, its facts and their runs, the journal, and what is chosen
@@ -95,21 +116,27 @@ def choose_heads(
     n_heads: int,
     metric: str,
 ) -> Choice:
-    """The heads of the largest mean effects by attribution, all positions together.
+    """Chooses the heads with the largest absolute effects by attribution, averaged over facts.
+
+    A head's effect is summed over positions.
 
     Args:
-        order: facts that may be used, each in all its wordings; the first `choose` are that the
-            model answers right and that can be corrupted.
-        runs: of a fact.
+        order: facts that may be used, each in all its wordings. The first `choose` facts are used
+            that the model answers right and that can be corrupted.
+        runs: gives the runs of a fact.
+        pool: facts whose objects may be rivals.
+        choose: number of facts to use.
+        n_heads: number of heads to choose.
+        metric: metric of the effects.
 
     Raises:
         InputError: no fact could be used.
     """
 
     def effects(fact: Fact) -> dict[str, Any]:
-        own = runs(fact)
+        both = runs(fact)
         patches = [Patch("z")]
-        found = attributed(model, own.clean, own.corrupted, patches, own.question, [metric])
+        found = attributed(model, both.clean, both.corrupted, patches, both.question, [metric])
         about = {"prompt": fact.prompt, "object": fact.object, "rival": fact.rival}
         about["relation"] = fact.relation.name
         return {**about, "effect": found["z"][0].sum(1).tolist()}
@@ -127,11 +154,13 @@ def choose_heads(
     )
     used = [entry for entry in tried if not entry.skipped]
     if not used:
-        raise InputError("no fact that the model answers right could be used to choose heads on")
+        raise InputError(
+            "no heads could be chosen: no fact is both answered right by the model and corruptible"
+        )
     mean = torch.tensor([entry.record["effect"] for entry in used]).mean(0)
     best = mean.abs().flatten().topk(min(n_heads, mean.numel())).indices.tolist()
     return Choice(
-        heads=tuple(sorted(Head(*divmod(place, model.cfg.n_heads)) for place in best)),
+        heads=tuple(sorted(Head(*divmod(index, model.cfg.n_heads)) for index in best)),
         prompts=tuple(encode(model, _used(entry.item, entry.record)) for entry in used),
         n_tried=len(tried),
     )
@@ -142,12 +171,14 @@ def require_heads(model: HookedTransformer, heads: Sequence[Head]) -> None:
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     for head in heads:
         if head.layer >= n_layers or head.head >= n_heads:
-            raise InputError(f"no head {head}: {n_layers} layers of {n_heads} heads")
+            raise InputError(f"no head {head}: the model has {n_layers} layers of {n_heads} heads")
 
 
 def _used(worded: Sequence[Fact], record: Mapping[str, Any]) -> Fact:
-    """The wording that was used, told apart from the rival that it had."""
+    """The wording that a record says was used, with its rival."""
     fact = next(
-        one for one in worded if (one.prompt, one.object) == (record["prompt"], record["object"])
+        fact
+        for fact in worded
+        if (fact.prompt, fact.object) == (record["prompt"], record["object"])
     )
     return replace(fact, rival=record["rival"])

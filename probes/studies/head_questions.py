@@ -1,4 +1,10 @@
-"""All that is asked of heads on one fact."""
+"""Applies all probes of heads to one fact.
+
+No single probe says what a head does. A head may write the answer directly (`probes.direct`), be
+necessary (`probes.ablation`), act through later components (`probes.path_patching`), or promote
+the object when it reads the subject (`probes.ov_circuit`). This module collects these answers, and
+an attention knockout of the whole model (`probes.knockout`), for the study `probes.studies.heads`.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -28,11 +34,13 @@ def fact_answers(
     references: Sequence[Prompt],
     window: int,
 ) -> FactAnswers:
-    """What each of `heads` does for `fact`.
+    """Measures what each of `heads` does for `fact`.
 
     Args:
-        references: other facts' prompts, whose mean outputs stand in for a head's.
-        window: layers in which attention edges are cut together.
+        runs: the fact's clean and corrupted run.
+        references: prompts of other facts; in an ablation, a head's output is replaced by its mean
+            over them.
+        window: number of layers in which attention edges are cut together.
     """
     direct = direct_effects(model, runs.clean, runs.question)
     *alone, together, random = _ablated(model, fact, runs, heads, references)
@@ -44,7 +52,7 @@ def fact_answers(
                 head=head,
                 direct=float(direct.heads[head]),
                 ov_rank=written.answer_rank,
-                ov_writes=tuple(one.token for one in written.top),
+                ov_writes=tuple(promoted.token for promoted in written.top),
                 ablated=ablated,
                 paths=_paths(model, runs, head, heads),
             )
@@ -67,19 +75,19 @@ def _ablated(
     heads: Sequence[Head],
     references: Sequence[Prompt],
 ) -> Iterable[Ablated]:
-    """Changes with each head replaced, with all of them, and with as many random others."""
-    every = {
+    """Score changes with each head ablated, with all of them, and with as many random others."""
+    all_heads = {
         Head(layer, head)
         for layer in range(model.cfg.n_layers)
         for head in range(model.cfg.n_heads)
     }
-    others = sorted(every - set(heads))
+    others = sorted(all_heads - set(heads))
     random = drawn_for(fact).sample(others, min(len(heads), len(others)))
     sets = [*(frozenset({head}) for head in heads), frozenset(heads), frozenset(random)]
 
     def changes(stand_in: StandIn) -> list[MetricScores]:
-        asked = [frozenset[Head](), *sets]
-        scores = ablate(model, runs.prompt, runs.question, asked, stand_in)
+        with_none = [frozenset[Head](), *sets]  # the unchanged model first
+        scores = ablate(model, runs.prompt, runs.question, with_none, stand_in)
         return [MetricScores(*values) for values in (scores[:, 1:] - scores[:, :1]).T.tolist()]
 
     mean = changes(mean_z(model, references, runs.prompt))
@@ -90,12 +98,15 @@ def _ablated(
 def _knocked_out(
     model: HookedTransformer, runs: FactRuns, window: int
 ) -> Mapping[str, tuple[float, ...]]:
-    """The answer's relative change by layer, for the cuts that the prompt has tokens for."""
+    """The relative change of the answer's probability by layer, for each cut.
+
+    A cut is left out if the prompt has no token of its roles.
+    """
     found, roles = {}, runs.prompt.roles
     for name, edges in CUTS.items():
-        read = tuple(role for role in edges.roles if role in roles)
-        if read and edges.reader in roles:
-            curve = knockout(model, runs.prompt, runs.question, Cut(edges.reader, read), window)
+        keys = tuple(role for role in edges.roles if role in roles)
+        if keys and edges.reader in roles:
+            curve = knockout(model, runs.prompt, runs.question, Cut(edges.reader, keys), window)
             found[name] = tuple(curve.relative_change.tolist())
     return found
 
@@ -103,7 +114,7 @@ def _knocked_out(
 def _paths(
     model: HookedTransformer, runs: FactRuns, sender: Head, heads: Sequence[Head]
 ) -> Mapping[str, MetricScores]:
-    """Indirect effects from `sender` through each receiver alone."""
+    """Indirect effects of `sender` through each receiver alone."""
     receivers = _receivers(model, sender, heads)
     clean, corrupted = Run(runs.prompt.tokens[None]), runs.corruption.run
     effects = path_patch(model, clean, corrupted, sender, receivers, runs.question)
@@ -115,7 +126,10 @@ def _paths(
 
 
 def _receivers(model: HookedTransformer, sender: Head, heads: Sequence[Head]) -> list[Receiver]:
-    """The logits, later heads' inputs (k and v: of the group they share), and later MLPs."""
+    """Lists the receivers after `sender`: logits, MLPs, and the inputs q, k and v of `heads`.
+
+    Heads of one group share k and v, which are listed once.
+    """
     cfg = model.cfg
     group = cfg.n_heads // (cfg.n_key_value_heads or cfg.n_heads)
     first = sender.layer + is_parallel(model.blocks[sender.layer])
@@ -123,5 +137,5 @@ def _receivers(model: HookedTransformer, sender: Head, heads: Sequence[Head]) ->
     mlps = () if cfg.attn_only else range(first, cfg.n_layers)
     found = [Receiver("logits"), *(Receiver("mlp", layer) for layer in mlps)]
     found += [Receiver("q", layer, head) for layer, head in later]
-    shared = dict.fromkeys((layer, head // group) for layer, head in later)
-    return found + [Receiver(kind, *place) for place in shared for kind in ("k", "v")]
+    kv_heads = dict.fromkeys((layer, head // group) for layer, head in later)
+    return found + [Receiver(kind, *kv_head) for kv_head in kv_heads for kind in ("k", "v")]

@@ -1,4 +1,10 @@
-"""What do a relation's heads do? They are asked, on other facts than they were chosen on."""
+"""Study: what do the heads that carry relations do for the answer?
+
+Chooses the heads with the largest effects, and examines them on other facts by several probes:
+direct effects, ablation, OV circuits, path patching and attention knockout. Linear probes show in
+addition from which activations the relation can be decoded. One wants this study to find out
+whether the attention half of a model stores relations, as RaKE suggests, and how.
+"""
 
 import contextlib
 import itertools
@@ -25,7 +31,7 @@ from probes.decoding import Split, decode, read_features
 from probes.studies.head_choice import FactRuns, choose_heads, fact_runs, of_known, require_heads
 from probes.studies.head_questions import fact_answers
 
-REFERENCES = 16  # prompts that a head's mean output is taken over
+REFERENCES = 16  # prompts over which a head's output is averaged, for ablations
 
 
 # more parameters than six: a study's settings are plain arguments
@@ -45,18 +51,25 @@ def ask_heads(
     seed: int = 0,
     journal: Journal | None = None,
 ) -> HeadAnswers:
-    """Chooses heads on some facts and asks them on others: what do they do for the answer?
+    """Chooses heads on some facts and measures on other facts what they do for the answer.
 
     Args:
-        facts: in any order, in several wordings if they are there: the seed spreads them.
-        heads: that are asked; None: the `n_heads` of the largest mean effects by attribution.
-        pool: facts whose words replace others; None: `facts`.
-        choose: how many facts heads are chosen on, or have their mean outputs from.
-        limit: how many others they are asked on; 0 for all.
-        corrupt: "relation" or "subject": whose words are replaced in corrupted runs.
-        window: layers in which attention edges are cut together.
-        decoded: facts (known or not) whose relation is decoded; 0 for none.
-        metric: by which heads are chosen, and which means, tables and figures show.
+        facts: facts in any order, perhaps in several wordings. The seed decides their order, in
+            which relations alternate.
+        heads: heads to examine; None: the `n_heads` heads with the largest mean effects by
+            attribution.
+        pool: facts whose words replace others and whose objects may be rivals; None: `facts`.
+        choose: number of facts that heads are chosen on; their prompts also give the mean outputs
+            for ablations.
+        n_heads: number of heads to choose.
+        limit: number of other facts that the heads are examined on; 0: all.
+        corrupt: "relation" or "subject", whose words are replaced in corrupted runs.
+        window: number of layers in which attention edges are cut together.
+        decoded: number of facts, known or not, that linear probes are trained and tested on; 0:
+            none.
+        metric: metric by which heads are chosen, and which tables and figures show.
+        seed: seed of the order of facts, of replacements and of linear probes.
+        journal: records that exist already are not computed again.
 
     Raises:
         InputError: there are too few facts, none could be used, or the model has no such head.
@@ -87,7 +100,7 @@ def ask_heads(
 
     def answers(fact: Fact) -> dict[str, Any]:
         found = fact_answers(model, fact, runs(fact), chosen, references, window)
-        require_finite(repr(fact.prompt), asdict(found))  # a record has None for NaN
+        require_finite(repr(fact.prompt), asdict(found))  # NaN would be stored as None
         return to_record(found)
 
     entries = journal.each(
@@ -95,35 +108,37 @@ def ask_heads(
         key=lambda worded: f"asked {fact_key(worded[0])}",
         work=lambda worded: of_known(model, worded, others, answers),
         unit="facts",
-        doing="asking",
+        doing="examining heads",
         total=limit or None,
         about=lambda worded: {"prompt": worded[0].prompt},
     )
-    asked = [from_record(FactAnswers, one.record) for one in entries if not one.skipped]
-    if not asked:
-        raise InputError(f"no fact could be asked about: see {journal.where}")
-    every = list(itertools.islice(readable(model, itertools.chain.from_iterable(order)), decoded))
+    examined = [from_record(FactAnswers, entry.record) for entry in entries if not entry.skipped]
+    if not examined:
+        raise InputError(f"heads could be examined on no fact: {journal.where} has the reasons")
+    decodable = list(
+        itertools.islice(readable(model, itertools.chain.from_iterable(order)), decoded)
+    )
     return HeadAnswers(
         model=name_of(model),
         metric=metric,
         corrupt=corrupt,
         window=window,
         seed=seed,
-        facts=tuple(asked),
-        decoded=_decoded(model, every, seed, journal),
-        n_decoded=len(every),
+        facts=tuple(examined),
+        decoded=_decoded(model, decodable, seed, journal),
+        n_decoded=len(decodable),
     )
 
 
 def _decoded(
     model: HookedTransformer, facts: Sequence[Fact], seed: int, journal: Journal
 ) -> Mapping[str, tuple[Decoded, ...]]:
-    """Relations, decoded at the last token, by what the probe has not seen: subjects, wordings."""
+    """Decodes relations at the last token, with subjects or with wordings held out."""
 
     def work(facts: Sequence[Fact]) -> dict[str, Any]:
         features, found = read_features(model, facts), {}
         for split in get_args(Split):
-            # a relation that is there in one wording only leaves none to hold out
+            # not possible for a split in which some relation has a single wording or subject
             with contextlib.suppress(InputError):
                 found[split] = decode(features, split, seed=seed)
         return {"decoded": to_record(found)}
@@ -138,7 +153,7 @@ def _decoded(
     for entry in entries:
         if not entry.skipped:
             return {
-                split: tuple(from_record(Decoded, one) for one in found)
+                split: tuple(from_record(Decoded, record) for record in found)
                 for split, found in entry.record["decoded"].items()
             }
     return {}

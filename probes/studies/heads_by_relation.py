@@ -1,4 +1,10 @@
-"""Which heads carry which relation, do relations share them, and where do the strongest look?"""
+"""Study: which heads carry which relation, and do relations share heads?
+
+Takes traces of single heads (site "z") of facts of several relations. Compares the effects of heads
+between relations (`probes.sharing`), and shows for the strongest heads which tokens they attend to
+(`probes.attention`). If each relation has heads of its own, editing these heads could change one
+relation and spare the others.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +29,7 @@ from kedit.stats import Interval, bootstrap_ratio
 from probes.attention import attention_to_roles, weighted_attention_to_roles
 from probes.sharing import by_relation, sharing, strongest
 
-LOOKED_AT = 8  # of the strongest heads, for a figure that is still read at a glance
+N_STRONGEST = 8  # heads whose attention is shown: few enough for a figure
 
 
 def compare_heads(
@@ -33,29 +39,30 @@ def compare_heads(
     metric: str = "prob",
     journal: Journal | None = None,
 ) -> HeadsByRelation:
-    """Heads' effects by relation, their correlations, and where the strongest heads look.
+    """Compares heads' effects between relations, and measures what the strongest heads attend to.
 
     Args:
-        model: that was traced.
-        traces: with the site "z"; a part without it, or with too few facts, is not compared.
-        facts: among them those that were traced, in the wordings that were traced.
-        metric: of the effects.
-        journal: where a fact has been looked at already, it is not looked at again.
+        model: the model that was traced.
+        traces: traces with the site "z". A part (subject or relation) without it, or with too few
+            facts, is not compared.
+        facts: facts that include the traced ones, in the wordings that were traced.
+        metric: metric of the effects.
+        journal: facts whose attention is recorded in it are not read again.
     """
     seed, averaged = traces.settings.seed, traces.averaged
     heads, shared, not_compared = [], [], {}
-    for part, done in averaged.items():
-        if not done or "z" not in done[0].grids:
+    for part, part_traces in averaged.items():
+        if not part_traces or "z" not in part_traces[0].grids:
             continue
         try:
-            own = by_relation(done, dict(traces.relations), metric, seed)
-            shared.append(sharing(done, metric, seed=seed))
-            heads.append(own)
+            compared = by_relation(part_traces, dict(traces.relations), metric, seed)
+            shared.append(sharing(part_traces, metric, seed=seed))
+            heads.append(compared)
         except InputError as error:
             not_compared[part] = str(error)
-    looked = ()
+    looks = ()
     if heads:
-        looked = looks_of(model, _best(heads), _traced(facts, averaged), seed, journal)
+        looks = looks_of(model, _best(heads), _traced(facts, averaged), seed, journal)
     return HeadsByRelation(
         model=traces.model,
         corruption=traces.settings.corruption,
@@ -64,7 +71,7 @@ def compare_heads(
         heads=tuple(heads),
         sharing=tuple(shared),
         not_compared=not_compared,
-        looks=looked,
+        looks=looks,
     )
 
 
@@ -75,57 +82,58 @@ def looks_of(
     seed: int = 0,
     journal: Journal | None = None,
 ) -> tuple[Looks, ...]:
-    """Where `heads` look from the last token of the facts' prompts, and what they move from there.
+    """Measures what `heads` attend to from the last token of facts' prompts, and what they move.
 
     Args:
-        facts: each up to the token that is asked for (Fact.rival).
-        seed: of the bootstrap over facts.
-        journal: keeps what all heads look at, a record a fact.
+        facts: the facts, with the rival that decides how much of the object ends the prompt.
+        seed: seed of the bootstrap over facts.
+        journal: keeps one record per fact, with the attention of all heads.
     """
     journal = Journal() if journal is None else journal
 
-    def looked(fact: Fact) -> tuple[dict[str, str], dict[str, Tensor]]:
+    def read(fact: Fact) -> tuple[dict[str, str], dict[str, Tensor]]:
         prompt = encode(model, fact)
         shares = {
             "attention": attention_to_roles(model, prompt),
             "moved": weighted_attention_to_roles(model, prompt),
         }
-        return {"prompt": fact.prompt}, {name: one.cpu() for name, one in shares.items()}
+        return {"prompt": fact.prompt}, {name: share.cpu() for name, share in shares.items()}
 
-    entries = journal.each(facts, _key, looked, unit="facts", doing="attention")
+    entries = journal.each(facts, _key, read, unit="facts", doing="reading attention")
     found = [journal.tensors(entry.key) for entry in entries if not entry.skipped]
     layers, columns = [head.layer for head in heads], [head.head for head in heads]
     shares, moved = (
-        _over_facts(torch.stack([one[name][layers, columns] for one in found], 1), seed)
+        _over_facts(torch.stack([tensors[name][layers, columns] for tensors in found], 1), seed)
         for name in ("attention", "moved")
     )
     return tuple(
-        Looks(head, ROLES, share, own, len(found))
-        for head, share, own in zip(heads, shares, moved, strict=True)
+        Looks(head, ROLES, attended, written, len(found))
+        for head, attended, written in zip(heads, shares, moved, strict=True)
     )
 
 
 def _key(fact: Fact) -> str:
-    """With its rival, by which more or fewer of the object's tokens end the prompt."""
+    """The record's key, which covers the rival: it decides how much of the object ends the prompt."""
     return f"looks-{key_of(fact)}"
 
 
 def _over_facts(values: Tensor, seed: int) -> list[Interval]:
-    """Of shares by head, fact and role: each head's mean over facts."""
-    return [bootstrap_ratio(own, np.ones(len(own)), seed=seed) for own in values.numpy()]
+    """Averages shares [head, fact, role] over facts, for each head."""
+    return [bootstrap_ratio(shares, np.ones(len(shares)), seed=seed) for shares in values.numpy()]
 
 
 def _best(seen: Sequence[RelationHeads]) -> list[Head]:
-    """The strongest heads of every part, in turn, each once."""
-    ranked = [[head for _, head in strongest(heads, 4 * LOOKED_AT)] for heads in seen]
-    in_turn = [head for several in zip(*ranked, strict=False) for head in several]
-    return sorted(list(dict.fromkeys(in_turn))[:LOOKED_AT])
+    """Selects the strongest heads of each part: the first of every part, then the second, ..."""
+    # a head can be strong in several buckets and parts: four times as many leave enough
+    ranked = [[head for _, head in strongest(heads, 4 * N_STRONGEST)] for heads in seen]
+    in_turn = [head for heads_of_rank in zip(*ranked, strict=False) for head in heads_of_rank]
+    return sorted(list(dict.fromkeys(in_turn))[:N_STRONGEST])
 
 
 def _traced(facts: Sequence[Fact], traces: Mapping[str, Sequence[FactTrace]]) -> list[Fact]:
-    """The facts that were traced, in their wordings and up to the token that was traced."""
+    """The facts that were traced, in the traced wordings and with the rivals of the traces."""
     rivals = {(trace.relation, trace.prompt, trace.object): "" if trace.whole else trace.rival
-              for done in traces.values() for trace in done}  # fmt: skip
+              for part_traces in traces.values() for trace in part_traces}  # fmt: skip
     found = {}
     for fact in facts:
         key = (fact.relation.id, fact.prompt, fact.object)

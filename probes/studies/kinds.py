@@ -1,4 +1,9 @@
-"""Do symmetric, asymmetric and hierarchical relations differ in attention's share of recall?"""
+"""Study: do symmetric, asymmetric and hierarchical relations differ in attention's share of recall?
+
+Computes, for traced facts of several relations, how much of the effects is attention's and how much
+the MLPs' (`probes.kinds`). If a kind of relation is recalled mainly through attention, editing only
+MLPs, as ROME does, may suit it less.
+"""
 
 from collections.abc import Mapping
 
@@ -8,29 +13,29 @@ from probes.kinds import MEASURES, shares
 
 
 def compare_kinds(traces: Traces, kinds: Mapping[str, str], metric: str = "prob") -> KindsCompared:
-    """Attention's share of the effects of traces, by kind of relation, and whether kinds differ.
+    """Computes attention's share of the effects by kind of relation, and tests if the kinds differ.
 
     Args:
-        traces: with the sites resid_post, mlp_out, attn_out and "severed", in windows of 1.
-        kinds: of relations, by id: Relation.kind.
-        metric: of the effects.
+        traces: traces with the sites resid_post, mlp_out, attn_out and "severed", in windows of 1.
+        kinds: each relation's kind (Relation.kind), by relation id.
+        metric: metric of the effects.
 
     Raises:
         InputError: the traces lack a sweep.
     """
     seed, averaged = traces.settings.seed, traces.averaged
     found, tests = [], []
-    for done in averaged.values():
-        for measure in MEASURES if done else ():
-            own, test = shares(done, kinds, measure, metric, seed=seed)
-            found += own
+    for part_traces in averaged.values():
+        for measure in MEASURES if part_traces else ():
+            by_kind, test = shares(part_traces, kinds, measure, metric, seed=seed)
+            found += by_kind
             tests.append(test)
     return KindsCompared(
         model=traces.model,
         corruption=traces.settings.corruption,
         metric=metric,
         seed=seed,
-        n_facts=len({trace.prompt for done in averaged.values() for trace in done}),
+        n_facts=len({trace.prompt for traced in averaged.values() for trace in traced}),
         shares=tuple(found),
         tests=tuple(tests),
     )

@@ -1,4 +1,11 @@
-"""Neurons tested on facts that were not searched for them: they are scaled, beside controls."""
+"""Tests a relation's neurons on facts that they were not found on, against controls.
+
+If neurons carry a relation, scaling them should change the answers of all its facts, more than
+scaling other relations' neurons, the neurons that write most, or random ones (Dai et al. 2022,
+section 4, for the test; the split into halves is kedit's). A fact must not be tested with neurons
+that its own search contributed, because these fit it by construction. Each relation's facts are
+therefore split into two halves, and each half is tested with the neurons found on the other.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -22,11 +29,13 @@ Neurons = frozenset[Neuron]
 
 
 class Trial(NamedTuple):
-    """A fact, and the neurons that are scaled under it; none of them was found on it.
+    """A fact, and the neurons that are scaled for it; none of them were found on this fact.
 
     Args:
-        own: its relation's.
-        others: those of each other relation.
+        relation: the fact's relation, by id.
+        worded: the fact in the wordings to score.
+        own: neurons of its relation.
+        others: for each other relation, its neurons.
     """
 
     relation: str
@@ -36,63 +45,77 @@ class Trial(NamedTuple):
 
 
 def crossed(items: Sequence[Item]) -> list[list[Item]]:
-    """For each item the half of all that it is not in; neighbours are in different halves."""
-    return [list(items[1 - place % 2 :: 2]) for place in range(len(items))]
+    """Returns, for each item, the half of all items that does not contain it.
+
+    The halves are the items at even and at odd indices: items [a, b, c, d, e] give [b, d] for a, c
+    and e, and [a, c, e] for b and d. Halves differ in size by one item at most, and each holds
+    items from the beginning and from the end of the order in which facts were drawn.
+    """
+    return [list(items[1 - index % 2 :: 2]) for index in range(len(items))]
 
 
 def trials(searched: Mapping[str, Sequence[Searched]], agree_facts: float) -> Sequence[Trial]:
-    """Each fact with what was found on the other half of its relation's facts, and of others'.
+    """Pairs each fact with the neurons found on the other half of its relation's facts.
+
+    Neurons of other relations also come from one half of their facts, so that both have been found
+    on about the same number of facts.
 
     Args:
-        agree_facts: neurons of a relation are those of more than this share of the facts.
+        agree_facts: a relation's neurons are those found in more than this share of the facts.
     """
+    # by relation: the neurons for facts at even indices, then those for facts at odd indices
     found = {
         relation: [
-            refined([one.found.neurons for one in rest], agree_facts) for rest in crossed(each)[:2]
+            refined([fact.found.neurons for fact in half], agree_facts)
+            for half in crossed(facts)[:2]
         ]
-        for relation, each in searched.items()
+        for relation, facts in searched.items()
     }
     return [
         Trial(
             relation,
-            one.worded,
-            own=found[relation][place % 2],
-            others=[sets[place % 2] for name, sets in found.items() if name != relation],
+            fact.worded,
+            own=found[relation][index % 2],
+            others=[halves[index % 2] for other, halves in found.items() if other != relation],
         )
-        for relation, each in searched.items()
-        for place, one in enumerate(each)
+        for relation, facts in searched.items()
+        for index, fact in enumerate(facts)
     ]
 
 
 def scale_relations(
     model: HookedTransformer,
-    every: Sequence[Trial],
+    all_trials: Sequence[Trial],
     journal: Journal,
     *,
     controls: int,
     seed: int,
 ) -> Mapping[str, list[list[Effect]]]:
-    """What scaling does to each fact: its relation's neurons, the others' and the controls.
+    """Measures the effects of scaling its own, others', the loudest and random neurons on each fact.
 
     Args:
-        controls: draws of as many random neurons; each fact has its own.
+        controls: number of random sets of neurons, which are drawn anew for each fact and averaged.
+        seed: seed of the random sets.
+
+    Returns:
+        For each relation, the effects on each of its facts.
     """
 
     def work(trial: Trial) -> dict[str, Any]:
-        draw = torch.Generator().manual_seed(prompt_seed(seed, trial.worded[0]))
-        random = [random_like(model, trial.own, draw) for _ in range(controls)]
+        generator = torch.Generator().manual_seed(prompt_seed(seed, trial.worded[0]))
+        random = [random_like(model, trial.own, generator) for _ in range(controls)]
         sets = {OWN: [trial.own], OTHER: trial.others, RANDOM: random}
         found = effects(model, trial.worded, sets, loudest=trial.own)
-        return {"relation": trial.relation, "scaled": [list(one) for one in found]}
+        return {"relation": trial.relation, "scaled": [list(effect) for effect in found]}
 
     entries = journal.each(
-        every,
+        all_trials,
         key=lambda trial: f"{fact_key(trial.worded[0])}-scaled",
         work=work,
         unit="facts",
-        doing="testing",
+        doing="scaling neurons",
     )
-    tested: dict[str, list[list[Effect]]] = {trial.relation: [] for trial in every}
+    tested: dict[str, list[list[Effect]]] = {trial.relation: [] for trial in all_trials}
     for entry in entries:
         if not entry.skipped:
             rows = entry.record["scaled"]
