@@ -115,7 +115,7 @@ def test_named_heads_are_asked_in_memory_and_unknown_facts_are_left_out(toy: Hoo
     assert {one["why"] for one in left_out} == {WRONG}
     assert len(left_out) == 2 and all(one["prompt"] for one in left_out)
     assert len(found.facts) == 6 - 2 - 2
-    with pytest.raises(InputError, match="no head L9H9: 4 layers of 4 heads"):
+    with pytest.raises(InputError, match="no head L9H9: the model has 4 layers of 4 heads"):
         ask_heads(toy, facts, [Head(9, 9)], choose=2)
 
 

@@ -231,7 +231,9 @@ def test_facts_that_the_model_does_not_know_are_counted_and_left_out(tmp_path: P
     assert sorted(found.left_out.relations) == ["P1", "P19"]
     assert (found.left_out.wrong, found.n_facts) == (16 + 2, 14)
     file.write_text("\n".join(json.dumps(one) for one in records if one["object"] == "zebra"))
-    with pytest.raises(InputError, match="answers 4 facts right in 3 wordings of no relation"):
+    with pytest.raises(
+        InputError, match="no relation of which the model answers 4 facts right in 3 wordings"
+    ):
         experiment.run(replace(config, out=str(tmp_path / "none")))
 
 

@@ -113,7 +113,7 @@ def looks_of(
 
 
 def _key(fact: Fact) -> str:
-    """The record's key, which covers the rival: it decides how much of the object ends the prompt."""
+    """The record's key. It covers the rival, because that decides where the prompt ends."""
     return f"looks-{key_of(fact)}"
 
 

@@ -91,7 +91,9 @@ def scale_relations(
     controls: int,
     seed: int,
 ) -> Mapping[str, list[list[Effect]]]:
-    """Measures the effects of scaling its own, others', the loudest and random neurons on each fact.
+    """Scales its relation's neurons and three kinds of controls for each fact.
+
+    The controls are other relations' neurons, the loudest neurons, and random ones.
 
     Args:
         controls: number of random sets of neurons, which are drawn anew for each fact and averaged.

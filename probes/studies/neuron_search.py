@@ -1,4 +1,9 @@
-"""Relations searched for their neurons: the facts that the model knows, wording by wording."""
+"""Searches relations for their neurons, on facts that the model knows in several wordings.
+
+Neurons of a fact the model does not know would mean nothing, and a single wording cannot
+distinguish the fact's neurons from those of its words (Dai et al. 2022). Relations and facts are
+therefore drawn in turn, and searched only where the model answers enough of them right.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +25,7 @@ from probes.neurons import FactNeurons
 
 @dataclass(frozen=True)
 class Searched:
-    """A fact in the wordings that were asked, and what was found."""
+    """A fact in the wordings that were searched, and its neurons."""
 
     worded: Sequence[Fact]
     found: FactNeurons
@@ -28,11 +33,12 @@ class Searched:
 
 @dataclass(frozen=True)
 class Searches:
-    """The facts that were searched, by relation id, and what was not.
+    """The facts that were searched, and what was left out.
 
     Args:
-        left_out: relations that had too few facts which the model knows.
-        reasons: why facts were left out, and how many.
+        relations: the searched facts, by relation id.
+        left_out: relations of which the model knows too few facts.
+        reasons: number of facts left out for each reason.
     """
 
     relations: Mapping[str, Sequence[Searched]]
@@ -52,34 +58,37 @@ def search_relations(
     wordings: int,
     seed: int,
 ) -> Searches:
-    """Searches facts of `n_relations` relations; relations and facts are drawn by the seed.
+    """Searches facts of several relations, which are drawn by the seed.
 
-    A fact that the model does not answer right in as many wordings as are wanted is left out.
+    A fact is left out if the model answers fewer than `wordings` of its wordings right.
 
     Args:
-        search: of a fact in all its wordings.
-        n_relations, facts_per_relation: how many, and how many facts of each at most; 0 for all.
+        facts: facts in any order and in several wordings.
+        search: finds the neurons of a fact, given in all its wordings.
+        n_relations: number of relations of which the model knows enough facts; 0: all.
+        facts_per_relation: largest number of facts per relation; 0: all.
+        wordings: number of wordings per fact (all that it has, if they are fewer).
 
     Raises:
-        InputError: the model knows enough facts of no relation.
+        InputError: there is no relation of which the model knows enough facts.
     """
     by_relation: dict[str, list[list[Fact]]] = {}
     for worded in spread_facts(facts, seed):
         by_relation.setdefault(worded[0].relation.id, []).append(worded)
-    wanted = min(n_relations or len(by_relation), len(by_relation))
+    n_needed = min(n_relations or len(by_relation), len(by_relation))
     done: dict[str, list[Searched]] = {}
     left_out: list[str] = []
     reasons = Counter[str]()
     with progress("relations") as bars:
-        bar = bars.add_task("", total=wanted)
-        for relation, every in by_relation.items():
-            if len(done) == wanted:
+        bar = bars.add_task("", total=n_needed)
+        for relation, candidates in by_relation.items():
+            if len(done) == n_needed:
                 break
-            name = every[0][0].relation.name[:24]
-            bars.update(bar, description=f"asking: {name}")
-            asked = list(_asked(model, every, facts, journal, facts_per_relation, wordings))
-            reasons.update(entry.record["why"] for entry in asked if entry.skipped)
-            known = [_known(entry.item, entry.record) for entry in asked if not entry.skipped]
+            name = candidates[0][0].relation.name[:24]
+            bars.update(bar, description=f"testing knowledge: {name}")
+            tested = list(_tested(model, candidates, facts, journal, facts_per_relation, wordings))
+            reasons.update(entry.record["why"] for entry in tested if entry.skipped)
+            known = [_known(entry.item, entry.record) for entry in tested if not entry.skipped]
             found: list[Searched] = []
             for entry in _search(known if len(known) >= FEWEST_TO_SEARCH else [], search, journal):
                 if entry.skipped:
@@ -87,21 +96,21 @@ def search_relations(
                     continue
                 neurons = FactNeurons.from_record(entry.record, journal.tensors(entry.key))
                 found.append(Searched(entry.item, neurons))
-                told = f"searching: {name}, {len(found)} of {len(known)} facts"
-                bars.update(bar, completed=len(done) + len(found) / len(known), description=told)
+                text = f"searching: {name}, {len(found)} of {len(known)} facts"
+                bars.update(bar, completed=len(done) + len(found) / len(known), description=text)
             if len(found) < FEWEST_TO_SEARCH:
                 left_out.append(relation)
             else:
                 done[relation] = found
     if not done:
         raise InputError(
-            f"the model answers {FEWEST_TO_SEARCH} facts right in {wordings} wordings of no "
-            "relation: ask for fewer --wordings"
+            f"there is no relation of which the model answers {FEWEST_TO_SEARCH} facts right in "
+            f"{wordings} wordings each: lower --wordings"
         )
     return Searches(done, tuple(left_out), reasons)
 
 
-def _asked(
+def _tested(
     model: HookedTransformer,
     facts: Sequence[Sequence[Fact]],
     pool: Sequence[Fact],
@@ -109,12 +118,16 @@ def _asked(
     facts_per_relation: int,
     wordings: int,
 ) -> Iterator[Entry[Sequence[Fact]]]:
-    """Facts until the model knows `facts_per_relation` of them, each with its likeliest rival."""
+    """Tests facts of a relation until the model knows `facts_per_relation` of them.
 
-    def ask(worded: Sequence[Fact]) -> Record:
-        known, heard = _answered(model, worded, wordings)
+    A known fact gets its likeliest rival.
+    """
+
+    def test(worded: Sequence[Fact]) -> Record:
+        known, wrong_answers = _answered(model, worded, wordings)
         if not known:
-            return skip(WRONG, f"it says {', '.join(map(repr, heard))}", **about(worded))
+            said = ", ".join(map(repr, wrong_answers))
+            return skip(WRONG, f"it says {said}", **about(worded))
         rivals = [with_likeliest_rival(model, fact, pool).rival for fact in known]
         prompts = [fact.prompt for fact in known]
         return {"object": known[0].object, "prompts": prompts, "rivals": rivals}
@@ -125,19 +138,19 @@ def _asked(
     return journal.each(
         facts,
         key=lambda worded: f"{fact_key(worded[0])}-asked",
-        work=ask,
+        work=test,
         unit="facts",
-        doing="asking",
+        doing="testing knowledge",
         total=facts_per_relation or None,
         about=about,
     )
 
 
 def _known(worded: Sequence[Fact], record: Record) -> list[Fact]:
-    """The wordings that the model answers right, each told apart from its rival."""
-    own = {fact.prompt: fact for fact in worded if fact.object == record["object"]}
+    """The wordings that a record says the model answers right, each with its rival."""
+    by_prompt = {fact.prompt: fact for fact in worded if fact.object == record["object"]}
     return [
-        replace(own[prompt], rival=rival)
+        replace(by_prompt[prompt], rival=rival)
         for prompt, rival in zip(record["prompts"], record["rivals"], strict=True)
     ]
 
@@ -147,6 +160,8 @@ def _search(
     search: Callable[[Sequence[Fact]], FactNeurons],
     journal: Journal,
 ) -> Iterator[Entry[Sequence[Fact]]]:
+    """Searches each known fact, unless the journal has it already."""
+
     def work(worded: Sequence[Fact]) -> Finished:
         found = search(worded)
         return found.to_record(), found.tensors()
@@ -159,17 +174,21 @@ def _search(
 def _answered(
     model: HookedTransformer, worded: Sequence[Fact], wordings: int
 ) -> tuple[list[Fact], list[str]]:
-    """The first wordings that the model answers right; if they are too few, what else it said."""
-    wanted = min(wordings, len({fact.template for fact in worded}))
-    known, heard = [], []
-    for asked, fact in enumerate(worded):
-        if len(known) == wanted or len(known) + len(worded) - asked < wanted:
+    """Returns the first wordings that the model answers right, up to the number needed.
+
+    If they are too few, returns none of them, and the model's wrong answers.
+    """
+    n_needed = min(wordings, len({fact.template for fact in worded}))
+    known, wrong_answers = [], []
+    for n_tested, fact in enumerate(worded):
+        # stop when there are enough, and when the rest could not make them enough
+        if len(known) == n_needed or len(known) + len(worded) - n_tested < n_needed:
             break
         if known and fact.object != known[0].object:
-            continue  # a subject may have two objects, and its wordings are to be of one fact
+            continue  # a subject may have two objects: all wordings have to be about the same one
         right, said = answers_right(model, fact)
         if right:
             known.append(fact)
         else:
-            heard.append(said)
-    return (known, []) if len(known) == wanted else ([], heard)
+            wrong_answers.append(said)
+    return (known, []) if len(known) == n_needed else ([], wrong_answers)

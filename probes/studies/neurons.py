@@ -1,4 +1,9 @@
-"""Where do a relation's neurons and heads sit, and do they do what attribution says?"""
+"""Study: in which layers and heads are a relation's neurons, and does the model need them?
+
+Searches facts of several relations for knowledge neurons of MLPs and of attention (Dai et al. 2022,
+`probes.neurons`), counts them by layer and head and how many facts share them, and scales them
+under facts on which they were not found (`probes.scaling`).
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -43,22 +48,26 @@ def find_neurons(
     seed: int = 0,
     journal: Journal | None = None,
 ) -> NeuronFindings:
-    """Searches relations for their neurons, and scales these under facts that were not searched.
+    """Searches relations for their neurons, and scales these for facts they were not found on.
 
     Args:
-        facts: in any order and in several wordings: the seed draws relations and facts.
-        n_relations: how many, of those of which the model knows enough facts; 0 for all.
-        facts_per_relation: at most so many facts a relation, and at least four; 0 for all.
-        wordings: a fact is asked in so many, all answered right (in all it has, if fewer).
-        halves: any of "mlp" (neurons of W_out's key) and "attn" (numbers of all heads' z).
-        gradient_steps, threshold: as `probes.neurons.search` has them.
-        agree_wordings, agree_facts: a neuron of a fact, of a relation, is one in more than this
-            share of its wordings, of its facts.
-        controls: draws of as many random neurons, for each fact that is tested.
+        facts: facts in any order and in several wordings. The seed draws relations and facts.
+        n_relations: number of relations of which the model knows enough facts; 0: all.
+        facts_per_relation: largest number of facts per relation, at least 4; 0: all.
+        wordings: number of wordings per fact, all of which the model has to answer right (all that
+            the fact has, if they are fewer).
+        halves: "mlp" (neurons of W_out's key), "attn" (numbers of all heads' z), or both.
+        gradient_steps: number of steps of the integral (see `probes.neurons.search`).
+        threshold: smallest attribution of a neuron, as a share of the largest.
+        agree_wordings: a fact's neurons are those found in more than this share of its wordings.
+        agree_facts: a relation's neurons are those found in more than this share of its facts.
+        controls: number of random sets of neurons to scale for each fact.
+        seed: seed of the draws of relations and facts, of random neurons and of the bootstrap.
+        journal: records that exist already are not computed again.
 
     Raises:
-        InputError: there are too few facts, or the model knows too few; no such half; or a model
-            that cannot be differentiated here.
+        InputError: there are too few facts, the model knows too few, there is no such half, or
+            gradients of this model cannot be computed here.
     """
     journal = Journal() if journal is None else journal
     journal.ask(
@@ -75,16 +84,18 @@ def find_neurons(
     )
     require_facts_of_a_relation(facts, FEWEST_TO_SEARCH, facts_per_relation)
     require_plain(model)
-    wanted: list[Half] = [half for half in HALVES if half in halves]
-    if not wanted or not set(halves) <= set(HALVES):
-        raise InputError(f"halves {', '.join(halves)}: some of {', '.join(HALVES)} are wanted")
+    ordered: list[Half] = [half for half in HALVES if half in halves]
+    if not ordered or not set(halves) <= set(HALVES):
+        raise InputError(
+            f"halves {', '.join(halves) or '(none)'}: must be one or more of {', '.join(HALVES)}"
+        )
     searches = search_relations(
         model,
         facts,
         partial(
             search,
             model,
-            halves=wanted,
+            halves=ordered,
             steps=gradient_steps,
             threshold=threshold,
             agreement=agree_wordings,
@@ -95,9 +106,9 @@ def find_neurons(
         wordings=wordings,
         seed=seed,
     )
-    every = trials(searches.relations, agree_facts)
-    scaled = scale_relations(model, every, journal, controls=controls, seed=seed)
-    return _summed_up(model, searches, scaled, wanted, agree_facts, seed)
+    all_trials = trials(searches.relations, agree_facts)
+    scaled = scale_relations(model, all_trials, journal, controls=controls, seed=seed)
+    return _summed_up(model, searches, scaled, ordered, agree_facts, seed)
 
 
 def _summed_up(
@@ -108,9 +119,12 @@ def _summed_up(
     agree_facts: float,
     seed: int,
 ) -> NeuronFindings:
+    """Averages over relations, with bootstrap intervals."""
     relations = [
-        gathered(model, each[0].worded[0].relation.name, [one.found for one in each], agree_facts)
-        for each in searches.relations.values()
+        gathered(
+            model, facts[0].worded[0].relation.name, [fact.found for fact in facts], agree_facts
+        )
+        for facts in searches.relations.values()
     ]
     attention = attention_share(relations, seed) if set(halves) == set(HALVES) else None
     shares: dict[Half, Interval] = {}
@@ -125,9 +139,9 @@ def _summed_up(
         relations=tuple(relations),
         halves={half: by_layer(relations, half, shares.get(half), seed) for half in halves},
         attention=attention,
-        sharing={part: sharing(own, seed) for part, own in sets.items()},
+        sharing={part: sharing(relations, seed) for part, relations in sets.items()},
         changes=_changes(list(scaled.values()), [*sets], seed),
-        n_prompts=sum(len(one.worded) for each in searches.relations.values() for one in each),
+        n_prompts=sum(len(fact.worded) for facts in searches.relations.values() for fact in facts),
         left_out=LeftOutCounts(
             searches.reasons.get(WRONG, 0), searches.reasons.get(UNUSABLE, 0), searches.left_out
         ),
@@ -137,8 +151,8 @@ def _summed_up(
 def _by_part(
     relations: Sequence[Sequence[Searched]], halves: Sequence[Half]
 ) -> dict[str, list[list[frozenset[Neuron]]]]:
-    """Each fact's neurons of each half; and of both, where both were searched."""
-    sets = [[one.found.neurons for one in each] for each in relations]
+    """Each fact's neurons of each half, and of both halves if both were searched."""
+    sets = [[fact.found.neurons for fact in facts] for facts in relations]
     parts: dict[str, list[list[frozenset[Neuron]]]] = {
         half: [[of_half(fact, half) for fact in facts] for facts in sets] for half in halves
     }
@@ -148,11 +162,11 @@ def _by_part(
 def _changes(
     scaled: Sequence[Sequence[Sequence[Effect]]], parts: Sequence[str], seed: int
 ) -> tuple[ScalingChange, ...]:
-    """What scaling did, both halves together first; then in the order of WHOSE and of factors."""
+    """Averaged effects of scaling: both halves together first, then in the order of NEURONS_OF."""
     blocks = sorted(parts, key=lambda part: part != "both")
-    found = [one for one in averaged(scaled, seed) if one.half in blocks]
+    found = [change for change in averaged(scaled, seed) if change.half in blocks]
 
-    def place(one: ScalingChange) -> tuple[int, int, float]:
-        return blocks.index(one.half), NEURONS_OF.index(one.neurons), one.factor
+    def order(change: ScalingChange) -> tuple[int, int, float]:
+        return blocks.index(change.half), NEURONS_OF.index(change.neurons), change.factor
 
-    return tuple(sorted(found, key=place))
+    return tuple(sorted(found, key=order))

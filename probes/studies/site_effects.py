@@ -1,4 +1,9 @@
-"""Effects and separations of places, case by case."""
+"""Measures the criteria of `choose_sites` for every case: causal effects and separations of keys.
+
+Both can be measured without editing, so that they could tell where to edit: the causal effect of
+restoring a site (ROME's argument for its layers), and how well the edit's key is separated from
+its neighbours' keys (`probes.separation`).
+"""
 
 import contextlib
 import functools
@@ -24,11 +29,12 @@ from probes.separation import Metric, metrics, separation
 from probes.studies.candidate_sites import CandidateSite, positions_of
 from probes.trace import trace
 
-EFFECTS = {"effect of relation": "relation", "effect of subject": "subject"}  # what is corrupted
+# name of an effect: the part that is corrupted
+EFFECTS = {"effect of relation": "relation", "effect of subject": "subject"}
 SEPARATIONS = ("separation", "demands apart")
 PATCHES = Patch("mlp_out"), Patch("attn_out"), Patch("z")
 
-Records = list[Mapping[str, Any]]  # of the cases, in their order
+Records = list[Mapping[str, Any]]  # one per case, in the order of the cases
 
 
 # seven parameters: what is corrupted, by which words, and where it is restored
@@ -36,52 +42,58 @@ def effects(
     model: HookedTransformer,
     cases: Sequence[EditCase],
     pool: Sequence[EditCase],
-    every: Sequence[CandidateSite],
+    candidates: Sequence[CandidateSite],
     name: str,
     seed: int,
     journal: Journal,
 ) -> Records:
-    """What restoring a place brings, one layer at a time, with words of one kind corrupted.
+    """Measures the indirect effect of each candidate in single layers, with one part corrupted.
 
     Args:
-        pool: whose words replace others.
-        name: of EFFECTS.
+        pool: cases whose words replace others.
+        candidates: the sites and positions.
+        name: one of EFFECTS.
     """
     part = EFFECTS[name]
-    facts = [asked[0] for case in pool if (asked := _asked(case, part))]
+    facts = [traceable[0] for case in pool if (traceable := _traceable(case, part))]
 
     def measure(case: EditCase) -> dict[str, Any]:
-        asked = _asked(case, part)
-        if asked is None:
-            raise InputError("no pair loses the relation in this record")
-        fact, mentioned = asked
+        traceable = _traceable(case, part)
+        if traceable is None:
+            raise InputError("this record has no removal: no pair loses the relation")
+        fact, mentioned = traceable
         at = {}
-        for where in positions_of(every):
-            with contextlib.suppress(InputError):  # the entity's prompt spells out no object
+        for where in positions_of(candidates):
+            with contextlib.suppress(InputError):  # the entity's prompt contains no object
                 at[where] = located(model, fact, where, mentioned)[1]
         corruption = replaced(model, fact, part, facts, seed)
         traced = trace(model, fact, part, corruption, PATCHES, sorted({*at.values()}))
         total = next(iter(traced.grids.values())).total_effect("logprob")
-        told = {"prompt": fact.prompt, "answer": traced.answer, "corruption": traced.corruption}
+        about = {"prompt": fact.prompt, "answer": traced.answer, "corruption": traced.corruption}
         nats = {
-            place.name: _effect(traced, place, at[place.where])
-            for place in every
-            if place.where in at
+            site.name: _effect(traced, site, at[site.where])
+            for site in candidates
+            if site.where in at
         }
-        return {**told, "total": total, "nats": nats}
+        return {**about, "total": total, "nats": nats}
 
     return _recorded(cases, name, measure, journal)
 
 
-def _effect(traced: FactTrace, place: CandidateSite, pos: int) -> float:
-    """The indirect effect of one place, in nats."""
-    grid = traced.grids["z" if place.head is not None else f"{place.half}_out"]
-    effect = grid.indirect_effect("logprob")[place.layer, grid.positions.index(pos)]
-    return float(effect if place.head is None else effect[place.head])
+def _effect(traced: FactTrace, site: CandidateSite, pos: int) -> float:
+    """The indirect effect of one candidate, in nats."""
+    grid = traced.grids["z" if site.head is not None else f"{site.half}_out"]
+    effect = grid.indirect_effect("logprob")[site.layer, grid.positions.index(pos)]
+    return float(effect if site.head is None else effect[site.head])
 
 
-def _asked(case: EditCase, part: str) -> tuple[Fact, str] | None:
-    """What is traced when `part` is corrupted, and the object that its prompt spells out."""
+def _traceable(case: EditCase, part: str) -> tuple[Fact, str] | None:
+    """The fact that is traced if `part` is corrupted, and the object that its prompt contains.
+
+    If the relation is corrupted, this is the entity request's fact, whose prompt contains no
+    object. If the subject is corrupted, it is the removal's: the present pair and its relation.
+    None if the case has no removal.
+    """
     if part == "relation":
         return case.entity.fact, ""
     request = case.request("relation")
@@ -92,15 +104,22 @@ def _asked(case: EditCase, part: str) -> tuple[Fact, str] | None:
 def separations(
     model: HookedTransformer,
     cases: Sequence[EditCase],
-    every: Sequence[CandidateSite],
+    candidates: Sequence[CandidateSite],
     n_neighbours: int,
     text: str,
     tokens_per_dim: int,
     seed: int,
     journal: Journal,
 ) -> Records:
-    """How far each case's keys stand apart from its neighbours', and from each other."""
-    sites = list(dict.fromkeys(WriteSite(place.layer, place.half) for place in every))
+    """Measures how separate each case's keys are from its neighbours', and from each other.
+
+    Args:
+        candidates: the sites and positions whose keys are compared.
+        n_neighbours: number of neighbours per case.
+        text: text on which the second moments of keys are measured.
+        tokens_per_dim: number of its tokens per dimension of the key.
+    """
+    sites = list(dict.fromkeys(WriteSite(site.layer, site.half) for site in candidates))
 
     @functools.cache
     def compared() -> list[Metric]:
@@ -111,16 +130,16 @@ def separations(
         request = case.request("relation")
         others = neighbours(request, n_neighbours, seed)
         found: dict[str, dict[str, float | None]] = {name: {} for name in SEPARATIONS}
-        for where in positions_of(every):
+        for where in positions_of(candidates):
             apart = separation(model, request, others, where, compared())
-            for one, numbers in zip(compared(), apart, strict=True):
-                name = CandidateSite(one.site.layer, one.site.half, one.head, where).name
+            for metric, numbers in zip(compared(), apart, strict=True):
+                site = CandidateSite(metric.site.layer, metric.site.half, metric.head, where)
                 for quantity, value in zip(SEPARATIONS, numbers, strict=True):
-                    found[quantity][name] = None if math.isnan(value) else value
+                    found[quantity][site.name] = None if math.isnan(value) else value
         return {"neighbours": len(others), **found}
 
     if any(_key(case, "separation") not in journal.records for case in cases):
-        compared()  # their bar is to be gone when the cases' own begins
+        compared()  # now, so that its progress bar ends before the one of the cases begins
     return _recorded(cases, "separation", measure, journal)
 
 
@@ -134,7 +153,7 @@ def _recorded(
     measure: Callable[[EditCase], dict[str, Any]],
     journal: Journal,
 ) -> Records:
-    """Each case's record under `name`, made now or before."""
+    """Returns each case's record of `name`, measured now or taken from the journal."""
 
     def about(case: EditCase) -> dict[str, Any]:
         return {"id": case.id, "measured": name}

@@ -1,4 +1,10 @@
-"""Where does a model keep a relation, or a subject? Causal tracing of one fact, and of many."""
+"""Study: causal tracing of one fact or of many (Meng et al. 2022, ROME; RaKE for relations).
+
+Where does a model read a fact's subject or relation, and where does it recall the object? A trace
+of one fact is noisy, because it depends on its words and tokens. `trace_facts` therefore traces
+many facts that the model knows, over many relations, for averages by token role. `trace_fact`
+traces a single fact, for a first look or in a notebook.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +30,7 @@ from probes.known import first_known, with_likeliest_rival
 from probes.screen import Screening
 from probes.trace import PAPER_WINDOW, patches_at, trace
 
-PAPERS = Tracing()  # Meng et al.'s windows, at every site
+PAPERS = Tracing()  # the default settings: Meng et al.'s windows, at every site
 
 
 def trace_facts(
@@ -36,39 +42,44 @@ def trace_facts(
     limit: int = 0,
     journal: Journal | None = None,
 ) -> Traces:
-    """Traces facts that the model answers right, over as many relations as there are.
+    """Traces facts that the model answers right, spread evenly over the relations.
 
-    Facts are taken in turn from every relation, each in the first wording that the model answers
-    right. One that it answers wrong, or that cannot be used, is left out with the reason; so is a
-    part of a fact that nothing of as many tokens can replace. A fact whose replaced words do no
-    harm to its answer is traced, but does not count (`Traces.averaged` sorts it out).
+    Facts are taken from the relations in turn, each in the first wording that the model answers
+    right. A fact is left out, with the reason, if the model answers it wrong or it cannot be used.
+    A part of a fact is left out if no other words have the same number of tokens. If other words
+    hardly lower the answer's probability, the fact is traced but not counted (`Traces.averaged`
+    leaves it out).
 
     Args:
+        facts: the facts, perhaps in several wordings.
+        settings: what is corrupted, how, and where activations are restored.
         pool: facts whose words replace others and whose objects are rivals; `facts` if None.
-        limit: how many facts; 0 for all.
-        journal: what is in it is not done again.
+        limit: number of facts to trace; 0: all.
+        journal: records that exist already are not computed again.
 
     Raises:
-        InputError: no fact could be traced, or a setting does not fit.
+        InputError: no fact could be traced, or a setting does not fit the model or the facts.
     """
     journal = Journal() if journal is None else journal
     journal.ask("trace_facts", model=fingerprint(model), settings=settings)
     order = spread_facts(facts, settings.seed)
-    ways = _ways(model, [worded[0] for worded in order], facts if pool is None else pool, settings)
+    prepared = _prepared(
+        model, [worded[0] for worded in order], facts if pool is None else pool, settings
+    )
     found: dict[str, dict[str, FactTrace]] = {}
 
     def corrupts(entry: Entry[list[Fact]]) -> bool:
         if not entry.skipped:
             found[entry.key] = fact_traces(entry.record, journal.tensors(entry.key))
         traced = found.get(entry.key, {})
-        return any(settings.corrupts(one.kept_share) for one in traced.values())
+        return any(settings.corrupts(part_trace.kept_share) for part_trace in traced.values())
 
     left_out = [
-        one
+        reason
         for entry in journal.each(
             order,
             lambda worded: fact_key(worded[0]),
-            lambda worded: _traced(model, worded, ways),
+            lambda worded: _traced(model, worded, prepared),
             unit="facts",
             doing="tracing",
             total=min(limit, len(order)) if limit else len(order),
@@ -76,7 +87,7 @@ def trace_facts(
             name=lambda worded: f"{worded[0].subject[:20]}: {worded[0].relation.name[:18]}",
             about=lambda worded: {"prompt": worded[0].prompt},
         )
-        for one in left_out_of(entry.record)
+        for reason in left_out_of(entry.record)
     ]
     traces = Traces(
         model=name_of(model),
@@ -93,7 +104,7 @@ def trace_facts(
     return traces
 
 
-# eleven parameters: one call says in a notebook what a Tracing says, for one fact
+# eleven parameters: in a notebook, one call sets everything that a Tracing sets
 def trace_fact(
     model: HookedTransformer,
     fact: Fact,
@@ -108,45 +119,50 @@ def trace_fact(
     seed: int = 0,
     pool: Sequence[Fact] | None = None,
 ) -> FactTrace:
-    """Which cells of the corrupted run, restored to their clean values, bring the answer back?
+    """Traces one fact: corrupts its prompt and restores every cell to its clean value.
 
         trace_fact(model, fact, "relation").top(5)
 
-    The model need not know the fact: what is scored is the object's token.
+    The model need not know the fact. The score is that of the object's token.
 
     Args:
-        corrupt: whose words are corrupted.
-        by: "auto" replaces them by others of as many tokens where there are any in `pool`, and else
-            puts noise on their embeddings; `FactTrace.corruption` says which it was.
-        noise, samples, answer, sites, window, seed: as in `kedit.results.tracing.Tracing`.
-        pool: facts whose words replace others and whose objects are rivals; None for kedit's own,
-            or the toy's.
+        corrupt: "relation" or "subject", whose words are corrupted.
+        by: "replacement" puts other words with the same number of tokens in their place, "noise"
+            adds noise to their embeddings, and "auto" replaces if `pool` has fitting words and adds
+            noise otherwise. `FactTrace.corruption` says what was done.
+        noise, samples, answer, sites, window, seed: see `kedit.results.tracing.Tracing`.
+        pool: facts whose words replace others and whose objects are rivals; None: the facts that
+            come with kedit (the toy's facts for the toy model).
 
     Raises:
-        InputError: the fact cannot be traced in this way (NoReplacement: words of as many tokens
-            are wanted, and there are none).
+        InputError: the fact cannot be traced in this way. It is a NoReplacement if there are no
+            other words with the same number of tokens.
     """
     if pool is None:
         pool = toy.facts() if model.cfg.model_name == "toy" else builtin.load()
-    how = Tracing(
+    settings = Tracing(
         corrupt=corrupt, by="noise" if by == "noise" else "replacement", noise=noise,
         samples=samples, answer=answer, sites=tuple(sites), window=window, seed=seed,
     )  # fmt: skip
     fact = with_likeliest_rival(model, fact, pool)
     try:
-        return _trace_of(model, fact, corrupt, _ways(model, [fact], pool, how))
+        return _trace_of(model, fact, corrupt, _prepared(model, [fact], pool, settings))
     except NoReplacement:
         if by != "auto":
             raise
-    return _trace_of(model, fact, corrupt, _ways(model, [fact], pool, replace(how, by="noise")))
+    noisy = replace(settings, by="noise")
+    return _trace_of(model, fact, corrupt, _prepared(model, [fact], pool, noisy))
 
 
 @dataclass(frozen=True)
-class _Ways:
-    """How the facts of a study are traced: settings, and what is made of them once.
+class _Prepared:
+    """Settings, and what is computed from them once for all facts.
 
     Args:
-        noises: by part; empty where words are replaced.
+        settings: the study's settings.
+        pool: facts whose words replace others and whose objects are rivals.
+        noises: the noise on each part; empty if words are replaced.
+        screening: how sweeps are screened; None if all cells are restored.
     """
 
     settings: Tracing
@@ -155,55 +171,65 @@ class _Ways:
     screening: Screening | None
 
 
-def _ways(
-    model: HookedTransformer, every: Sequence[Fact], pool: Sequence[Fact], settings: Tracing
-) -> _Ways:
-    """Noise is measured on the words of `every` fact."""
+def _prepared(
+    model: HookedTransformer, facts: Sequence[Fact], pool: Sequence[Fact], settings: Tracing
+) -> _Prepared:
+    """Builds the noise and the screening; the size of the noise is measured on all of `facts`."""
     noises = {}
     if settings.by == "noise":
-        some = list(readable(model, every))
-        noises = {part: noise_rule(model, settings.noise, some, part) for part in settings.parts}
+        measured = list(readable(model, facts))
+        noises = {
+            part: noise_rule(model, settings.noise, measured, part) for part in settings.parts
+        }
     screening = None
     if settings.screen:
         screening = Screening(settings.screen, steps=settings.screen_steps, seed=settings.seed)
-    return _Ways(settings, pool, noises, screening)
+    return _Prepared(settings, pool, noises, screening)
 
 
 def _traced(
-    model: HookedTransformer, worded: Sequence[Fact], ways: _Ways
+    model: HookedTransformer, worded: Sequence[Fact], prepared: _Prepared
 ) -> dict[str, Any] | tuple[dict[str, Any], dict[str, Tensor]]:
-    """Record and tensors of a fact, in the first wording that the model answers right.
+    """Traces a fact in its first wording that the model answers right; returns record and tensors.
 
-    A part that cannot be corrupted does not take the other one with it.
+    If one part cannot be corrupted, the other part is traced all the same.
     """
-    fact, heard = first_known(model, worded)
+    fact, wrong_answers = first_known(model, worded)
     if fact is None:
-        return skip(WRONG, f"it says {', '.join(map(repr, heard))}", prompt=worded[0].prompt)
-    fact = with_likeliest_rival(model, fact, ways.pool)
-    done, uncorrupted = [], {}
-    for part in ways.settings.parts:
+        said = ", ".join(map(repr, wrong_answers))
+        return skip(WRONG, f"it says {said}", prompt=worded[0].prompt)
+    fact = with_likeliest_rival(model, fact, prepared.pool)
+    traces, uncorrupted = [], {}
+    for part in prepared.settings.parts:
         try:
-            done.append(_trace_of(model, fact, part, ways))
+            traces.append(_trace_of(model, fact, part, prepared))
         except NoReplacement as error:
             uncorrupted[part] = str(error)
-    if not done:
+    if not traces:
         return skip(NO_REPLACEMENT, "; ".join(uncorrupted.values()), prompt=fact.prompt)
-    tensors = {f"{one.part}:{name}": value for one in done for name, value in one.tensors().items()}
-    return {"traces": [one.to_record() for one in done], "uncorrupted": uncorrupted}, tensors
+    tensors = {
+        f"{traced.part}:{name}": value
+        for traced in traces
+        for name, value in traced.tensors().items()
+    }
+    records = [traced.to_record() for traced in traces]
+    return {"traces": records, "uncorrupted": uncorrupted}, tensors
 
 
-def _trace_of(model: HookedTransformer, fact: Fact, part: str, ways: _Ways) -> FactTrace:
-    settings = ways.settings
+def _trace_of(model: HookedTransformer, fact: Fact, part: str, prepared: _Prepared) -> FactTrace:
+    """Traces one part of a fact."""
+    settings = prepared.settings
     return trace(
-        model, fact, part, _corruption(model, fact, part, ways),
+        model, fact, part, _corruption(model, fact, part, prepared),
         patches_at(settings.sites, settings.window),
-        screening=ways.screening, whole=settings.answer == "whole",
+        screening=prepared.screening, whole=settings.answer == "whole",
     )  # fmt: skip
 
 
-def _corruption(model: HookedTransformer, fact: Fact, part: str, ways: _Ways) -> Corruption:
-    settings = ways.settings
+def _corruption(model: HookedTransformer, fact: Fact, part: str, prepared: _Prepared) -> Corruption:
+    """Corrupts one part of a fact's prompt, by other words or by noise."""
+    settings = prepared.settings
     if settings.by == "replacement":
-        return replaced(model, fact, part, ways.pool, settings.seed)
+        return replaced(model, fact, part, prepared.pool, settings.seed)
     prompt, seed = encode(model, fact), prompt_seed(settings.seed, fact)
-    return add_noise(model, prompt, part, ways.noises[part], settings.samples, seed)
+    return add_noise(model, prompt, part, prepared.noises[part], settings.samples, seed)

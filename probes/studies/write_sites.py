@@ -1,4 +1,9 @@
-"""Where should a relation edit be written? Causal effect, separation and editing, site by site."""
+"""Study: at which write site and key position should a relation edit be written?
+
+ROME chooses its layer by causal tracing, but tracing need not show where edits work best (Hase et
+al. 2023, arXiv 2301.04213). This study measures causal effects and the separation of keys at every
+candidate, also edits there, and reports which of the criteria predicts where editing works.
+"""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +45,7 @@ from probes.studies.site_controls import (
 from probes.studies.site_effects import EFFECTS, SEPARATIONS, Records, effects, separations
 
 
-# plain settings, each by its name
+# more parameters than six: a study's settings are plain arguments
 def choose_sites(
     model: HookedTransformer,
     cases: Sequence[EditCase],
@@ -59,24 +64,28 @@ def choose_sites(
     seed: int = 0,
     journal: Journal | None = None,
 ) -> SiteFindings:
-    """Traces each case, compares its keys, and edits it at every site; then what goes with what.
+    """Traces each case, compares its keys, and edits it at every site; then correlates the results.
 
     Args:
-        cases: with a relation side; nothing should be tested on them later.
+        cases: cases with a relation request. Editors should not be tested on them later, since the
+            sites are chosen on them.
         pool: cases whose words replace others; None: `cases`.
-        positions: whose keys are taken.
-        layers: none for all of the model's.
-        n_neighbours: of each case, that its keys are to be told from.
-        settings: more of the joint editor's, each as field=value: neighbours=8:weight=3.
-        best: so many sites are chosen, and held against as many random ones.
-        text, tokens_per_dim: whose statistics edits are to spare (`kedit.studies.prepare.prepare`).
-        held_out_text, chunks, chunk_tokens: whose perplexity is watched: which text, how many
-            chunks of it, and tokens per chunk (`kedit.scoring.drift.held_out`).
-        seed: of neighbours, replacements, contexts, own text and the bootstrap.
-        journal: keeps what is finished; what it holds is not done again.
+        positions: key positions to try.
+        layers: layers to try; empty: all layers.
+        n_neighbours: number of neighbours per case, from whose keys the edit's are separated.
+        settings: further settings of the joint editor, each as field=value, such as
+            neighbours=8:weight=3.
+        best: number of sites that are chosen by each criterion, and of random sites.
+        text: text whose keys' second moment edits should spare (`kedit.studies.prepare.prepare`).
+        tokens_per_dim: number of its tokens per dimension of the key.
+        held_out_text: text whose perplexity is watched (`kedit.scoring.drift.held_out`).
+        chunks: number of held-out chunks.
+        chunk_tokens: number of tokens per held-out chunk.
+        seed: seed of neighbours, replacements, contexts, kedit's own text and the bootstrap.
+        journal: records that exist already are not computed again.
 
     Raises:
-        InputError: a layer or a setting that there is not, or no case can be scored.
+        InputError: there is no such layer or setting, or no case can be scored.
     """
     journal = Journal() if journal is None else journal
     journal.ask(
@@ -91,33 +100,39 @@ def choose_sites(
         chunk_tokens=chunk_tokens,
         seed=seed,
     )
-    every, plain = candidate_sites(model, layers, positions), plain_joint(model, settings)
+    candidates, plain = candidate_sites(model, layers, positions), plain_joint(model, settings)
     scoring = Scoring((), say=False, seed=seed)
     assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
     before = scores_before(model, cases, scoring, journal)
     usable, pool = list(before), cases if pool is None else pool
-    traced = {name: effects(model, usable, pool, every, name, seed, journal) for name in EFFECTS}
-    apart = separations(model, usable, every, n_neighbours, text, tokens_per_dim, seed, journal)
+    traced = {
+        name: effects(model, usable, pool, candidates, name, seed, journal) for name in EFFECTS
+    }
+    apart = separations(
+        model, usable, candidates, n_neighbours, text, tokens_per_dim, seed, journal
+    )
     make = functools.partial(
         prepare, model, sides=["relation"], text=text, tokens_per_dim=tokens_per_dim, seed=seed
     )
-    arms = {
-        place: (place.spec(settings), place.editor(plain)) for place in every if place.head is None
+    editors = {
+        site: (site.spec(settings), site.editor(plain)) for site in candidates if site.head is None
     }
-    outcomes = _edits(model, before, arms, make, assessment, journal)
-    tables = {name: _table(every, records, "nats") for name, records in traced.items()}
-    tables |= {name: _table(every, apart, name) for name in SEPARATIONS}
+    outcomes = _edits(model, before, editors, make, assessment, journal)
+    tables = {name: _table(candidates, records, "nats") for name, records in traced.items()}
+    tables |= {name: _table(candidates, apart, name) for name in SEPARATIONS}
     totals = {
-        name: np.array([one.get("total", np.nan) for one in records])
+        name: np.array([record.get("total", np.nan) for record in records])
         for name, records in traced.items()
     }
-    measured = Measured(every, tables, totals, list(before.values()), outcomes)
-    skipped = {key: one["skipped"] for key, one in journal.records.items() if "skipped" in one}
-    specs = {place: spec for place, (spec, _) in arms.items()}
+    measured = Measured(candidates, tables, totals, list(before.values()), outcomes)
+    skipped = {
+        key: record["skipped"] for key, record in journal.records.items() if "skipped" in record
+    }
+    specs = {site: spec for site, (spec, _) in editors.items()}
     return summed_up(measured, name_of(model), specs, skipped, best, seed)
 
 
-# six parameters: what was measured, and what is told of it
+# six parameters: what was measured, and what the result reports with it
 def summed_up(
     measured: Measured,
     model: str,
@@ -126,18 +141,25 @@ def summed_up(
     best: int,
     seed: int,
 ) -> SiteFindings:
-    """Means with intervals, and what goes with editing.
+    """Computes means with intervals, correlations with editing, and controls.
 
     Args:
-        specs: the editor of each place, as the command line has it.
+        measured: all measurements.
+        model: the model's name.
+        specs: the spec of each candidate's editor.
+        skipped: why cases were skipped, by their records' keys.
+        best: number of sites that are chosen by each criterion.
+        seed: seed of the bootstrap and of the random sites.
     """
     rows = drawn(measured, seed)
     sites = [
-        SiteNumbers(**place._asdict(), editor=specs.get(place, ""), found=found)
-        for place, found in zip(measured.places, estimates(measured, rows), strict=True)
+        SiteNumbers(**site._asdict(), editor=specs.get(site, ""), found=found)
+        for site, found in zip(measured.places, estimates(measured, rows), strict=True)
     ]
-    at = [index for index, place in enumerate(measured.places) if place.head is None]
-    own, edited = [measured.places[i] for i in at], {name: row[:, at] for name, row in rows.items()}
+    # correlations and controls are over whole matrices, since heads are not edited alone
+    columns = [index for index, site in enumerate(measured.places) if site.head is None]
+    edited_sites = [measured.places[index] for index in columns]
+    edited = {name: row[:, columns] for name, row in rows.items()}
     return SiteFindings(
         model=model,
         seed=seed,
@@ -146,17 +168,17 @@ def summed_up(
         skipped=skipped,
         totals=total_effects(measured, seed),
         sites=tuple(sites),
-        correlations=tuple(correlations(edited, own)),
+        correlations=tuple(correlations(edited, edited_sites)),
         controls=tuple(controls(edited, best, seed)),
     )
 
 
 def _table(
-    every: Sequence[CandidateSite], records: Records, field: str
-) -> Float[ndarray, "case place"]:
-    """NaN where a record says nothing of a place."""
+    candidates: Sequence[CandidateSite], records: Records, field: str
+) -> Float[ndarray, "case site"]:
+    """Arranges records by case and candidate, with NaN where a record has no value."""
     rows = [record.get(field, {}) for record in records]
-    return np.array([[row.get(place.name) for place in every] for row in rows], dtype=float)
+    return np.array([[row.get(site.name) for site in candidates] for row in rows], dtype=float)
 
 
 def _edits(
@@ -167,22 +189,24 @@ def _edits(
     assessment: Assessment,
     journal: Journal,
 ) -> dict[CandidateSite, list[Outcome]]:
-    """Each case edited at every place; one key position at a time, for moments take memory."""
+    """Edits each case at every site, one key position after the other: moments need much memory."""
     found: dict[CandidateSite, list[Outcome]] = {}
     for where in positions_of(editors):
-        own = {place: editors[place] for place in editors if place.where == where}
-        ready = functools.cache(functools.partial(make, [editor for _, editor in own.values()]))
+        at_position = {site: editors[site] for site in editors if site.where == where}
+        prepare_all = functools.cache(
+            functools.partial(make, [editor for _, editor in at_position.values()])
+        )
         arms = {
-            place: Arm(spec, "relation", _one_of(ready, number))
-            for number, (place, (spec, _)) in enumerate(own.items())
+            site: Arm(spec, "relation", _nth_of(prepare_all, index))
+            for index, (site, (spec, _)) in enumerate(at_position.items())
         }
         if any(arm.key(case) not in journal.records for arm in arms.values() for case in cases):
-            ready()  # before the first edit, which else would seem to take that time
+            prepare_all()  # now, so that its time does not count as the first edit's
         outcomes = edit_cases(model, cases, list(arms.values()), assessment, journal)
-        found |= {place: outcomes[arm] for place, arm in arms.items()}
+        found |= {site: outcomes[arm] for site, arm in arms.items()}
     return found
 
 
-def _one_of(ready: Callable[[], list[Arm]], number: int) -> PreparedEditor:
-    """What one of several editors makes, which are made ready together when the first is wanted."""
-    return lambda requests: ready()[number].make(requests)
+def _nth_of(prepare_all: Callable[[], list[Arm]], index: int) -> PreparedEditor:
+    """One of several editors, all of which are prepared together at the first edit of any."""
+    return lambda requests: prepare_all()[index].make(requests)
