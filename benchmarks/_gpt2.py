@@ -1,4 +1,9 @@
-"""GPT-2 small's shape with random weights, a corruption of it, and what patching it must cost."""
+"""What benchmarks measure on: a model of GPT-2 small's shape, its noisy runs, ROME's patching loop.
+
+The weights are random, which changes no timing and needs no download. `needed_flops` computes the
+arithmetic that an exact sweep cannot avoid, so that a measured time can be compared with the
+machine's peak.
+"""
 
 from collections.abc import Sequence
 
@@ -15,7 +20,7 @@ TOKENS, SPAN, SAMPLES, WINDOW = 12, 4, 10, 10
 
 
 def gpt2_small() -> HookedTransformer:
-    """GPT-2 small's shape with random weights, as TransformerLens makes it."""
+    """Builds a HookedTransformer of GPT-2 small's shape with random weights."""
     with quiet():
         return HookedTransformer(
             HookedTransformerConfig(
@@ -27,7 +32,7 @@ def gpt2_small() -> HookedTransformer:
 
 
 def noisy_runs(model: HookedTransformer, samples: int, n_pos: int = TOKENS) -> tuple[Run, Run]:
-    """A clean run of random tokens, and one with noise on the first SPAN embeddings."""
+    """Makes a clean run of random tokens, and a corrupted run with noise on the first SPAN."""
     tokens = torch.randint(0, model.cfg.d_vocab, (1, n_pos))
     noise = torch.randn(samples, SPAN, model.cfg.d_model)
 
@@ -40,7 +45,10 @@ def noisy_runs(model: HookedTransformer, samples: int, n_pos: int = TOKENS) -> t
 
 
 def rome_cell(hf: GPT2LMHeadModel, rows: torch.Tensor, layer: int, pos: int) -> torch.Tensor:
-    """One cell as the published code does it: whole forward, the clean row's state copied over."""
+    """Computes one cell as the published code does: a whole forward pass of clean and noisy rows.
+
+    The clean row's residual is copied over the noisy rows' at one layer and position.
+    """
     noise = torch.randn(len(rows) - 1, SPAN, WIDTH)
 
     def corrupt(module: object, inputs: object, output: torch.Tensor) -> torch.Tensor:
@@ -65,25 +73,28 @@ def rome_cell(hf: GPT2LMHeadModel, rows: torch.Tensor, layer: int, pos: int) -> 
 
 
 def needed_flops(patch: Patch, positions: Sequence[int]) -> float:
-    """Multiplications and additions that an exact sweep cannot avoid (norms and activations aside).
+    """Counts the multiplications and additions that an exact sweep needs.
 
-    By causality a cell needs the layers above its own, on the positions from its own on; cells
-    whose windows begin together share what they have in common; a held half is not computed at the
-    held position; behind the last block only the last position counts; what nothing reads is free.
+    - Norms and nonlinearities are not counted.
+    - A cell needs only the layers above its own, and its own position and later ones (causality).
+    - Cells whose windows begin at the same layer share their computation until one is released.
+    - A held module is not computed at the held position.
+    - After the last block, only the last position is needed. Nothing is counted that nothing reads.
     """
     qkvo, mlp = 8 * WIDTH**2, 16 * WIDTH**2
     unembed = 2 * WIDTH * VOCAB
     total = 0.0
     for pos in positions:
-        exact_column = patch.site == "resid_post" and pos == 0  # all clean from there on
-        n_new = TOKENS - pos - exact_column
+        # a residual restored at the first corrupted position equals the clean run: not computed
+        equals_clean = patch.site == "resid_post" and pos == 0
+        n_new = TOKENS - pos - equals_clean
         cells = []
         for layer in range(LAYERS):
             window = [layer] if patch.site == "resid_post" else patch.layers(layer, LAYERS)
             if window[0] < LAYERS - 1 or pos == TOKENS - 1:
                 cells.append((window[0], window[-1]))
         starts = {start for start, _ in cells}
-        total += unembed * len({(a, b) for a, b in cells})
+        total += unembed * len({(start, end) for start, end in cells})
         if patch.site == "attn_out":
             total += mlp * len(starts)  # the first layer's MLP reads the restored attention
         for layer in range(1, LAYERS):
@@ -96,6 +107,7 @@ def needed_flops(patch: Patch, positions: Sequence[int]) -> float:
                 per_free = keys + attention + mlp
                 skipped = (mlp if patch.site == "mlp_out" else attention) if held_last else 0
             else:
+                # queries and keys: 2 x 2 WIDTH operations for each pair of positions
                 scores = sum(4 * WIDTH * (TOKENS - later) for later in range(n_new))
                 per_free = n_new * (qkvo + mlp) + scores
                 skipped = mlp if patch.site == "mlp_out" else qkvo / 2 + 4 * WIDTH * (pos + 1)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: medians of rounds, the machine's matmul peak, one JSON line."""
+"""Timing for all benchmarks: medians over rounds, the machine's matmul peak, the line of JSON."""
 
 import json
 import statistics
@@ -12,26 +12,29 @@ Found = TypeVar("Found")
 
 
 def seconds(work: Callable[[], object], rounds: int = 3, warm_up: bool = True) -> float:
-    """Median wall time of `work` over `rounds`."""
+    """Median wall time of `work` over rounds, in seconds."""
     if warm_up:
         work()
     return statistics.median(timed(work)[1] for _ in range(rounds))
 
 
 def timed(work: Callable[[], Found]) -> tuple[Found, float]:
-    """What `work` gives, and its wall time: for work that is long, and wanted."""
+    """Runs `work` once; returns its result and its wall time in seconds.
+
+    For work that is too long to repeat, or whose result is needed.
+    """
     start = time.perf_counter()
     found = work()
     return found, time.perf_counter() - start
 
 
 def matmul_peak(rounds: int = 15) -> float:
-    """FLOP/s that a float32 matrix product of a model's size sustains: the median of `rounds`."""
+    """The FLOP/s of a float32 matrix product of a typical model's size (median over rounds)."""
     rows, width, out = 1536, 768, 3072
     x, w = torch.randn(rows, width), torch.randn(out, width)
     return 2 * rows * width * out / seconds(lambda: torch.nn.functional.linear(x, w), rounds)
 
 
 def report(figures: Mapping[str, float]) -> None:
-    """The benchmark's last line."""
+    """Prints the benchmark's last line: its numbers as JSON."""
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}))

@@ -1,13 +1,13 @@
-"""What does the attribution screen cost, and what is it worth? python -m benchmarks.attribution
+"""How fast and how accurate is the attribution screen? python -m benchmarks.attribution
 
-On Gemma 3 270M (the extra), for facts that it answers right, corrupted relations, against exact
-sweeps of the same run:
-  cost_*    our exact sweep's time over the attribution pass's, which gives every site at once
-  rho_*     Spearman's correlation with the exact effects over a fact's cells, mean over facts
-  top10_*   of the ten largest exact effects, the share among the first tenth of the screen
-for one gradient at the corrupted run, and (steps_*) for the mean of five on the way to the clean
-one. Cells before the first corrupted token, whose effect is zero by construction, do not count.
-The quick run takes two facts.
+Compares attribution with exact sweeps on Gemma 3 270M (the extra), for facts that the model answers
+right, with corrupted relations:
+  cost_*    time of our exact sweep, divided by that of the attribution pass (all sites at once)
+  rho_*     Spearman's correlation of estimates and exact effects over a fact's cells
+  top10_*   share of the ten largest exact effects that the screen's first tenth of cells contains
+All are means over facts. Names with steps_ use the mean of five gradients between the corrupted and
+the clean run, the others a single gradient at the corrupted run. Cells before the first corrupted
+token are left out, because their effect is zero by construction. The quick run uses two facts.
 """
 
 import argparse
@@ -38,8 +38,8 @@ SITES = (Patch("resid_post"), Patch("mlp_out"), Patch("attn_out"), Patch("z"))
 NAMES = {"resid_post": "resid", "mlp_out": "mlp", "attn_out": "attn", "z": "heads"}
 SAMPLES = 10
 STEPS = (1, 5)
-LARGEST = 10
-KEPT = 0.1
+LARGEST = 10  # exact effects that the screen should find
+KEPT = 0.1  # share of cells that the screen keeps
 
 
 def main() -> None:
@@ -50,21 +50,25 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=8)
     parser.add_argument("--by", choices=["noise", "replacement"], default="noise")
     parser.add_argument("--metric", choices=METRICS, default="prob")
-    parser.add_argument("--threads", type=int, default=1, help="of torch: one, to compare machines")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="torch's threads; 1 to compare machines"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = load("gemma-3-270m", "cpu", "float32")
-    wanted = 2 if options.quick else options.facts
+    limit = 2 if options.quick else options.facts
     rows: dict[str, list[float]] = {}
     n_facts = 0
-    for fact, (clean, corrupted), question, first in _runs(model, options.by, wanted):
+    for fact, (clean, corrupted), question, first in _runs(model, options.by, limit):
         for name, value in _compared(
             model, clean, corrupted, question, first, options.metric
         ).items():
             rows.setdefault(name, []).append(value)
         n_facts += 1
-        print(f"  {fact.prompt!r}, corrupted in {corrupted.last.shape[0]} ways", flush=True)
-    print(f"{n_facts} facts by {options.by}, metric {options.metric}; mean [95 % over facts]:")
+        print(f"  {fact.prompt!r}, {corrupted.last.shape[0]} corrupted samples", flush=True)
+    print(
+        f"{n_facts} facts corrupted by {options.by}, metric {options.metric}; mean [95 % interval]:"
+    )
     means = {}
     for name, values in rows.items():
         mean, low, high = bootstrap_ratio(np.array(values), np.ones(len(values)))
@@ -76,7 +80,11 @@ def main() -> None:
 def _runs(
     model: HookedTransformer, by: str, n_facts: int
 ) -> Iterator[tuple[Fact, tuple[States, States], AnswerMetric, int]]:
-    """Facts that the model answers right, with both runs' states, the question, where they part."""
+    """Yields facts that the model answers right, with what is needed to compare their effects.
+
+    That is the states of the clean and of the corrupted run, the metric, and the first corrupted
+    position.
+    """
     pool = load_facts("builtin")
     noise = noise_rule(model, "s3", pool, "relation")
     wordings = (first_known(model, worded)[0] for worded in spread_facts(pool, seed=0))
@@ -105,7 +113,7 @@ def _compared(
     first: int,
     metric: str,
 ) -> dict[str, float]:
-    """All figures of one fact."""
+    """Computes all of the benchmark's numbers for one fact."""
     exact, spent = {}, {}
     for patch in SITES:
         grid, spent[patch.site] = timed(partial(sweep, model, clean, corrupted, patch, question))
@@ -113,15 +121,15 @@ def _compared(
     figures = {}
     for steps in STEPS:
         work = partial(attributed, model, clean, corrupted, SITES, question, [metric], steps)
-        said, cost = work(), seconds(work, 1, warm_up=False)  # short: the first call warms up
-        told = "" if steps == 1 else "steps_"
-        figures[f"{told}cost_all"] = sum(spent.values()) / cost
+        estimated, cost = work(), seconds(work, 1, warm_up=False)  # the first call warms up
+        prefix = "" if steps == 1 else "steps_"
+        figures[f"{prefix}cost_all"] = sum(spent.values()) / cost
         for site, effect in exact.items():
             name = NAMES[site]
-            guess = said[site][0][:, first:]
-            figures[f"{told}cost_{name}"] = spent[site] / cost
-            figures[f"{told}rho_{name}"] = float(rank_correlation(_flat(effect), _flat(guess)))
-            figures[f"{told}top{LARGEST}_{name}"] = _found(effect, guess)
+            estimate = estimated[site][0][:, first:]
+            figures[f"{prefix}cost_{name}"] = spent[site] / cost
+            figures[f"{prefix}rho_{name}"] = float(rank_correlation(_flat(effect), _flat(estimate)))
+            figures[f"{prefix}top{LARGEST}_{name}"] = _found(effect, estimate)
     return figures
 
 
@@ -129,12 +137,12 @@ def _flat(effect: torch.Tensor) -> np.ndarray:
     return effect.flatten().double().numpy()
 
 
-def _found(effect: torch.Tensor, guess: torch.Tensor) -> float:
-    """Of the largest exact effects, the share among the first of the screen."""
+def _found(effect: torch.Tensor, estimate: torch.Tensor) -> float:
+    """The share of the largest exact effects that are among the cells kept by the screen."""
     n_kept = max(LARGEST, round(KEPT * effect.numel()))
-    kept = set(guess.abs().flatten().topk(n_kept).indices.tolist())
+    kept = set(estimate.abs().flatten().topk(n_kept).indices.tolist())
     largest: Sequence[int] = effect.abs().flatten().topk(LARGEST).indices.tolist()
-    return sum(place in kept for place in largest) / LARGEST
+    return sum(cell in kept for cell in largest) / LARGEST
 
 
 if __name__ == "__main__":

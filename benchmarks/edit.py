@@ -1,14 +1,14 @@
-"""How much faster is training a value above the edit only than with the whole model?
+"""How much faster is it to train a value only above the edited layer? python -m benchmarks.edit
 
-The plain way is the published loop (compute_v of Meng et al.'s code) on HookedTransformer: at every
-step the whole model on all rows as one padded batch, all logits of all tokens, parameters frozen,
-weights stored as kedit stores them. Ours is `kedit.editing.values.train`, with all that it reads
-beforehand. An edit takes 20 steps, as published; of the plain way, whose steps all cost the same,
-some are run. Both must come to the same value. Ends with one line of JSON: the plain way's time by
-ours, medians.
+Compares `kedit.editing.values.train`, including all that it reads beforehand, with the published
+loop (compute_v of Meng et al.'s code) on a HookedTransformer. At every step, the published loop
+runs the whole model on all rows as one padded batch and computes all logits of all tokens. In both,
+parameters are frozen and weights are stored as kedit stores them. An edit needs 20 steps, as
+published. The published loop's steps all cost the same, so only some are run. Both must reach the
+same value. The last line is JSON: the published loop's time divided by ours, as a median.
 
-  value_gpt2_small  its shape, random weights, random tokens
-  value_gemma       Gemma 3 270M, built-in requests, contexts of its own; one request a round
+  value_gpt2_small  GPT-2 small's shape, random weights, random tokens
+  value_gemma       Gemma 3 270M, built-in requests, contexts by the model; one request per round
 """
 
 import argparse
@@ -33,15 +33,15 @@ from kedit.forward.packed import padded
 from kedit.models import toy
 from kedit.models.load import load, prepare
 
-EDIT = Training(stop=0.0)  # as ROME's for GPT-2 XL, but never ending early
-AGREE = 1e-4  # of the value's norm; nats
+EDIT = Training(stop=0.0)  # ROME's settings for GPT-2 XL, but without stopping early
+AGREE = 1e-4  # largest difference: of values, relative to the norm; of losses, in nats
 GPT2_LAYER = 4  # of 12, as published: 8 of GPT-2 medium's 24, 17 of GPT-2 XL's 48
 GEMMA_LAYER = 5  # of 18
 
 
 @dataclass(frozen=True)
 class Plain:
-    """The plain way's v*, its losses, and median seconds of a loss and of the step behind it."""
+    """The published loop's v*, its losses, and median seconds of a loss and of a step."""
 
     value: Tensor
     losses: list[float]
@@ -50,13 +50,21 @@ class Plain:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as one padded batch, those without targets last."""
+    """Rows as one padded batch, rows without targets last.
+
+    Args:
+        tokens: the padded tokens.
+        mask: 1 for tokens, 0 for padding.
+        targets: for rows with targets, the token that should follow each position.
+        shares: weight of each target in the loss; 0 where there is no target.
+        at: indices of the rows, and in each row the position that is written.
+    """
 
     tokens: Tensor
     mask: Tensor
-    targets: Tensor  # of the rows that have any: the token wanted behind each position
-    shares: Tensor  # of these in the loss, 0 where nothing is wanted
-    at: tuple[Tensor, Tensor]  # each row, and the position that is written there
+    targets: Tensor
+    shares: Tensor
+    at: tuple[Tensor, Tensor]
 
 
 def main() -> None:
@@ -64,41 +72,48 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one round, fewer steps of both ways")
-    parser.add_argument("--threads", type=int, default=1, help="of torch: one, to compare machines")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="torch's threads; 1 to compare machines"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     rounds, edit, few = (1, replace(EDIT, steps=10), 3) if options.quick else (3, EDIT, 5)
     print(f"GPT-2 small's shape, layer {GPT2_LAYER}, {options.threads} thread(s)")
     model = prepare(gpt2_small(), toy.tokenizer())
-    asked = [random_rows() for _ in range(rounds)]
-    figures = {"value_gpt2_small": faster(model, asked, GPT2_LAYER, edit, few)}
+    by_round = [random_rows() for _ in range(rounds)]
+    figures = {"value_gpt2_small": faster(model, by_round, GPT2_LAYER, edit, few)}
     print(f"Gemma 3 270M, layer {GEMMA_LAYER}")
     model = load("gemma-3-270m", device="cpu")
     contexts, cases = rome_contexts(model), builtin.cases()
-    some = cases[len(cases) // 6 :: len(cases) // rounds][:rounds]
-    asked = [training_rows(model, case.entity, contexts, "subject_last") for case in some]
-    report(figures | {"value_gemma": faster(model, asked, GEMMA_LAYER, edit, few)})
+    cases = cases[len(cases) // 6 :: len(cases) // rounds][:rounds]
+    by_round = [training_rows(model, case.entity, contexts, "subject_last") for case in cases]
+    report(figures | {"value_gemma": faster(model, by_round, GEMMA_LAYER, edit, few)})
 
 
 def random_rows() -> list[Row]:
-    """A prompt of 8 tokens, its subject ending at the fourth, behind contexts; a target of 2."""
+    """Makes training rows of random tokens: contexts of ROME's lengths, a prompt, and a target.
+
+    The prompt has 8 tokens, of which the fourth is the subject's last; the target has 2 tokens.
+    """
     drawn = iter(torch.randint(0, VOCAB, (1000,)).tolist())
     prompt, targets = tuple(islice(drawn, 8)), tuple(islice(drawn, 2))
     rows = []
     for length in [0, *(length for length, n in ROME_LENGTHS for _ in range(n))]:
         tokens = (*islice(drawn, length), *prompt, targets[0])
         rows.append(Row(tokens, length + 3, targets=targets))
-    return [*rows, Row((*prompt[2:4], *islice(drawn, 2)), 1)]  # "S is a", which is to stay
+    # like ROME's "S is a", whose predictions should stay
+    return [*rows, Row((*prompt[2:4], *islice(drawn, 2)), 1)]
 
 
 def faster(
     model: HookedTransformer, rounds: Sequence[list[Row]], layer: int, edit: Training, few: int
 ) -> float:
-    """Median over rounds of the plain way's time by ours; their values must be the same."""
+    """Checks that both ways give the same value; returns the ratio of their times (median)."""
     slot, ratios = Slot(layer, "mlp"), []
     for rows in rounds:
-        # slow: along a gradient that is all rounding Adam steps as far as along any other
+        # With a small learning rate: Adam's steps are as long for a gradient that is mere rounding
+        # as for any other, so that differences by rounding would grow with the rate.
         same = replace(edit, lr=edit.lr / 10, steps=few)
         ours, whole = train(model, rows, [slot], same), plain(model, rows, layer, same)
         value = ours.written[slot][0] + ours.deltas[slot][0]
@@ -107,19 +122,19 @@ def faster(
         torch.testing.assert_close(list(ours.losses), whole.losses, atol=AGREE, rtol=0)
         mine = seconds(lambda rows=rows: train(model, rows, [slot], edit), 1, warm_up=False)
         loss_s, step_s = whole.seconds
-        theirs = edit.steps * loss_s + (edit.steps - 1) * step_s  # the last loss makes no step
+        theirs = edit.steps * loss_s + (edit.steps - 1) * step_s  # no step follows the last loss
         ratios.append(theirs / mine)
         print(
             f"  {len(rows)} rows of up to {max(len(row.tokens) for row in rows)} tokens: "
-            f"{theirs / edit.steps:.3f} s a step with the whole model, {mine / edit.steps:.3f} s "
-            f"above the edit, {ratios[-1]:.1f}x; after {few} losses v* is off by {off:.0e}"
+            f"{theirs / edit.steps:.3f} s per step with the whole model, {mine / edit.steps:.3f} s "
+            f"above the edit, {ratios[-1]:.1f}x; after {few} losses v* differs by {off:.0e}"
         )
     return statistics.median(ratios)
 
 
 def plain(model: HookedTransformer, rows: list[Row], layer: int, training: Training) -> Plain:
-    """The published loop: at every step the whole model, the whole batch, all logits."""
-    batch, stay, written = batched(rows), None, []
+    """Trains the value as the published loop does: whole model, whole batch, all logits."""
+    batch, kept, written = batched(rows), None, []
     losses, loss_s, step_s = [], [], []
     delta = torch.zeros(model.cfg.d_model, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=training.lr)
@@ -129,12 +144,12 @@ def plain(model: HookedTransformer, rows: list[Row], layer: int, training: Train
         raw[batch.at] += delta
         return raw
 
-    # on the module: `hook_mlp_out` lies behind Gemma's post-norm
+    # on the module, because `hook_mlp_out` comes after Gemma's post-norm
     with model.blocks[layer].mlp.register_forward_hook(write):
         for _ in range(training.steps):
             start = time.perf_counter()
             logits = model(batch.tokens, attention_mask=batch.mask)
-            loss, stay = loss_of(logits, batch, stay, training.kl)
+            loss, kept = loss_of(logits, batch, kept, training.kl)
             size = written[0].norm()
             loss = loss + training.weight_decay * delta.norm() / size**2
             losses.append(loss.item())
@@ -152,28 +167,36 @@ def plain(model: HookedTransformer, rows: list[Row], layer: int, training: Train
 
 
 def batched(rows: list[Row]) -> Batch:
-    wanted = [row for row in rows if row.targets]
+    """Pads training rows to one batch."""
+    with_targets = [row for row in rows if row.targets]
     tokens = padded([row.tokens for row in rows], torch.device("cpu"))
-    targets, mask = torch.zeros_like(tokens[: len(wanted)]), torch.zeros_like(tokens)
+    targets, mask = torch.zeros_like(tokens[: len(with_targets)]), torch.zeros_like(tokens)
     shares = torch.zeros(targets.shape)
-    for number, row in enumerate(rows):
-        mask[number, : len(row.tokens)] = 1
-    for number, row in enumerate(wanted):
+    for index, row in enumerate(rows):
+        mask[index, : len(row.tokens)] = 1
+    for index, row in enumerate(with_targets):
         part = slice(len(row.tokens) - len(row.targets), len(row.tokens))
-        targets[number, part] = torch.tensor(row.targets)
-        shares[number, part] = row.weight / len(row.targets) / len(wanted)
+        targets[index, part] = torch.tensor(row.targets)
+        shares[index, part] = row.weight / len(row.targets) / len(with_targets)
     at = torch.arange(len(rows)), torch.tensor([row.pos for row in rows])
     return Batch(tokens, mask, targets, shares, at)
 
 
-def loss_of(logits: Tensor, batch: Batch, stay: Tensor | None, kl: float) -> tuple[Tensor, Tensor]:
-    """nll + kl · KL as published, and the log-probabilities that are to stay."""
+def loss_of(logits: Tensor, batch: Batch, kept: Tensor | None, kl: float) -> tuple[Tensor, Tensor]:
+    """Computes the published loss, nll + kl · KL.
+
+    Args:
+        kept: log-probabilities that should stay; None at the first step, when they are read.
+
+    Returns:
+        The loss, and `kept`.
+    """
     last = slice(len(batch.targets), None)
     now = logits[batch.at[0][last], batch.at[1][last]].log_softmax(-1)
-    stay = now.detach().clone() if stay is None else stay
-    said = logits.log_softmax(-1).gather(2, batch.targets[..., None])[..., 0]
-    drift = F.kl_div(stay, now, log_target=True, reduction="batchmean")
-    return kl * drift - (batch.shares * said).sum(), stay
+    kept = now.detach().clone() if kept is None else kept
+    logprobs = logits.log_softmax(-1).gather(2, batch.targets[..., None])[..., 0]
+    drift = F.kl_div(kept, now, log_target=True, reduction="batchmean")
+    return kl * drift - (batch.shares * logprobs).sum(), kept
 
 
 if __name__ == "__main__":

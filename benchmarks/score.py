@@ -1,7 +1,9 @@
-"""How much faster are batches with shared prefixes than one prompt at a time?
+"""How much faster is scoring in batches with shared prefixes? python -m benchmarks.score
 
-Both ways compute the same likelihoods, with the weights stored as kedit stores them; the plain ways
-are timed on some of the prompts, which is said. Ends with one line of JSON: ratios of prompts/s.
+Compares `kedit.forward.likelihood.likelihoods` with one prompt and answer at a time, and with one
+batch per prompt. All compute the same likelihoods, with the weights stored as kedit stores them.
+The plain ways are timed on a sample of the prompts, whose size is printed. The last line is JSON:
+ratios of prompts per second.
 """
 
 import argparse
@@ -20,33 +22,33 @@ AGREE = 1e-4  # nats
 
 
 @torch.no_grad()
-def plain(model: HookedTransformer, asked: list[Query]) -> list[list[Likelihood]]:
-    """One forward for every prompt with every answer: all logits of all tokens."""
+def plain(model: HookedTransformer, queries: list[Query]) -> list[list[Likelihood]]:
+    """Scores with one forward pass per prompt and answer, and all logits of all tokens."""
     found = []
-    for one in asked:
+    for query in queries:
         answers = []
-        for answer in one.answers + one.field:
-            tokens = torch.tensor([one.prompt + answer])
-            logprobs = model(tokens)[0, len(one.prompt) - 1 : -1].log_softmax(-1)
-            wanted = torch.tensor(answer)
-            each = logprobs.gather(1, wanted[:, None])
+        for answer in query.answers + query.field:
+            tokens = torch.tensor([query.prompt + answer])
+            logprobs = model(tokens)[0, len(query.prompt) - 1 : -1].log_softmax(-1)
+            ids = torch.tensor(answer)
+            by_token = logprobs.gather(1, ids[:, None])
             answers.append(
-                Likelihood(float(each.mean()), bool((logprobs.argmax(-1) == wanted).all()))
+                Likelihood(float(by_token.mean()), bool((logprobs.argmax(-1) == ids).all()))
             )
         found.append(answers)
     return found
 
 
 @torch.no_grad()
-def a_batch_a_prompt(model: HookedTransformer, asked: list[Query]) -> list[list[float]]:
-    """One forward a prompt: its answers as a padded batch, logits of the last tokens only."""
+def batch_per_prompt(model: HookedTransformer, queries: list[Query]) -> list[list[float]]:
+    """Scores with one forward pass per prompt: its answers as a padded batch, few logits."""
     found = []
-    for one in asked:
-        answers = one.answers + one.field
+    for query in queries:
+        answers = query.answers + query.field
         width = max(map(len, answers))
-        rows = [[*one.prompt, *answer, *[0] * (width - len(answer))] for answer in answers]
+        rows = [[*query.prompt, *answer, *[0] * (width - len(answer))] for answer in answers]
         resid = model(torch.tensor(rows), stop_at_layer=model.cfg.n_layers)
-        resid = resid[:, len(one.prompt) - 1 : -1]
+        resid = resid[:, len(query.prompt) - 1 : -1]
         logprobs = model.unembed(model.ln_final(resid)).log_softmax(-1)
         found.append(
             [
@@ -57,19 +59,19 @@ def a_batch_a_prompt(model: HookedTransformer, asked: list[Query]) -> list[list[
     return found
 
 
-def rate(work, model: HookedTransformer, asked: list[Query]) -> tuple[float, list]:
-    """Prompts a second, and what was found."""
-    work(model, asked[:1])  # warm
+def rate(work, model: HookedTransformer, queries: list[Query]) -> tuple[float, list]:
+    """Times `work`; returns prompts per second, and its result."""
+    work(model, queries[:1])  # warm up
     start = time.perf_counter()
-    found = work(model, asked)
-    return len(asked) / (time.perf_counter() - start), found
+    found = work(model, queries)
+    return len(queries) / (time.perf_counter() - start), found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="gemma-3-270m")
-    parser.add_argument("--cases", type=int, default=48, help="edit cases, all their prompts")
-    parser.add_argument("--plain", type=int, default=120, help="prompts of these for plain ways")
+    parser.add_argument("--cases", type=int, default=48, help="edit cases whose prompts are scored")
+    parser.add_argument("--plain", type=int, default=120, help="prompts to time the plain ways on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="fewer of both")
     options = parser.parse_args()
@@ -80,7 +82,7 @@ def main() -> None:
     cases = cases[:: max(1, len(cases) // n_cases)][:n_cases]
     probes = [probe for case in cases for probe in case.probes]
     names = sorted({probe.label for probe in probes if probe.label})
-    asked = [
+    queries = [
         Query(
             prompt_ids(model, probe.prompt),
             tuple(answers_ids(model, probe.prompt, [*filter(None, (probe.answer, probe.rival))])),
@@ -88,25 +90,25 @@ def main() -> None:
         for probe in probes
     ]
     ranked = [
-        Query(one.prompt, one.answers, tuple(answers_ids(model, probe.prompt, names)))
-        for one, probe in zip(asked, probes, strict=True)
+        Query(query.prompt, query.answers, tuple(answers_ids(model, probe.prompt, names)))
+        for query, probe in zip(queries, probes, strict=True)
         if probe.label
     ]
     figures = {}
-    for title, key, questions, n in (
-        ("answer and rival", "gemma", asked, n_plain),
+    for title, key, scored, n in (
+        ("answer and rival", "gemma", queries, n_plain),
         (f"rank among {len(names)} names too", "gemma_ranks", ranked, max(2, n_plain // 20)),
     ):
-        sample = questions[:: max(1, len(questions) // n)][:n]
-        fast, found = rate(likelihoods, model, questions)
+        sample = scored[:: max(1, len(scored) // n)][:n]
+        fast, found = rate(likelihoods, model, scored)
         slow, expected = rate(plain, model, sample)
-        batch, _ = rate(a_batch_a_prompt, model, sample)
-        found = found[:: max(1, len(questions) // n)][:n]
-        for one, other in zip(found, expected, strict=True):
-            for mine, theirs in zip(one.answers, other, strict=False):
-                assert abs(mine.logprob - theirs.logprob) < AGREE
+        batch, _ = rate(batch_per_prompt, model, sample)
+        found = found[:: max(1, len(scored) // n)][:n]
+        for ours, theirs in zip(found, expected, strict=True):
+            for our, their in zip(ours.answers, theirs, strict=False):
+                assert abs(our.logprob - their.logprob) < AGREE
         print(
-            f"{title}: {len(questions)} prompts of {len(cases)} cases at {fast:.1f} prompts/s; "
+            f"{title}: {len(scored)} prompts of {len(cases)} cases at {fast:.1f} prompts/s; "
             f"one prompt and answer at a time {slow:.2f}, all answers of a prompt at a time "
             f"{batch:.2f} ({len(sample)} of the prompts)"
         )

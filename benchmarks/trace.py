@@ -1,15 +1,17 @@
-"""How fast is patching? Ratios to the plain ways, in one run: python -m benchmarks.trace
+"""How fast is activation patching, compared with the usual ways? python -m benchmarks.trace
 
+Most numbers are the time of another way, divided by ours.
 At GPT-2 small's shape (random weights cost the same), 12 tokens, the first 4 corrupted:
-  loop_*      ROME's way: a whole forward of the Hugging Face model a cell, clean row and noisy
+  loop_*      ROME's way: per cell, a forward pass of the Hugging Face model, clean and noisy rows
   tl_*        transformer_lens.patching on a HookedTransformer as it is loaded, 1 corrupted row
-  peak_share  FLOPs that an exact resid sweep needs, by this machine's matmul peak, over our time
-and on Gemma 3 270M (its weights if the extra is installed, else random ones of its shape):
-  gemma       one hooked forward a cell on a HookedTransformer as it is loaded
+  peak_share  time that an exact resid sweep would need at this machine's matmul peak, as a share
+              of our time
+and on Gemma 3 270M (its weights if the extra is installed, else random weights of its shape):
+  gemma       one hooked forward pass per cell on a HookedTransformer as it is loaded
 
-A plain loop's cells all cost the same: some are timed, and multiplied by their number. The quick
-run restores every third position for MLP and attention windows and every fourth for heads, takes
-2 samples of 8 tokens on Gemma, and one round of each.
+All cells cost the same in a plain loop, so some are timed and their time is multiplied. The quick
+run restores every third position for MLP and attention windows and every fourth for heads, uses
+2 samples of 8 tokens on Gemma, and runs one round of each.
 """
 
 import argparse
@@ -54,7 +56,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="fewer samples, cells and rounds")
-    parser.add_argument("--threads", type=int, default=1, help="of torch: one, to compare machines")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="torch's threads; 1 to compare machines"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
@@ -66,7 +70,7 @@ def main() -> None:
 
 
 def loops(stock: HookedTransformer, ready: HookedTransformer, quick: bool) -> dict[str, float]:
-    """Ratios to ROME's loop, and the share of the peak."""
+    """Compares sweeps with ROME's loop, and with the machine's peak."""
     rounds = 1 if quick else 3
     hf = GPT2LMHeadModel(GPT2Config()).eval()
     clean, corrupted = noisy_runs(ready, SAMPLES)
@@ -84,12 +88,12 @@ def loops(stock: HookedTransformer, ready: HookedTransformer, quick: bool) -> di
         ("loop_attn", Patch("attn_out", WINDOW)),
     ):
         # positions 1, 4, 7, 10 cost a third of what all twelve do
-        some = quick and patch.site != "resid_post"
-        positions = range(1, TOKENS, 3) if some else range(TOKENS)
+        few = quick and patch.site != "resid_post"
+        positions = range(1, TOKENS, 3) if few else range(TOKENS)
         before = matmul_peak(9)
         work = partial(whole_sweep, ready, clean, corrupted, patch, positions)
         ours = seconds(work, rounds, warm_up=patch.site == "resid_post" or not quick)
-        peak = (before + matmul_peak(9)) / 2  # the clock drifts: measured on both sides
+        peak = (before + matmul_peak(9)) / 2  # the clock rate drifts: measured before and after
         flops = needed_flops(patch, positions)
         cells = LAYERS * len(positions)
         figures[key] = cells * plain / ours
@@ -106,7 +110,7 @@ def loops(stock: HookedTransformer, ready: HookedTransformer, quick: bool) -> di
 def against_lens(
     stock: HookedTransformer, ready: HookedTransformer, quick: bool
 ) -> dict[str, float]:
-    """Ratios to transformer_lens.patching, one corrupted row."""
+    """Compares sweeps with transformer_lens.patching, for one corrupted row."""
     clean = Run(torch.randint(0, VOCAB, (1, TOKENS)))
     corrupted = Run(torch.cat([torch.randint(0, VOCAB, (1, SPAN)), clean.tokens[:, SPAN:]], dim=1))
     figures = {}
@@ -119,9 +123,9 @@ def against_lens(
             LAYERS * TOKENS * HEADS,
         ),
     ):
-        spots = tuple(range(0, TOKENS, 4 if quick and patch.site == "z" else 1))
-        work = partial(whole_sweep, ready, clean, corrupted, patch, spots)
-        ours = TOKENS / len(spots) * seconds(work, 1 if quick else 3, not quick)
+        positions = tuple(range(0, TOKENS, 4 if quick and patch.site == "z" else 1))
+        work = partial(whole_sweep, ready, clean, corrupted, patch, positions)
+        ours = TOKENS / len(positions) * seconds(work, 1 if quick else 3, not quick)
         plain = {
             name: cells * lens_cell_seconds(lens, model, clean, corrupted, quick)
             for name, model in (("as loaded", stock), ("prepared by kedit", ready))
@@ -141,14 +145,14 @@ def whole_sweep(
     patch: Patch,
     positions: Sequence[int] | None = None,
 ) -> EffectGrid:
-    """Both runs and the sweep between them."""
+    """Computes both runs and the sweep."""
     return sweep(model, clean.states(model), corrupted.states(model), patch, QUESTION, positions)
 
 
 def lens_cell_seconds(
     lens, model: HookedTransformer, clean: Run, corrupted: Run, quick: bool
 ) -> float:
-    """Seconds a cell of a function of transformer_lens.patching, from a subset of its cells."""
+    """Seconds per cell of a function of transformer_lens.patching, from a subset of its cells."""
     import pandas as pd
 
     _, cache = model.run_with_cache(clean.tokens)
@@ -165,7 +169,7 @@ def lens_cell_seconds(
     def metric(logits: torch.Tensor) -> torch.Tensor:
         return logits[0, -1].softmax(-1)[QUESTION.answer]
 
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # it shows a bar of its own
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # it shows a progress bar
         whole = seconds(
             lambda: patch_some(model, corrupted.tokens, cache, metric, index_df=index),
             1 if quick else 3,
@@ -175,7 +179,7 @@ def lens_cell_seconds(
 
 
 def on_gemma(quick: bool) -> float:
-    """Ratio to one hooked forward a cell on Gemma 3 270M, stock HookedTransformer."""
+    """Compares a sweep on Gemma 3 270M with one hooked forward pass per cell."""
     samples, n_pos = (2, 8) if quick else (SAMPLES, TOKENS)
     bars = contextlib.redirect_stderr(io.StringIO())
     try:
@@ -195,20 +199,20 @@ def on_gemma(quick: bool) -> float:
     with quiet():
         model = hooked(hf, torch.float32)
     del hf
-    prepare(model, toy.tokenizer())  # no text is read here
+    prepare(model, toy.tokenizer())  # any tokenizer will do: no text is read here
     clean, corrupted = noisy_runs(model, samples, n_pos)
     patch = Patch("resid_post")
     cells = model.cfg.n_layers * n_pos
     ours = seconds(
         partial(whole_sweep, model, clean, corrupted, patch), 1 if quick else 3, not quick
     )
-    spots = [(8, 5)] if quick else [(2, 3), (6, 6), (10, 9), (15, 11)]
+    timed_cells = [(8, 5)] if quick else [(2, 3), (6, 6), (10, 9), (15, 11)]  # layer, position
     if not quick:
-        prepared = cells * hooked_cell_seconds(model, clean, corrupted, patch, spots)
-        print(f"  prepared by kedit, its plain hooks take {prepared / ours:.1f}x our time")
+        prepared = cells * hooked_cell_seconds(model, clean, corrupted, patch, timed_cells)
+        print(f"  prepared by kedit, plain hooks need {prepared / ours:.1f}x our time")
     for parameter in model.parameters():  # as TransformerLens itself stores them
         parameter.data = parameter.data.contiguous()
-    plain = cells * hooked_cell_seconds(model, clean, corrupted, patch, spots)
+    plain = cells * hooked_cell_seconds(model, clean, corrupted, patch, timed_cells)
     print(
         f"Gemma 3 270M ({kind}), resid, {cells} cells, {samples} samples: {ours:.1f} s; plain "
         f"hooks as loaded {plain:.0f} s ({plain / ours:.1f}x)"
@@ -217,19 +221,19 @@ def on_gemma(quick: bool) -> float:
 
 
 def hooked_cell_seconds(
-    model: HookedTransformer, clean: Run, corrupted: Run, patch: Patch, spots: list[tuple[int, int]]
+    model: HookedTransformer, clean: Run, corrupted: Run, patch: Patch, cells: list[tuple[int, int]]
 ) -> float:
-    """Seconds a cell of the plain way: a whole forward under hooks."""
+    """Seconds per cell of the plain way: a whole forward pass with hooks."""
     _, cache = model.run_with_cache(clean.tokens)
-    every = [
-        [*corrupted.hooks, *twins.cell_hooks(model, patch, spot, cache, cache)] for spot in spots
+    by_cell = [
+        [*corrupted.hooks, *twins.cell_hooks(model, patch, cell, cache, cache)] for cell in cells
     ]
     whole = seconds(
-        lambda: [model.run_with_hooks(corrupted.tokens, fwd_hooks=hooks) for hooks in every],
+        lambda: [model.run_with_hooks(corrupted.tokens, fwd_hooks=hooks) for hooks in by_cell],
         1,
         warm_up=False,
     )
-    return whole / len(spots)
+    return whole / len(cells)
 
 
 if __name__ == "__main__":
