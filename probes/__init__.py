@@ -1,0 +1,1 @@
+"""Probes: measurements of where and how a language model recalls a fact. They change no weights."""

@@ -2,7 +2,7 @@
 
 The prompt is corrupted so that the model no longer gives the answer. Then each activation is set
 back to its clean value, one cell at a time, and the answer's score is measured again. Where the
-score returns, the clean activation holds what the model needs for the answer. Meng et al. 2022
+score rises again, the activation carries what the model needs for the answer. Meng et al. 2022
 (ROME) corrupt the subject and find MLPs of middle layers at its last token; RaKE corrupts the
 relation.
 """

@@ -91,7 +91,7 @@ def scale_relations(
     controls: int,
     seed: int,
 ) -> Mapping[str, list[list[Effect]]]:
-    """Scales its relation's neurons and three kinds of controls for each fact.
+    """For each fact, scales the neurons of its relation and three kinds of controls.
 
     The controls are other relations' neurons, the loudest neurons, and random ones.
 
