@@ -139,7 +139,7 @@ def _summed_up(
         relations=tuple(relations),
         halves={half: by_layer(relations, half, shares.get(half), seed) for half in halves},
         attention=attention,
-        sharing={part: sharing(relations, seed) for part, relations in sets.items()},
+        sharing={part: sharing(by_fact, seed) for part, by_fact in sets.items()},
         changes=_changes(list(scaled.values()), [*sets], seed),
         n_prompts=sum(len(fact.worded) for facts in searches.relations.values() for fact in facts),
         left_out=LeftOutCounts(
