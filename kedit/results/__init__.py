@@ -1,1 +1,1 @@
-"""Results of tracing and scoring: plain data that is saved and loaded without a model."""
+"""Results of all studies: plain data that can be saved, loaded and shown without a model."""

@@ -1,4 +1,8 @@
-"""What changing W_out, W_O, both, or random heads does: by norms, kind of relation and arm."""
+"""The result of `ablate_attention`: Scores of edits of W_out, W_O, both, or random heads.
+
+It shows what an edit gains by changing attention too. Scores are listed by edit norm (unscaled or
+equal), by kind of relation and by what was edited.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,16 +13,17 @@ from kedit.stats import Interval
 from kedit.tables import Table, percent
 
 BOTH, RANDOM = "both", "W_out and random heads"
-ABLATED = {"W_out": "w_out", "W_O": "w_o", BOTH: "joint"}  # editors, by what they may change
-BUDGETS = {"free": "as they were made", "equal": "at equal norms"}
-ALL, SCORE = "all", "Score"  # kinds of relation; what the shares are summed up by
-# what is printed beside it; rows and the figure have the shares
+ABLATED = {"W_out": "w_out", "W_O": "w_o", BOTH: "joint"}  # weights that may change: the editor
+BUDGETS = {"free": "unscaled", "equal": "scaled to equal norms"}
+ALL = "all"  # as kind of relation: the cases of all kinds
+SCORE = "Score"  # harmonic mean of the shares
+# printed next to the Score; the single shares are in `rows` and in the figure only
 SUMMARIES = ("by success", "by magnitude", "gained", "kept")
 
 
 @dataclass(frozen=True)
 class AblatedArm:
-    """What may change, and the specs of the editors that change it: one for each draw of heads."""
+    """The weights that an arm may change, and its editors' specs, one for each draw of heads."""
 
     name: str
     editors: tuple[str, ...]
@@ -26,14 +31,17 @@ class AblatedArm:
 
 @dataclass(frozen=True)
 class AblationLine:
-    """An arm on some of the cases: its Score and shares, and how its Score differs from "both".
+    """The Score and shares of an arm on some cases, and how its Score differs from that of "both".
 
     Args:
-        budget: "free" for edits as they were made, "equal" for edits of equal norm.
-        kind: of relation; ALL for all cases.
-        values: the Score, SUMMARIES and the shares by name, each a mean over the draws of heads.
-        difference, p: Score of "both" minus this one's; None for "both" itself.
-        n_failed: edits in trouble, over all draws.
+        budget: "free" for unscaled edits, "equal" for edits that were scaled to equal norms.
+        kind: kind of relation; ALL for all cases.
+        arm: name of the arm, such as "W_out".
+        values: the Score, SUMMARIES and the shares, by name. Each is a mean over the draws of
+            heads, as a fraction.
+        difference, p: Score of "both" minus Score of this arm, and its p-value; None for "both".
+        n_cases: number of cases.
+        n_failed: number of edits in trouble, summed over all draws of heads.
     """
 
     budget: str
@@ -47,11 +55,11 @@ class AblationLine:
 
     @property
     def shares(self) -> dict[str, Interval]:
-        """The Score, and what it is the harmonic mean of."""
-        return {name: one for name, one in self.values.items() if name not in SUMMARIES}
+        """The Score, and the shares of which it is the harmonic mean."""
+        return {name: mean for name, mean in self.values.items() if name not in SUMMARIES}
 
     def row(self) -> dict[str, Any]:
-        """Means and bounds, under names of their own."""
+        """All means with the bounds of their intervals, one column for each number."""
         named = dict(self.values)
         if self.difference is not None:
             named[f"{BOTH} - this"] = self.difference
@@ -70,7 +78,7 @@ class AblationLine:
         }
 
     def cells(self) -> tuple[str, ...]:
-        """For the table of one budget."""
+        """The cells of this line in the table of its budget."""
         shown = (percent(self.values[name]) for name in (SCORE, *SUMMARIES))
         p = "" if self.p is None else f"{self.p:.2g}"
         counts = str(self.n_failed), str(self.n_cases)
@@ -79,11 +87,12 @@ class AblationLine:
 
 @dataclass(frozen=True)
 class Ablation(Result):
-    """What attention adds to an edit.
+    """Scores of edits that may change MLPs, attention, or both.
 
     Args:
         perspective: the side that was edited.
-        lines: by budget, then kind of relation, then arm.
+        seed: seed of the draws of heads and of the bootstrap.
+        lines: sorted by budget, then by kind of relation, then by arm.
     """
 
     FILE = "ablation.json"
@@ -96,30 +105,30 @@ class Ablation(Result):
 
     @property
     def note(self) -> str:
-        """What a reader of the tables needs to know."""
+        """Explains the units and intervals of the tables."""
         return (
-            f"Percent, 95 % bootstrap intervals over cases; {BOTH} − this: difference of the "
-            f"Scores, paired; seed {self.seed}."
+            f"Percent, with 95 % bootstrap intervals over cases. {BOTH} − this: Score of {BOTH} "
+            f"minus Score of this row, paired by case. Seed {self.seed}."
         )
 
     def table(self, budget: str = "free") -> Table:
-        """Scores and paired differences of edits as they were made, or at equal norms ("equal")."""
-        own = [line for line in self.lines if line.budget == budget]
+        """Scores and paired differences of unscaled ("free") or equally large ("equal") edits."""
+        lines = [line for line in self.lines if line.budget == budget]
         return Table(
-            f"{self.perspective} edits {BUDGETS[budget]}: {self.model}",
-            ("", SCORE, *SUMMARIES, f"{BOTH} − this", "p", "failed", "n"),
-            tuple(line.cells() for line in own),
-            parts=tuple(line.kind for line in own),
+            f"{self.perspective} edits, {BUDGETS[budget]}: {self.model}",
+            ("may change", SCORE, *SUMMARIES, f"{BOTH} − this", "p", "failed", "cases"),
+            tuple(line.cells() for line in lines),
+            parts=tuple(line.kind for line in lines),
         )
 
     def tables(self) -> list[Table]:
-        """One for each budget."""
+        """One table for each budget."""
         return [self.table(budget) for budget in BUDGETS]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every line."""
+        """One row for each line."""
         return [line.row() for line in self.lines]
 
     def _repr_html_(self) -> str:
-        tables = "".join(one._repr_html_() for one in self.tables())
+        tables = "".join(table._repr_html_() for table in self.tables())
         return f"{tables}<p><small>{self.note}</small></p>"

@@ -1,4 +1,4 @@
-"""Averages of traces: effects by token bucket, and what the corruption costs (Meng et al. 2022)."""
+"""Averages of traces over facts: effects by token bucket, and total effects (Meng et al. 2022)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -26,13 +26,23 @@ BUCKETS = (
 
 
 def buckets(corrupted: Sequence[int], n_pos: int) -> dict[str, list[int]]:
-    """The positions in each of BUCKETS: Meng et al.'s, and "between", for one or more spans.
+    """The positions in each of BUCKETS, for a prompt with one or more corrupted spans.
 
-    A corrupted span's only token is both its first and its last; a span that ends the prompt makes
-    the last corrupted token the last token too, and leaves "first subsequent" and "further" empty.
-    "between" (ours) holds the tokens that two corrupted spans enclose; tokens before the first
-    corrupted one are in no bucket, since nothing can be restored there. A token that is all that
-    follows the corrupted ones is the "last token" only, which is ours too: see `notebook_buckets`.
+        The   Eiffel     Tower     is          in       the      city      of
+        none  first c.   last c.   first sub.  further  further  further   last token
+
+    The buckets are Meng et al.'s, except for "between", which is kedit's: it holds the tokens
+    between two corrupted spans. Tokens before the first corrupted token are in no bucket, since
+    there is nothing to restore there.
+
+    A single corrupted token is both "first corrupted" and "last corrupted". If the prompt ends
+    with a corrupted token, this token is also the "last token", and "first subsequent" and
+    "further" are empty. If exactly one token follows the corrupted tokens, it is only in "last
+    token"; there Meng et al.'s notebook differs, see `notebook_buckets`.
+
+    Args:
+        corrupted: corrupted positions, in increasing order.
+        n_pos: number of tokens of the prompt.
     """
     first, last, end = corrupted[0], corrupted[-1], n_pos - 1
     return {
@@ -47,11 +57,11 @@ def buckets(corrupted: Sequence[int], n_pos: int) -> dict[str, list[int]]:
 
 
 def notebook_buckets(corrupted: Sequence[int], n_pos: int) -> dict[str, list[int]]:
-    """`buckets` as Meng et al.'s notebook fills them.
+    """The positions in each of BUCKETS as Meng et al.'s notebook assigns them.
 
-    They differ where one token follows the corrupted ones: in the notebook it is the "first
-    subsequent" token as well as the "last token". Where none follows, the notebook stops with an
-    error, and "first subsequent" is empty here.
+    This differs from `buckets` if exactly one token follows the corrupted tokens: in the notebook
+    this token is in "first subsequent" and in "last token". If no token follows, the notebook stops
+    with an error; here "first subsequent" is empty.
     """
     following = corrupted[-1] + 1
     first_subsequent = [following] if following < n_pos else []
@@ -59,16 +69,18 @@ def notebook_buckets(corrupted: Sequence[int], n_pos: int) -> dict[str, list[int
 
 
 def finite_grid(trace: FactTrace, name: str) -> EffectGrid:
-    """The grid `name` of a trace whose scores are all numbers: nothing else can be averaged.
+    """Returns the grid `name` of a trace, after checking that all its scores are finite.
 
     Raises:
-        InputError: a restored, clean or corrupted score is NaN or infinite.
+        InputError: a restored, clean or corrupted score is NaN or infinite, so that an average
+            would be, too.
     """
     grid = trace.grids[name]
     if not grid.is_finite:
         raise InputError(
             f"{trace.prompt!r}, {trace.part} corrupted: scores of {name!r} are not finite, so this "
-            "fact has no effect. Leave it out, or trace it anew with smaller noise or in float32"
+            "fact cannot be averaged. Leave it out, or trace it again with smaller noise or in "
+            "float32"
         )
     return grid
 
@@ -80,40 +92,48 @@ def average(
     seed: int = 0,
     draws: int = 2000,
 ) -> AverageEffect:
-    """Average indirect effect by bucket and layer, tokens pooled, with intervals over facts.
+    """Average indirect effect by token bucket and layer, with bootstrap intervals over facts.
+
+    All tokens of a bucket count equally, so a fact with more tokens in it has more weight.
 
     Args:
-        traces: of one part, each with the grid `name`.
+        traces: traces with the same corrupted part, each with the grid `name`.
+        name: name of the grid (`EffectGrid.name`).
         baseline: what is subtracted from a restored score: the fact's "own" corrupted score, or the
-            "pooled" average of all facts'. "pooled" is the average of Meng et al.'s notebook, in
-            `notebook_buckets`; subtracting their own scores differs from it where facts have
-            unequally many tokens in a bucket.
-        seed, draws: of the bootstrap, which draws facts.
+            "pooled" corrupted score, which is the mean over all facts. "pooled" is the average of
+            Meng et al.'s notebook, in `notebook_buckets`. The two differ if facts have different
+            numbers of tokens in a bucket.
+        seed: seed of the bootstrap.
+        draws: number of bootstrap draws of facts.
 
     Raises:
-        InputError: no traces, or a score that is not finite.
+        InputError: there are no traces, or a score is not finite.
     """
-    kept = [(trace, finite_grid(trace, name)) for trace in traces]
-    if not kept:
+    pairs = [(trace, finite_grid(trace, name)) for trace in traces]
+    if not pairs:
         raise InputError(f"no traces with {name!r} to average")
-    low_scores = np.stack([grid.corrupted.numpy() for _, grid in kept])
-    places_of = buckets if baseline == "own" else notebook_buckets
-    places = [places_of(trace.corrupted, len(trace.labels)) for trace, _ in kept]
+    low_scores = np.stack([grid.corrupted.numpy() for _, grid in pairs])
+    buckets_of = buckets if baseline == "own" else notebook_buckets
+    positions = [buckets_of(trace.corrupted, len(trace.labels)) for trace, _ in pairs]
     results: list[Interval] = []
     n_tokens, n_facts = [], []
     for bucket in BUCKETS:
-        parts = (_sum(grid, own[bucket]) for own, (_, grid) in zip(places, kept, strict=True))
+        parts = (
+            _sum(grid, fact_buckets[bucket])
+            for fact_buckets, (_, grid) in zip(positions, pairs, strict=True)
+        )
         sums, counts = zip(*parts, strict=True)
         total, count = np.stack(sums).astype(float), np.array(counts, dtype=float)
-        spread = (slice(None), slice(None), *[None] * (total.ndim - 2))
+        # [fact, metric] -> [fact, metric, 1 (layer), 1 (head)], to broadcast against `total`
+        expand = (slice(None), slice(None), *[None] * (total.ndim - 2))
         if baseline == "own":
-            centred = total - (low_scores * count[:, None])[spread]
+            centred = total - (low_scores * count[:, None])[expand]
             results.append(bootstrap_ratio(centred, count, draws, seed))
         else:
-            results.append(_pooled(total, count, low_scores[spread], draws, seed))
+            results.append(_pooled(total, count, low_scores[expand], draws, seed))
         n_tokens.append(int(count.sum()))
         n_facts.append(int((count > 0).sum()))
-    trace, grid = kept[0]
+    trace, grid = pairs[0]
     mean, low, high = (np.stack(values, axis=1) for values in zip(*results, strict=True))
     return AverageEffect(
         name=name,
@@ -129,10 +149,10 @@ def average(
 
 
 def total_effects(traces: Sequence[FactTrace], seed: int = 0) -> dict[str, Interval]:
-    """Clean and corrupted scores and their difference, averaged over facts: each by metric.
+    """Mean clean score, corrupted score and total effect over facts, each by metric.
 
     Raises:
-        InputError: a score that is not finite.
+        InputError: a score is not finite.
     """
     grids = [finite_grid(trace, next(iter(trace.grids))) for trace in traces]
     clean = np.stack([grid.clean.numpy() for grid in grids]).astype(float)
@@ -146,10 +166,10 @@ def total_effects(traces: Sequence[FactTrace], seed: int = 0) -> dict[str, Inter
 
 
 def _sum(
-    grid: EffectGrid, wanted: Sequence[int]
+    grid: EffectGrid, positions: Sequence[int]
 ) -> tuple[Float[Tensor, "metric layer *head"], int]:
-    """Over the wanted positions that the grid has, and how many these are."""
-    columns = [index for index, pos in enumerate(grid.positions) if pos in wanted]
+    """Sum of the restored scores over those `positions` that the grid has, and their number."""
+    columns = [index for index, pos in enumerate(grid.positions) if pos in positions]
     return grid.restored[:, :, columns].sum(2), len(columns)
 
 
@@ -160,14 +180,15 @@ def _pooled(
     draws: int,
     seed: int,
 ) -> Interval:
-    """sum(total) / sum(count) - mean(low_scores), both over the same drawn facts.
+    """Mean effect over the pooled baseline: sum(total) / sum(count) - mean(low_scores).
 
-    As `bootstrap_ratio`, it is without an interval where a single fact has tokens.
+    Both terms are computed over the same drawn facts, so that the interval includes how the
+    baseline varies. As in `bootstrap_ratio`, there is no interval if only one fact has tokens.
     """
     shift = np.broadcast_to(low_scores, total.shape)
     if (count > 0).sum() < 2:
-        alone = bootstrap_ratio(total, count)
-        return alone._replace(mean=alone.mean - shift.mean(0))
+        ratio = bootstrap_ratio(total, count)
+        return ratio._replace(mean=ratio.mean - shift.mean(0))
     weights = resamples(len(total), draws, seed)
     weights = weights[weights @ count > 0]
     flat, flat_shift = total.reshape(len(total), -1), shift.reshape(len(total), -1)

@@ -1,4 +1,4 @@
-"""What every result can do: be saved and loaded, become a data frame, show and plot itself."""
+"""The base class of results: saving, loading, tables, data frames and plots."""
 
 import json
 from collections.abc import Mapping
@@ -19,15 +19,16 @@ Loaded = TypeVar("Loaded", bound="Result")
 
 
 class Result:
-    """A frozen dataclass with what a study found: it has `table()` for people, `rows()` for code.
+    """The result of a study: a frozen dataclass with a `table` to read and `rows` to compute with.
 
-    FILE is its file in a run's folder; its CSV file has the same name.
+    FILE is the name of its JSON file in a run folder; its CSV file has the same stem.
     """
 
     FILE: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
-        # a dataclass makes no __repr__ where the class has one: a result is shown as its table
+        # `dataclass` generates no __repr__ for a class that defines one, so that this shows a
+        # result as its table
         if "__repr__" not in vars(cls):
             cls.__repr__ = Result.__repr__
 
@@ -35,11 +36,11 @@ class Result:
         return str(self.table())
 
     def table(self) -> Table:
-        """What a reader should see first."""
+        """The main table, which a notebook or a terminal shows."""
         raise NotImplementedError
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every number with what it is of, a row each."""
+        """All numbers, one row each, with columns that say what the number is."""
         raise NotImplementedError
 
     def to_pandas(self) -> "DataFrame":
@@ -47,7 +48,7 @@ class Result:
         return frame(self.rows())
 
     def to_record(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """The result as plain values, for a JSON file."""
         return to_record(self)
 
     @classmethod
@@ -56,27 +57,29 @@ class Result:
         return from_record(cls, record)
 
     def save(self, folder: "RunFolder") -> None:
-        """Writes FILE, from which `load` has it back, and the rows as CSV."""
+        """Writes FILE, which `load` reads, and the rows as a CSV file."""
         folder.write_json(self.FILE, self.to_record())
         folder.write(self.FILE.replace(".json", ".csv"), csv_text(self.rows()))
 
     @classmethod
     def load(cls: type[Loaded], folder: str | Path) -> Loaded:
-        """The result that a run's folder holds; no model is loaded.
+        """Reads the result from a run folder; no model is loaded.
 
         Raises:
-            InputError: there is none, or it cannot be read.
+            InputError: the folder has no such result, or its file cannot be read.
         """
         file = Path(folder) / cls.FILE
         try:
             return cls.from_record(json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise InputError(f"{folder} holds no {cls.__name__}: there is no {cls.FILE}") from None
+            raise InputError(
+                f"{folder} has no {cls.__name__}: there is no file {cls.FILE}"
+            ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} cannot be read as a {cls.__name__}: {error!r}") from error
 
     def plot(self, *args: Any, **options: Any) -> "Figure":
-        """Its figure, which shows itself in a notebook; what may be chosen is in kedit.show."""
+        """Draws the result's figure, which a notebook displays; see `kedit.show`."""
         from kedit.show import plot
 
         return plot(self, *args, **options)

@@ -1,4 +1,4 @@
-"""What the edit of one fact did: every question with both replies, and the verdict in words."""
+"""The result of editing one fact: prompts with the replies before and after, and the verdict."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ from kedit.results.exchanges import (
 from kedit.results.verdict import Verdict
 from kedit.tables import Table
 
-SAID = 20  # tokens that a model goes on for after a prompt
-CHUNKS, WINDOW = 8, 64  # of held-out text, and tokens of each; as studies.held_out reads it
-COLUMNS = ("", "", "prompt", "goes on", "likeliest next tokens", "new answer", "old answer")
+SAID = 20  # tokens that are generated after each prompt
+CHUNKS, WINDOW = 8, 64  # chunks of held-out text, and tokens per chunk (studies.held_out)
+COLUMNS = ("", "", "prompt", "continuation", "likeliest next tokens", "new answer", "old answer")
 NOTE = (
-    "Answers: exp of their tokens' mean log-probability. A neighbour's old answer is what the "
-    "model says by itself. ✓: after the edit the text opens with the answer that it should."
+    "Answers: exp of the mean log-probability of their tokens. A neighbour's old answer is what "
+    "the unedited model says. ✓: after the edit, the continuation starts with the expected answer."
 )
-ALSO = {
-    "removed": "prompts of the old pair say None",
-    "paraphrase": "other wordings say so too",
-    "other side": "prompts of the side that was not edited follow",
+ROLE_SENTENCES = {  # by role: "3 of 4 ..."
+    "removed": "prompts with the old pair are answered with None",
+    "paraphrase": "paraphrases have the new answer",
+    "other side": "prompts of the side that was not edited have the new answer",
 }
 
 
@@ -38,11 +38,13 @@ class BeforeAfter(Result):
     """An edit of one fact, and what a model says before and after it.
 
     Args:
-        editor: as it was told, with changes to its settings.
-        made: the edit as a whole.
-        exchanges: the edited prompt first, neighbours last.
-        are_drawn: neighbours were drawn from kedit's own facts.
-        edit: itself; None where the result was loaded (`Edit.load` has it).
+        model: name of the model.
+        editor: spec of the editor: its name and changes to its settings.
+        seed: seed of the edit.
+        made: how the edit was made: its request, settings, time, norms and perplexity.
+        exchanges: every prompt with both replies; the edited prompt is first, neighbours are last.
+        are_drawn: whether the neighbours were drawn from kedit's own facts.
+        edit: the edit itself; None if the result was loaded (`Edit.load` reads the edit).
     """
 
     FILE = "report.json"
@@ -61,61 +63,63 @@ class BeforeAfter(Result):
 
     @property
     def stay(self) -> list[Exchange]:
-        """Those of the neighbours."""
+        """The exchanges of the neighbours."""
         return staying(self.exchanges)
 
     @property
     def about(self) -> str:
-        """What the edit is of: the subject, or the pair that is to get the relation."""
+        """What is edited: the subject, or the subject and object that should get the relation."""
         asked = self.made.requests[0]
         return " and ".join(filter(None, (asked["subject"], asked["mentioned"])))
 
     def in_words(self) -> str:
-        """What happened: the edited prompt, then all others by their roles."""
+        """The verdict in sentences: on the edited prompt, then on the other prompts by role."""
         return " ".join([_edited_in_words(self), *_others_in_words(self.exchanges)])
 
     def costs_in_words(self) -> str:
-        """What was looked at for prices, and how."""
+        """How repetitive the model's text and how high its perplexity became, in sentences."""
         worst = most_repetitive(self.exchanges)
-        told = (
-            f"Variety of what the model says falls most after {worst.question.prompt!r}: "
+        variety = (
+            f"The variety of the generated text falls most after {worst.question.prompt!r}: "
             f"{worst.before.variety:.2f} → {worst.after.variety:.2f} (n-gram entropy of the {SAID} "
-            "tokens above, over the most that it can be: 1 where nothing is repeated, 0 where one "
-            "token is all that is said)."
+            "tokens above, divided by its maximum: 1 if nothing is repeated, 0 if only one token "
+            "is repeated)."
         )
         if self.made.perplexity is None:
-            return told
+            return variety
         then, now = self.made.perplexity
         return (
             f"Perplexity of held-out text: {then:.3g} → {now:.3g} ({self.made.held_out}; at most "
-            f"{CHUNKS} chunks of {WINDOW} tokens). {told}"
+            f"{CHUNKS} chunks of {WINDOW} tokens). {variety}"
         )
 
     def tables(self) -> list[Table]:
-        """What should change and what should stay, under a title each."""
+        """One table of the prompts that should change, and one of those that should stay."""
         asked = self.exchanges[0].question
-        whose = "neighbours, drawn from kedit's own facts" if self.are_drawn else "neighbours"
+        neighbours = "neighbours, drawn from kedit's own facts" if self.are_drawn else "neighbours"
         titled = {
             f"Should change ({self.about}: {asked.old} → {asked.new})": [
-                one for one in self.exchanges if one.question.changes
+                exchange for exchange in self.exchanges if exchange.question.changes
             ],
-            f"Should stay ({whose})": self.stay,
+            f"Should stay ({neighbours})": self.stay,
         }
         return [
-            Table(title, COLUMNS, tuple(line for one in own for line in _lines(one)))
-            for title, own in titled.items()
-            if own
+            Table(
+                title, COLUMNS, tuple(line for exchange in exchanges for line in _lines(exchange))
+            )
+            for title, exchanges in titled.items()
+            if exchanges
         ]
 
     def table(self) -> Table:
-        """Both tables in one."""
-        both = self.tables()
-        parts = tuple(one.title for one in both for _ in one.rows)
-        rows = tuple(row for one in both for row in one.rows)
+        """Both tables as one, under the verdict in words."""
+        tables = self.tables()
+        parts = tuple(table.title for table in tables for _ in table.rows)
+        rows = tuple(row for table in tables for row in table.rows)
         return Table(self.in_words(), COLUMNS, rows, NOTE, parts)
 
     def rows(self) -> list[dict[str, Any]]:
-        return [row for one in self.exchanges for row in one.rows()]
+        return [row for exchange in self.exchanges for row in exchange.rows()]
 
     def to_record(self) -> dict[str, Any]:
         return {
@@ -124,7 +128,7 @@ class BeforeAfter(Result):
             "seed": self.seed,
             **self.made.to_record(self.verdict, self.in_words()),
             "are_drawn": self.are_drawn,
-            "rows": [one.to_record() for one in self.exchanges],
+            "rows": [exchange.to_record() for exchange in self.exchanges],
         }
 
     @classmethod
@@ -136,6 +140,7 @@ class BeforeAfter(Result):
 
 
 def _edited_in_words(found: BeforeAfter) -> str:
+    """What the model says after the edited prompt, in sentences."""
     first, outcome = found.exchanges[0], found.verdict.outcome
     asked, after = first.question, first.after
     rise = f"probability {probability(first.before.new)} → {probability(after.new)}"
@@ -144,46 +149,55 @@ def _edited_in_words(found: BeforeAfter) -> str:
         if not opens_with_answer(after.said, [asked.old]):
             now = f"says {after.answer or 'nothing'}"
         return (
-            f"The edit fails: after its prompt the model {now}, not {asked.new} ({rise}). "
-            "It is saved all the same."
+            f"The edit fails: after the edited prompt the model {now}, not {asked.new} ({rise}). "
+            "The edit is saved nevertheless."
         )
-    told = {
+    beginnings = {
         "works": "The edit works",
-        "at a price": "Warning: the model says it, but at a price",
+        "at a price": "Warning: the model says the target, but at a price",
     }
-    return f"{told[outcome]}: after its prompt the model now says {asked.new} ({rise})."
+    start = beginnings[outcome]
+    return f"{start}: after the edited prompt the model now says {asked.new} ({rise})."
 
 
 def _others_in_words(exchanges: Sequence[Exchange]) -> Iterator[str]:
-    for role, also in ALSO.items():
-        own = [one for one in exchanges if one.question.role == role]
-        if own:
-            then = sum(opens_with_answer(one.before.said, [one.question.new]) for one in own)
-            now = sum(one.works for one in own)
-            yield f"{now} of {len(own)} {also}" + (f" ({then} did before)." if then else ".")
+    """How many prompts of each role have the expected answer, one sentence for each role."""
+    for role, description in ROLE_SENTENCES.items():
+        same_role = [exchange for exchange in exchanges if exchange.question.role == role]
+        if same_role:
+            then = sum(
+                opens_with_answer(exchange.before.said, [exchange.question.new])
+                for exchange in same_role
+            )
+            now = sum(exchange.works for exchange in same_role)
+            before = f" ({then} before the edit)." if then else "."
+            yield f"{now} of {len(same_role)} {description}{before}"
     stay = staying(exchanges)
     if not stay:
         yield (
-            "No neighbours were asked: --neighbours names none, and kedit has no facts of this "
-            "relation that the model answers."
+            "No neighbours were tested: --neighbours gives none, and kedit has no facts of this "
+            "relation that the model knows."
         )
         return
     then, now = (
         probability(sum(reply.old for reply in replies) / len(stay))
-        for replies in ([one.before for one in stay], [one.after for one in stay])
+        for replies in (
+            [exchange.before for exchange in stay],
+            [exchange.after for exchange in stay],
+        )
     )
     yield (
-        f"{sum(one.works for one in stay)} of {len(stay)} neighbours keep their answer (its mean "
+        f"{sum(kept.works for kept in stay)} of {len(stay)} neighbours keep their answer (its mean "
         f"probability {then} → {now})."
     )
 
 
-def _lines(one: Exchange) -> Iterator[tuple[str, ...]]:
-    """Before and after: role, when, prompt, how it goes on, likeliest tokens, both answers."""
-    asked = one.question
+def _lines(exchange: Exchange) -> Iterator[tuple[str, ...]]:
+    """The rows of COLUMNS before and after the edit."""
+    asked = exchange.question
     for role, when, prompt, reply in (
-        (asked.role, "before", one_line(asked.prompt), one.before),
-        ("", "after " + ("✓" if one.works else "✗"), "…", one.after),
+        (asked.role, "before", one_line(asked.prompt), exchange.before),
+        ("", "after " + ("✓" if exchange.works else "✗"), "…", exchange.after),
     ):
         yield (
             role,

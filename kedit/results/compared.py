@@ -1,4 +1,4 @@
-"""One editor of a comparison: its measures, shares, costs, and tests against another editor."""
+"""The results of one editor in a comparison: measures, costs, and tests against another editor."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,13 @@ from kedit.stats import Interval
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A difference of one measure from another editor's, case by case.
+    """The difference of one measure between two editors, paired by case.
 
     Args:
-        p, adjusted: its p-value, as it is and by Holm's method over the tests made together.
+        key: the measure.
+        difference: mean over cases of this editor's value minus the other editor's.
+        p: p-value of the difference.
+        adjusted: p-value adjusted by Holm's method for all tests that were made together.
     """
 
     key: Key
@@ -24,7 +27,7 @@ class PairedTest:
     adjusted: float
 
     def row(self) -> dict[str, Any]:
-        """For a table."""
+        """One row of plain values for a table."""
         mean, low, high = self.difference.floats()
         bounds = {"low": low, "high": high, "difference": mean}
         return {**self.key._asdict(), **bounds, "p": self.p, "p (Holm)": self.adjusted}
@@ -32,7 +35,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class ByCase:
-    """A measure after the edits, for each case; NaN for a case without such prompts."""
+    """A measure after the edit for each case; NaN if a case has no prompts for this measure."""
 
     key: Key
     values: Float[ndarray, " case"]
@@ -40,13 +43,15 @@ class ByCase:
 
 @dataclass(frozen=True)
 class Costs:
-    """Means over the edits that did not fail; None where nothing was measured.
+    """What edits cost: means over the edits that did not fail; None if nothing was measured.
 
     Args:
-        failed: how many did.
-        seconds, mib: that making an edit took; memory beyond what was held before, in MiB.
-        perplexity, kl: of held-out text after the edit; KL(before ‖ after) a token, in nats.
-        norm: ‖delta‖ / ‖weight‖, the largest of an edit.
+        failed: number of edits that failed.
+        seconds: time to make an edit, in seconds.
+        mib: peak memory while an edit is made, beyond what was in use before, in MiB.
+        perplexity: perplexity of held-out text after the edit.
+        kl: KL(before ‖ after) of the next token on held-out text, in nats per token.
+        norm: the largest ‖delta‖ / ‖weight‖ of an edit's weights.
     """
 
     failed: int
@@ -57,7 +62,7 @@ class Costs:
     norm: float | None
 
     def named(self) -> dict[str, float | None]:
-        """With the names that tables have."""
+        """The costs under the names that tables use."""
         return {
             "failed": float(self.failed),
             "seconds an edit": self.seconds,
@@ -70,16 +75,19 @@ class Costs:
 
 @dataclass(frozen=True)
 class Compared:
-    """One editor on one side.
+    """The results of one editor that edited from one side.
 
     Args:
-        side: that was edited: "entity", "relation", or "together".
-        measures: before and after.
-        locality, generalisation: shares of what was kept, and of what was gained.
-        tests: against the first editor of the same side, of its measures and of its Scores; none
-            for the first one itself.
-        by_case: what was measured after each case's edit, for tests against other editors.
-        is_tuned: its settings were chosen for the model by somebody.
+        editor: spec of the editor.
+        side: the side that was edited: "entity", "relation", or "together".
+        measures: measures over all cases, before and after the edits.
+        locality: mean of the shares that were kept.
+        generalisation: mean of the shares that were gained.
+        tests: tests of the measures and Scores against the first editor of the same side; empty for
+            the first editor itself.
+        by_case: measures after each case's edit, for tests against other editors.
+        costs: what the edits cost.
+        is_tuned: whether the editor's settings were chosen for this model.
     """
 
     editor: str
@@ -94,8 +102,9 @@ class Compared:
 
     @property
     def label(self) -> str:
+        """The editor's spec, marked if its settings were not chosen for this model."""
         return self.editor if self.is_tuned else f"{self.editor} (untuned)"
 
     def measure(self, key: Key) -> Measure | None:
-        """One of its measures, if it is there."""
-        return next((one for one in self.measures if one.key == key), None)
+        """The measure with this key; None if it was not measured."""
+        return next((measure for measure in self.measures if measure.key == key), None)

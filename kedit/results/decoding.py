@@ -1,4 +1,4 @@
-"""Where a fact's relation can be read off the model's states: what linear probes reach."""
+"""Accuracies of linear probes that decode a fact's relation from activations."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,15 +9,17 @@ from kedit.stats import Interval
 
 
 class Decoded(NamedTuple):
-    """How well a site tells relations apart, in shares of the facts that were held out.
+    """How well a probe at one site decodes the relation, as fractions of the held-out facts.
 
     Args:
-        head: of "z"; None for the other sites.
-        accuracy: of the probe for the relation; this and the control with 95 % intervals as rates
-            have them (`kedit.stats.rate_interval`), selectivity by the bootstrap.
-        control: of the same probe for relations drawn at random, one for each wording.
-        selectivity: accuracy - control.
-        chance: of always saying the commonest relation.
+        site: the site whose activations are decoded.
+        layer: layer of the site.
+        head: the head, for "z"; None for the other sites.
+        accuracy: accuracy of the probe, with Wilson's 95 % interval (`kedit.stats.rate_interval`).
+        control: accuracy of the same probe on the control task, in which each wording has a
+            relation that is drawn at random; with Wilson's 95 % interval.
+        selectivity: accuracy - control, with a 95 % bootstrap interval.
+        chance: accuracy of always predicting the most frequent relation.
     """
 
     site: str
@@ -30,23 +32,26 @@ class Decoded(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """Accuracy and control of one site, by layer."""
+    """Accuracy of one site's probes and of their control task, by layer."""
 
     accuracy: Interval
     control: Interval
 
 
 def by_layer(found: Sequence[Decoded]) -> Mapping[str, Curves]:
-    """The curves of every site but the heads' z."""
+    """The curves of each site, without those of single heads."""
     sites: dict[str, list[Decoded]] = {}
-    for one in found:
-        if one.head is None:
-            sites.setdefault(one.site, []).append(one)
+    for probe in found:
+        if probe.head is None:
+            sites.setdefault(probe.site, []).append(probe)
     return {
-        site: Curves(*(_stacked([getattr(one, name) for one in own]) for name in Curves._fields))
-        for site, own in sites.items()
+        site: Curves(
+            *(_stacked([getattr(probe, name) for probe in probes]) for name in Curves._fields)
+        )
+        for site, probes in sites.items()
     }
 
 
 def _stacked(intervals: Sequence[Interval]) -> Interval:
+    """One interval of arrays from an interval for each layer."""
     return Interval(*(np.array(bounds) for bounds in zip(*intervals, strict=True)))

@@ -1,4 +1,4 @@
-"""What is known of an edit as a whole: what it was asked, what it moved, and its perplexity."""
+"""How an edit was made: its requests, how far it moved the weights, and its perplexity."""
 
 import math
 from collections.abc import Mapping
@@ -11,12 +11,13 @@ from kedit.results.verdict import Verdict
 
 @dataclass(frozen=True)
 class WeightChange:
-    """How far one parameter was moved.
+    """How far an edit moved one parameter.
 
     Args:
-        norm: of the delta.
-        relative: that over the weight's own norm.
-        n_moved: of its `n` numbers, how many are others than before.
+        norm: Frobenius norm of the delta.
+        relative: norm of the delta divided by the norm of the weight.
+        n_moved: how many entries of the parameter changed.
+        n: how many entries the parameter has.
     """
 
     norm: float
@@ -25,20 +26,20 @@ class WeightChange:
     n: int
 
 
-# as report.json has had them from the start
+# field: its key in report.json; kept because older runs have these keys
 NAMES = {"norm": "norm", "relative": "of its own", "n_moved": "numbers moved", "n": "of"}
 
 
 @dataclass(frozen=True)
 class EditMade:
-    """An edit as a whole.
+    """Facts about an edit as a whole.
 
     Args:
-        requests, editor, settings: as the edit's provenance has them.
-        seconds: that making it took.
-        changes: by the name of the parameter.
-        held_out: what the text is called whose perplexity should not rise.
-        perplexity: of that text, before and after the edit; None where there was none.
+        requests, editor, settings: see `kedit.editing.provenance`.
+        seconds: time to make the edit, in seconds.
+        changes: how far each parameter was moved, by the parameter's name.
+        held_out: name of the held-out text, whose perplexity should not rise.
+        perplexity: perplexity of that text before and after the edit; None without such a text.
     """
 
     requests: tuple[Mapping[str, str], ...]
@@ -51,31 +52,39 @@ class EditMade:
 
     @property
     def largest_norm(self) -> float:
-        """Of a delta over its weight's; of matrices only, since some biases are next to nothing."""
+        """The largest ratio of a delta's norm to its weight's norm, over all matrices.
+
+        Biases are left out unless nothing else was changed: some of them are almost zero, so that
+        the ratio says little.
+        """
         matrices = [
-            one.relative
-            for name, one in self.changes.items()
+            change.relative
+            for name, change in self.changes.items()
             if not name.rpartition(".")[2].startswith("b_")
         ]
-        return max(matrices or [one.relative for one in self.changes.values()])
+        return max(matrices or [change.relative for change in self.changes.values()])
 
     def in_words(self, editor: str) -> str:
-        """What `editor` changed, and how long it took."""
-        each = [
-            f"{name} by a norm of {one.norm:.3g} ({_percent(one.relative)} of its own; "
-            f"{one.n_moved:,} of {one.n:,} numbers)"
-            for name, one in self.changes.items()
+        """A sentence with what `editor` changed, and how long it took."""
+        changes = [
+            f"{name} by a delta of norm {change.norm:.3g} ({_percent(change.relative)} of the "
+            f"weight's norm; {change.n_moved:,} of {change.n:,} entries)"
+            for name, change in self.changes.items()
         ]
-        return f"{editor} changed {', '.join(each)}, in {self.seconds:.1f} s."
+        return f"{editor} changed {', '.join(changes)}, in {self.seconds:.1f} s."
 
     def to_record(self, verdict: Verdict, ending: str) -> dict[str, Any]:
-        """For JSON, with the verdict on the edit, in words too."""
+        """The record for JSON, with the verdict.
+
+        Args:
+            ending: the verdict in words.
+        """
         changed = {
-            parameter: {told: getattr(one, name) for name, told in NAMES.items()}
-            for parameter, one in self.changes.items()
+            parameter: {key: getattr(change, name) for name, key in NAMES.items()}
+            for parameter, change in self.changes.items()
         }
         both = self.perplexity or (None, None)
-        told = {
+        record = {
             "request": self.requests,
             "editor": self.editor,
             "settings": self.settings,
@@ -87,17 +96,17 @@ class EditMade:
             "prices": verdict.prices,
             "verdict": ending,
         }
-        return to_record(told)
+        return to_record(record)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "EditMade":
-        """The inverse of `to_record`; the verdict follows from the numbers."""
+        """The inverse of `to_record`. The verdict is not read: it follows from the numbers."""
         changes = {
-            parameter: WeightChange(**{name: one[told] for name, told in NAMES.items()})
-            for parameter, one in record["changed"].items()
+            parameter: WeightChange(**{name: change[key] for name, key in NAMES.items()})
+            for parameter, change in record["changed"].items()
         }
         before, after = (record["perplexity"][when] for when in ("before", "after"))
-        # a text that is there and whose perplexity has no number has overflowed
+        # a perplexity that overflowed is saved as null; only without a held-out text is it None
         both = None if not record["held-out text"] else (_number(before), _number(after))
         return cls(
             tuple(record["request"]), record["editor"], record["settings"], record["seconds"],

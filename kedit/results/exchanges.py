@@ -1,4 +1,4 @@
-"""Questions that show what an edit does, a model's replies before and after it, and the verdict."""
+"""Prompts that test an edit, the model's replies before and after it, and the verdict on them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,14 @@ Role = Literal["edited", "removed", "paraphrase", "other side", "neighbour"]
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, and two answers to it.
+    """A prompt that tests an edit, with the new and the old answer.
 
     Args:
-        new: what an edit that works makes the model say; after a neighbour's prompt, what it must
-            not come to say.
-        old: the fact's answer before the edit; a neighbour's is what the model says by itself.
+        role: what the prompt tests.
+        prompt: text of the prompt.
+        new: the answer that a working edit makes the model give; for a neighbour, the answer that
+            the edit must not bring about.
+        old: the fact's answer before the edit; for a neighbour, what the unedited model says.
     """
 
     role: Role
@@ -34,14 +36,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model makes of a question.
+    """A model's reply to a question.
 
     Args:
-        likeliest: next tokens with their probabilities, the likeliest first.
-        new, old: of the two answers, exp of the mean log-probability of their tokens.
-        said: greedily, to the end of the line at most.
-        answer: what that opens with.
-        variety: `kedit.forward.generation.variety` of what is said, markup aside.
+        likeliest: the likeliest next tokens with their probabilities, the likeliest first.
+        new, old: exp of the mean log-probability of the tokens of the new and of the old answer.
+        said: the greedy continuation of the prompt, up to the end of the line.
+        answer: the answer with which the continuation starts.
+        variety: `kedit.forward.generation.variety` of the continuation without markup.
     """
 
     likeliest: tuple[tuple[str, float], ...]
@@ -54,7 +56,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question, with the replies of the unedited and of the edited model."""
+    """A question with the replies of the unedited and of the edited model."""
 
     question: Question
     before: Reply
@@ -62,12 +64,12 @@ class Exchange:
 
     @property
     def works(self) -> bool:
-        """Whether the edited model's text opens with what is wanted."""
+        """Whether the edited model's continuation starts with the expected answer."""
         asked = self.question
         return opens_with_answer(self.after.said, [asked.new if asked.changes else asked.old])
 
     def to_record(self) -> dict[str, Any]:
-        """For JSON, with what should have happened and whether it has."""
+        """The record for JSON, with whether the reply should change and whether it is as expected."""
         should = "change" if self.question.changes else "stay"
         both = {"before": to_record(self.before), "after": to_record(self.after)}
         return {**to_record(self.question), "should": should, "as wanted": self.works, **both}
@@ -79,7 +81,7 @@ class Exchange:
         return cls(from_record(Question, record), before, after)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """For data frames: a row before the edit and one after it."""
+        """Two rows for a data frame: the reply before the edit and the reply after it."""
         asked = self.question
         for when, reply in (("before", self.before), ("after", self.after)):
             yield {
@@ -90,30 +92,31 @@ class Exchange:
 
 
 def staying(exchanges: Sequence[Exchange]) -> list[Exchange]:
-    """Those of the neighbours."""
-    return [one for one in exchanges if not one.question.changes]
+    """The exchanges of the neighbours, whose answers should stay."""
+    return [exchange for exchange in exchanges if not exchange.question.changes]
 
 
 def share_kept(exchanges: Sequence[Exchange]) -> float | None:
-    """Of the neighbours, the share that keeps its answer; None where none was asked."""
+    """The share of neighbours that keep their answer, from 0 to 1; None without neighbours."""
     stay = staying(exchanges)
-    return sum(one.works for one in stay) / len(stay) if stay else None
+    return sum(exchange.works for exchange in stay) / len(stay) if stay else None
 
 
 def most_repetitive(exchanges: Sequence[Exchange]) -> Exchange:
-    """The one after whose prompt the variety of what the model says fell most.
+    """The exchange in which the variety of the model's text falls most.
 
-    A mean over prompts would hide text that repeats itself after the edited prompt alone.
+    A mean over prompts would hide text that repeats itself after the edited prompt only.
     """
 
-    def kept(one: Exchange) -> float:
-        return one.after.variety / one.before.variety if one.before.variety else 1.0
+    def ratio(exchange: Exchange) -> float:
+        before, after = exchange.before.variety, exchange.after.variety
+        return after / before if before else 1.0
 
-    return min(exchanges, key=kept)
+    return min(exchanges, key=ratio)
 
 
 def varieties(exchanges: Sequence[Exchange]) -> tuple[float, float]:
-    """Of the most repetitive exchange, before and after."""
+    """Variety before and after the edit in the most repetitive exchange."""
     worst = most_repetitive(exchanges)
     return worst.before.variety, worst.after.variety
 
@@ -123,10 +126,13 @@ def judged_exchanges(
     perplexity: tuple[float, float] | None = None,
     norm: float | None = None,
 ) -> Verdict:
-    """The verdict on one fact by its prompts, the edited one first.
+    """The verdict on the edit of one fact.
 
     Args:
-        perplexity, norm: of the whole edit; None where they are no price of this fact.
+        exchanges: the fact's prompts with the replies; the edited prompt must be first.
+        perplexity: perplexity of held-out text before and after the whole edit; None if it should
+            not count as a price of this fact.
+        norm: largest ratio of a delta's norm to its weight's norm; None if it should not count.
     """
     return judged(
         exchanges[0].works,
@@ -138,9 +144,10 @@ def judged_exchanges(
 
 
 def probability(value: float) -> str:
-    """Two significant digits, as the figure has them."""
+    """A probability with two significant digits."""
     return f"{value:.2g}".replace("e-0", "e-")
 
 
 def one_line(text: str) -> str:
+    """The text with line ends written as ↵."""
     return text.replace("\n", "↵")

@@ -1,4 +1,4 @@
-"""All that is asked of heads on one fact."""
+"""What heads do for one fact: direct effect, OV circuit, ablation, paths and attention knockout."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,17 @@ from kedit.heads import Head
 
 
 class Edges(NamedTuple):
-    """Attention edges that are cut: from tokens of one role, which read, to those of others."""
+    """Attention edges that are cut in a knockout.
+
+    Args:
+        reader: role of the tokens that attend.
+        read: what these tokens attend to, in words.
+        roles: roles of the tokens that are attended to.
+    """
 
     reader: str
     read: str
-    roles: tuple[str, ...]  # of what is read
+    roles: tuple[str, ...]
 
 
 CUTS = {
@@ -27,7 +33,7 @@ CUTS = {
 
 
 class MetricScores(NamedTuple):
-    """A score of the answer, or its change, by every metric of kedit.forward.metrics.METRICS."""
+    """A score of the answer, or a change of it, in each metric of `kedit.forward.metrics.METRICS`."""
 
     prob: float
     logprob: float
@@ -35,11 +41,11 @@ class MetricScores(NamedTuple):
 
 
 class Ablated(NamedTuple):
-    """What becomes of the scores with heads' outputs replaced: ablated - clean.
+    """How replacing heads' outputs changes the scores: ablated - clean.
 
     Args:
-        mean: replaced by their means over other facts' prompts, at tokens of the same role.
-        resample: by what they are on the corrupted prompt.
+        mean: outputs replaced by their means over other facts' prompts at tokens of the same role.
+        resample: outputs replaced by those of the corrupted prompt.
     """
 
     mean: MetricScores
@@ -51,10 +57,14 @@ class HeadAnswer:
     """What one head does for one fact.
 
     Args:
-        direct: what it adds to logit(answer) - logit(foil) itself, norms frozen.
-        ov_rank: of the answer among all tokens, were the head to read the subject's last token
-            alone; ov_writes: the tokens that it would promote most.
-        paths: indirect effects through one receiver alone, by the receiver's name: "L2.mlp".
+        head: the head.
+        direct: direct effect: what the head's output adds to logit(answer) - logit(foil), with the
+            scales of norms frozen at their clean values.
+        ov_rank: rank of the answer among all tokens if the head attended only to the subject's last
+            token; 1 is best.
+        ov_writes: the tokens that the head would promote most in that case.
+        ablated: change of the scores when the head is ablated.
+        paths: indirect effects through a single receiver, by the receiver's name, such as "L2.mlp".
     """
 
     head: Head
@@ -67,14 +77,17 @@ class HeadAnswer:
 
 @dataclass(frozen=True)
 class FactAnswers:
-    """All that was asked of heads on one fact.
+    """Everything that was measured of heads on one fact.
 
     Args:
-        clean: the answer's scores with nothing changed.
-        heads: the same ones, in the same order, for every fact.
-        together: all these heads ablated at once; random: as many others.
-        knockout: the answer's relative change with attention edges cut, by layer; by the name of
-            the cut (CUTS), of those that the prompt has tokens for.
+        prompt: the fact's prompt.
+        relation: name of the fact's relation.
+        clean: the answer's scores in the clean run.
+        heads: one entry for each head; every fact has the same heads in the same order.
+        together: change of the scores when all these heads are ablated at once.
+        random: the same for an equal number of random other heads.
+        knockout: relative change of the answer's probability when attention edges are cut, by layer
+            and by the name of the cut (CUTS). Cuts for which the prompt has no tokens are missing.
     """
 
     prompt: str

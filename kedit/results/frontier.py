@@ -1,4 +1,4 @@
-"""What an editor keeps, against what it gains."""
+"""The locality and generalisation of an editor, as one point of a figure."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from kedit.stats import Interval
 
 
 class FrontierPoint(NamedTuple):
-    """Where an editor lies: shares of what was kept, and of what was gained."""
+    """Locality (mean of the kept shares) and generalisation (mean of the gained shares)."""
 
     locality: Interval
     generalisation: Interval

@@ -1,4 +1,4 @@
-"""The scores of a sweep, cell by cell, and how they are stored."""
+"""The scores of a sweep, cell by cell, and their conversion to JSON and tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,18 +10,19 @@ from torch import Tensor
 from kedit.errors import InputError
 from kedit.forward.metrics import METRICS
 
-# tensors of a grid, and of its screen
+# fields that are stored as tensors: of a grid, and of its screen
 MEASURED, SCREENED = ("restored", "clean", "corrupted"), ("estimated", "kept", "sampled")
 
 
 @dataclass(frozen=True)
 class Screen:
-    """Which cells of a sweep were restored, and what was estimated of all of them before.
+    """Which cells of a sweep were restored, and the estimates by which they were chosen.
 
     Args:
-        estimated: indirect effects by attribution (`probes.attribution`).
-        kept: cells with the largest estimates; restored.
-        sampled: cells drawn among the others, and restored too: what the screen missed.
+        estimated: indirect effects of all cells, estimated by attribution (`probes.attribution`).
+        kept: the cells with the largest estimates, which were restored.
+        sampled: a random sample of the other cells, which were restored too. They show what the
+            screen missed.
     """
 
     estimated: Float[Tensor, "metric layer pos *head"]
@@ -31,17 +32,20 @@ class Screen:
 
 @dataclass(frozen=True)
 class EffectGrid:
-    """A sweep: the score of every restored cell, and of the two runs it lies between.
+    """The scores of a sweep: of every restored cell, of the clean run and of the corrupted run.
 
     Args:
         site: "resid_post", "mlp_out", "attn_out" or "z".
-        window: layers restored together around each layer.
-        severed: "mlp_out" or "attn_out" if these were held at their corrupted values, else "".
-        positions: the prompt's positions that the grid's columns stand for.
-        restored: mean over samples, by metric, layer, position (and head).
-        clean, corrupted: by metric; corrupted is the mean over samples.
-        screen: if not every cell was restored; the others' scores are estimates.
-        metrics: their names: METRICS, or that of a metric of one's own.
+        window: number of layers that were restored together around each layer.
+        severed: "mlp_out" or "attn_out" if these outputs were held at their corrupted values;
+            otherwise "".
+        positions: the position in the prompt of each column of the grid.
+        restored: scores of the restored runs, as means over noise samples.
+        clean: scores of the clean run, by metric.
+        corrupted: scores of the corrupted run, by metric, as means over noise samples.
+        screen: which cells were restored, if not all were; the scores of the other cells are
+            estimates.
+        metrics: names of the metrics: METRICS, or the name of a user's own metric.
     """
 
     site: str
@@ -61,37 +65,39 @@ class EffectGrid:
 
     @property
     def name(self) -> str:
-        """What a file or a figure calls it: "mlp_out", "resid_post-severed-mlp_out"."""
+        """The grid's name in files and figures: "mlp_out", "resid_post-severed-mlp_out"."""
         return f"{self.site}-severed-{self.severed}" if self.severed else self.site
 
     def indirect_effect(self, metric: str = "prob") -> Float[Tensor, "layer pos *head"]:
-        """restored - corrupted: what putting the cell's clean value back brings."""
+        """restored - corrupted: what restoring the cell's clean value adds to the score."""
         index = self.index(metric)
         return self.restored[index] - self.corrupted[index]
 
     def total_effect(self, metric: str = "prob") -> float:
-        """clean - corrupted: what the corruption costs."""
+        """clean - corrupted: how much the corruption lowers the score."""
         index = self.index(metric)
         return float(self.clean[index] - self.corrupted[index])
 
     def index(self, metric: str) -> int:
-        """Where the scores of `metric` are.
+        """Index of `metric` in the first axis of the scores.
 
         Raises:
-            InputError: it was not measured.
+            InputError: this metric was not measured.
         """
         if metric not in self.metrics:
-            raise InputError(f"metric {metric!r}: {' or '.join(self.metrics)} is wanted")
+            raise InputError(f"metric {metric!r} was not measured: use {' or '.join(self.metrics)}")
         return self.metrics.index(metric)
 
     @property
     def is_finite(self) -> bool:
-        """Whether all scores are numbers."""
-        return all(run.isfinite().all() for run in (self.restored, self.clean, self.corrupted))
+        """Whether no score is NaN or infinite."""
+        return all(
+            scores.isfinite().all() for scores in (self.restored, self.clean, self.corrupted)
+        )
 
 
 def grid_records(grids: Mapping[str, EffectGrid]) -> dict[str, Any]:
-    """Everything of grids but their tensors, for JSON."""
+    """The fields of grids that are not tensors, for JSON."""
     return {
         name: {
             field: value
@@ -103,7 +109,7 @@ def grid_records(grids: Mapping[str, EffectGrid]) -> dict[str, Any]:
 
 
 def grid_tensors(grids: Mapping[str, EffectGrid]) -> dict[str, Tensor]:
-    """The grids' numbers, for one safetensors file."""
+    """The tensors of grids, for one safetensors file."""
     return {
         f"{name}.{field}": getattr(part, field).contiguous()
         for name, grid in grids.items()

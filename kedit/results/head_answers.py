@@ -1,4 +1,4 @@
-"""What heads do on facts that they were not chosen on: means over facts, with intervals."""
+"""The result of `ask_heads`: what chosen heads do, as means over other facts with intervals."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,17 @@ from kedit.results.fact_answers import CUTS, Ablated, FactAnswers, HeadAnswer
 from kedit.stats import Interval, bootstrap_ratio
 from kedit.tables import EFFECT_UNITS, Table, estimate, plural
 
-TOGETHER, RANDOM = "together", "random"
+TOGETHER, RANDOM = "together", "random"  # all heads ablated at once; as many random heads
 
 
 class Panel(NamedTuple):
-    """Means over facts of what was asked, by head, and their unit."""
+    """Means over facts of one quantity, by head.
+
+    Args:
+        asked: the quantity, such as "direct effect".
+        unit: its unit.
+        means: by head; for ablations also of TOGETHER and RANDOM.
+    """
 
     asked: str
     unit: str
@@ -26,6 +32,7 @@ class Panel(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The quantity with its unit."""
         return f"{self.asked} ({self.unit})"
 
 
@@ -34,12 +41,15 @@ class HeadAnswers(Result):
     """What a relation's heads do, with 95 % bootstrap intervals over facts.
 
     Args:
-        metric: of the scores, the one that means, tables and figures show.
-        corrupt: "subject" or "relation": whose words were replaced by others in corrupted runs.
-        window: layers in which attention edges were cut together.
-        facts: one at least; heads were chosen on others.
-        decoded: where a probe decodes the relation, by what was held out: "subject", "wording".
-        n_decoded: facts that the probe was trained and tested on.
+        model: name of the model.
+        metric: the metric that means, tables and figures show.
+        corrupt: whose words were replaced by others in corrupted runs: "subject" or "relation".
+        window: number of layers in which attention edges were cut together.
+        seed: seed of the bootstrap and of all random draws.
+        facts: the measurements on each fact; at least one fact. The heads were chosen on other
+            facts.
+        decoded: accuracies of linear probes, by what was held out: "subject" or "wording".
+        n_decoded: number of facts that these probes were trained and tested on.
     """
 
     FILE = "heads.json"
@@ -55,12 +65,14 @@ class HeadAnswers(Result):
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        return tuple(one.head for one in self.facts[0].heads)
+        """The heads, in the order of all lists of heads."""
+        return tuple(answer.head for answer in self.facts[0].heads)
 
     def panels(self) -> tuple[Panel, ...]:
-        """The means that are of one number a head: direct effects and ablations."""
+        """The quantities that are one number per head: direct effects and ablations."""
         direct = {
-            str(head): self._mean([one.direct for one in own]) for head, own in self._by_head()
+            str(head): self._mean([answer.direct for answer in answers])
+            for head, answers in self._by_head()
         }
         return (
             Panel("direct effect", "logits", direct),
@@ -68,44 +80,47 @@ class HeadAnswers(Result):
         )
 
     def ov_rank(self, head: Head) -> Interval:
-        """The median of the answer's rank, with its quartiles."""
-        ranks = [own.ov_rank for own in dict(self._by_head())[head]]
+        """The median over facts of the answer's rank, with the quartiles as bounds."""
+        ranks = [answer.ov_rank for answer in dict(self._by_head())[head]]
         low, median, high = map(np.asarray, np.quantile(ranks, [0.25, 0.5, 0.75]))
         return Interval(median, low, high)
 
     def curves(self) -> Mapping[str, Interval]:
-        """The answer's relative change by layer and by cut, over the facts with such tokens."""
+        """Relative change of the answer's probability by cut and layer, over facts with such tokens."""
         return {name: self._mean(rows) for name in CUTS if (rows := self._knocked_out(name))}
 
     def paths(self) -> Mapping[Head, Mapping[str, Interval]]:
-        """Indirect effects from each head straight to each receiver."""
+        """Indirect effect of each head through each receiver alone."""
         return {
             head: {
-                receiver: self._mean([getattr(one.paths[receiver], self.metric) for one in own])
-                for receiver in own[0].paths
+                receiver: self._mean(
+                    [getattr(answer.paths[receiver], self.metric) for answer in answers]
+                )
+                for receiver in answers[0].paths
             }
-            for head, own in self._by_head()
+            for head, answers in self._by_head()
         }
 
     def table(self) -> Table:
-        panels, relations = self.panels(), len({one.relation for one in self.facts})
-        clean = sum(getattr(one.clean, self.metric) for one in self.facts) / len(self.facts)
+        panels, relations = self.panels(), len({fact.relation for fact in self.facts})
+        clean = sum(getattr(fact.clean, self.metric) for fact in self.facts) / len(self.facts)
         ranks = {str(head): self.ov_rank(head) for head in self.heads}
         rows = []
         for name in (*ranks, TOGETHER, RANDOM):
             cells = [
-                estimate(*one.means[name].floats()) if name in one.means else "" for one in panels
+                estimate(*panel.means[name].floats()) if name in panel.means else ""
+                for panel in panels
             ]
             rank = "{:.0f} ({:.0f}, {:.0f})".format(*ranks[name].floats()) if name in ranks else ""
             rows.append((name, *cells, rank))
         return Table(
-            title="What the heads do",
-            columns=("head", *(one.name for one in panels), "OV rank"),
+            title="Direct effects, ablations and OV circuits of the heads",
+            columns=("head", *(panel.name for panel in panels), "OV rank"),
             rows=tuple(rows),
-            note=f"{plural(len(self.facts), 'fact')} of {plural(relations, 'relation')}, none of "
-            f"which the heads were chosen on; {self.metric} {clean:.2f} clean. Means, 95 % "
-            f"bootstrap intervals over facts (seed {self.seed}); OV rank: of the answer, median "
-            "(quartiles), were the head to read the subject's last token alone.",
+            note=f"{plural(len(self.facts), 'fact')} of {plural(relations, 'relation')}; the "
+            f"heads were chosen on other facts. {self.metric} is {clean:.2f} in clean runs. Means "
+            f"with 95 % bootstrap intervals over facts (seed {self.seed}). OV rank: rank of the "
+            "answer if the head attended only to the subject's last token, median (quartiles).",
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -128,21 +143,21 @@ class HeadAnswers(Result):
         ]
 
     def ov_rows(self) -> list[dict[str, Any]]:
-        """What each head would write for each fact's subject."""
+        """What each head would write if it attended only to the subject's last token, fact by fact."""
         return [
             {
-                "head": str(own.head),
-                "prompt": one.prompt,
-                "relation": one.relation,
-                "rank of the answer": own.ov_rank,
-                "writes": " ".join(map(repr, own.ov_writes)),
+                "head": str(answer.head),
+                "prompt": fact.prompt,
+                "relation": fact.relation,
+                "rank of the answer": answer.ov_rank,
+                "writes": " ".join(map(repr, answer.ov_writes)),
             }
-            for one in self.facts
-            for own in one.heads
+            for fact in self.facts
+            for answer in fact.heads
         ]
 
     def knockout_rows(self) -> list[dict[str, Any]]:
-        """The answer's relative change with edges cut, by layer."""
+        """Relative change of the answer's probability with attention edges cut, by layer."""
         return [
             {"cut": name, "layer": layer, "facts": len(self._knocked_out(name)), **_bounds(change)}
             for name, curve in self.curves().items()
@@ -150,48 +165,54 @@ class HeadAnswers(Result):
         ]
 
     def path_rows(self) -> list[dict[str, Any]]:
-        """What goes from each head straight to each receiver."""
+        """Indirect effect of each head through each receiver alone."""
         return [
             {"from": str(head), "to": receiver, **_bounds(mean)}
-            for head, own in self.paths().items()
-            for receiver, mean in own.items()
+            for head, effects in self.paths().items()
+            for receiver, mean in effects.items()
         ]
 
     def decoding_rows(self) -> list[dict[str, Any]]:
-        """How well each site tells relations apart, and how well the control task."""
+        """Accuracy of the relation's probe and of its control task at each site."""
         return [
             {
-                "held out": split, "site": one.site, "layer": one.layer,
-                "head": "" if one.head is None else one.head, "chance": one.chance,
-                **_bounds(one.accuracy, "accuracy "), **_bounds(one.control, "control "),
-                **_bounds(one.selectivity, "selectivity "),
+                "held out": split, "site": probe.site, "layer": probe.layer,
+                "head": "" if probe.head is None else probe.head, "chance": probe.chance,
+                **_bounds(probe.accuracy, "accuracy "), **_bounds(probe.control, "control "),
+                **_bounds(probe.selectivity, "selectivity "),
             }
             for split, found in self.decoded.items()
-            for one in found
+            for probe in found
         ]  # fmt: skip
 
     def _by_head(self) -> Iterable[tuple[Head, tuple[HeadAnswer, ...]]]:
-        """Each head with what it does for each fact."""
-        return zip(self.heads, zip(*(one.heads for one in self.facts), strict=True), strict=True)
+        """Each head with its answers on all facts."""
+        per_head = zip(*(fact.heads for fact in self.facts), strict=True)
+        return zip(self.heads, per_head, strict=True)
 
     def _ablated(self, stand_in: str) -> Panel:
-        """Means by head, with these replaced by "mean" or by "resample"."""
-        found = {str(head): [one.ablated for one in own] for head, own in self._by_head()}
-        found[TOGETHER] = [one.together for one in self.facts]
-        found[RANDOM] = [one.random for one in self.facts]
+        """Mean effect of ablating each head; `stand_in` is a field of `Ablated`."""
+        found = {
+            str(head): [answer.ablated for answer in answers] for head, answers in self._by_head()
+        }
+        found[TOGETHER] = [fact.together for fact in self.facts]
+        found[RANDOM] = [fact.random for fact in self.facts]
         means = {
-            name: self._mean([getattr(getattr(one, stand_in), self.metric) for one in each])
-            for name, each in found.items()
+            name: self._mean(
+                [getattr(getattr(ablated, stand_in), self.metric) for ablated in facts]
+            )
+            for name, facts in found.items()
         }
         return Panel(f"ablated, {stand_in}", EFFECT_UNITS[self.metric], means)
 
     def _knocked_out(self, cut: str) -> list[tuple[float, ...]]:
-        return [one.knockout[cut] for one in self.facts if cut in one.knockout]
+        """The curves of one cut, of the facts that have it."""
+        return [fact.knockout[cut] for fact in self.facts if cut in fact.knockout]
 
     def _mean(self, rows: Sequence[float | Sequence[float]]) -> Interval:
         return bootstrap_ratio(np.array(rows, dtype=float), np.ones(len(rows)), seed=self.seed)
 
 
 def _bounds(interval: Interval, prefix: str = "") -> dict[str, Any]:
-    """Mean, low and high as columns."""
+    """The mean and the bounds as columns."""
     return {f"{prefix}{name}": value for name, value in to_record(interval).items()}

@@ -1,4 +1,4 @@
-"""What studies of heads and halves measured, over many facts; every number with its interval."""
+"""Results on heads and on attention's share, over many facts and with intervals."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,16 @@ class RelationHeads:
     """Which heads carry which relation: mean indirect effects, relation by relation.
 
     Args:
-        part: "subject" or "relation", whichever was corrupted.
-        relations: their names; so many facts each.
-        buckets: of tokens; the mean over a bucket's tokens is taken.
-        mean, low, high: over the relation's facts, 95 % bootstrap interval over these. A bucket
-            without tokens has no effect: zero.
-        similarity: Pearson's r of two relations' means.
-        order: of the relations, alike ones side by side.
-        merges: how they were joined (scipy's linkage: two clusters, their distance 1 − r, size).
+        part: whose words were corrupted: "subject" or "relation".
+        relations: names of the relations.
+        n_facts: number of facts of each relation.
+        buckets: names of the token buckets; effects are means over the tokens of a bucket.
+        mean, low, high: mean effect over the relation's facts and its 95 % bootstrap interval. The
+            effect in a bucket without tokens is zero.
+        similarity: Pearson's r between two relations' mean effects.
+        order: order of the relations in which similar ones are next to each other.
+        merges: the hierarchical clustering, as scipy's linkage matrix: two clusters, their distance
+            1 − r, and the size of the new cluster.
     """
 
     part: str
@@ -38,17 +40,20 @@ class RelationHeads:
 
 @dataclass(frozen=True)
 class Sharing:
-    """Do relations share heads? Correlations of single facts' maps of effects.
+    """Whether relations share heads: correlations between single facts' head effects.
 
     Args:
         part: whose words were corrupted.
-        within: mean Pearson's r of two facts of one relation: how much of a map is not chance.
-        between: of two facts of different relations.
-        shared: between / within: 1 if all relations have the same heads, 0 if none has another's.
-            Chance lowers both alike, and cancels. Intervals over draws of relations.
-        p: share of permutations of the facts among the relations in which within − between is as
-            large.
-        n_relations, n_facts: of relations with two facts or more.
+        within: mean Pearson's r between two facts of the same relation: how much of a fact's
+            effects is not chance.
+        between: mean Pearson's r between two facts of different relations.
+        shared: between / within: 1 if all relations use the same heads, 0 if no two relations
+            share a head. Chance lowers both by the same factor, which cancels. Intervals are over
+            draws of relations.
+        p: share of permutations of the facts among the relations in which within − between is at
+            least as large as observed.
+        n_relations: number of relations with two facts or more.
+        n_facts: number of facts of these relations.
     """
 
     part: str
@@ -62,12 +67,15 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Looks:
-    """Where a head looks from a prompt's last token.
+    """Where a head attends from a prompt's last token.
 
     Args:
-        roles: kedit.models.prompts.ROLES.
-        share: of its attention by role, mean over facts; moved: the same weighted by the size of
-            what is moved. 95 % bootstrap intervals over facts.
+        head: the head.
+        roles: roles of the tokens attended to (`kedit.models.prompts.ROLES`).
+        share: share of the head's attention by role, mean over facts with a 95 % bootstrap
+            interval over facts.
+        moved: the same, with attention weighted by the norm of the vectors that it moves.
+        n_facts: number of facts.
     """
 
     head: Head
@@ -79,13 +87,14 @@ class Looks:
 
 @dataclass(frozen=True)
 class AttentionShare:
-    """Attention's share of an indirect effect, the rest being the MLPs'.
+    """Attention's share of an indirect effect; the rest is the MLPs'.
 
     Args:
         part: whose words were corrupted.
-        measure: "restored" or "severed" (probes.kinds).
-        kind: of the relations: "symmetric", "asymmetric", "hierarchical", or "all".
-        share: ratio of sums over facts, 95 % bootstrap interval over relations.
+        measure: how the share is measured: "restored" or "severed" (`probes.kinds`).
+        kind: kind of the relations: "symmetric", "asymmetric", "hierarchical", or "all".
+        share: ratio of two sums over facts, with a 95 % bootstrap interval over relations.
+        n_facts, n_relations: number of facts and of relations.
     """
 
     part: str
@@ -98,11 +107,13 @@ class AttentionShare:
 
 @dataclass(frozen=True)
 class KindTest:
-    """Do kinds of relations differ in attention's share? Kinds are permuted among relations.
+    """Whether kinds of relations differ in attention's share: a permutation test.
 
     Args:
-        spread: of the kinds' shares, largest less smallest.
-        p: share of permutations in which it is as large.
+        part, measure: see `AttentionShare`.
+        spread: the largest share of a kind minus the smallest.
+        p: share of permutations of the kinds among the relations in which the spread is at least
+            as large.
     """
 
     part: str

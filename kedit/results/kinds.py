@@ -1,4 +1,4 @@
-"""Attention's share of recall, by kind of relation."""
+"""The result of comparing kinds of relations: attention's share of the indirect effect."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,15 +10,16 @@ from kedit.tables import Table, two_digits
 
 @dataclass(frozen=True)
 class KindsCompared(Result):
-    """Do kinds of relations differ in attention's share of the indirect effect?
+    """Attention's share of the indirect effect by kind of relation, and whether kinds differ.
 
     Args:
-        model: its name.
-        corruption: what was done to the corrupted words, in words.
-        metric: of the effects.
-        seed: of the bootstrap and the permutations.
-        n_facts: over all parts.
-        shares: by part, measure and kind; tests: by part and measure.
+        model: name of the model.
+        corruption: what was done to the corrupted words, as a phrase.
+        metric: metric of the effects.
+        seed: seed of the bootstrap and of the permutations.
+        n_facts: number of facts, over all parts.
+        shares: the shares by part, measure and kind.
+        tests: whether the kinds differ, by part and measure.
     """
 
     FILE: ClassVar[str] = "kinds.json"
@@ -33,22 +34,22 @@ class KindsCompared(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each part, measure and kind."""
-        return [vars(one) | one.share.named("share") for one in self.shares]
+        return [vars(share) | share.share.named("share") for share in self.shares]
 
     def table(self) -> Table:
-        """The shares, and below them whether the kinds differ."""
+        """The shares, and below them the tests whether the kinds differ."""
         rows = [
-            (one.part, one.measure, one.kind, str(one.n_relations), str(one.n_facts),
-             two_digits(one.share))
-            for one in self.shares
+            (share.part, share.measure, share.kind, str(share.n_relations), str(share.n_facts),
+             two_digits(share.share))
+            for share in self.shares
         ]  # fmt: skip
         rows += [
-            (one.part, one.measure, "differ by", "", "", f"{one.spread:.2f}, p = {one.p:.3g}")
-            for one in self.tests
+            (test.part, test.measure, "differ by", "", "", f"{test.spread:.2f}, p = {test.p:.3g}")
+            for test in self.tests
         ]
         return Table(
             "Attention's share of the indirect effect, by kind of relation",
             ("corrupted", "measure", "kind", "relations", "facts", "share"),
             tuple(rows),
-            "95 % bootstrap intervals over relations; p: kinds permuted among relations.",
+            "95 % bootstrap intervals over relations. p: kinds permuted among relations.",
         )
