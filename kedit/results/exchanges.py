@@ -69,7 +69,7 @@ class Exchange:
         return opens_with_answer(self.after.said, [asked.new if asked.changes else asked.old])
 
     def to_record(self) -> dict[str, Any]:
-        """The record for JSON, with whether the reply should change and whether it is as expected."""
+        """The record for JSON, with what should happen to the reply and whether it did."""
         should = "change" if self.question.changes else "stay"
         both = {"before": to_record(self.before), "after": to_record(self.after)}
         return {**to_record(self.question), "should": should, "as wanted": self.works, **both}

@@ -33,7 +33,7 @@ CUTS = {
 
 
 class MetricScores(NamedTuple):
-    """A score of the answer, or a change of it, in each metric of `kedit.forward.metrics.METRICS`."""
+    """A score of the answer, or a change of it, in each of kedit.forward.metrics.METRICS."""
 
     prob: float
     logprob: float

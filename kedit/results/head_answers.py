@@ -86,7 +86,7 @@ class HeadAnswers(Result):
         return Interval(median, low, high)
 
     def curves(self) -> Mapping[str, Interval]:
-        """Relative change of the answer's probability by cut and layer, over facts with such tokens."""
+        """Relative change of the answer's probability by cut and layer, over facts with that cut."""
         return {name: self._mean(rows) for name in CUTS if (rows := self._knocked_out(name))}
 
     def paths(self) -> Mapping[Head, Mapping[str, Interval]]:
@@ -143,7 +143,7 @@ class HeadAnswers(Result):
         ]
 
     def ov_rows(self) -> list[dict[str, Any]]:
-        """What each head would write if it attended only to the subject's last token, fact by fact."""
+        """What each head would write if it attended only to the subject's last token, by fact."""
         return [
             {
                 "head": str(answer.head),

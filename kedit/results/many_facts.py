@@ -1,7 +1,7 @@
-"""What the edit of many facts did: a verdict for each fact, and one for the edit as a whole."""
+"""The result of one edit of many facts: a verdict for each fact and one for the whole edit."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,23 +21,23 @@ from kedit.results.exchanges import (
 from kedit.results.verdict import SAID, Verdict, judged
 from kedit.tables import Table
 
-LEAST_SAID = 0.5  # of the targets: an edit that brings fewer of them fails
-COLUMNS = ("fact", "before", "after", "other wordings", "neighbours", "verdict")
+LEAST_SAID = 0.5  # share of the targets; an edit after which the model says fewer of them fails
+COLUMNS = ("fact", "before", "after", "paraphrases", "neighbours", "verdict")
 NOTE = (
-    "Before and after: what the model says after the edited prompt, and its probability of the "
-    "target (exp of its tokens' mean log-probability). Other wordings: how many say the target. "
-    "Neighbours: how many keep the answer that the model gave by itself. Verdict: by the fact's "
-    "own prompts; what the edit costs as a whole is said below."
+    "Before and after: the model's answer to the edited prompt, and the probability of the target "
+    "(exp of the mean log-probability of its tokens). Paraphrases: how many are answered with the "
+    "target. Neighbours: how many keep the answer of the unedited model. Verdict: on this fact's "
+    "prompts only; the costs of the whole edit are given below."
 )
 
 
 @dataclass(frozen=True)
 class FactEdited:
-    """One fact of many.
+    """One fact of an edit of many facts.
 
     Args:
-        id: of its record.
-        exchanges: the edited prompt first.
+        id: id of the fact's record.
+        exchanges: the fact's prompts with both replies; the edited prompt is first.
     """
 
     id: str
@@ -45,12 +45,12 @@ class FactEdited:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """By the fact's own prompts; what the whole edit costs is no price of one fact."""
+        """The verdict on this fact's prompts; costs of the whole edit do not count as its prices."""
         return judged_exchanges(self.exchanges)
 
     def to_record(self) -> dict[str, Any]:
-        """For JSON, with the verdict."""
-        rows = [one.to_record() for one in self.exchanges]
+        """The record for JSON, with the verdict."""
+        rows = [exchange.to_record() for exchange in self.exchanges]
         return {"id": self.id, **to_record(self.verdict), "rows": rows}
 
     @classmethod
@@ -64,10 +64,13 @@ class FactsEdited(Result):
     """One edit of many facts, and what a model says before and after it.
 
     Args:
-        editor: as it was told, with changes to its settings.
-        made: the edit as a whole.
-        skipped: why other records are not in it, by their ids.
-        edit: itself; None where the result was loaded (`Edit.load` has it).
+        model: name of the model.
+        editor: spec of the editor: its name and changes to its settings.
+        seed: seed of the edit.
+        made: how the edit was made: its requests, settings, time, norms and perplexity.
+        facts: the facts that were edited.
+        skipped: why other records were not edited, by their ids.
+        edit: the edit itself; None if the result was loaded (`Edit.load` reads the edit).
     """
 
     FILE = "report.json"
@@ -82,17 +85,17 @@ class FactsEdited(Result):
 
     @property
     def exchanges(self) -> list[Exchange]:
-        """Of all facts."""
-        return [one for fact in self.facts for one in fact.exchanges]
+        """The exchanges of all facts."""
+        return [exchange for fact in self.facts for exchange in fact.exchanges]
 
     @property
     def n_said(self) -> int:
-        """Facts after whose prompts the edited model says their targets."""
+        """The number of facts whose target the edited model says after the edited prompt."""
         return sum(fact.exchanges[0].works for fact in self.facts)
 
     @cached_property
     def verdict(self) -> Verdict:
-        """Over all facts together: it works if all targets are said, and at no price."""
+        """The verdict on the whole edit: it works if the model says all targets, without a price."""
         said = self.n_said / len(self.facts)
         return judged(
             said >= LEAST_SAID,
@@ -104,26 +107,26 @@ class FactsEdited(Result):
         )
 
     def in_words(self) -> str:
-        """How many facts came out how, and what became of the others."""
+        """The verdict in sentences, with the number of facts for each outcome and of skipped records."""
         outcomes = Counter(fact.verdict.outcome for fact in self.facts)
         counted = (
-            f"{outcomes['works']} as they should, {outcomes['at a price']} at a price, "
-            f"{outcomes['fails']} not at all"
+            f"{outcomes['works']} facts work, {outcomes['at a price']} work at a price, "
+            f"{outcomes['fails']} fail"
         )
-        told = [
-            f"{SAID[self.verdict.outcome]}: of {len(self.facts)} facts the model now says the "
-            f"targets of {self.n_said} ({counted})."
+        sentences = [
+            f"{SAID[self.verdict.outcome]}: the model now says the targets of {self.n_said} of "
+            f"{len(self.facts)} facts ({counted})."
         ]
         stay = staying(self.exchanges)
         if stay:
-            kept = sum(one.works for one in stay)
-            told.append(f"{kept} of {len(stay)} neighbours keep their answer.")
+            kept = sum(exchange.works for exchange in stay)
+            sentences.append(f"{kept} of {len(stay)} neighbours keep their answer.")
         if self.made.perplexity:
             then, now = self.made.perplexity
-            told.append(f"Perplexity of held-out text: {then:.3g} → {now:.3g}.")
+            sentences.append(f"Perplexity of held-out text: {then:.3g} → {now:.3g}.")
         if self.skipped:
-            told.append(f"{len(self.skipped)} records were skipped (report.json says why).")
-        return " ".join(told)
+            sentences.append(f"{len(self.skipped)} records were skipped (report.json says why).")
+        return " ".join(sentences)
 
     def table(self) -> Table:
         """A row for each fact."""
@@ -134,8 +137,8 @@ class FactsEdited(Result):
         return [
             {"id": fact.id, **row}
             for fact in self.facts
-            for one in fact.exchanges
-            for row in one.rows()
+            for exchange in fact.exchanges
+            for row in exchange.rows()
         ]
 
     def to_record(self) -> dict[str, Any]:
@@ -157,15 +160,24 @@ class FactsEdited(Result):
 
 
 def _line(fact: FactEdited) -> tuple[str, ...]:
+    """The row of a fact, by COLUMNS."""
     first = fact.exchanges[0]
     asked, before, after = first.question, first.before, first.after
-    others = [one for one in fact.exchanges if one.question.role == "paraphrase"]
-    stay = staying(fact.exchanges)
+    paraphrases = [
+        exchange for exchange in fact.exchanges if exchange.question.role == "paraphrase"
+    ]
     return (
         f"{one_line(asked.prompt)}: {asked.old} → {asked.new}",
         f"{one_line(before.answer)} {probability(before.new)}",
         f"{one_line(after.answer)} {probability(after.new)}",
-        f"{sum(one.works for one in others)} of {len(others)}" if others else "-",
-        f"{sum(one.works for one in stay)} of {len(stay)}" if stay else "-",
+        _counted(paraphrases),
+        _counted(staying(fact.exchanges)),
         fact.verdict.outcome,
     )
+
+
+def _counted(exchanges: Sequence[Exchange]) -> str:
+    """How many exchanges work, as in "3 of 4"; "-" if there are none."""
+    if not exchanges:
+        return "-"
+    return f"{sum(exchange.works for exchange in exchanges)} of {len(exchanges)}"

@@ -1,4 +1,4 @@
-"""Measures over cases, and what a model makes of a benchmark before any edit."""
+"""Measures over cases of a benchmark, and the result of `score_model`: an unedited model's scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,30 +9,30 @@ from kedit.results.base import Result
 from kedit.stats import Interval
 from kedit.tables import Row, Table, percent, plural, two_digits
 
-# statistics of single prompts (kedit.scoring.summary.STATISTICS says how each is taken)
+# statistics of single prompts (kedit.scoring.summary.STATISTICS says how each is computed)
 OF_PROMPTS = (
     "success", "magnitude", "probability", "rival's probability", "exact match", "says it",
     "says the rival", "reciprocal rank", "ranks first",
 )  # fmt: skip
-SHOWN = {  # statistic: its column's heading
+SHOWN = {  # statistic: heading of its column
     "success": "success",
     "magnitude": "magnitude",
     "exact match": "exact",
     "says it": "says it",
     "reciprocal rank": "1/rank",
 }
-# of measures: what their intervals are
-INTERVALS = "95 % intervals over cases (Wilson's of rates, else by the bootstrap)"
+# explains the intervals of measures
+INTERVALS = "95 % intervals over cases (Wilson's for rates, bootstrap otherwise)"
 _EXPLAINED = (
-    f"Means in percent with {INTERVALS}. success: answer likelier than its rival; magnitude: "
-    "difference of their probabilities; exact: all tokens likeliest, teacher-forced; says it: "
-    "greedy text opens with it; 1/rank: of the relation's name among all relations' names. n: "
-    "prompts."
+    f"Means in percent with {INTERVALS}. success: the answer is likelier than its rival; "
+    "magnitude: probability of the answer minus that of its rival; exact: each token of the "
+    "answer is the likeliest one, given those before it; says it: the greedy continuation starts "
+    "with the answer; 1/rank: rank of the relation's name among the names of all relations."
 )
 
 
 class Key(NamedTuple):
-    """Which side, which probes, which statistic of theirs."""
+    """What a measure measures: the side, the group of probes, and the statistic of these probes."""
 
     perspective: str
     group: str
@@ -44,11 +44,12 @@ class Measure:
     """A number before and after an edit, over cases.
 
     Args:
-        key: what it is.
-        before, after, lift: means with 95 % intervals over cases, of rates Wilson's, else by the
-            bootstrap; lift = after - before, case by case. Without an edit only `before`; Scores on
-            lifts have only `after`. What a single case has is without an interval.
-        n_cases, n_prompts: that it rests on.
+        key: what is measured.
+        before, after: means over cases with 95 % intervals over cases (Wilson's for rates,
+            bootstrap otherwise). Without an edit there is only `before`; Scores on lifts have only
+            `after`. There is no interval over a single case.
+        lift: mean of after - before, paired by case.
+        n_cases, n_prompts: number of cases and of prompts.
     """
 
     key: Key
@@ -59,7 +60,7 @@ class Measure:
     n_prompts: int
 
     def row(self) -> dict[str, Any]:
-        """Plain numbers in one row; None for what there is not."""
+        """One row of plain numbers; None for a number that does not exist."""
         columns = {
             f"{name}{bound}": None
             for name in ("before", "after", "lift")
@@ -69,29 +70,31 @@ class Measure:
         return self.key._asdict() | columns | self._numbers() | counts
 
     def to_record(self) -> dict[str, Any]:
-        """`row` without the columns that it has no number for."""
+        """`row` without the columns that have no number."""
         counts = {"n_cases": self.n_cases, "n_prompts": self.n_prompts}
         return self.key._asdict() | self._numbers() | counts
 
     def _numbers(self) -> dict[str, float | None]:
         named = {"before": self.before, "after": self.after, "lift": self.lift}
-        found = [one.named(name) for name, one in named.items() if one is not None]
+        found = [mean.named(name) for name, mean in named.items() if mean is not None]
         return {column: value for columns in found for column, value in columns.items()}
 
 
 @dataclass(frozen=True)
 class Scores(Result):
-    """Where a model stands before any edit: every measure over all cases, and of each relation.
+    """Scores of an unedited model: all measures over all cases, and for each relation.
 
     Args:
-        model, seed: what was measured; `seed` drew texts and the bootstrap.
-        overall: measures of all cases.
-        by_relation: of each relation's cases, by its name.
-        kinds: how each relation behaves (kedit.facts.Kind).
-        perplexity: of held-out text, over `n_chunks` chunks of it.
-        text: what that text is.
-        n_cases: that were scored.
-        skipped: why others were not, by their ids or places.
+        model: name of the model.
+        seed: seed of the generated texts and of the bootstrap.
+        overall: measures over all cases.
+        by_relation: measures over each relation's cases, by the relation's name.
+        kinds: kind of each relation (`kedit.facts.Kind`), by its name.
+        perplexity: perplexity of held-out text, with an interval.
+        text: name of that text.
+        n_chunks: number of chunks of that text.
+        n_cases: number of cases that were scored.
+        skipped: why other cases were not scored, by their ids or their positions in the file.
     """
 
     FILE: ClassVar[str] = "measures.json"
@@ -108,51 +111,55 @@ class Scores(Result):
     skipped: Mapping[str, str]
 
     def table(self, by: str = "") -> Table:
-        """A row for each group of probes, a column for each statistic.
+        """A table with a row for each group of probes and a column for each statistic.
 
         Args:
-            by: "" for all cases together, "relation" for those of each relation apart.
+            by: "" for all cases together, "relation" for a part of the table per relation.
 
         Raises:
             InputError: `by` is neither.
         """
         if by not in ("", "relation"):
-            raise InputError(f"a table by {by!r}: '' or 'relation' is wanted")
+            raise InputError(f"by={by!r}: must be '' or 'relation'")
         parts = self.by_relation if by else {"": self.overall}
         rows = [(part, row) for part, found in parts.items() for row in measure_rows(found)]
         return Table(
             f"{self.model} before any edit, {plural(self.n_cases, 'case')}",
-            ("side", "prompts", *SHOWN.values(), "cases", "n"),
+            ("side", "group", *SHOWN.values(), "cases", "prompts"),
             tuple(row for _, row in rows),
             _EXPLAINED,
             tuple(part for part, _ in rows) if by else (),
         )
 
     def summary(self) -> Table:
-        """What is not of single prompts: Scores (percent), the entropy of generated text (bits)."""
+        """The measures that are not statistics of single prompts: Scores and entropy of text (bits)."""
         rows = [
             (
-                one.key.perspective,
+                measure.key.perspective,
                 f"{one.key.group}, {one.key.statistic}",
-                (two_digits if "entropy" in one.key.statistic else percent)(one.before),
-                str(one.n_cases),
+                (two_digits if "entropy" in measure.key.statistic else percent)(measure.before),
+                str(measure.n_cases),
             )
-            for one in self.overall
-            if one.key.statistic not in OF_PROMPTS
+            for measure in self.overall
+            if measure.key.statistic not in OF_PROMPTS
         ]
         return Table("", ("side", "measure", "before any edit", "cases"), tuple(rows))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every measure, of all cases and of each relation's."""
+        """A row for each measure, over all cases and over each relation's cases."""
         sets = {"all": self.overall, **self.by_relation}
-        return [{"cases of": name, **one.row()} for name, found in sets.items() for one in found]
+        return [
+            {"cases of": name, **measure.row()}
+            for name, measures in sets.items()
+            for measure in measures
+        ]
 
 
 def measure_rows(found: Sequence[Measure]) -> list[Row]:
-    """A row for each group of probes, of an unedited model."""
+    """Rows of `Scores.table`: one for each group of probes, with the values before any edit."""
     groups: dict[tuple[str, str], dict[str, Measure]] = {}
-    for one in found:
-        groups.setdefault(one.key[:2], {})[one.key.statistic] = one
+    for measure in found:
+        groups.setdefault(measure.key[:2], {})[measure.key.statistic] = measure
     rows = []
     for (side, group), by_statistic in groups.items():
         shown = [by_statistic[name] for name in SHOWN if name in by_statistic]

@@ -1,4 +1,4 @@
-"""What the training of a MEND came to: its losses, and what it does with requests it never saw."""
+"""The result of training MEND: losses, and success rates on held-out requests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,19 +9,22 @@ from kedit.stats import Interval
 from kedit.tables import Table, percent
 
 NOTE = (
-    "Percent, with 95 % intervals over requests (Wilson's). Own prompt, other wordings: the target "
-    "is likelier than what the fact said (the relation's name than None); neighbours: the "
-    "likeliest next token is what it was. Each request is edited alone."
+    "Percent, with Wilson's 95 % intervals over requests. Own prompt, other wordings: the target is "
+    "likelier than the old object (on the relation side: the relation's name is likelier than "
+    "None). Neighbours: the likeliest next token does not change. Each request is edited alone."
 )
 
 
 class Loss(NamedTuple):
-    """Losses in nats; of training they are means over the steps since the last ones.
+    """Losses at one step of the training, in nats.
+
+    Training losses are means over the steps since the last entry.
 
     Args:
-        edit: negative log-likelihood of what the edit wants.
-        before: the same without an edit.
-        kl: of what should stay.
+        step: the training step.
+        edit: negative log-likelihood of the targets after the edit.
+        before: negative log-likelihood of the targets without an edit.
+        kl: KL(unedited ‖ edited) of the next token in text that should not change.
     """
 
     step: int
@@ -32,12 +35,13 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class HeldOutRate:
-    """How often held-out requests' prompts of one kind have the reply that is wanted.
+    """How often one kind of prompts of held-out requests is answered as expected.
 
     Args:
-        side: from which the requests edit.
+        side: the side from which the requests edit.
         prompts: "own prompt", "other wordings" or "neighbours".
-        n: requests.
+        before, after: rate before and after the edit, as a fraction.
+        n: number of requests.
     """
 
     side: str
@@ -49,17 +53,20 @@ class HeldOutRate:
 
 @dataclass(frozen=True)
 class TrainedMend(Result):
-    """A MEND that was trained for a model.
+    """The training of a MEND network for a model.
 
     Args:
-        n_train, n_held_out: requests that were trained on, and validated with.
-        best: the step whose network is kept.
-        n_steps: that were taken.
-        training: losses since the last validation, at each.
-        validation: by side, at each validation.
-        rates: of the network that is kept, on the held-out requests.
-        skipped: why other records could not be used, by their places.
-        file: the network, for `kedit.editors.mend.MEND`; "" where it was not trained just now.
+        model: name of the model.
+        seed: seed of the training.
+        n_train: number of requests that the network was trained on.
+        n_held_out: number of requests that it was validated with.
+        best: the step whose network was saved: the best one in validation.
+        n_steps: number of training steps.
+        training: training losses, one entry for each validation.
+        validation: validation losses by side, one entry for each validation.
+        rates: success rates of the saved network on the held-out requests.
+        skipped: why other records could not be used, by their positions in the file.
+        file: path of the network, for `kedit.editors.mend.MEND`; "" if the result was loaded.
     """
 
     FILE = "validation.json"
@@ -77,23 +84,23 @@ class TrainedMend(Result):
     file: str = field(default="", compare=False)
 
     def table(self) -> Table:
-        """How often held-out requests have the reply that is wanted, before and after the edit."""
+        """How often held-out requests are answered as expected, before and after the edit."""
         rows = tuple(
-            (one.side, one.prompts, percent(one.before), percent(one.after), str(one.n))
-            for one in self.rates
+            (rate.side, rate.prompts, percent(rate.before), percent(rate.after), str(rate.n))
+            for rate in self.rates
         )
         title = f"MEND for {self.model} after {self.best} of {self.n_steps} steps"
-        columns = ("edits", "prompts", "before", "after", "n")
-        return Table(f"{title}, on requests it never saw", columns, rows, NOTE)
+        columns = ("side", "prompts", "before", "after", "requests")
+        return Table(f"{title}, on held-out requests", columns, rows, NOTE)
 
     def rows(self) -> list[dict[str, Any]]:
         return [
             {
-                "side": one.side,
-                "prompts": one.prompts,
-                **one.before.named("before"),
-                **one.after.named("after"),
-                "n": one.n,
+                "side": rate.side,
+                "prompts": rate.prompts,
+                **rate.before.named("before"),
+                **rate.after.named("after"),
+                "n": rate.n,
             }
-            for one in self.rates
+            for rate in self.rates
         ]

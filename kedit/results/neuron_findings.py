@@ -1,4 +1,4 @@
-"""All that find_neurons finds: relation by relation, half by half, and what scaling does."""
+"""The result of `find_neurons`: relations' neurons, and the effect of scaling them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ from kedit.stats import Interval
 from kedit.tables import Table, estimate, percent, plural, two_digits
 
 HALF_NAMES = {"mlp": "MLP", "attn": "attention", "both": "both"}
-NAMED = 3  # layers and heads of a relation that a table names
+N_LISTED = 3  # layers and heads of a relation that the table lists
 
 
 @dataclass(frozen=True)
 class LeftOutCounts:
-    """What could not be searched.
+    """How many facts and which relations were left out of the search.
 
     Args:
-        wrong: facts that the model answers otherwise in too many wordings.
-        unusable: facts that cannot be asked.
-        relations: ids of those that had too few other facts.
+        wrong: number of facts that the model does not know in enough wordings.
+        unusable: number of facts whose prompts cannot be used.
+        relations: ids of the relations with too few other facts.
     """
 
     wrong: int
@@ -41,15 +41,19 @@ class LeftOutCounts:
 
 @dataclass(frozen=True)
 class NeuronFindings(Result):
-    """Which neurons bring relations' objects, and what scaling them does.
+    """Which neurons contribute to relations' answers, and what scaling them does.
 
     Args:
-        agree_facts: a relation's neurons are those of more than this share of its facts.
-        halves: what each half that was searched holds.
-        attention: None if one half was not searched.
-        sharing: of each half, and of "both".
-        changes: what scaling did, in the order of halves, whose neurons, and factors.
-        n_prompts: of all facts.
+        model: name of the model.
+        seed: seed of the bootstrap and of all random draws.
+        agree_facts: the neurons of a relation are those of more than this share of its facts.
+        relations: the neurons of each relation.
+        halves: numbers of neurons and attributions by layer, for each half that was searched.
+        attention: attention's share of the attribution; None if only one half was searched.
+        sharing: how many neurons facts share, for each half and for "both".
+        changes: effects of scaling, sorted by half, by whose neurons were scaled, and by factor.
+        n_prompts: number of prompts of all facts.
+        left_out: what was left out of the search.
     """
 
     FILE = "neurons.json"
@@ -67,122 +71,140 @@ class NeuronFindings(Result):
 
     @property
     def n_facts(self) -> int:
-        """Of all relations together."""
-        return sum(one.n_facts for one in self.relations)
+        """The number of facts of all relations together."""
+        return sum(relation.n_facts for relation in self.relations)
 
     @property
     def clean(self) -> Interval | None:
-        """The answers' probability with nothing scaled; None where nothing was.
+        """The answers' mean probability when nothing is scaled; None if no scaling was measured.
 
-        Of a change with most facts: where a relation has no neurons of a half, its facts are left
-        out.
+        A relation without neurons in a half is left out of that half's changes. So this is the
+        value of a change that covers the most facts.
         """
-        return max(self.changes, key=lambda one: one.n_facts).clean if self.changes else None
+        if not self.changes:
+            return None
+        return max(self.changes, key=lambda change: change.n_facts).clean
 
     def table(self) -> Table:
-        """Relation by relation."""
+        """A row for each relation, with its numbers of neurons and its main layers and heads."""
         halves = [HALF_NAMES[half] for half in self.halves]
         return Table(
             title=f"Neurons of {plural(len(self.relations), 'relation')}: {self.model}",
             columns=("relation", "facts", *halves, "layers", "heads"),
             rows=tuple(
                 (
-                    one.name[:24],
-                    str(one.n_facts),
-                    *(str(int(one.counts[half].sum())) for half in self.halves),
-                    _layers(one),
-                    _heads(one) if "attn" in self.halves else "",
+                    relation.name[:24],
+                    str(relation.n_facts),
+                    *(str(int(relation.counts[half].sum())) for half in self.halves),
+                    _layers(relation),
+                    _heads(relation) if "attn" in self.halves else "",
                 )
-                for one in self.relations
+                for relation in self.relations
             ),
-            note=f"Of a relation: the neurons of more than {100 * self.agree_facts:.0f} % of its "
-            "facts. Layers: those with most of them. Heads: those with most of the positive "
-            "attribution of all sites (each an integral along its own key alone).",
+            note=f"A neuron counts if more than {100 * self.agree_facts:.0f} % of the relation's "
+            "facts have it. Layers: those with most neurons. Heads: those with the largest shares "
+            "of the positive attribution at all sites (each site is integrated separately).",
         )
 
     def half_table(self) -> Table:
-        """Both halves side by side."""
+        """Neurons and attribution of both halves, side by side."""
         sharing, halves = self.sharing.values(), self.halves.values()
         columns = tuple(HALF_NAMES[half] for half in self.sharing)
         rows = [
-            ("neurons of a relation", *(two_digits(one.total) for one in halves)),
-            ("neurons of a fact", *(two_digits(one.own) for one in sharing)),
-            ("  shared in its relation", *(two_digits(one.within) for one in sharing)),
-            ("  shared outside of it", *(two_digits(one.between) for one in sharing)),
+            ("neurons per relation", *(two_digits(half.total) for half in halves)),
+            ("neurons per fact", *(two_digits(shared.own) for shared in sharing)),
+            ("  shared, same relation", *(two_digits(shared.within) for shared in sharing)),
+            ("  shared, other relation", *(two_digits(shared.between) for shared in sharing)),
         ]
         if self.attention:
-            shares = [estimate(*one.share.floats(100)) for one in halves if one.share]
+            shares = [estimate(*half.share.floats(100)) for half in halves if half.share]
             rows.append(("share of attribution (%)", *shares))
         return Table(
             title="MLP and attention",
             columns=("", *columns),
-            # where both were searched, what is not of both together has no third cell
+            # if both halves were searched there is a third column, "both", which not all rows have
             rows=tuple(row + ("",) * (len(columns) + 1 - len(row)) for row in rows),
-            note=f"Means{self._spread}; shared: with another fact, over pairs of facts. "
-            "Attribution: the sites' sums, which need not add up across sites.",
+            note=f"Means{self._spread}. shared: neurons that two facts have in common, mean over "
+            "pairs of facts. Attribution: sum over sites; each site is integrated separately.",
         )
 
     def scaling_table(self) -> Table:
-        """What scaling does to the answers: a row for each half and whose neurons."""
+        """The effect of scaling on the answers: a row for each half and each group of neurons."""
         clean = percent(self.clean) or "-"
         rows = []
-        for (half, whose), own in groupby(self.changes, key=lambda one: (one.half, one.neurons)):
-            pair = list(own)
-            cells = [text for one in pair for text in (percent(one.prob), two_digits(one.logprob))]
+        groups = groupby(self.changes, key=lambda change: (change.half, change.neurons))
+        for (half, whose), changes in groups:
+            pair = list(changes)  # suppressed (factor 0), amplified (factor 2)
+            cells = [
+                text
+                for change in pair
+                for text in (percent(change.prob), two_digits(change.logprob))
+            ]
             n = f"{pair[0].n_neurons:.0f}"
             rows.append((HALF_NAMES[half], whose, n, str(pair[0].n_facts), *cells))
         return Table(
-            title="Scaling neurons at the last token: how the answer's probability changes from "
-            f"{clean} %",
-            columns=("half", "neurons", "n", "facts", "× 0: points", "nats", "× 2: points", "nats"),
+            title="Scaling neurons at the last token: change of the answer's probability "
+            f"(unscaled: {clean} %)",
+            columns=(
+                "half",
+                "neurons",
+                "scaled",
+                "facts",
+                "× 0: points",
+                "nats",
+                "× 2: points",
+                "nats",
+            ),
             rows=tuple(rows),
-            note="In percentage points, and its logarithm in nats: means over facts"
-            f"{self._spread}. n: neurons scaled. They were found on other facts of their relation; "
-            "loudest and random: as many others at the same sites, those that write most there, "
-            "and any. effects.csv has it in percent, too.",
+            note="points: change of the probability in percentage points; nats: change of its "
+            f"logarithm. Means over facts{self._spread}. scaled: number of neurons. The neurons "
+            "were found on other facts of their relation. loudest, random: the same number of "
+            "other neurons at the same sites, those that write most there or random ones. "
+            "effects.csv also has relative changes.",
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every neuron of every relation; those of z with their head."""
+        """A row for each neuron of each relation; neurons of z have a head."""
         return [
             {
-                "relation": one.id, "name": one.name, "half": neuron.half, "layer": neuron.layer,
+                "relation": relation.id, "name": relation.name, "half": neuron.half, "layer": neuron.layer,
                 "index": neuron.index, "head": "" if neuron.head is None else neuron.head,
             }
-            for one in self.relations
-            for neuron in one.neurons
+            for relation in self.relations
+            for neuron in relation.neurons
         ]  # fmt: skip
 
     def effect_rows(self) -> list[dict[str, Any]]:
-        """What scaling does: a row for each half, whose neurons, and factor."""
+        """The effect of scaling: a row for each half, each group of neurons, and each factor."""
         return [
             {
-                "neurons": one.neurons, "half": one.half, "factor": one.factor,
-                "n_facts": one.n_facts, "n_neurons": one.n_neurons, **one.clean.named("clean"),
-                **one.prob.named("prob"), **one.relative.named("relative"),
-                **one.logprob.named("logprob"),
+                "neurons": change.neurons, "half": change.half, "factor": change.factor,
+                "n_facts": change.n_facts, "n_neurons": change.n_neurons, **change.clean.named("clean"),
+                **change.prob.named("prob"), **change.relative.named("relative"),
+                **change.logprob.named("logprob"),
             }
-            for one in self.changes
+            for change in self.changes
         ]  # fmt: skip
 
     @property
     def _spread(self) -> str:
+        """How the tables' notes describe the intervals."""
         if len(self.relations) < 2:
             return " (one relation, so no intervals)"
         return f" with 95 % bootstrap intervals over relations (seed {self.seed})"
 
 
-def _layers(one: RelationNeurons) -> str:
-    """Those with most neurons."""
-    counts = np.sum([part.sum(1) for part in one.counts.values()], axis=0)
-    order = np.argsort(-counts, kind="stable")[:NAMED]
+def _layers(relation: RelationNeurons) -> str:
+    """The layers with most neurons, with their counts."""
+    counts = np.sum([part.sum(1) for part in relation.counts.values()], axis=0)
+    order = np.argsort(-counts, kind="stable")[:N_LISTED]
     return ", ".join(f"L{layer} ({counts[layer]})" for layer in order if counts[layer])
 
 
-def _heads(one: RelationNeurons) -> str:
-    """Those of the largest shares."""
-    shares = one.head_shares
+def _heads(relation: RelationNeurons) -> str:
+    """The heads with the largest shares of the positive attribution."""
+    shares = relation.head_shares
     return ", ".join(
         f"L{layer}H{head} {100 * shares[layer, head]:.1f} %"
-        for layer, head in strongest(shares)[:NAMED]
+        for layer, head in strongest(shares)[:N_LISTED]
     )

@@ -1,4 +1,4 @@
-"""Neurons of relations, what facts share of them, and what scaling them does to answers."""
+"""Neurons of relations, how many of them facts share, and the effect of scaling them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,13 @@ from kedit.stats import Interval
 
 
 class NeuronPlace(NamedTuple):
-    """One number of a site's key.
+    """The location of a neuron: one number of a write site's key.
 
     Args:
-        half: "mlp", a neuron of W_out's key; "attn", a number of some head's z.
-        index: in the key, that of all heads together.
-        head: whose it is; None in an MLP.
+        half: "mlp" for a neuron of an MLP, "attn" for one number of a head's z.
+        layer: layer of the site.
+        index: index in the site's key; the key of attention is the z of all heads, concatenated.
+        head: the head to which the number belongs; None in an MLP.
     """
 
     half: Half
@@ -29,16 +30,17 @@ class NeuronPlace(NamedTuple):
 
 @dataclass(frozen=True)
 class RelationNeurons:
-    """What the facts of one relation have in common.
+    """The neurons that the facts of one relation have in common.
 
     Args:
-        id, name: the relation's.
-        n_facts: that were searched.
-        neurons: those that enough of the facts agree on.
-        counts: how many of them there are, by half: of each layer's MLP (one unit), and of each
-            head of its attention (a unit each).
-        mass: sums of positive attributions, in probability, mean over the facts; by half, in the
-            same units. Each site's is an integral along its own key alone: sums can exceed 1.
+        id, name: id and name of the relation.
+        n_facts: number of facts that were searched.
+        neurons: the neurons that enough of the facts have.
+        counts: number of these neurons by half, layer and unit. The MLP of a layer is one unit;
+            each attention head is a unit.
+        mass: sum of the positive attributions, as a probability, mean over facts; by half, layer
+            and unit. Each site's attribution is an integral along its own key only, so sums over
+            sites can exceed 1.
     """
 
     id: str
@@ -50,18 +52,19 @@ class RelationNeurons:
 
     @property
     def head_shares(self) -> Float[ndarray, "layer head"]:
-        """Of the positive attributions at all sites that were searched."""
+        """Each head's share of the positive attribution at all sites that were searched."""
         return self.mass["attn"] / max(sum(part.sum() for part in self.mass.values()), 1e-30)
 
 
 class ByLayer(NamedTuple):
-    """What the MLPs, or the attention, of all layers hold; intervals are over relations.
+    """Neurons and attributions of one half (MLP or attention); intervals are over relations.
 
     Args:
-        neurons: of a relation, by layer.
-        total: of a relation, in all layers.
-        mass: sum of a fact's positive attributions, by layer.
-        share: of the positive attributions of both halves; None if one was not searched.
+        neurons: mean number of neurons per relation, by layer.
+        total: mean number of neurons per relation, in all layers.
+        mass: sum of a fact's positive attributions, by layer; mean over facts.
+        share: this half's share of the positive attribution of both halves, from 0 to 1; None if
+            only one half was searched.
     """
 
     neurons: Interval
@@ -71,34 +74,36 @@ class ByLayer(NamedTuple):
 
 
 class AttributionShare(NamedTuple):
-    """Attention's share of the positive attributions: in each layer, and in all of them."""
+    """Attention's share of the positive attribution: in each layer, and in all layers together."""
 
     by_layer: tuple[Interval, ...]
     total: Interval
 
 
 class SharedNeurons(NamedTuple):
-    """Neurons of a fact, and how many of them are another fact's too, on average."""
+    """Mean number of neurons of a fact, and of neurons that two facts have in common."""
 
     own: Interval
-    within: Interval  # two facts of one relation; NaN where no relation has two
-    between: Interval  # two facts of different relations; NaN where there is one relation
+    within: Interval  # two facts of the same relation; NaN if no relation has two facts
+    between: Interval  # two facts of different relations; NaN if there is only one relation
 
 
 @dataclass(frozen=True)
 class ScalingChange:
-    """What scaling neurons does to the probability of facts' answers: scaled - clean.
+    """How scaling neurons changes the probability of facts' answers: scaled - clean.
+
+    All means have 95 % bootstrap intervals over relations.
 
     Args:
-        neurons: whose they are, in words.
-        half: "mlp", "attn", or "both".
-        factor: what they were multiplied by.
-        n_facts: that were asked for.
-        n_neurons: that were scaled, on average.
-        clean: the probability when nothing is scaled; this and what follows with 95 % bootstrap
-            intervals over relations.
-        prob, logprob: mean changes, the latter in nats.
-        relative: change of all probabilities together, as a share of them.
+        neurons: which group of neurons was scaled, as a phrase.
+        half: the half of these neurons: "mlp", "attn", or "both".
+        factor: the factor by which the neurons were multiplied.
+        n_facts: number of facts whose answers were scored.
+        n_neurons: mean number of neurons that were scaled.
+        clean: mean probability when nothing is scaled.
+        prob: mean change of the probability.
+        logprob: mean change of the log-probability, in nats.
+        relative: sum of the changes of probability, divided by the sum of the clean probabilities.
     """
 
     neurons: str
@@ -113,7 +118,7 @@ class ScalingChange:
 
 
 def strongest(values: ndarray) -> list[tuple[int, int]]:
-    """Layer and head of all entries above zero, from the largest down."""
+    """The (layer, head) indices of all positive entries, from the largest to the smallest."""
     order = np.argsort(-values, axis=None, kind="stable")
-    places = [divmod(int(flat), values.shape[1]) for flat in order]
-    return [place for place in places if values[place] > 0]
+    indices = [divmod(int(flat), values.shape[1]) for flat in order]
+    return [index for index in indices if values[index] > 0]

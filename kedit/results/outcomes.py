@@ -1,4 +1,4 @@
-"""What the edit of one case did."""
+"""The outcome of editing one benchmark case: its score, its costs, and why it failed if it did."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,16 +10,18 @@ from kedit.results.scores import EditScore
 
 @dataclass(frozen=True)
 class Outcome:
-    """The edit of one case by one editor, scored and taken back.
+    """What the edit of one case by one editor did.
 
     Args:
-        trouble: why it must not count as a success (kedit.editing.checks, or the editor gave up);
-            "" if nothing is wrong.
-        score: of the edited model; None where there was no edit to apply.
-        seconds, memory: that making the edit took, and bytes at the peak beyond those before.
-        perplexity, kl: of held-out text, after the edit; KL(before ‖ after) a token, in nats. None
-            where an edit that wrecks the model leaves no finite number.
-        norm: the largest ‖delta‖ / ‖weight‖ of its parameters.
+        trouble: why the edit counts as failed: a reason from `kedit.editing.checks`, or the editor
+            gave up; "" if nothing is wrong.
+        score: scores of the edited model; None if there was no edit to apply.
+        seconds: time to make the edit, in seconds.
+        memory: peak memory beyond what was in use before, in bytes.
+        perplexity: perplexity of held-out text after the edit.
+        kl: KL(before ‖ after) of the next token on held-out text, in nats per token. This and the
+            perplexity are None if the edit damaged the model so much that they are not finite.
+        norm: the largest ‖delta‖ / ‖weight‖ of the edited parameters.
     """
 
     trouble: str
@@ -31,10 +33,10 @@ class Outcome:
     norm: float | None = None
 
     def counted(self, before: EditScore) -> EditScore:
-        """The score that the edit counts with: in trouble it is taken back, and changes nothing."""
+        """The score with which the edit enters averages: an edit in trouble counts as no edit."""
         return before if self.trouble or self.score is None else self.score
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Outcome":
-        """What `kedit.records.to_record` made of it; other fields of the record do not matter."""
+        """The inverse of `kedit.records.to_record`; other fields of the record are ignored."""
         return from_record(cls, record)

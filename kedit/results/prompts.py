@@ -1,4 +1,4 @@
-"""What patching one's own prompts found: the effect of every cell, with the texts it is of."""
+"""The result of patching prompts of your own: the effect of every restored cell."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +12,16 @@ from kedit.results.swept import Swept
 
 @dataclass(frozen=True)
 class PromptTrace(Swept):
-    """All sweeps of a clean text and of the corrupted ones that it is held against.
+    """All sweeps of a clean text, with the corrupted texts that it is compared with.
 
     Args:
-        clean, corrupted_texts: as they were given, without blanks at their ends.
-        labels: the clean prompt's tokens, those that are given of the answer at the end.
-        corrupted: the positions at which tokens differ.
-        grids: by EffectGrid.name.
-        answer, foil: the tokens that are scored; "" with a metric of one's own.
-        given: the answer's tokens before the one that is scored, which end every prompt.
+        clean: the clean text, without blanks at its end.
+        corrupted_texts: the corrupted texts, without blanks at their ends.
+        labels: the tokens of the clean prompt; the answer's tokens in `given` are at the end.
+        corrupted: the positions at which the tokens of clean and corrupted texts differ.
+        grids: the scores of each sweep, by `EffectGrid.name`.
+        answer, foil: the tokens that are scored; "" with a user's own metric.
+        given: the answer's tokens before the scored token, which are at the end of every prompt.
     """
 
     clean: str
@@ -38,11 +39,12 @@ class PromptTrace(Swept):
 
     @property
     def text(self) -> str:
+        """The clean text."""
         return self.clean
 
     @property
     def corrupted_how(self) -> str:
-        """What the clean text was exchanged for, in words."""
+        """The corrupted text, or how many corrupted texts there are."""
         first, *others = self.corrupted_texts
         return f"{len(others) + 1} other texts" if others else f"“{first}”"
 

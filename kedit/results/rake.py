@@ -1,4 +1,4 @@
-"""What RaKE holds that was built: counts of its records, as they are added."""
+"""The result of `build_rake`: counts of the benchmark's records."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from kedit.data.fields import Record
 from kedit.results.base import Result
 from kedit.tables import Table
 
-# of CounterFact as it was published: Meng et al. 2022, table 2; relations counted in the file
+# counts of CounterFact: Meng et al. 2022, table 2; the relations were counted in the file
 PUBLISHED = {"records": 21_919, "subjects": 20_391, "new_objects": 749, "relations": 34}
 
 
 @dataclass(frozen=True)
 class RelationCount:
-    """How many records are of one relation; `kind` is kedit.facts.Kind."""
+    """The number of records of one relation; `kind` is a `kedit.facts.Kind`."""
 
     label: str
     kind: str
@@ -27,14 +27,17 @@ class RakeStatistics(Result):
     """Counts of a benchmark's records.
 
     Args:
-        skipped: records of the source that could not be used.
-        paraphrases: different ones, of relations.
-        kinds: records by their relation's kind.
-        by_relation: by the relation's id.
-        relation_neighbours: records by how many relation neighbours they have.
-        lacks: records that have no prompts of a kind.
-        notes: what is to be known when scores are read.
-        source, sha256: the source's name, the digest of rake.jsonl.
+        records, subjects, new_objects, relations: numbers of records and of distinct subjects, new
+            objects and relations.
+        skipped: number of records of the source that could not be used.
+        paraphrases: number of distinct paraphrases of relations.
+        kinds: number of records by kind of relation.
+        by_relation: number of records of each relation, by the relation's id.
+        relation_neighbours: number of records by how many relation neighbours they have.
+        lacks: number of records that lack a kind of prompts, by that kind.
+        notes: number of records with a remark that matters for reading scores, by the remark.
+        source: name of the source.
+        sha256: SHA-256 digest of rake.jsonl.
     """
 
     FILE: ClassVar[str] = "statistics.json"
@@ -54,25 +57,22 @@ class RakeStatistics(Result):
     sha256: str
 
     def totals(self) -> dict[str, int]:
-        """What is known of CounterFact too."""
+        """The counts that are published for CounterFact too."""
         return {name: getattr(self, name) for name in PUBLISHED}
 
     def table(self) -> Table:
-        """Every count; where the size is CounterFact's, its own beside them."""
+        """All counts; if there are as many records as in CounterFact, its counts are in a column too."""
         neighbours = sum(int(n) * times for n, times in self.relation_neighbours.items())
         rows = [
             ("distinct paraphrases of relations", f"{self.paraphrases:,}"),
-            ("relation neighbours a record", f"{neighbours / self.records:.1f}"),
-            *(
-                (f"records of a relation of kind {kind}", f"{n:,}")
-                for kind, n in self.kinds.items()
-            ),
+            ("relation neighbours per record", f"{neighbours / self.records:.1f}"),
+            *((f"records of {kind} relations", f"{n:,}") for kind, n in self.kinds.items()),
             *((f"lacks: {words}", f"{n:,}") for words, n in self.lacks.items()),
             *((f"note: {words}", f"{n:,}") for words, n in self.notes.items()),
             ("records skipped (skipped.jsonl)", f"{self.skipped:,}"),
         ]
         rows = [*((name.replace("_", " "), f"{n:,}") for name, n in self.totals().items()), *rows]
-        columns = ("", "here")
+        columns = ("", "this file")
         if self.records == PUBLISHED["records"]:
             known = [f"{n:,}" for n in PUBLISHED.values()]
             known += [""] * (len(rows) - len(known))
@@ -82,18 +82,18 @@ class RakeStatistics(Result):
             f"RaKE from {self.source}",
             columns,
             tuple(rows),
-            "lacks: prompts of that kind are missing from so many records.\n"
-            "note: kept, but to be known when scores are read.",
+            "lacks: number of records without prompts of this kind.\n"
+            "note: these records are kept, but the remark matters for reading their scores.",
         )
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each relation."""
-        return [{"id": id, **vars(one)} for id, one in self.by_relation.items()]
+        return [{"id": id, **vars(count)} for id, count in self.by_relation.items()]
 
 
 @dataclass
 class Tally:
-    """What has been built so far, counted."""
+    """Counts of the records that have been built so far."""
 
     relations: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # id, label, kind
     subjects: set[str] = field(default_factory=set)
@@ -104,7 +104,7 @@ class Tally:
     notes: Counter[str] = field(default_factory=Counter)
 
     def add(self, record: Record) -> None:
-        """Counts one more."""
+        """Counts one more record."""
         rewrite = record["requested_rewrite"]
         relation = rewrite["relation"]
         self.relations[relation["id"], relation["strs"][0], relation["kind"]] += 1
@@ -116,7 +116,13 @@ class Tally:
         self.notes.update(record["notes"])
 
     def statistics(self, n_skipped: int, source: str, sha256: str) -> RakeStatistics:
-        """All counts."""
+        """The counts as a result.
+
+        Args:
+            n_skipped: number of records of the source that were skipped.
+            source: name of the source.
+            sha256: SHA-256 digest of rake.jsonl.
+        """
         kinds: Counter[str] = Counter()
         for (_, _, kind), n_records in self.relations.items():
             kinds[kind] += n_records
