@@ -86,7 +86,7 @@ class HeadAnswers(Result):
         return Interval(median, low, high)
 
     def curves(self) -> Mapping[str, Interval]:
-        """Relative change of the answer's probability by cut and layer, over facts with that cut."""
+        """Relative change of the answer's probability, by cut and then by layer."""
         return {name: self._mean(rows) for name in CUTS if (rows := self._knocked_out(name))}
 
     def paths(self) -> Mapping[Head, Mapping[str, Interval]]:

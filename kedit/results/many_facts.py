@@ -45,7 +45,7 @@ class FactEdited:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """The verdict on this fact's prompts; costs of the whole edit do not count as its prices."""
+        """The verdict on this fact's prompts; costs of the whole edit are no prices of a fact."""
         return judged_exchanges(self.exchanges)
 
     def to_record(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class FactsEdited(Result):
 
     @cached_property
     def verdict(self) -> Verdict:
-        """The verdict on the whole edit: it works if the model says all targets, without a price."""
+        """The verdict on the whole edit: it works if all targets are said, without a price."""
         said = self.n_said / len(self.facts)
         return judged(
             said >= LEAST_SAID,
@@ -107,7 +107,7 @@ class FactsEdited(Result):
         )
 
     def in_words(self) -> str:
-        """The verdict in sentences, with the number of facts for each outcome and of skipped records."""
+        """The verdict in sentences, with the number of facts for each outcome."""
         outcomes = Counter(fact.verdict.outcome for fact in self.facts)
         counted = (
             f"{outcomes['works']} facts work, {outcomes['at a price']} work at a price, "

@@ -1,4 +1,4 @@
-"""Measures over cases of a benchmark, and the result of `score_model`: an unedited model's scores."""
+"""Measures over cases of a benchmark, and the result of `score_model`: Scores before any edit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,7 +132,7 @@ class Scores(Result):
         )
 
     def summary(self) -> Table:
-        """The measures that are not statistics of single prompts: Scores and entropy of text (bits)."""
+        """The measures that are not of single prompts: Scores (percent), entropy of text (bits)."""
         rows = [
             (
                 measure.key.perspective,

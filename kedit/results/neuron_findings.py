@@ -167,8 +167,8 @@ class NeuronFindings(Result):
         """A row for each neuron of each relation; neurons of z have a head."""
         return [
             {
-                "relation": relation.id, "name": relation.name, "half": neuron.half, "layer": neuron.layer,
-                "index": neuron.index, "head": "" if neuron.head is None else neuron.head,
+                "relation": relation.id, "name": relation.name, "half": neuron.half,
+                "layer": neuron.layer, "index": neuron.index, "head": "" if neuron.head is None else neuron.head,
             }
             for relation in self.relations
             for neuron in relation.neurons
@@ -179,8 +179,8 @@ class NeuronFindings(Result):
         return [
             {
                 "neurons": change.neurons, "half": change.half, "factor": change.factor,
-                "n_facts": change.n_facts, "n_neurons": change.n_neurons, **change.clean.named("clean"),
-                **change.prob.named("prob"), **change.relative.named("relative"),
+                "n_facts": change.n_facts, "n_neurons": change.n_neurons,
+                **change.clean.named("clean"), **change.prob.named("prob"), **change.relative.named("relative"),
                 **change.logprob.named("logprob"),
             }
             for change in self.changes

@@ -61,12 +61,15 @@ class RakeStatistics(Result):
         return {name: getattr(self, name) for name in PUBLISHED}
 
     def table(self) -> Table:
-        """All counts; if there are as many records as in CounterFact, its counts are in a column too."""
+        """All counts, next to CounterFact's if the number of records is the same."""
         neighbours = sum(int(n) * times for n, times in self.relation_neighbours.items())
         rows = [
             ("distinct paraphrases of relations", f"{self.paraphrases:,}"),
             ("relation neighbours per record", f"{neighbours / self.records:.1f}"),
-            *((f"records of {kind} relations", f"{n:,}") for kind, n in self.kinds.items()),
+            *(
+                (f"records of {kind or 'unclassified'} relations", f"{n:,}")
+                for kind, n in self.kinds.items()
+            ),
             *((f"lacks: {words}", f"{n:,}") for words, n in self.lacks.items()),
             *((f"note: {words}", f"{n:,}") for words, n in self.notes.items()),
             ("records skipped (skipped.jsonl)", f"{self.skipped:,}"),

@@ -1,4 +1,4 @@
-"""Heads compared by relation: their effects, whether relations share them, where they look."""
+"""The result of comparing relations by heads: effects, shared heads, attention patterns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadsByRelation(Result):
-    """Which heads carry which relation, whether relations share them, and where they look.
+    """Which heads carry which relation, whether relations share heads, and where heads attend.
 
     Args:
-        model: its name.
-        corruption: what was done to the corrupted words, in words.
-        metric: of the effects.
-        seed: of the bootstrap and the permutations.
-        heads, sharing: one for each part whose relations could be compared, in the same order.
-        not_compared: why they could not be, by part.
-        looks: of the strongest heads; empty where nothing was compared.
+        model: name of the model.
+        corruption: what was done to the corrupted words, as a phrase.
+        metric: metric of the effects.
+        seed: seed of the bootstrap and of the permutations.
+        heads, sharing: one entry for each part whose relations could be compared, in the same
+            order.
+        not_compared: why a part's relations could not be compared, by part.
+        looks: where the strongest heads attend; empty if no relations were compared.
     """
 
     FILE: ClassVar[str] = "heads.json"
@@ -43,51 +44,56 @@ class HeadsByRelation(Result):
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts whose relations were compared."""
-        return tuple(one.part for one in self.heads)
+        return tuple(heads.part for heads in self.heads)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each part, relation, bucket and head."""
         return [row for heads in self.heads for row in _effects(heads)]
 
     def look_rows(self) -> list[dict[str, Any]]:
-        """Where each head looks: a row for each head and role."""
+        """Where each head attends: a row for each head and role of tokens."""
         return [
-            {"head": str(one.head), "to": role, "facts": one.n_facts}
+            {"head": str(look.head), "to": role, "facts": look.n_facts}
             | {
                 f"{name}{bound}": float(values[column])
-                for name, interval in (("attention", one.share), ("moved", one.moved))
+                for name, interval in (("attention", look.share), ("moved", look.moved))
                 for bound, values in zip(("", " low", " high"), interval, strict=True)
             }
-            for one in self.looks
-            for column, role in enumerate(one.roles)
+            for look in self.looks
+            for column, role in enumerate(look.roles)
         ]
 
     def table(self) -> Table:
-        """Do relations share heads?"""
+        """Whether relations share heads: a row for each part."""
         return Table(
-            "Do relations share heads? Correlations of single facts' maps of head effects",
-            ("corrupted", "relations", "facts", "within", "between", "shared", "p"),
+            "Do relations share heads? Correlations between single facts' head effects",
+            ("corrupted", "relations", "facts", "same relation", "different", "shared", "p"),
             tuple(
                 (
-                    one.part,
-                    str(one.n_relations),
-                    str(one.n_facts),
-                    *(estimate(*each.floats()) for each in (one.within, one.between, one.shared)),
-                    f"{one.p:.2g}",
+                    part.part,
+                    str(part.n_relations),
+                    str(part.n_facts),
+                    *(
+                        estimate(*mean.floats())
+                        for mean in (part.within, part.between, part.shared)
+                    ),
+                    f"{part.p:.2g}",
                 )
-                for one in self.sharing
+                for part in self.sharing
             ),
-            "shared: between / within; 1 if all relations have the same heads. 95 % bootstrap "
-            "intervals over relations; p: facts permuted among relations.",
+            "same relation, different: mean Pearson's r between facts of one relation, or of two. "
+            "shared: their ratio, different / same; 1 if all relations use the same heads. 95 % "
+            "bootstrap intervals over relations. p: facts permuted among relations.",
         )
 
     def save(self, folder: "RunFolder") -> None:
-        """Writes heads.json, and heads.csv and looks.csv."""
+        """Writes heads.json, heads.csv and looks.csv."""
         super().save(folder)
         folder.write("looks.csv", csv_text(self.look_rows()))
 
 
 def _effects(heads: RelationHeads) -> list[dict[str, Any]]:
+    """A row for each relation, bucket and head."""
     return [
         {
             "corrupted": heads.part,

@@ -1,4 +1,4 @@
-"""Scores of a benchmark case: what a model makes of each of its probes."""
+"""Scores of a benchmark case: a model's probabilities and replies on each of its probes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,16 +7,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """What a model makes of one probe (kedit.facts.Probe).
+    """A model's scores on one probe (`kedit.facts.Probe`).
 
     Args:
-        perspective, group, prompt, answer, rival: the probe's; an answer that it leaves to the
-            unedited model is filled in.
-        logprob, rival_logprob: mean log-probability of the tokens of answer and rival, in nats.
-        exact: every token of the answer is the likeliest, teacher-forced.
-        rank: of the probe's label among all relations' names (1 is best); None without a label.
-        said: the greedy continuation; None where none was asked for.
-        says, says_rival: it opens with the answer, with the rival (or an alias); None without it.
+        perspective, group, prompt, answer, rival: fields of the probe. If the probe's answer is the
+            unedited model's own word, `answer` is this word.
+        logprob, rival_logprob: mean log-probability of the tokens of the answer and of the rival,
+            in nats.
+        exact: whether each token of the answer is the likeliest one, given those before it.
+        rank: rank of the probe's label among the names of all relations, 1 is best; None if the
+            probe has no label.
+        said: the greedy continuation of the prompt; None if none was generated.
+        says: whether the continuation starts with the answer or an alias of it; None without a
+            continuation.
+        says_rival: whether the continuation starts with the rival; None without a continuation.
     """
 
     perspective: str
@@ -35,14 +39,16 @@ class ProbeScore:
 
 @dataclass(frozen=True)
 class EditScore:
-    """All probes of one case under one model.
+    """A model's scores on all probes of one case.
 
     Args:
-        id: the case's.
-        relation, kind: of its fact: the relation's name, and how it behaves.
-        probes: in the case's order.
+        id: id of the case.
+        relation: name of the relation.
+        kind: kind of the relation (`kedit.facts.Kind`).
+        probes: scores of the probes, in the case's order.
         fluency: mean n-gram entropy of the generated texts, in bits; None if none were generated.
-        own_words: by prompt, the token that the unedited model says (Probe.answer "").
+        own_words: the unedited model's own word, as a token, by prompt; of probes whose answer
+            is "".
     """
 
     id: str
@@ -53,11 +59,11 @@ class EditScore:
     own_words: Mapping[str, int]
 
     def to_record(self) -> dict[str, Any]:
-        """For one line of JSON."""
+        """The record for one line of JSON."""
         return vars(self) | {"probes": [vars(probe) for probe in self.probes]}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "EditScore":
         """The inverse of `to_record`."""
         fields = {name: record[name] for name in cls.__dataclass_fields__ if name != "probes"}
-        return cls(**fields, probes=tuple(ProbeScore(**one) for one in record["probes"]))
+        return cls(**fields, probes=tuple(ProbeScore(**probe) for probe in record["probes"]))

@@ -1,4 +1,4 @@
-"""What screens of sweeps kept and missed, as the cells say that were restored as a sample."""
+"""How well screens chose the cells to restore, estimated from a random sample of other cells."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,19 @@ from kedit.tables import estimate
 
 @dataclass(frozen=True)
 class ScreenQuality:
-    """How well a screen chose, as the sample tells; means over facts with 95 % intervals: Wilson's
-    of the recall, the others by the bootstrap.
+    """How well a screen chose the cells to restore, as means over facts.
+
+    The random sample of the other cells stands in for all cells that were not restored. Intervals
+    are 95 %: Wilson's for the recall, bootstrap for the others.
 
     Args:
-        part, grid: whose words were corrupted, and EffectGrid.name.
-        recall: share of the truly largest effects (as many as were kept) that were kept.
-        mass: share of all |indirect effect| that lies in the cells that were kept.
-        largest_missed: |indirect effect| of the strongest cell in the sample.
-        largest_kept: of the strongest one that was kept.
-        n_kept, n_sampled, n_cells: a fact, on average.
+        part: whose words were corrupted.
+        grid: name of the grid (`EffectGrid.name`).
+        recall: if K cells were kept, the share of the K truly largest effects that was kept.
+        mass: share of the sum of all |indirect effect| that is in the kept cells.
+        largest_missed: largest |indirect effect| in the sample.
+        largest_kept: largest |indirect effect| of a kept cell.
+        n_kept, n_sampled, n_cells: mean number of cells per fact.
     """
 
     part: str
@@ -39,21 +42,23 @@ class ScreenQuality:
     n_cells: float
 
     def __str__(self) -> str:
-        """In a line or two."""
+        """The numbers in one or two sentences."""
         return (
-            f"Screen, {self.part} corrupted, {self.grid}: {self.n_kept:.0f} and a sample of "
-            f"{self.n_sampled:.0f} of {self.n_cells:.0f} cells a fact restored; of as many largest "
-            f"effects it kept {estimate(*self.recall.floats(100))} %; largest missed in the sample "
-            f"{float(self.largest_missed.mean):.3f}, kept {float(self.largest_kept.mean):.3f}; the "
-            "rest: estimates."
+            f"Screen, {self.part} corrupted, {self.grid}: of {self.n_cells:.0f} cells per fact, "
+            f"{self.n_kept:.0f} chosen ones and a random sample of {self.n_sampled:.0f} were "
+            f"restored. Of the {self.n_kept:.0f} truly largest effects, "
+            f"{estimate(*self.recall.floats(100))} % were among the chosen. Largest effect: "
+            f"{float(self.largest_missed.mean):.3f} in the sample, "
+            f"{float(self.largest_kept.mean):.3f} among the chosen. All other effects are "
+            "estimates."
         )
 
 
 def quality(traces: Sequence[FactTrace], name: str, metric: str, seed: int = 0) -> ScreenQuality:
-    """Of the screens of the grids `name`.
+    """Measures how well the screens of the grids `name` chose.
 
     Raises:
-        InputError: no grid was screened.
+        InputError: none of these grids was screened.
     """
     grids = [(trace.grids[name], trace.corrupted[0]) for trace in traces]
     rows = [_measured(grid, grid.screen, first, metric) for grid, first in grids if grid.screen]
@@ -70,12 +75,14 @@ def quality(traces: Sequence[FactTrace], name: str, metric: str, seed: int = 0) 
 
 
 def _measured(grid: EffectGrid, screen: Screen, first: int, metric: str) -> list[float]:
-    """What `ScreenQuality` has, of one fact, which is corrupted from position `first` on."""
+    """The numbers of `ScreenQuality` for one fact, whose first corrupted position is `first`."""
     effect = grid.indirect_effect(metric).abs()
     kept, sampled = (effect[cells].double().numpy() for cells in (screen.kept, screen.sampled))
-    n_cells = screen.kept[:, first:].numel()
+    n_cells = screen.kept[:, first:].numel()  # before `first` there is no effect
     n_others = n_cells - len(kept)
-    weight = n_others / len(sampled) if len(sampled) else 0.0  # each stands for so many
+    weight = (
+        n_others / len(sampled) if len(sampled) else 0.0
+    )  # cells that one of the sample represents
     numbers = (
         _recall(kept, sampled, weight),
         _share(float(kept.sum()), float(sampled.sum() * weight)),
@@ -91,7 +98,11 @@ def _measured(grid: EffectGrid, screen: Screen, first: int, metric: str) -> list
 def _recall(
     kept: Float[ndarray, " kept"], sampled: Float[ndarray, " sampled"], weight: float
 ) -> float:
-    """Of as many of the largest as there are in `kept`, the share that is among these."""
+    """The share of the len(kept) largest effects that are in `kept`.
+
+    An effect in `sampled` counts `weight` times, since it represents this many cells. The last
+    effect that still has room counts in part.
+    """
     values = np.concatenate([kept, sampled])
     weights = np.concatenate([np.ones(len(kept)), np.full(len(sampled), weight)])
     order = np.argsort(-values, kind="stable")
@@ -101,4 +112,5 @@ def _recall(
 
 
 def _share(part: float, rest: float) -> float:
+    """part / (part + rest); 1 if both are zero."""
     return part / (part + rest) if part + rest > 0 else 1.0

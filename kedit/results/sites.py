@@ -1,4 +1,4 @@
-"""What a choice of write sites found: effect, separation, editing, and how these go together."""
+"""The result of `choose_sites`: criteria for write sites, edits there, and their correlations."""
 
 import math
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from kedit.stats import Interval
 from kedit.tables import Table, estimate, percent, plural
 
 SHARE, SCORE = "mean share", "Score"
-EDITED = (SHARE, SCORE)  # what editing at a site brings
+EDITED = (SHARE, SCORE)  # the measures of how well an edit at a site works
 EVERYWHERE = "all positions"
 SHOWN = ("effect of relation", "effect of subject", "separation")
-PARTS = {  # heading: quantity
-    "add": "add lift",
+PARTS = {  # column head: quantity
+    "addition": "add lift",
     "paraphrases": "paraphrase lift",
     "removal": "removal lift",
     "neighbours": "neighbours kept",
@@ -28,7 +28,7 @@ PARTS = {  # heading: quantity
 
 
 class Estimate(NamedTuple):
-    """A mean over `n` cases with its bootstrap interval; NaN where there are none."""
+    """A mean over `n` cases with its bootstrap interval; NaN if there are no cases."""
 
     mean: float
     low: float
@@ -36,23 +36,27 @@ class Estimate(NamedTuple):
     n: int
 
     @property
-    def told(self) -> str:
-        """With its interval, as a table has it."""
+    def formatted(self) -> str:
+        """The mean with its interval, as text for a table."""
         return estimate(*self[:3])
 
     @property
-    def told_in_percent(self) -> str:
-        """A share in percent with its interval, as a table has it."""
+    def formatted_percent(self) -> str:
+        """The mean, a share, in percent with its interval, as text for a table."""
         return percent(Interval(*map(np.asarray, self[:3])))
 
 
 @dataclass(frozen=True)
 class SiteNumbers:
-    """What was measured at a write site, or one head's rows of W_O, at a key position.
+    """What was measured at a write site (or one head's rows of W_O) and a key position.
 
     Args:
-        editor: the editor that was tried there, as the command line has it; "" for a head.
-        found: by quantity.
+        layer: layer of the site.
+        half: "mlp" for W_out, "attn" for W_O.
+        head: the head, if only its rows of W_O were measured; None for a whole site.
+        where: the key position.
+        editor: spec of the editor that edited there; "" for a head.
+        found: the estimates, by quantity.
     """
 
     layer: int
@@ -63,21 +67,24 @@ class SiteNumbers:
     found: Mapping[str, Estimate]
 
     def row(self) -> dict[str, Any]:
-        """On one line, a column for each number."""
-        place = {"layer": self.layer, "half": self.half, "head": self.head, "where": self.where}
-        return {**place, "editor": self.editor} | {
+        """One row with a column for each number."""
+        site = {"layer": self.layer, "half": self.half, "head": self.head, "where": self.where}
+        return {**site, "editor": self.editor} | {
             f"{name} {bound}".removesuffix(" mean"): value
-            for name, one in self.found.items()
-            for bound, value in one._asdict().items()
+            for name, quantity in self.found.items()
+            for bound, value in quantity._asdict().items()
         }
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's ρ over sites; `rho.n` counts these.
+    """Rank correlation over sites between a criterion and how well edits there work.
 
     Args:
-        where: a key position, or EVERYWHERE.
+        criterion: the criterion.
+        editing: the measure of editing, one of EDITED.
+        where: the key position of the sites, or EVERYWHERE.
+        rho: Spearman's ρ; `rho.n` is the number of sites.
     """
 
     criterion: str
@@ -88,12 +95,15 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Control:
-    """What editing brings at the sites that a criterion puts first, and at random ones.
+    """How well edits work at the sites that a criterion ranks first, compared with random sites.
 
     Args:
-        n_sites: that are chosen, and drawn.
-        chosen, random, difference: means over them.
-        best: of the one site at which editing brings most.
+        criterion: the criterion by which sites are chosen.
+        editing: the measure of editing, one of EDITED.
+        n_sites: number of chosen sites, and of random sites.
+        chosen, random, difference: mean over the chosen sites, mean over random sites, and their
+            difference.
+        best: the value at the site with the largest one.
     """
 
     criterion: str
@@ -107,15 +117,18 @@ class Control:
 
 @dataclass(frozen=True)
 class SiteFindings(Result):
-    """Write sites at key positions, measured and edited; intervals are over cases.
+    """Criteria and edits for write sites at key positions; intervals are over cases.
 
     Args:
-        seed: of neighbours, replacements, contexts, own text and the bootstrap.
-        n_cases: that could be scored; fewer may have been traced.
-        n_best: so many sites are called the best.
-        skipped: why cases, or traces of them, could not be used, by their records' keys.
-        totals: clean - corrupted, by effect: what there is to restore.
-        sites: with their heads, at which no edit was made.
+        model: name of the model.
+        seed: seed of neighbours, replacements, contexts, generated text and the bootstrap.
+        n_cases: number of cases that could be scored; fewer may have been traced.
+        n_best: number of sites that count as the best ones.
+        skipped: why cases or their traces could not be used, by the keys of their records.
+        totals: total effect (clean - corrupted) of each kind of effect, in nats.
+        sites: the numbers at all sites, and at single heads, where no edit was made.
+        correlations: correlations between criteria and editing.
+        controls: chosen sites compared with random sites.
     """
 
     FILE = "sites.json"
@@ -136,74 +149,77 @@ class SiteFindings(Result):
     @property
     def edited(self) -> list[SiteNumbers]:
         """The sites at which edits were made: all but single heads."""
-        return [one for one in self.sites if one.head is None]
+        return [site for site in self.sites if site.head is None]
 
     @property
     def best(self) -> list[SiteNumbers]:
-        """The sites with the largest mean shares; none where nothing was to gain or to keep."""
-        known = [one for one in self.edited if not math.isnan(one.found[SHARE].mean)]
-        return sorted(known, key=lambda one: -one.found[SHARE].mean)[: self.n_best]
+        """The sites with the largest mean shares; sites without a mean share are left out."""
+        known = [site for site in self.edited if not math.isnan(site.found[SHARE].mean)]
+        return sorted(known, key=lambda site: -site.found[SHARE].mean)[: self.n_best]
 
     @property
     def note(self) -> str:
-        """What a reader of the tables needs to know."""
+        """A remark on the tables: what was left out, and what a correlation does not show."""
         return (
-            f"{len(self.skipped)} cases or traces that could not be used are left out "
-            "(records.jsonl says why). That one number goes with another here says nothing of "
-            "other cases or models."
+            f"{len(self.skipped)} cases or traces could not be used and are left out "
+            "(records.jsonl says why). A correlation on these cases need not hold for other cases or models."
         )
 
     def table(self) -> Table:
-        """The sites where editing brings most."""
-        totals = ", ".join(f"{name} {one.told} (n = {one.n})" for name, one in self.totals.items())
+        """The sites where edits work best."""
+        totals = ", ".join(
+            f"{name} {total.formatted} (n = {total.n})" for name, total in self.totals.items()
+        )
         return Table(
-            f"Where editing brings most: {self.model}, {plural(self.n_cases, 'case')}",
+            f"Sites where edits work best: {self.model}, {plural(self.n_cases, 'case')}",
             ("site", *SHOWN, *EDITED, *PARTS),
             tuple(
                 (
-                    f"L{one.layer} {one.half}, {one.where}",
-                    *(one.found[name].told for name in SHOWN),
-                    *(one.found[name].told_in_percent for name in EDITED),
-                    *(one.found[name].told_in_percent.split(" ")[0] for name in PARTS.values()),
+                    f"L{site.layer} {site.half}, {site.where}",
+                    *(site.found[name].formatted for name in SHOWN),
+                    *(site.found[name].formatted_percent for name in EDITED),
+                    *(site.found[name].formatted_percent.split(" ")[0] for name in PARTS.values()),
                 )
-                for one in self.best
+                for site in self.best
             ),
-            "Effects in nats; the rest but separation in percent: mean share and Score, then what "
-            "they are made of, gained (add, paraphrases, removal) or kept.\n95 % bootstrap "
-            f"intervals over cases (seed {self.seed}); chosen and measured on the same cases. "
-            f"Total {totals}.",
+            "Effects in nats, separation from 0 to 1, all others in percent. Mean share and Score "
+            "summarise the columns after them: shares gained (addition, paraphrases, removal) and "
+            "shares kept (neighbours, objects, others).\n95 % bootstrap intervals over cases "
+            f"(seed {self.seed}). The best sites are chosen and measured on the same cases, so "
+            f"their values are likely too high. Total {totals}.",
         )
 
     def correlation_table(self) -> Table:
-        """Whether a criterion goes with editing: everywhere, and at each key position."""
-        columns = tuple(dict.fromkeys(one.where for one in self.correlations))
+        """Correlations between criteria and editing, over all sites and at each key position."""
+        columns = tuple(dict.fromkeys(correlation.where for correlation in self.correlations))
         lines: dict[tuple[str, str], list[str]] = {}
-        for one in self.correlations:
-            cell = f"{one.rho.told} ({one.rho.n})" if one.rho.n else "-"
-            lines.setdefault((one.editing, one.criterion), []).append(cell)
+        for correlation in self.correlations:
+            cell = f"{one.rho.formatted} ({one.rho.n})" if correlation.rho.n else "-"
+            lines.setdefault((correlation.editing, correlation.criterion), []).append(cell)
         return Table(
-            "Does it go with editing? Rank correlations over sites",
+            "Rank correlations over sites between criteria and editing",
             ("editing", "criterion", *columns),
             tuple((*line, *cells) for line, cells in lines.items()),
-            "Spearman's ρ with 95 % bootstrap intervals over cases, and how many sites; every "
-            "draw's noise draws ρ towards 0.",
+            "Spearman's ρ with 95 % bootstrap intervals over cases, and the number of sites. Noise "
+            "in the bootstrap draws moves the intervals towards 0.",
         )
 
     def control_table(self) -> Table:
-        """The sites that a criterion puts first, held against random ones."""
+        """The sites that a criterion ranks first, compared with random sites."""
         return Table(
-            "The sites that a criterion puts first, against as many random ones",
-            ("editing", "criterion", "sites", "first by it", "random", "difference", "best"),
+            "Sites that a criterion ranks first, compared with the same number of random sites",
+            ("editing", "criterion", "sites", "chosen", "random", "difference", "best"),
             tuple(
                 (
-                    one.editing, one.criterion, str(one.n_sites),
-                    *(each.told_in_percent
-                      for each in (one.chosen, one.random, one.difference, one.best)),
+                    control.editing, control.criterion, str(control.n_sites),
+                    *(mean.formatted_percent for mean in (
+                        control.chosen, control.random, control.difference, control.best,
+                    )),
                 )
-                for one in self.controls
+                for control in self.controls
             ),
-            "Means in percent with 95 % bootstrap intervals over cases and choices. Best: the site "
-            "at which editing brought most on these cases.",
+            "Means in percent with 95 % bootstrap intervals over cases and choices of sites. best: "
+            "the site at which edits worked best on these cases.",
         )  # fmt: skip
 
     def tables(self) -> list[Table]:
@@ -211,10 +227,10 @@ class SiteFindings(Result):
         return [self.table(), self.correlation_table(), self.control_table()]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each site, or head, and key position."""
-        return [one.row() for one in self.sites]
+        """A row for each site or head, and key position."""
+        return [site.row() for site in self.sites]
 
     def save(self, folder: RunFolder) -> None:
-        """sites.json and sites.csv, and the best sites in chosen.json."""
+        """Writes sites.json, sites.csv, and the best sites to chosen.json."""
         super().save(folder)
         folder.write_json("chosen.json", self.best)

@@ -1,4 +1,4 @@
-"""What the results of sweeps share: how they are stored, listed, shown and drawn."""
+"""The base class of results of sweeps: records, rows, tables and plots of `EffectGrid`s."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-COLUMNS = ("site", "layer", "position", "token", "head", "effect")  # of a table of cells
+COLUMNS = ("site", "layer", "position", "token", "head", "effect")  # of `Swept.top`
 
 
 class Swept:
-    """What the results of sweeps share: their grids in records and in files, as rows and figures.
+    """Base class of dataclasses that hold the sweeps of one clean prompt.
 
-    A dataclass of this kind has `labels`, the text under each of the prompt's tokens, `grids`, by
-    EffectGrid.name, and what is scored: `answer`, `foil`, and the answer's tokens `given` before.
+    Args:
+        labels: the text of each of the prompt's tokens.
+        grids: the scores of each sweep, by `EffectGrid.name`.
+        answer, foil: the tokens that are scored.
+        given: the answer's tokens before the scored token; they end the prompt.
+        whole: whether all tokens of the answer are scored.
     """
 
     labels: tuple[str, ...]
@@ -33,21 +37,21 @@ class Swept:
 
     @property
     def text(self) -> str:
-        """The clean text."""
+        """The clean prompt."""
         raise NotImplementedError
 
     @property
     def corrupted_how(self) -> str:
-        """How it was corrupted, in words."""
+        """How the prompt was corrupted, as a phrase."""
         raise NotImplementedError
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Which scores there are: METRICS, or the metric of one's own."""
+        """Names of the metrics that were measured: METRICS, or a user's own metric."""
         return next(iter(self.grids.values())).metrics
 
     def summary(self, metric: str = "") -> str:
-        """What is scored, and how the two runs score it, in a sentence or two.
+        """What is scored, with its score in the clean and in the corrupted run, in sentences.
 
         Args:
             metric: one of `metrics`; "" for the first.
@@ -55,15 +59,15 @@ class Swept:
         metric = metric or self.metrics[0]
         grid = next(iter(self.grids.values()))
         clean, corrupted = (float(run[grid.index(metric)]) for run in (grid.clean, grid.corrupted))
-        told = f"{metric}: {clean:.2g} in the clean run, {corrupted:.2g} in the corrupted one."
+        scores = f"{metric}: {clean:.2g} in the clean run, {corrupted:.2g} in the corrupted run."
         if not self.answer:
-            return told
-        given = f" behind {self.given!r}" if self.given else ""
+            return scores
+        given = f" after {self.given!r}" if self.given else ""
         kind = "all tokens of" if self.whole else "the token"
-        return f"Scored: {kind} {self.answer!r}{given}, against {self.foil!r}. {told}"
+        return f"Scored: {kind} {self.answer!r}{given}, against {self.foil!r}. {scores}"
 
     def strongest(self, n: int = 5, metric: str = "") -> list[dict[str, Any]]:
-        """The `n` largest effects of either sign of each grid, as `rows` has them.
+        """The rows (see `rows`) of the `n` largest effects of either sign in each grid.
 
         Args:
             metric: one of `metrics`; "" for the first.
@@ -73,12 +77,12 @@ class Swept:
         for name, grid in self.grids.items():
             effects = grid.indirect_effect(metric).numpy()
             rows = effect_rows({name: grid}, self.labels, (metric,))
-            places = [np.ravel_multi_index(at, effects.shape) for at in largest(effects, n)]
-            found += [rows[place] for place in places if rows[place]["effect"]]
+            indices = [np.ravel_multi_index(cell, effects.shape) for cell in largest(effects, n)]
+            found += [rows[index] for index in indices if rows[index]["effect"]]
         return found
 
     def top(self, n: int = 5, metric: str = "") -> Table:
-        """`strongest` as a table, effects with two significant digits."""
+        """`strongest` as a table."""
         metric = metric or self.metrics[0]
         return Table(
             f"The strongest cells of each site ({metric})",
@@ -88,11 +92,11 @@ class Swept:
         )
 
     def table(self) -> Table:
-        """What a reader should see first."""
+        """The main table: `top`."""
         return self.top()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every indirect effect with its place, a row each."""
+        """A row for each indirect effect, with its site, layer, position, head and metric."""
         return effect_rows(self.grids, self.labels)
 
     def to_pandas(self) -> "DataFrame":
@@ -100,12 +104,12 @@ class Swept:
         return frame(self.rows())
 
     def plot(self, name: str = "", metric: str = "", model: str = "") -> "Figure":
-        """The map of one grid, by default of the first one, by token and layer.
+        """Draws the effects of one grid by token and layer.
 
         Args:
-            name: one of `grids`.
+            name: one of `grids`; "" for the first.
             metric: one of `metrics`; "" for the first.
-            model: its name, for the title.
+            model: name of the model, for the title.
         """
         from kedit.show import plot
 
@@ -115,22 +119,23 @@ class Swept:
         return self.table()._repr_html_()
 
     def to_record(self) -> dict[str, Any]:
-        """Everything but the tensors, for one line of JSON."""
+        """All fields except the tensors, for one line of JSON."""
         return vars(self) | {"grids": grid_records(self.grids)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The grids' numbers, for one safetensors file."""
+        """The tensors of the grids, for one safetensors file."""
         return grid_tensors(self.grids)
 
 
 def effect_rows(
     grids: Mapping[str, EffectGrid], labels: Sequence[str], metrics: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Every indirect effect with its place, a row each, as `pandas.DataFrame` takes them.
+    """A row for each indirect effect, for `pandas.DataFrame`.
 
     Args:
-        labels: the text under each of the prompt's tokens.
-        metrics: of which there are rows; all if empty.
+        grids: the grids, by `EffectGrid.name`.
+        labels: the text of each of the prompt's tokens.
+        metrics: the metrics that have rows; empty: all metrics.
     """
     return [
         {
@@ -149,7 +154,7 @@ def effect_rows(
 
 
 def _shown(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """COLUMNS of a row, as texts."""
+    """The cells of a row in the table, by COLUMNS."""
     head = "" if row["head"] is None else str(row["head"])
-    place = row["site"], str(row["layer"]), str(row["position"]), repr(row["token"])
-    return (*place, head, f"{row['effect']:.2g}")
+    cell = row["site"], str(row["layer"]), str(row["position"]), repr(row["token"])
+    return (*cell, head, f"{row['effect']:.2g}")

@@ -1,4 +1,4 @@
-"""Average effects of traced facts, with all that their table and their figures say."""
+"""The result of tracing many facts: average indirect effects, total effects and counts."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,25 +19,26 @@ from kedit.tables import Table, csv_text, estimate, plural
 if TYPE_CHECKING:
     from kedit.run_folder import RunFolder
 
-Totals = Mapping[str, Mapping[str, Interval]]  # by part; clean, corrupted and their difference
+Totals = Mapping[str, Mapping[str, Interval]]  # by part; "clean", "corrupted", "total effect"
 
 
 @dataclass(frozen=True)
 class TraceAverages(Result):
-    """Average indirect effects by part, grid, token bucket and layer, all with intervals.
+    """Average indirect effects by part, grid, token bucket and layer, with intervals.
 
     Args:
-        model: its name.
+        model: name of the model.
         settings: how the facts were traced.
-        metric: which score tables and figures show; all are averaged.
-        baseline: what was subtracted (`kedit.results.averages.average`).
-        counts: of the facts that are in the averages, and of those that are not.
-        relations: names by id.
-        total_effects: clean and corrupted scores and their difference, by metric.
-        total_effects_of_all: of a part whose averages leave out facts that the corruption harms too
-            little, the same with these facts.
-        effects: of all parts and grids.
-        screens: what a screen kept and missed; empty where all cells were restored.
+        metric: the metric that tables and figures show; all metrics are averaged.
+        baseline: what was subtracted from restored scores (`kedit.results.averages.average`).
+        counts: numbers of facts that are averaged and of facts that are left out.
+        relations: names of the relations, by id.
+        total_effects: mean clean score, corrupted score and total effect, by part; each is an
+            array over metrics.
+        total_effects_of_all: the same including the facts that the averages leave out because the
+            corruption hardly changes their answer; only of parts that have such facts.
+        effects: the averages of all parts and grids.
+        screens: how well screens chose cells; empty if all cells were restored.
     """
 
     FILE: ClassVar[str] = "averages.json"
@@ -55,26 +56,26 @@ class TraceAverages(Result):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts that there are averages of."""
+        """The corrupted parts that have averages."""
         return tuple(self.total_effects)
 
     def grids(self, part: str) -> dict[str, AverageEffect]:
-        """The effects of a part, by EffectGrid.name."""
-        return {one.name: one for one in self.effects if one.part == part}
+        """The averages of a part, by EffectGrid.name."""
+        return {effect.name: effect for effect in self.effects if effect.part == part}
 
     def rows(self) -> list[dict[str, Any]]:
-        """The peak of each grid and bucket: layer (and head), average effect, interval.
+        """A row for the peak of each grid and bucket: layer (and head), average effect, interval.
 
-        A bucket of too few facts (`AverageEffect.enough`) has no peak.
+        A bucket with too few facts (`AverageEffect.enough`) has a row without a peak.
         """
         metric = METRICS.index(self.metric)
         return [row for effect in self.effects for row in _peaks(effect, metric)]
 
     def table(self, part: str = "") -> Table:
-        """Where restoring brings the answer back: the peaks, by bucket and grid.
+        """The peaks of the average effects, by bucket and grid.
 
         Args:
-            part: whose words were corrupted; "" for the first part that there is.
+            part: whose words were corrupted; "" for the first part with averages.
         """
         part = part or self.parts[0]
         rows = [row for row in self.rows() if row["part"] == part]
@@ -90,7 +91,7 @@ class TraceAverages(Result):
                 held = row["grid"].split("-")[-1].removesuffix("_out")
                 lines.append((f"  with {held} severed", _cell(row), *[""] * (len(names) - 1)))
         return Table(
-            f"Corrupted {part}: where restoring brings the answer back ({self.metric})",
+            f"Corrupted {part}: peaks of the average indirect effect ({self.metric})",
             ("token", *heads),
             tuple(lines),
             self._note(part),
@@ -102,7 +103,7 @@ class TraceAverages(Result):
         folder.write("table.csv", csv_text(self.rows()))
 
     def to_record(self) -> dict[str, Any]:
-        """For averages.json; the report's page reads it too."""
+        """The record for averages.json, which the page of figures.report reads too."""
         counts = self.counts
         return {
             "model": self.model,
@@ -138,31 +139,33 @@ class TraceAverages(Result):
             relations=record["relations"],
             total_effects=_totals(record["total effects"]),
             total_effects_of_all=_totals(record["total effects of all"]),
-            effects=tuple(from_record(AverageEffect, one) for one in record["averages"]),
-            screens=tuple(from_record(ScreenQuality, one) for one in record["screens"]),
+            effects=tuple(from_record(AverageEffect, effect) for effect in record["averages"]),
+            screens=tuple(from_record(ScreenQuality, screen) for screen in record["screens"]),
         )  # fmt: skip
 
     def _repr_html_(self) -> str:
         return "".join(self.table(part)._repr_html_() for part in self.parts)
 
     def _note(self, part: str) -> str:
+        """The note below the table of a part."""
         scores, counts = _scores(self.total_effects[part], self.metric), self.counts
         if part in self.total_effects_of_all:
             n_weak = counts.left_out_of[part][WEAK]
             of_all = _scores(self.total_effects_of_all[part], self.metric)
-            scores += f".\nWith the {n_weak} that it harms too little: {of_all}"
+            scores += f".\nIncluding {n_weak} facts whose answer hardly changes: {of_all}"
         spread = f"95 % bootstrap interval over facts (seed {self.settings.seed})"
         if counts.traced[part] == 1:
             spread = "no interval over a single fact"
         return (
             f"{plural(counts.traced[part], 'fact')}, "
             f"{plural(counts.relations[part], 'relation')}; {scores}.\n"
-            f"Peak layer, average indirect effect, {spread}; the peak is chosen on the same facts, "
-            "and not where too few of them have such tokens."
+            f"Cells: peak layer, average indirect effect, {spread}. The peak is chosen and measured "
+            "on the same facts. Buckets in which too few facts have tokens have no peak."
         )
 
 
 def _peaks(effect: AverageEffect, metric: int) -> Iterator[dict[str, Any]]:
+    """The rows of one grid: the largest average effect in each bucket."""
     for index, bucket in enumerate(effect.buckets):
         row: dict[str, Any] = {
             "part": effect.part,
@@ -174,18 +177,19 @@ def _peaks(effect: AverageEffect, metric: int) -> Iterator[dict[str, Any]]:
         mean = effect.mean[metric, index]
         if effect.enough[index]:
             peak = np.unravel_index(np.argmax(mean), mean.shape)
-            at = (metric, index, *peak)
+            cell = (metric, index, *peak)
             row |= {
                 "layer": int(peak[0]),
                 "head": int(peak[1]) if len(peak) > 1 else "",
                 "effect": float(mean[peak]),
-                "low": float(effect.low[at]),
-                "high": float(effect.high[at]),
+                "low": float(effect.low[cell]),
+                "high": float(effect.high[cell]),
             }
         yield row
 
 
 def _cell(row: Mapping[str, Any]) -> str:
+    """A row of `rows` as one cell: "L12 0.21 [0.15, 0.27]"."""
     if "layer" not in row:
         return f"only {plural(row['facts'], 'fact')}" if row["facts"] else "-"
     where = f"L{row['layer']}" + (f"H{row['head']}" if row["head"] != "" else "")
@@ -193,6 +197,7 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 
 def _scores(total: Mapping[str, Interval], metric: str) -> str:
+    """Clean score, corrupted score and total effect as a phrase."""
     index = METRICS.index(metric)
     return ", ".join(
         f"{name} {estimate(*(float(values[index]) for values in interval))}"
@@ -202,6 +207,6 @@ def _scores(total: Mapping[str, Interval], metric: str) -> str:
 
 def _totals(record: Mapping[str, Mapping[str, Any]]) -> Totals:
     return {
-        part: {name: from_record(Interval, one) for name, one in by_run.items()}
+        part: {name: from_record(Interval, mean) for name, mean in by_run.items()}
         for part, by_run in record.items()
     }

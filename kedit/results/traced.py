@@ -1,4 +1,4 @@
-"""Facts that were traced in one way: their traces, and those that were left out."""
+"""The traces of a run's facts, their averages, and the facts that were left out."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Traces:
-    """Facts that were traced in one way, and those that were left out.
+    """The traces of facts that were traced with the same settings, and the facts left out.
 
     Args:
-        model: its name.
-        settings: how they were traced.
-        by_part: every trace, by the part that was corrupted; those too that averages leave out.
-        left_out: facts, or parts of them, that were not traced.
-        relations: names by id.
+        model: name of the model.
+        settings: how the facts were traced.
+        by_part: all traces by the part that was corrupted, including those that averages leave out.
+        left_out: facts, or parts of facts, that were not traced.
+        relations: names of the relations, by id.
     """
 
     model: str
@@ -42,46 +42,47 @@ class Traces:
     relations: Mapping[str, str]
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{part}: {len(done)}" for part, done in self.by_part.items())
-        return f"Traces({self.model}; {told}; left out: {len(self.left_out)})"
+        counts = ", ".join(f"{part}: {len(done)}" for part, done in self.by_part.items())
+        return f"Traces({self.model}; {counts}; left out: {len(self.left_out)})"
 
     @property
     def averaged(self) -> dict[str, tuple[FactTrace, ...]]:
-        """The traces whose corruption took enough (`Tracing.corrupts`), by part."""
+        """The traces in which the answer changes enough to be averaged (`Tracing.corrupts`), by part."""
         return {
-            part: tuple(one for one in done if self.settings.corrupts(one.kept_share))
+            part: tuple(trace for trace in done if self.settings.corrupts(trace.kept_share))
             for part, done in self.by_part.items()
         }
 
     @property
     def counts(self) -> Counts:
-        """How many facts are averaged, and how many are not."""
-        kept = self.averaged
-        reasons = Counter(one.why for one in self.left_out if not one.part)
-        lost = Counter(one.part for one in self.left_out)
+        """How many facts are averaged, and how many are left out for each reason."""
+        averaged = self.averaged
+        reasons = Counter(fact.why for fact in self.left_out if not fact.part)
+        lost = Counter(fact.part for fact in self.left_out)
         return Counts(
-            {part: len(done) for part, done in kept.items()},
-            {part: len({trace.relation for trace in done}) for part, done in kept.items()},
+            {part: len(done) for part, done in averaged.items()},
+            {part: len({trace.relation for trace in done}) for part, done in averaged.items()},
             {why: reasons[why] for why in (WRONG, UNUSABLE, NO_REPLACEMENT)},
             {
-                part: {WEAK: len(done) - len(kept[part]), NO_REPLACEMENT: lost[part]}
+                part: {WEAK: len(done) - len(averaged[part]), NO_REPLACEMENT: lost[part]}
                 for part, done in self.by_part.items()
             },
         )
 
     def averages(self, metric: str = "prob", baseline: Baseline = "own") -> TraceAverages:
-        """Averages over token buckets and facts, what the corruption costs, and the screens.
+        """Averages the traces over token buckets and facts.
 
         Args:
-            metric: which score tables and figures show.
-            baseline: what is subtracted from a restored score; "pooled" as in ROME's notebook.
+            metric: the metric that tables and figures show.
+            baseline: what is subtracted from a restored score: "own", or "pooled" as in ROME's
+                notebook (`kedit.results.averages.average`).
 
         Raises:
             InputError: there is nothing to average.
         """
         kept = {part: done for part, done in self.averaged.items() if done}
         if not kept:
-            raise InputError(f"no fact could be traced: {self.counts}")
+            raise InputError(f"there are no traces to average. {self.counts}")
         seed = self.settings.seed
         effects = [
             average(done, name, baseline, seed) for done in kept.values() for name in done[0].grids
@@ -109,7 +110,7 @@ class Traces:
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every indirect effect of every fact, a row each."""
+        """A row for each indirect effect of each fact."""
         about = ("part", "relation", "subject", "object", "prompt")
         return [
             {name: getattr(trace, name) for name in about} | row
@@ -123,7 +124,7 @@ class Traces:
         return frame(self.rows())
 
     def table(self, part: str = "", metric: str = "prob") -> Table:
-        """The table of their averages."""
+        """The table of the averages (`TraceAverages.table`)."""
         return self.averages(metric).table(part)
 
     def _repr_html_(self) -> str:
@@ -131,14 +132,14 @@ class Traces:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Traces":
-        """The traces that a run's folder holds; no model is loaded.
+        """Reads the traces from a run folder; no model is loaded.
 
         Raises:
-            InputError: there are none, or they cannot be read.
+            InputError: the folder has no traces, or they cannot be read.
         """
         path = Path(folder)
-        told = TraceAverages.load(path)
-        by_part: dict[str, list[FactTrace]] = {part: [] for part in told.settings.parts}
+        found = TraceAverages.load(path)
+        by_part: dict[str, list[FactTrace]] = {part: [] for part in found.settings.parts}
         left_out = []
         for key, record in read_lines(path / "records.jsonl").records.items():
             left_out += left_out_of(record)
@@ -150,7 +151,7 @@ class Traces:
 
 
 def left_out_of(record: Mapping[str, Any]) -> list[LeftOut]:
-    """What a finished record says was not traced."""
+    """The fact, or the parts of a fact, that a finished record lists as not traced."""
     if "skipped" in record:
         return [LeftOut(record.get("prompt", ""), record["why"], record["skipped"])]
     return [
@@ -160,12 +161,12 @@ def left_out_of(record: Mapping[str, Any]) -> list[LeftOut]:
 
 
 def _read(path: Path, key: str, record: Mapping[str, Any]) -> dict[str, FactTrace]:
-    """A fact's traces, by part."""
+    """Reads a fact's traces, by part."""
     file = path / "tensors" / f"{key}.safetensors"
     try:
-        tensors, told = cache.read(file)
+        tensors, metadata = cache.read(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
-    if cache.checksum_of(tensors, told) != record.get("tensors"):
-        raise InputError(f"{file} is damaged: the run's command, given again, makes it anew")
+    if cache.checksum_of(tensors, metadata) != record.get("tensors"):
+        raise InputError(f"{file} is damaged. Repeat the run's command to compute it again")
     return fact_traces(record, tensors)

@@ -1,4 +1,4 @@
-"""Traces of facts and their averages: raw scores are stored, effects are derived."""
+"""The trace of a fact, and averages of traces. Scores are stored; effects are computed from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,19 +16,21 @@ from kedit.stats import enough
 
 @dataclass(frozen=True)
 class FactTrace(Swept):
-    """All sweeps of one fact under one corruption.
+    """All sweeps of one fact with one part corrupted.
 
     Args:
-        subject, relation, object, prompt: the fact; `relation` is the Wikidata id.
-        labels: the prompt's tokens.
-        part: "subject" or "relation", whichever was corrupted.
+        subject, relation, object, prompt: the fact; `relation` is a Wikidata id.
+        labels: the text of each of the prompt's tokens.
+        part: whose words were corrupted: "subject" or "relation".
         corrupted: the corrupted positions.
-        corruption: how, in words: the other prompt, or the noise and its size.
+        corruption: how these were corrupted, as a phrase: the other prompt, or the noise and its
+            size.
         answer, foil: the tokens that the metrics compare.
-        grids: by EffectGrid.name.
+        grids: the scores of each sweep, by `EffectGrid.name`.
         given: the object's tokens before the answer, which end the prompt.
-        rival: the other object that the answer tells this one from; "" for none.
-        whole: the answer is the whole object, and its scores are sums over its tokens.
+        rival: the other object from which the answer token distinguishes this object; "" if there
+            is none.
+        whole: whether the answer is the whole object, so that scores are sums over its tokens.
     """
 
     subject: str
@@ -47,45 +49,48 @@ class FactTrace(Swept):
     whole: bool = False
 
     def __repr__(self) -> str:
-        told = f"{self.prompt!r} -> {self.answer!r}, {self.part} corrupted, {', '.join(self.grids)}"
-        return f"FactTrace({told})"
+        scored = f"{self.prompt!r} -> {self.answer!r}"
+        return f"FactTrace({scored}, {self.part} corrupted, {', '.join(self.grids)})"
 
     @property
     def text(self) -> str:
+        """The clean prompt."""
         return self.prompt
 
     @property
     def corrupted_how(self) -> str:
-        """What was corrupted, and how, in words."""
+        """What was corrupted, and how, as a phrase."""
         return f"{self.part}, {self.corruption}"
 
     @property
     def kept_share(self) -> float:
-        """Of the answer's clean probability, what it keeps in the corrupted run."""
+        """The answer's probability in the corrupted run divided by that in the clean run."""
         grid, prob = next(iter(self.grids.values())), METRICS.index("prob")
         return float(grid.corrupted[prob] / grid.clean[prob])
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "FactTrace":
         """The inverse of `to_record` and `tensors`."""
-        own = set(cls.__dataclass_fields__) - {"grids"}
-        fields = {name: value for name, value in record.items() if name in own}
+        names = set(cls.__dataclass_fields__) - {"grids"}
+        fields = {name: value for name, value in record.items() if name in names}
         fields |= {"labels": tuple(record["labels"]), "corrupted": tuple(record["corrupted"])}
         return cls(**fields, grids=grids_of(record["grids"], tensors))
 
 
 def fact_traces(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, FactTrace]:
-    """A fact's traces as a run folder keeps them, by the part that was corrupted.
+    """A fact's traces from its record and tensors in a run folder, by the corrupted part.
 
     Args:
-        record: holds `FactTrace.to_record` of each part under "traces".
-        tensors: those of all parts, named as "relation:mlp_out.restored".
+        record: has `FactTrace.to_record` of each part under "traces".
+        tensors: the tensors of all parts, named like "relation:mlp_out.restored".
     """
     traces = {}
-    for one in record["traces"]:
-        own = f"{one['part']}:"
-        grids = {name.removeprefix(own): tensors[name] for name in tensors if name.startswith(own)}
-        traces[one["part"]] = FactTrace.from_record(one, grids)
+    for trace in record["traces"]:
+        part = f"{trace['part']}:"
+        grids = {
+            name.removeprefix(part): tensors[name] for name in tensors if name.startswith(part)
+        }
+        traces[trace["part"]] = FactTrace.from_record(trace, grids)
     return traces
 
 
@@ -94,14 +99,15 @@ class AverageEffect:
     """Indirect effects of one grid, averaged over token buckets and facts.
 
     Args:
-        name: the grids' EffectGrid.name.
-        part: "subject" or "relation".
-        window: layers restored together.
-        buckets: the token buckets' names.
-        n_tokens: tokens in each bucket, over all facts; 0 for an empty one (its effects are NaN).
-        n_facts: facts with at least one token in each bucket.
-        mean, low, high: average and 95 % bootstrap interval over facts; no interval (NaN) for a
-            bucket that a single fact has tokens in.
+        name: the `EffectGrid.name` of the averaged grids.
+        part: whose words were corrupted: "subject" or "relation".
+        window: number of layers that were restored together.
+        buckets: names of the token buckets.
+        n_tokens: number of tokens in each bucket, over all facts; the effects of an empty bucket
+            are NaN.
+        n_facts: number of facts with at least one token in each bucket.
+        mean, low, high: average effect and its 95 % bootstrap interval over facts. The interval is
+            NaN in a bucket in which only one fact has tokens.
     """
 
     name: str
@@ -116,5 +122,5 @@ class AverageEffect:
 
     @property
     def enough(self) -> tuple[bool, ...]:
-        """Which buckets may hold a peak, or set a colour scale (`kedit.stats.enough`)."""
+        """Whether each bucket has enough facts to hold a peak or to set a colour scale."""
         return enough(self.n_facts)
