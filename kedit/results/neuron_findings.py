@@ -168,7 +168,8 @@ class NeuronFindings(Result):
         return [
             {
                 "relation": relation.id, "name": relation.name, "half": neuron.half,
-                "layer": neuron.layer, "index": neuron.index, "head": "" if neuron.head is None else neuron.head,
+                "layer": neuron.layer, "index": neuron.index,
+                "head": "" if neuron.head is None else neuron.head,
             }
             for relation in self.relations
             for neuron in relation.neurons
@@ -180,7 +181,8 @@ class NeuronFindings(Result):
             {
                 "neurons": change.neurons, "half": change.half, "factor": change.factor,
                 "n_facts": change.n_facts, "n_neurons": change.n_neurons,
-                **change.clean.named("clean"), **change.prob.named("prob"), **change.relative.named("relative"),
+                **change.clean.named("clean"), **change.prob.named("prob"),
+                **change.relative.named("relative"),
                 **change.logprob.named("logprob"),
             }
             for change in self.changes

@@ -162,7 +162,8 @@ class SiteFindings(Result):
         """A remark on the tables: what was left out, and what a correlation does not show."""
         return (
             f"{len(self.skipped)} cases or traces could not be used and are left out "
-            "(records.jsonl says why). A correlation on these cases need not hold for other cases or models."
+            "(records.jsonl says why). A correlation on these cases need not hold for other cases "
+            "or models."
         )
 
     def table(self) -> Table:

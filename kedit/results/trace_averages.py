@@ -159,8 +159,8 @@ class TraceAverages(Result):
         return (
             f"{plural(counts.traced[part], 'fact')}, "
             f"{plural(counts.relations[part], 'relation')}; {scores}.\n"
-            f"Cells: peak layer, average indirect effect, {spread}. The peak is chosen and measured "
-            "on the same facts. Buckets in which too few facts have tokens have no peak."
+            f"Cells: peak layer, average indirect effect, {spread}. The peak is chosen and "
+            "measured on the same facts. Buckets in which too few facts have tokens have no peak."
         )
 
 

@@ -47,7 +47,7 @@ class Traces:
 
     @property
     def averaged(self) -> dict[str, tuple[FactTrace, ...]]:
-        """The traces in which the answer changes enough to be averaged (`Tracing.corrupts`), by part."""
+        """The traces that are averaged, by part; see `Tracing.corrupts`."""
         return {
             part: tuple(trace for trace in done if self.settings.corrupts(trace.kept_share))
             for part, done in self.by_part.items()
@@ -147,7 +147,7 @@ class Traces:
                 for part, one in _read(path, key, record).items():
                     by_part[part].append(one)
         traces = {part: tuple(done) for part, done in by_part.items()}
-        return cls(told.model, told.settings, traces, tuple(left_out), told.relations)
+        return cls(found.model, found.settings, traces, tuple(left_out), found.relations)
 
 
 def left_out_of(record: Mapping[str, Any]) -> list[LeftOut]:

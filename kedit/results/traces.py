@@ -1,4 +1,4 @@
-"""The trace of a fact, and averages of traces. Scores are stored; effects are computed from them."""
+"""The trace of a fact, and averages of traces. Scores are stored, effects computed from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

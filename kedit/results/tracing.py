@@ -1,4 +1,4 @@
-"""How facts are traced, and which were left out: what a result of traces says of its making."""
+"""Settings of a tracing study, and counts of the facts that were traced or left out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from kedit.bounds import RULES, Choice, require_in_bounds
 from kedit.errors import InputError
 from kedit.journal import UNUSABLE
 
-KEPT_SHARE = 0.5  # of its clean probability: an answer that keeps more was hardly corrupted
+KEPT_SHARE = 0.5  # an answer that keeps more of its clean probability was hardly corrupted
 # why a fact, or one part of it, is not in the averages
 WRONG = "answered otherwise"  # the model does not know the fact
 NO_REPLACEMENT = "no replacement"
 WEAK = "keeps more than half of its answer's probability"
 _IN_WORDS = {
-    WRONG: "that the model answers otherwise",
+    WRONG: "that the model does not know",
     UNUSABLE: "that could not be used",
-    NO_REPLACEMENT: "without words of as many tokens to put in the place of theirs",
-    WEAK: "whose answer keeps more than half of its probability (--keep-all keeps them)",
+    NO_REPLACEMENT: "for which there are no replacement words with the same number of tokens",
+    WEAK: "whose answer keeps more than half of its probability (--keep-all includes them)",
 }
 
 
 def sites() -> tuple[str, ...]:
-    """All that can be restored: sites, and residuals with modules severed."""
+    """Names of all sites that can be restored, including residuals with a module severed."""
     rule = RULES["sites"]
     assert isinstance(rule, Choice)
     return rule.words
@@ -33,24 +33,27 @@ SITES = sites()
 
 @dataclass(frozen=True)
 class Tracing:
-    """How facts are traced.
+    """Settings with which facts are traced.
 
     Args:
-        corrupt: whose words are corrupted.
-        by: other words of the same token length (one run a fact), or noise on the embeddings.
-        noise: the rule, as `probes.corrupt.noise_rule` has it.
-        samples: noise samples a fact; a replacement takes one.
-        keep_all: average over facts too whose answer keeps more than half of its probability when
-            words are replaced by others.
-        answer: "token", the first that tells the object from its rival; or the "whole" object.
-        sites: any of SITES.
-        window: layers of MLP or attention outputs restored together; 10 as Meng et al.'s code.
-        screen: share of a fact's cells that is restored, chosen by attribution; 0 for all.
-        screen_steps: points over which the screen's gradient is the mean.
-        seed: of the order of facts, of replacements, noise and the bootstrap.
+        corrupt: whose words are corrupted: "relation", "subject", or "both", one after the other.
+        by: "replacement": words are replaced by others with the same number of tokens, in one
+            corrupted run per fact; "noise": noise is added to the embeddings.
+        noise: size of the noise; see `probes.corrupt.noise_rule` for the format.
+        samples: number of noise samples per fact; a replacement needs only one.
+        keep_all: whether to average also over facts whose answer keeps more than half of its
+            probability when words are replaced.
+        answer: what is scored: "token", the first token that distinguishes the object from its
+            rival, or the "whole" object.
+        sites: the sites to restore, any of SITES.
+        window: number of layers whose MLP or attention outputs are restored together; 10 in Meng
+            et al.'s code.
+        screen: share of a fact's cells that is restored, chosen by attribution; 0 restores all.
+        screen_steps: number of points over which the screen's gradient is averaged.
+        seed: seed of the order of facts, of replacements, of noise and of the bootstrap.
 
     Raises:
-        InputError: one of them is out of its bounds.
+        InputError: a setting is out of its bounds.
     """
 
     corrupt: Literal["both", "relation", "subject"] = "both"
@@ -68,28 +71,28 @@ class Tracing:
     def __post_init__(self) -> None:
         require_in_bounds(self)
         if not self.sites:
-            raise InputError(f"no sites are told: any of {', '.join(SITES)}")
+            raise InputError(f"sites is empty: needs at least one of {', '.join(SITES)}")
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Whose words are corrupted, one after the other."""
+        """The parts whose words are corrupted, one after the other."""
         return ("relation", "subject") if self.corrupt == "both" else (self.corrupt,)
 
     @property
     def corruption(self) -> str:
-        """What was done to the corrupted words, in words."""
+        """What was done to the corrupted words, as a phrase."""
         if self.by == "replacement":
             return "words replaced by others"
         return f"words under noise ({self.noise})"
 
     def corrupts(self, kept_share: float) -> bool:
-        """Whether a fact's words are corrupted enough for it to be in the averages.
+        """Whether a corruption changes a fact's answer enough for the fact to be averaged.
 
-        Replacements must take at least half of the answer's probability. Noise is an average over
-        samples, and Meng et al.'s protocol leaves no fact out.
+        A replacement must remove at least half of the answer's probability. With noise no fact is
+        left out: each score is a mean over samples, and Meng et al. leave out none either.
 
         Args:
-            kept_share: of the answer's clean probability.
+            kept_share: the answer's probability in the corrupted run divided by its clean one.
         """
         return self.keep_all or self.by == "noise" or kept_share <= KEPT_SHARE
 
@@ -99,8 +102,9 @@ class LeftOut:
     """A fact, or one part of it, that was not traced.
 
     Args:
+        prompt: prompt of the fact.
         why: the kind of reason: WRONG, UNUSABLE or NO_REPLACEMENT.
-        reason: in words.
+        reason: the reason in words.
         part: whose words could not be corrupted; "" for the whole fact.
     """
 
@@ -112,12 +116,13 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many facts are averaged, and how many are not.
+    """How many facts are averaged, and how many are left out.
 
     Args:
-        traced, relations: facts that are averaged, and their relations, by corrupted part.
-        left_out: facts by reason.
-        left_out_of: facts that one part does not have, by part and reason.
+        traced: number of averaged facts, by corrupted part.
+        relations: number of relations of these facts, by corrupted part.
+        left_out: number of facts that are left out altogether, by reason.
+        left_out_of: number of facts that are left out of one part, by part and reason.
     """
 
     traced: Mapping[str, int]
@@ -126,15 +131,15 @@ class Counts:
     left_out_of: Mapping[str, Mapping[str, int]]
 
     def __str__(self) -> str:
-        """How many facts are left out, and why."""
-        told = []
+        """How many facts are left out, and why, as a phrase."""
+        phrases = []
         groups = {"": self.left_out}
-        groups |= {f"of the {part}'s ": own for part, own in self.left_out_of.items()}
-        for whose, reasons in groups.items():
+        groups |= {f"{part} corrupted: ": reasons for part, reasons in self.left_out_of.items()}
+        for group, reasons in groups.items():
             counts = [f"{n} {_IN_WORDS[why]}" for why, n in reasons.items() if n]
             if counts:
-                told.append(f"{whose}{', '.join(counts)}")
+                phrases.append(f"{group}{', '.join(counts)}")
         lost = sum(reasons[NO_REPLACEMENT] for reasons in groups.values())
         if lost > sum(self.traced.values()):
-            told.append("--by noise needs no other words")
-        return f"Facts left out: {'; '.join(told) or 'none'}"
+            phrases.append("--by noise needs no replacement words")
+        return f"Facts left out: {'; '.join(phrases) or 'none'}"

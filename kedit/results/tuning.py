@@ -1,4 +1,4 @@
-"""What the settings of editors that were tried came to, the best of each editor first."""
+"""The result of `tune_editors`: Scores of all tried settings, the best of each editor first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +13,16 @@ from kedit.tables import Table, csv_text, percent, plural
 
 @dataclass(frozen=True)
 class Try:
-    """Settings of an editor, and what its edits came to.
+    """One tried setting of an editor, with the Scores of its edits.
 
     Args:
-        spec: which tells them, as `kedit.editors.registry.make_editor` reads it.
-        score, by_magnitude, mean: the Score, that by magnitude alone, and the mean share.
-        point: what was kept and what was gained.
-        shares: that the Score is made of, by their names.
-        n_failed: edits in trouble.
+        spec: spec of the editor with these settings (`kedit.editors.registry.make_editor`).
+        score: the Score.
+        by_magnitude: the Score by magnitude only.
+        mean: the mean of the shares.
+        point: locality and generalisation.
+        shares: the shares of which the Score is the harmonic mean, by name.
+        n_failed: number of edits in trouble.
     """
 
     spec: str
@@ -32,7 +34,7 @@ class Try:
     n_failed: int
 
     def row(self) -> dict[str, Any]:
-        """Its numbers, under names of their own."""
+        """All numbers, one column each."""
         named = {
             "Score": self.score, "Score by magnitude": self.by_magnitude, "mean share": self.mean,
             **self.shares,
@@ -50,7 +52,7 @@ class Try:
 
 @dataclass(frozen=True)
 class TunedEditor:
-    """An editor as it was named, and the settings of it that were tried, the best ones first."""
+    """An editor, as named on the command line, and its tried settings, the best ones first."""
 
     name: str
     tries: tuple[Try, ...]
@@ -63,11 +65,14 @@ class TunedEditor:
 
 @dataclass(frozen=True)
 class Tuning(Result):
-    """As many settings of each editor, tried on the same cases.
+    """The same number of settings of each editor, all tried on the same cases.
 
     Args:
-        perspective: the side that was edited, whose probes alone were scored.
-        tuned: the editors in the order they were given.
+        model: name of the model.
+        perspective: the side that was edited; only its probes were scored.
+        n_cases: number of cases.
+        seed: seed of the choice of settings and of the bootstrap.
+        tuned: the editors, in the order of the command line.
     """
 
     FILE = "tuned.json"
@@ -81,41 +86,41 @@ class Tuning(Result):
     @property
     def best(self) -> dict[str, str]:
         """The spec of each editor's best settings, by the editor's name."""
-        return {one.name: one.best.spec for one in self.tuned}
+        return {editor.name: editor.best.spec for editor in self.tuned}
 
     @property
     def edits(self) -> str:
-        """What the numbers are of, in words."""
+        """The side and the number of cases, as a phrase."""
         return f"{self.perspective} edits of {plural(self.n_cases, 'case')}"
 
     def table(self) -> Table:
-        """The best of each editor."""
+        """The best setting of each editor."""
         n_tries = len(self.tuned[0].tries)
         rows = []
-        for one in (own.best for own in self.tuned):
-            numbers = (one.score, one.by_magnitude, one.mean, *reversed(one.point))
-            rows.append((one.spec, *map(percent, numbers), str(one.n_failed)))
+        for best in (editor.best for editor in self.tuned):
+            numbers = (best.score, best.by_magnitude, best.mean, *reversed(best.point))
+            rows.append((best.spec, *map(percent, numbers), str(best.n_failed)))
         return Table(
             f"The best of {n_tries} settings of each editor: {self.model}, {self.edits}",
-            ("", "Score", "by magnitude", "mean share", "gained", "kept", "failed"),
+            ("editor", "Score", "by magnitude", "mean share", "gained", "kept", "failed"),
             tuple(rows),
-            "Percent, 95 % bootstrap intervals over cases; the best of several tries looks better "
-            "than it is.",
+            "Percent, with 95 % bootstrap intervals over cases. The settings are chosen and measured "
+            "on the same cases, so the values of the best ones are likely too high.",
         )
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each try, the best of each editor first."""
         return [
-            {"editor": own.name, "place": place, **one.row()}
-            for own in self.tuned
-            for place, one in enumerate(own.tries, 1)
+            {"editor": editor.name, "place": rank, **tried.row()}
+            for editor in self.tuned
+            for rank, tried in enumerate(editor.tries, 1)
         ]
 
     def to_record(self) -> dict[str, Any]:
-        """With the best specs under "editors", where `read_tuned` of kedit.editors finds them."""
+        """The record for JSON. `read_tuned` of kedit.editors reads the best specs from "editors"."""
         return {"editors": self.best, **super().to_record()}
 
     def save(self, folder: RunFolder) -> None:
-        """tuned.json, from which `load` has it back, and tries.csv."""
+        """Writes tuned.json, which `load` reads, and tries.csv."""
         folder.write_json(self.FILE, self.to_record())
         folder.write("tries.csv", csv_text(self.rows()))

@@ -1,7 +1,7 @@
-"""Whether the edit of a fact works, says its target at a price, or fails: judged by numbers alone.
+"""The verdict on an edit: it works, works at a price, or fails.
 
-An edit can make a model say anything by damaging it. So each number that damage shows in has a
-limit, and an edit that breaks one of them is not called a success.
+An edit can make a model say anything by damaging it. So there is a limit for each number that shows
+damage, and an edit beyond one of these limits does not count as a success.
 """
 
 import math
@@ -11,29 +11,29 @@ from typing import Literal
 VerdictName = Literal["works", "at a price", "fails"]
 PriceName = Literal["targets", "perplexity", "repetition", "norm", "neighbours"]
 
-# Chosen by hand, for one edit of one fact. An edit that should be local has no reason to move text
-# about other things by a tenth, or a weight by half of its norm.
-MOST_PERPLEXITY = 1.1  # times what it was
-LEAST_VARIETY = 0.7  # of what it was; 20 tokens fall below it that repeat 7 or fewer all along
-MOST_NORM = 0.5  # of the weight's own norm
-LEAST_KEPT = 0.5  # of the neighbours
-ALL = 1.0  # of the targets
+# Chosen by hand for one edit of one fact. A local edit has no reason to change the perplexity of
+# unrelated text by a tenth, or a weight by half of its norm.
+MOST_PERPLEXITY = 1.1  # perplexity after / before
+LEAST_VARIETY = 0.7  # variety after / before; 20 tokens that only repeat 7 or fewer are below it
+MOST_NORM = 0.5  # norm of the delta / norm of the weight
+LEAST_KEPT = 0.5  # share of the neighbours that keep their answer
+ALL = 1.0  # share of the targets that are said
 
 SAID = {
     "works": "The edit works",
-    "at a price": "The model says it, but at a price",
+    "at a price": "The model says the target, but at a price",
     "fails": "The edit fails",
 }
 SENTENCES = {
-    "targets": "The model says {price.value:.0%} of the targets; all of them are wanted.",
-    "perplexity": "Perplexity of held-out text is {price.value:.3g} times what it was; at most "
-    "{price.limit:g} times is wanted.",
-    "repetition": "What the model says repeats itself: it has {price.value:.0%} of the variety "
-    "that it had; at least {price.limit:.0%} is wanted.",
-    "norm": "The norm of the delta is {price.value:.3g} times that of the weight it is added to; "
-    "at most {price.limit:g} times is wanted.",
-    "neighbours": "{price.value:.0%} of the neighbours keep their answer; at least "
-    "{price.limit:.0%} is wanted.",
+    "targets": "The model says {price.value:.0%} of the targets; it should say all of them.",
+    "perplexity": "The perplexity of held-out text is {price.value:.3g} times as high as before; "
+    "the limit is {price.limit:g} times.",
+    "repetition": "The model repeats itself: its text keeps {price.value:.0%} of the variety that "
+    "it had before; the limit is {price.limit:.0%}.",
+    "norm": "The norm of the delta is {price.value:.3g} times the norm of the weight; the limit is "
+    "{price.limit:g} times.",
+    "neighbours": "{price.value:.0%} of the neighbours keep their answer; the limit is "
+    "{price.limit:.0%}.",
 }
 SHORT = {
     "targets": "{price.value:.0%} of targets said",
@@ -46,15 +46,15 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Price:
-    """A number that is beyond its limit.
+    """A measured number of an edit that is beyond its limit.
 
     Args:
-        name: "perplexity" of text that has nothing to do with the edit, after over before;
-            "repetition": variety of what the model says, after over before; "norm" of the delta
-            over that of its weight; "neighbours": the share that keeps its answer; "targets": of
-            an edit of several facts, the share that is said.
-        value: what was measured; NaN counts as beyond every limit.
-        limit: the most that perplexity and norm may be, the least that the others may be.
+        name: what was measured. "perplexity": perplexity of held-out text, after / before.
+            "repetition": variety of the model's text, after / before. "norm": norm of the delta /
+            norm of the weight. "neighbours": share of the neighbours that keep their answer.
+            "targets": share of the targets that are said, for an edit of several facts.
+        value: the measured number; NaN counts as beyond every limit.
+        limit: the largest allowed value for perplexity and norm, the smallest for the others.
     """
 
     name: PriceName
@@ -62,24 +62,25 @@ class Price:
     limit: float
 
     def __str__(self) -> str:
-        """The number and its limit, as a sentence."""
+        """A sentence with the number and its limit."""
         return SENTENCES[self.name].format(price=self)
 
     @property
     def short(self) -> str:
+        """The number as a phrase, for a figure's title."""
         return SHORT[self.name].format(price=self)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of an edit, and all that it costs; one that fails may have prices too."""
+    """Whether an edit works, with its prices; an edit that fails may have prices too."""
 
     outcome: VerdictName
     prices: tuple[Price, ...]
 
     @property
     def short(self) -> str:
-        """For a figure's title."""
+        """The outcome and the prices as a phrase, for a figure's title."""
         costs = ", ".join(price.short for price in self.prices)
         return f"{SAID[self.outcome]}{f': {costs}' if costs else ''}"
 
@@ -93,21 +94,21 @@ def judged(
     kept: float | None = None,
     said: float | None = None,
 ) -> Verdict:
-    """The verdict on one edit; None stands for what was not measured, and cannot be a price.
+    """The verdict on one edit. A number that is None was not measured and cannot be a price.
 
     Args:
-        says_target: whether the edited model says the target after the prompt that was edited; of
-            several facts, enough of the targets not to have failed.
-        perplexity: of held-out text, before and after the edit.
-        variety: `kedit.forward.generation.variety` of what the model says, before and after.
-        norm: the largest ratio of a delta's norm to its weight's (`Edit.norms`).
-        kept: the share of neighbours that keep their answer, from 0 to 1.
-        said: of several facts, the share of the targets that the model says.
+        says_target: whether the edited model says the target after the edited prompt; for several
+            facts, whether it says enough targets for the edit not to fail.
+        perplexity: perplexity of held-out text before and after the edit.
+        variety: `kedit.forward.generation.variety` of the model's text before and after the edit.
+        norm: largest ratio of a delta's norm to its weight's norm (`Edit.norms`).
+        kept: share of the neighbours that keep their answer, from 0 to 1.
+        said: share of the targets that the model says, from 0 to 1, for several facts.
     """
     prices: list[Price] = []
 
     def at_most(name: PriceName, value: float | None, limit: float) -> None:
-        # not "value > limit", which a NaN would pass
+        # not "value > limit", which is false for a NaN
         if value is not None and not value <= limit:
             prices.append(Price(name, value, limit))
 
@@ -126,10 +127,10 @@ def judged(
 
 
 def _ratio(pair: tuple[float, float] | None) -> float | None:
-    """After over before."""
+    """The second number divided by the first."""
     if pair is None:
         return None
     before, after = pair
-    if before == 0:  # text that did nothing but repeat itself can lose no variety
+    if before == 0:  # text that already repeats one token cannot lose variety
         return 1.0 if after == 0 else after * math.inf
     return after / before
