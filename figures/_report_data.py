@@ -1,4 +1,4 @@
-"""The numbers that a report's page draws by itself: average effects, and single facts."""
+"""The data from which a report's page draws its maps: average effects and single facts."""
 
 import math
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from kedit.results.grids import EffectGrid
     from kedit.results.traces import FactTrace
 
-DIGITS = 4  # significant ones: a page of 40 facts stays at a few megabytes
+DIGITS = 4  # significant digits, so that a page of 40 facts has only a few megabytes
 
 
 def page_data(files: RunFiles, n_facts: int) -> dict[str, Any]:
-    """Plain values for one block of JSON; "maps" and "facts" are empty for a run without traces.
+    """Plain values for the page's block of JSON; without traces, "maps" and "facts" are empty.
 
     Args:
-        n_facts: so many single facts at most.
+        n_facts: largest number of single facts on the page.
     """
     return rounded(
         {
@@ -46,7 +46,7 @@ def page_data(files: RunFiles, n_facts: int) -> dict[str, Any]:
 
 
 def rounded(value: Any) -> Any:
-    """Floats to DIGITS significant digits; None for what JSON has no number for."""
+    """The value with all floats rounded to DIGITS significant digits; NaN and infinity are None."""
     if isinstance(value, Mapping):
         return {name: rounded(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -57,20 +57,22 @@ def rounded(value: Any) -> Any:
 
 
 def _title(name: str, window: int) -> str:
+    """The title of a map; a site that the figures do not know keeps its name."""
     return site_name(name, window) if name.partition("-")[0] in SITES else name
 
 
 def _fact(by_part: "Mapping[str, FactTrace]", names: Mapping[str, str]) -> dict[str, Any]:
-    """One fact's maps.
+    """The maps of one fact.
 
     Args:
-        names: of relations, by their ids.
+        by_part: the fact's traces, by corrupted part.
+        names: names of relations, by id.
     """
     fields = ("part", "labels", "corrupted", "corruption", "answer", "foil")
-    one = next(iter(by_part.values()))
-    told = {name: getattr(one, name) for name in ("subject", "object", "prompt")}
-    return told | {
-        "relation": names.get(one.relation, one.relation),
+    first = next(iter(by_part.values()))
+    fact = {name: getattr(first, name) for name in ("subject", "object", "prompt")}
+    return fact | {
+        "relation": names.get(first.relation, first.relation),
         "parts": [
             {name: getattr(trace, name) for name in fields}
             | {"grids": [_grid(grid, trace.corrupted[0]) for grid in trace.grids.values()]}
@@ -80,11 +82,13 @@ def _fact(by_part: "Mapping[str, FactTrace]", names: Mapping[str, str]) -> dict[
 
 
 def _grid(grid: "EffectGrid", first: int) -> dict[str, Any]:
-    """One fact's scores by metric, layer and token; of a grid by head, those of the head with the
-    largest effect of either sign in each cell, and which it is.
+    """One fact's scores by metric, layer and token.
+
+    For a grid by head, each cell has the scores of the head with the largest effect of either
+    sign, and this head's number.
 
     Args:
-        first: corrupted position; before it there is no effect, and nothing to estimate.
+        first: first corrupted position. Cells before it have no effect, so none is an estimate.
     """
     import torch
 
@@ -105,7 +109,7 @@ def _grid(grid: "EffectGrid", first: int) -> dict[str, Any]:
         "positions": grid.positions,
         "clean": grid.clean.tolist(),
         "corrupted": grid.corrupted.tolist(),
-        # both: what is left of two rounded scores has lost the digits of a small effect
+        # both are stored: the difference of two rounded scores loses the digits of a small effect
         "restored": restored.tolist(),
         "effect": effect.tolist(),
         "estimated": None if grid.screen is None else estimated.tolist(),

@@ -1,4 +1,4 @@
-"""What a run folder holds, whatever experiment wrote it."""
+"""Reads the files of a run folder, for any experiment."""
 
 import json
 from dataclasses import dataclass
@@ -14,24 +14,26 @@ if TYPE_CHECKING:
     from kedit.results.traces import FactTrace
 
 PAGE, CONFIG = "report.html", "config.json"
-READ = ("config.json", "versions.json", "averages.json", "records.jsonl")  # by name
-UNTOLD = ("lock", PAGE)
+PARSED = ("config.json", "versions.json", "averages.json", "records.jsonl")
+IGNORED = ("lock", PAGE)
 TEXTS = (".md", ".txt", ".json")
-LONGEST = 200_000  # bytes of a text that is shown whole
+LONGEST = 200_000  # bytes; a longer text is not shown on the page
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run's folder; what its experiment does not write is empty.
+    """The content of a run folder. Fields whose file the experiment does not write are empty.
 
     Args:
-        config, versions: as their files have them.
-        averages: averages.json of a traced run.
-        edited: report.json of the edit of one fact.
-        compared: editors of comparison.json, one for each of them and side.
+        path: the folder.
+        config, versions: content of config.json and of versions.json.
+        averages: averages.json of a tracing run.
+        edited: report.json of an edit.
+        compared: the editors in comparison.json, one entry per editor and side.
         records: finished records, in order.
-        pictures, tables, texts: *.png, *.csv, and short *.md, *.txt and *.json, in the folder.
-        others: all further files, those of folders inside it too.
+        pictures, tables, texts: *.png files, *.csv files, and short *.md, *.txt and *.json files in
+            the folder.
+        others: all other files, including those in subfolders.
     """
 
     path: Path
@@ -48,17 +50,17 @@ class RunFiles:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every option of the run."""
+        """The values of all options of the run."""
         return self.config.get("all", self.config)
 
     @property
     def name(self) -> str:
-        """The experiment's; the folder's, if it does not say."""
+        """The name of the experiment; of the folder, if config.json does not name an experiment."""
         return self.config.get("experiment", self.path.resolve().name)
 
     @property
     def traced(self) -> list[dict[str, Any]]:
-        """Records of the facts that were traced and whose tensors are there."""
+        """The records of traced facts whose tensors exist."""
         return [
             record
             for record in self.records
@@ -66,26 +68,28 @@ class RunFiles:
         ]
 
     def traces(self, limit: int) -> "Iterator[dict[str, FactTrace]]":
-        """The first `limit` facts that were traced, by the part that was corrupted.
+        """The traces of the first `limit` traced facts, each by the corrupted part.
 
         Raises:
-            InputError: their tensors are damaged.
+            InputError: a file of tensors is damaged.
         """
         from safetensors import SafetensorError
 
-        from kedit import cache as kept
+        from kedit import cache
         from kedit.results.traces import fact_traces
 
         for record in self.traced[:limit]:
             file = self._tensors(record["key"])
             try:
-                tensors, told = kept.read(file)
-                if "tensors" in record and record["tensors"] != kept.checksum_of(tensors, told):
+                tensors, metadata = cache.read(file)
+                if "tensors" in record and record["tensors"] != cache.checksum_of(
+                    tensors, metadata
+                ):
                     raise KeyError(f"the checksum of {record['key']}")
                 traces = fact_traces(record, tensors)
             except (OSError, SafetensorError, KeyError) as error:
                 raise InputError(
-                    f"{file} is damaged: the run's command, given again, makes it anew"
+                    f"{file} is damaged. Repeat the run's command to compute it again"
                 ) from error
             yield traces
 
@@ -94,31 +98,31 @@ class RunFiles:
 
 
 def read_run(path: Path) -> RunFiles:
-    """What lies in the folder `path`.
+    """Reads the run folder `path`.
 
     Raises:
-        InputError: there is no such folder, it holds no run, or a file of it is not JSON.
+        InputError: there is no such folder, it is no run folder, or a file is not valid JSON.
     """
     if not path.is_dir():
-        raise InputError(f"{path} is no folder: the folder that an experiment printed is wanted")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in UNTOLD)
-    own = [file for file in files if file.parent == path]
-    if not own:
+        raise InputError(f"{path} is not a folder: give the run folder that an experiment printed")
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in IGNORED)
+    direct = [file for file in files if file.parent == path]
+    if not direct:
         inside = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
-        told = f"no run, but folders: {', '.join(inside)}" if inside else "nothing"
-        raise InputError(f"{path} holds {told}; the folder of one run is wanted")
+        content = f"only contains folders: {', '.join(inside)}" if inside else "is empty"
+        raise InputError(f"{path} {content}; give the folder of one run")
     if not (path / CONFIG).exists():
         raise InputError(
-            f"{path} has no {CONFIG}, which every run's folder has: a page shows all that lies "
-            "in a folder, so that one of a run is wanted"
+            f"{path} has no {CONFIG}, so it is not a run folder. A page would show all files of "
+            "the folder; give the folder of one run"
         )
-    texts = [file for file in own if file.suffix in TEXTS and file.name not in READ]
+    texts = [file for file in direct if file.suffix in TEXTS and file.name not in PARSED]
     shown = {
-        "pictures": tuple(file for file in own if file.suffix == ".png"),
-        "tables": tuple(file for file in own if file.suffix == ".csv"),
+        "pictures": tuple(file for file in direct if file.suffix == ".png"),
+        "tables": tuple(file for file in direct if file.suffix == ".csv"),
         "texts": tuple(file for file in texts if file.stat().st_size <= LONGEST),
     }
-    known = {file for kind in shown.values() for file in kind} | {path / name for name in READ}
+    known = {file for kind in shown.values() for file in kind} | {path / name for name in PARSED}
     return RunFiles(
         path=path,
         config=_json(path / "config.json"),
@@ -133,14 +137,14 @@ def read_run(path: Path) -> RunFiles:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The object that a file holds; nothing where there is no file.
+    """The object in a JSON file; empty if there is no file.
 
-    A list, as earlier versions wrote comparison.json, is shown as a text alone.
+    Earlier versions wrote comparison.json as a list; the page shows such a file only as text.
     """
     if not path.exists():
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+        raise InputError(f"{path} is not valid JSON: {error}") from None
     return found if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""What changing W_out, W_O, both, or random heads of W_O does, as edits are and equally large."""
+"""Figure of Scores of edits of W_out, W_O, both, or random heads of W_O."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,12 +15,12 @@ LOOKS = (
     Dots(BOTH, "#0072B2", "D"),
     Dots(RANDOM, "0.5", "o"),
 )
-TITLES = {"free": "Edits as they were made", "equal": "Scaled to the case’s smallest edit"}
+TITLES = {"free": "Unscaled edits", "equal": "Edits scaled to equal size"}
 
 
 @styled
 def ablation(result: Ablation) -> Figure:
-    """A column for each norm; the Score, its parts, and the Score by kind of relation below."""
+    """A column for unscaled and one for scaled edits; rows: Score, its parts, Score by kind."""
     found = {(line.budget, line.kind, line.arm): line.shares for line in result.lines}
     n_cases = {line.kind: line.n_cases for line in result.lines}
     parts = list(result.lines[0].shares)
@@ -28,15 +28,16 @@ def ablation(result: Ablation) -> Figure:
     caption = (
         f"n = {plural(n_cases[ALL], 'case')}; {result.perspective} edits; "
         f"seed {result.seed}; lines: 95\u00a0% bootstrap intervals over cases. Score: "
-        "harmonic mean of the rows below it, each the share that was gained of what there was to "
-        "gain, or kept. Size: Frobenius norm over all matrices of the edit."
+        "harmonic mean of the shares below it, which were gained or kept by the edit. Size: "
+        "Frobenius norm over all matrices of an edit; edits of one case are scaled to the smallest "
+        "of them."
     )
-    title = titled("What attention adds to an edit", result.model)
+    title = titled("Edits of MLPs, of attention, or of both", result.model)
     figure = new_figure(DOUBLE, 0.75 + 0.36 * len(rows), title, caption)
     axes = figure.subplots(1, 2, sharey=True, sharex=True)
     for ax, budget in zip(axes, TITLES, strict=True):
-        for place, look in enumerate(LOOKS):
-            offset = 0.17 * (place - (len(LOOKS) - 1) / 2)
+        for rank, look in enumerate(LOOKS):
+            offset = 0.17 * (rank - (len(LOOKS) - 1) / 2)
             bounds = [found[budget, kind, look.name][name].floats(100) for kind, name in rows]
             _dots(ax, np.arange(len(rows)) + offset, np.array(bounds), look)
         ax.set_title(TITLES[budget])
@@ -55,8 +56,9 @@ def ablation(result: Ablation) -> Figure:
 
 
 def _dots(ax: Axes, heights: np.ndarray, bounds: np.ndarray, look: Dots) -> None:
+    """Draws means as marks, with their intervals as lines."""
     mean, low, high = bounds.T
-    # an estimate may lie outside of its draws, where most of them are zero
+    # if most bootstrap draws are zero, the mean can lie outside of its interval
     spread = np.clip([mean - low, high - mean], 0, None)
     ax.errorbar(
         mean, heights, xerr=spread, fmt=look.shape, color=look.colour, markersize=3.5,

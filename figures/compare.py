@@ -1,4 +1,4 @@
-"""What edits from one side do on that side and on the other, editor by editor."""
+"""Figure of a comparison: effects of edits on the edited side and on the other side, by editor."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle, groupby
@@ -30,31 +30,35 @@ from kedit.stats import Interval
 from kedit.studies.comparison import Comparison
 from kedit.tables import plural
 
-# Okabe and Ito's, as in style.py; 6 and 7: no pair of them comes twice among 42 editors
+# Okabe and Ito's colours, as in style.py. 6 colours and 7 shapes give 42 different pairs
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHAPES = ("o", "D", "s", "^", "v", "p", "X")
-# groups that an edit is to leave as they were
+# groups that an edit should not change
 STAYS = ("neighborhood", "other objects", "other relations")
 BAND, TICK, SHADE = "0.80", "0.35", "0.94"
 STATISTICS = ("success", "magnitude")
-SLOT, ROW = 0.075, 0.3  # inches: an editor in a row; a row, at least
+SLOT, ROW = 0.075, 0.3  # inches: height of an editor in a row; least height of a row
 NAME_WIDTH = 54  # characters of an editor's name
-TITLE = "What edits from one side do on that side and on the other"
+TITLE = "Effects of edits on the edited side and on the other side"
 EXPLAINED = (
-    "dots: means over cases after the edits, lines: 95\u00a0% intervals over cases (of success "
-    "Wilson’s, of magnitude by the bootstrap; hollow: a single case, no interval; no line: it is "
-    "narrower than the dot), grey: the same cases before any edit; success: the answer is "
-    "likelier than its rival (both named under each group); magnitude: probability of the answer − "
-    "of its rival, in percentage points; transfer: to the side that was not edited"
+    "dots: means over cases after the edits; lines: 95\u00a0% intervals over cases (Wilson’s for "
+    "success, bootstrap for magnitude; hidden where narrower than the dot; hollow dot: a single "
+    "case, no interval); grey: the same cases before any edit; success: the answer is likelier "
+    "than its rival (both are given below each group); magnitude: probability of the answer − "
+    "probability of its rival, in percentage points; transfer: effect on the side that was not "
+    "edited"
 )
 
 
 def comparison(found: Comparison) -> Figure:
-    """What the editors of a comparison do on both sides."""
+    """Draws the effects of all editors of a comparison."""
     return compared(
-        {side: {one.editor: one.measures for one in ones} for side, ones in found.sides.items()},
+        {
+            side: {editor.editor: editor.measures for editor in editors}
+            for side, editors in found.sides.items()
+        },
         Source(found.model, f"seed {found.seed}"),
-        {(one.side, one.editor): one.costs.failed for one in found.editors},
+        {(editor.side, editor.editor): editor.costs.failed for editor in found.editors},
     )
 
 
@@ -64,24 +68,33 @@ def compared(
     source: Source,
     n_failed: Mapping[tuple[str, str], int],
 ) -> Figure:
-    """Two columns for each side that was edited, a block of rows for each side that was probed.
+    """Draws effects of edits: two columns per edited side, a block of rows per probed side.
 
     Args:
         arms: measures before and after the edits, by edited side ("entity", "relation", or
-            "together"), then by editor; the editors' order gives them their colours and their
-            places in a row.
-        n_failed: edits that could not be made, by edited side and editor.
+            "together"), then by editor. The order of the editors determines their colours and
+            their order in a row.
+        source: model and data, for title and caption.
+        n_failed: number of failed edits, by edited side and editor.
     """
-    found = {edited: {name: _drawn(each[name]) for name in each} for edited, each in arms.items()}
-    shown = [one for each in found.values() for there in each.values() for one in there.values()]
+    found = {
+        edited: {name: _drawn(measures) for name, measures in editors.items()}
+        for edited, editors in arms.items()
+    }
+    shown = [
+        measure
+        for editors in found.values()
+        for measures in editors.values()
+        for measure in measures.values()
+    ]
     names = dict.fromkeys(name for editors in found.values() for name in editors)
-    looks = [Dots(*each) for each in zip(names, cycle(COLOURS), cycle(SHAPES), strict=False)]
+    looks = [Dots(*look) for look in zip(names, cycle(COLOURS), cycle(SHAPES), strict=False)]
     labels = [_label(name, list(found), n_failed) for name in names]
     blocks = _blocks(list(found), shown)
     n_rows = [max(len(groups), 1) for groups in blocks.values()]
     row = max(ROW, SLOT * (len(looks) + 1.3))
     height = 0.8 + 0.33 * len(n_rows) + row * sum(n_rows)
-    caption = f"n = {plural(_cases(shown), 'case')}; {readable(source.told)}; {EXPLAINED}."
+    caption = f"n = {plural(_cases(shown), 'case')}; {readable(source.details)}; {EXPLAINED}."
     figure = new_figure(DOUBLE, height, titled(TITLE, source.model), caption)
     successes, magnitudes = _panels(figure, n_rows, len(found))
     for lefts, rights, (side, groups) in zip(successes, magnitudes, blocks.items(), strict=True):
@@ -92,9 +105,9 @@ def compared(
                 _draw(ax, editors, keys, looks, SLOT / row)
         for ax, edited in zip(lefts, found, strict=True):
             _head(ax, side, edited, over=lefts[0] is successes[0, 0])
-        for place, group in enumerate(groups):
-            there = _cases([one for one in shown if one.key[:2] == (side, group)])
-            _note(rights[-1], there, (1, place), (5, 0), va="center", ha="left")
+        for row_index, group in enumerate(groups):
+            n_cases = _cases([measure for measure in shown if measure.key[:2] == (side, group)])
+            _note(rights[-1], n_cases, (1, row_index), (5, 0), va="center", ha="left")
     _note(magnitudes[0, -1], "cases", (1, -0.5), (5, 7), va="center", ha="left")
     _scales(successes, magnitudes, shown)
     _legends(figure, looks, labels)
@@ -102,37 +115,39 @@ def compared(
 
 
 def _drawn(measures: Sequence[Measure]) -> dict[Key, Measure]:
-    """Those that have a place in the figure and a number after the edit."""
+    """The measures that the figure shows and that have a number after the edit, by key."""
     return {
-        one.key: one
-        for one in measures
-        if one.key[:2] in CONTRASTS and one.key.statistic in STATISTICS and _percent(one.after)
+        measure.key: measure
+        for measure in measures
+        if measure.key[:2] in CONTRASTS
+        and measure.key.statistic in STATISTICS
+        and _percent(measure.after)
     }
 
 
 def _blocks(edited: Sequence[str], shown: Sequence[Measure]) -> dict[str, list[str]]:
-    """The groups of each side from top to bottom; what was edited (first) is above."""
-    there = {one.key[:2] for one in shown}
+    """The groups of each probed side from top to bottom; the side edited first is at the top."""
+    there = {measure.key[:2] for measure in shown}
     order = dict.fromkeys([*edited, *SIDES])
     blocks = {side: [group for group in GROUPS if (side, group) in there] for side in order}
     return {side: groups for side, groups in blocks.items() if groups} or {next(iter(order)): []}
 
 
 def _percent(interval: Interval | None) -> tuple[float, float, float] | None:
-    """Mean, low and high, times 100; None where there is no mean."""
+    """Mean, low and high in percent; None without a mean."""
     if interval is None or not np.isfinite(interval.mean):
         return None
     return interval.floats(100)
 
 
 def _cases(measures: Sequence[Measure]) -> str:
-    """How many, or from how few to how many."""
-    counts = sorted({one.n_cases for one in measures}) or [0]
+    """The number of cases as text, or the range of numbers: "12–20"."""
+    counts = sorted({measure.n_cases for measure in measures}) or [0]
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
 
 
 def _label(name: str, sides: Sequence[str], n_failed: Mapping[tuple[str, str], int]) -> str:
-    """An editor's name, and how many of its edits failed, by side if two were edited."""
+    """An editor's name with its number of failed edits, by side if several sides were edited."""
     failed = {side: n_failed[side, name] for side in sides if n_failed.get((side, name))}
     shown = readable(name, NAME_WIDTH)
     if failed and len(sides) > 1:
@@ -141,12 +156,12 @@ def _label(name: str, sides: Sequence[str], n_failed: Mapping[tuple[str, str], i
 
 
 def _panels(figure: Figure, n_rows: Sequence[int], n_edited: int) -> tuple[ndarray, ndarray]:
-    """Axes of successes and of magnitudes [side probed, side edited]."""
+    """The axes of successes and of magnitudes, each an array [probed side, edited side]."""
     panels = figure.subplots(
         len(n_rows), 3 * n_edited, sharex="col", sharey="row", squeeze=False,
         height_ratios=n_rows, width_ratios=[1.15, 1, 0.1] * n_edited,
     )  # fmt: skip
-    for spacer in panels[:, 2::3].flat:  # sets the pairs apart
+    for spacer in panels[:, 2::3].flat:  # an empty column that separates the pairs
         spacer.remove()
     layout_of(figure).set(hspace=0.03)
     return panels[:, ::3], panels[:, 1::3]
@@ -159,34 +174,37 @@ def _draw(
     looks: Sequence[Dots],
     step: float,
 ) -> None:
-    """Editor below editor in every row; behind each, where its cases were before.
+    """Draws one panel: in each row all editors below one another, in grey their values before.
 
     Args:
-        keys: what the rows hold, from top to bottom.
-        step: of a row: how far its editors are below one another.
+        editors: measures by editor and key.
+        keys: the measures of the rows, from top to bottom.
+        looks: name, colour and shape of each editor.
+        step: distance between the editors of a row; rows have distance 1.
     """
     heights = step * (np.arange(len(looks)) - (len(looks) - 1) / 2)
     columns = [[editors.get(dots.name, {}).get(key) for key in keys] for dots in looks]
     for row in range(len(keys)):
         _before(ax, [column[row] for column in columns], row + heights, step)
     for (name, colour, shape), column, height in zip(looks, columns, heights, strict=True):
-        there = [(row + height, one) for row, one in enumerate(column) if one]
-        places = np.array([place for place, _ in there])
-        bounds = np.array([_percent(one.after) for _, one in there]).reshape(-1, 3)
-        several = (np.array([one.n_cases for _, one in there]) > 1) & np.isfinite(bounds).all(1)
-        ax.hlines(places[several], *bounds[several, 1:].T, color=colour, linewidth=1.1, zorder=3.5)
+        there = [(row + height, measure) for row, measure in enumerate(column) if measure]
+        ys = np.array([y for y, _ in there])
+        bounds = np.array([_percent(measure.after) for _, measure in there]).reshape(-1, 3)
+        n_cases = np.array([measure.n_cases for _, measure in there])
+        several = (n_cases > 1) & np.isfinite(bounds).all(1)
+        ax.hlines(ys[several], *bounds[several, 1:].T, color=colour, linewidth=1.1, zorder=3.5)
         faces = [colour if more else "white" for more in several]
         how = {"marker": shape, "facecolors": faces, "edgecolors": colour, "linewidths": 0.6}
-        ax.scatter(bounds[:, 0], places, 2.7**2, label=name, zorder=3, **how)
-    if not any(one for column in columns for one in column):
+        ax.scatter(bounds[:, 0], ys, 2.7**2, label=name, zorder=3, **how)
+    if not any(measure for column in columns for measure in column):
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
         where = {"transform": ax.transAxes, "ha": "center", "va": "center"}
-        ax.text(0.5, 0.5, "empty", **where, color="0.35", bbox=box)
+        ax.text(0.5, 0.5, "no data", **where, color="0.35", bbox=box)
 
 
 def _before(ax: Axes, measures: Sequence[Measure | None], heights: ndarray, step: float) -> None:
-    """A band and a tick behind one row's editors, in one piece where neighbours agree."""
-    starts = [_percent(one.before) if one else None for one in measures]
+    """Draws the values before any edit: one grey band for adjacent editors with equal values."""
+    starts = [_percent(measure.before) if measure else None for measure in measures]
     for bounds, editors in groupby(range(len(starts)), key=starts.__getitem__):
         here = heights[list(editors)]
         if bounds:
@@ -198,7 +216,7 @@ def _before(ax: Axes, measures: Sequence[Measure | None], heights: ndarray, step
 
 
 def _rows(axes: Sequence[Axes], side: str, groups: Sequence[str]) -> None:
-    """Groups from top to bottom, below each what is weighed; shaded is what should stay."""
+    """Labels the rows with group, answer and rival; groups that should not change are shaded."""
     for ax in axes:
         ax.spines[["top", "right", "left"]].set_visible(False)
         ax.tick_params(axis="y", length=0)
@@ -213,21 +231,27 @@ def _rows(axes: Sequence[Axes], side: str, groups: Sequence[str]) -> None:
 
 
 def _head(ax: Axes, side: str, edited: str, over: bool) -> None:
-    """Which side is probed; over all, which was edited."""
+    """Writes the probed side over a panel and, for the top row, the edited side over the column."""
     asked = edited in (side, "together")
     weight, role = ("bold", "edited") if asked else ("normal", "transfer")
     ax.set_title(f"{side.capitalize()} probes ({role})", fontweight=weight, pad=3)
-    if over:  # not in_layout: it may reach over the next panel
+    if over:  # not in_layout, since the text may extend over the next panel
         how = {"fontsize": 7.5, "color": "black", "ha": "left", "in_layout": False}
         name = "both sides" if edited == "together" else f"the {edited} side"
         _note(ax, f"After edits of {name}", (0, -0.5), (0, 15), **how)
 
 
 def _scales(successes: ndarray, magnitudes: ndarray, shown: Sequence[Measure]) -> None:
-    """One for all successes, one for all magnitudes: zero in the middle, wide enough for each."""
-    there = [one for one in shown if one.key.statistic == "magnitude"]
-    bounds = [_percent(interval) or () for one in there for interval in (one.before, one.after)]
-    width = 1.08 * np.abs(finite(np.array([1.0, *(x for each in bounds for x in each)]))).max()
+    """Sets the x axes: one scale for all successes, one for all magnitudes, centred at zero."""
+    there = [measure for measure in shown if measure.key.statistic == "magnitude"]
+    bounds = [
+        _percent(interval) or ()
+        for measure in there
+        for interval in (measure.before, measure.after)
+    ]
+    width = (
+        1.08 * np.abs(finite(np.array([1.0, *(x for interval in bounds for x in interval)]))).max()
+    )
     for ax in successes.flat:
         ax.set_xlim(-4, 104)
         ax.set_xticks(range(0, 101, 25))
@@ -245,14 +269,14 @@ def _scales(successes: ndarray, magnitudes: ndarray, shown: Sequence[Measure]) -
 def _note(
     ax: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **how: Any
 ) -> None:
-    """Small print beside the panel, `offset` points from `at`: across it (0 to 1), row."""
+    """Writes small text `offset` points from `at`, which is (fraction of the width, row)."""
     how = {"fontsize": SMALL, "color": "0.35", "ha": "right", "annotation_clip": False} | how
     across = ax.get_yaxis_transform()
     ax.annotate(text, at, offset, xycoords=across, textcoords="offset points", **how)
 
 
 def _legends(figure: Figure, looks: Sequence[Dots], labels: Sequence[str]) -> None:
-    """Below the title what the greys are, and the editors."""
+    """Adds a legend of the grey shades and one of the editors below the title."""
     tick = Line2D([], [], color=TICK, marker="|", markersize=6, linewidth=0)
     line = {"edgecolor": "0.7", "linewidth": 0.4}
     greys = {

@@ -1,4 +1,4 @@
-"""Indirect effects as curves over layers: with modules severed; subject against relation."""
+"""Figures of indirect effects by layer: with modules severed; subject compared with relation."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -30,13 +30,13 @@ from kedit.stats import Interval
 from kedit.tables import plural
 
 DASHES = {"": "-", "mlp_out": "--", "attn_out": "-.", "subject": "-", "relation": "--"}
-LAST = "last corrupted"  # the bucket of the severed curves, as in Meng et al.'s figure 3
-WHOLE = "0.35"  # grey of the runs in which nothing is held
-TOTALS = " Dotted: the total effect, which the corruption takes and restoring can bring back."
+LAST = "last corrupted"  # the bucket of the severed curves, as in figure 3 of Meng et al.
+WHOLE = "0.35"  # grey of the runs in which nothing is severed
+TOTALS = " Dotted: the total effect, clean − corrupted, which a full restoration would reach."
 
 
 class Curve(NamedTuple):
-    """An effect over layers, and how it is drawn."""
+    """An effect by layer, with its colour, dashes and label."""
 
     effect: AverageEffect
     colour: str
@@ -51,21 +51,22 @@ def severed(
     study: Study,
     total: Interval | None = None,
 ) -> Figure:
-    """Effects at the last corrupted token: a panel for each site whose outputs are held.
+    """Effects at the last corrupted token, with modules severed: a panel for each severed site.
 
-    Every panel has the effects with all in place too, in grey, so that no more than two bands
-    overlap.
+    Every panel also has the effects with nothing severed, in grey. With one panel per site no more
+    than two bands overlap.
 
     Args:
-        ordinary: of single residuals.
-        cut: the same, each with one site severed.
-        total: clean - corrupted by metric: a dotted line.
+        ordinary: effects of restoring single residuals.
+        cut: the same effects, each with one site severed.
+        study: facts, runs, metric, seed and model.
+        total: total effect by metric, drawn as a dotted line.
     """
     n_tokens = ordinary.n_tokens[ordinary.buckets.index(LAST)]
-    title = titled(f"Severed modules, {ordinary.part} corrupted", study.model)
+    title = titled(f"Effect with modules severed, {ordinary.part} corrupted", study.model)
     caption = (
         f"{study.caption('bands')} Restored: a single residual at the last corrupted token "
-        f"({plural(n_tokens, 'token')}); severed: outputs that stay as they were corrupted."
+        f"({plural(n_tokens, 'token')}); severed: outputs held at their corrupted values."
         f"{'' if total is None else TOTALS}"
     )
     figure = new_figure(DOUBLE, 2.3, title, caption)
@@ -92,10 +93,15 @@ def sides(
     study: Study,
     totals: Mapping[str, Interval] | None = None,
 ) -> Figure:
-    """Relation against subject: a column for each site; last corrupted token above, last below.
+    """Effects with the relation and with the subject corrupted: a column for each site.
+
+    The upper row is at the last corrupted token, the lower row at the last token.
 
     Args:
-        totals: clean - corrupted by metric, of each part: dotted lines.
+        relation: effects with the relation corrupted, one for each site.
+        subject: effects with the subject corrupted, at the same sites.
+        study: facts, runs, metric, seed and model.
+        totals: total effect by metric, for each part, drawn as dotted lines.
 
     Raises:
         InputError: the two parts were not traced at the same sites.
@@ -103,9 +109,9 @@ def sides(
     sites = [[effect.name for effect in part] for part in (relation, subject)]
     if not sites[0] or sites[0] != sites[1]:
         raise InputError(
-            f"relation at {sites[0]}, subject at {sites[1]}: wanted the same sites in both"
+            f"relation traced at {sites[0]}, subject at {sites[1]}: both need the same sites"
         )
-    title = titled("Subject against relation corrupted", study.model)
+    title = titled("Corrupted subject compared with corrupted relation", study.model)
     caption = study.caption("bands") + window_note(relation)
     if totals:
         caption += TOTALS
@@ -131,6 +137,7 @@ def sides(
 
 
 def _total(ax: Axes, total: Interval, metric: str, colour: str) -> None:
+    """Draws the total effect as a dotted line."""
     height = float(total.mean[METRICS.index(metric)])
     ax.axhline(height, color=colour, linestyle=":", linewidth=1, zorder=1.5)
 
@@ -140,7 +147,7 @@ def _part_label(effect: AverageEffect) -> str:
 
 
 def _draw(ax: Axes, curves: Iterable[Curve], bucket: str, metric: str) -> None:
-    """Means over layers with their intervals as bands; a panel without a number says "empty"."""
+    """Draws means by layer with their intervals as bands, or the words "no data"."""
     index = METRICS.index(metric)
     ax.axhline(0, color="0.6", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
@@ -150,10 +157,10 @@ def _draw(ax: Axes, curves: Iterable[Curve], bucket: str, metric: str) -> None:
         mean, low, high = (values[index, row] for values in (effect.mean, effect.low, effect.high))
         layers = np.arange(len(mean))
         ax.fill_between(layers, low, high, color=colour, alpha=0.18, linewidth=0)
-        for edge in (low, high):  # a band is seen under another one
+        for edge in (low, high):  # so that a band under another one is visible
             ax.plot(layers, edge, color=colour, linewidth=0.4, alpha=0.7)
         ax.plot(layers, mean, color=colour, linestyle=dashes, label=label)
         layer_axis(ax, len(mean))
         seen += finite(mean).size
     if not seen:
-        ax.text(0.5, 0.6, "empty", transform=ax.transAxes, ha="center", color="0.35")
+        ax.text(0.5, 0.6, "no data", transform=ax.transAxes, ha="center", color="0.35")

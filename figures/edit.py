@@ -1,4 +1,4 @@
-"""One edited fact: the likeliest tokens after its prompt, and two answers after every prompt."""
+"""Figures of edited facts: likeliest next tokens, and the probabilities of both answers."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -25,41 +25,45 @@ from kedit.results.exchanges import Exchange
 from kedit.results.many_facts import FactsEdited
 from kedit.tables import number
 
-Likeliest = Sequence[tuple[str, float]]  # tokens with their probabilities
+Likeliest = Sequence[tuple[str, float]]  # likeliest next tokens with their probabilities
 
 NEW, OLD = Dots("new answer", "#0072B2", "o"), Dots("old answer", "#D55E00", "D")
-OTHERS = "0.72"  # grey of the tokens that are neither
+OTHERS = "0.72"  # grey of the tokens that start neither answer
 WHEN = ("before the edit", "after the edit")
-BAR, ROW = 0.16, 0.32  # inches: a token; a prompt
-PROMPT_WIDTH, SAYS_WIDTH = 2.1, 1.35  # inches: a line of a prompt, or of what is said
-TOKEN_WIDTH = 16  # characters of a token
+BAR, ROW = 0.16, 0.32  # inches: height of a token's bar; of a prompt's row
+PROMPT_WIDTH, SAYS_WIDTH = 2.1, 1.35  # inches: width of a prompt's line; of a reply's line
+TOKEN_WIDTH = 16  # characters shown of a token
 EXPLAINED = (
-    "n = 1 edit, no interval; an answer of several tokens has the exponential of their mean "
-    "log-probability; a neighbour’s old answer is what the model says by itself; on the right: "
-    "what it says, ✓: as it should; ␣: a blank that a token opens with"
+    "n = 1 edit, no interval; probability of an answer of several tokens: exp of their mean "
+    "log-probability; a neighbour’s old answer is what the unedited model says; on the right: the "
+    "model’s reply, ✓: as expected; ␣: a blank at the start of a token"
 )
 
 MANY = (
-    "one edit of all facts, no interval; an answer of several tokens has the exponential of their "
-    "mean log-probability; on the right: what the model says, ✓: the target"
+    "one edit of all facts, no interval; probability of an answer of several tokens: exp of their "
+    "mean log-probability; on the right: the model’s reply, ✓: it is the target"
 )
 
 
-DRAWN = 40  # facts in a figure
+DRAWN = 40  # facts in a figure, at most
 
 
 @styled
 def before_after(found: BeforeAfter) -> Figure:
-    """Bars for the edited prompt's likeliest tokens; below, a row for each prompt."""
+    """Bars of the likeliest tokens after the edited prompt; below, a row for each prompt."""
     first = found.exchanges[0]
-    answers = (first.question.new, first.question.old)  # bars of tokens that open them are coloured
+    answers = (first.question.new, first.question.old)  # bars of their first tokens are coloured
     likeliest = (first.before.likeliest, first.after.likeliest)
     asked = shorten(readable(first.question.prompt), 240, placeholder=" …")
     title = titled(f"Edited: “{asked}”", found.model) + f"\n{readable(found.verdict.short)}"
     blocks = {
-        name: own
+        name: exchanges
         for name, changes in (("should change", True), ("should stay", False))
-        if (own := [one for one in found.exchanges if one.question.changes == changes])
+        if (
+            exchanges := [
+                exchange for exchange in found.exchanges if exchange.question.changes == changes
+            ]
+        )
     }
     above = 0.6 + BAR * max(map(len, likeliest))
     below = 0.75 + 0.24 * len(blocks) + ROW * len(found.exchanges)
@@ -74,11 +78,11 @@ def before_after(found: BeforeAfter) -> Figure:
         1,
         sharex=True,
         squeeze=False,
-        height_ratios=[len(own) for own in blocks.values()],
+        height_ratios=[len(exchanges) for exchanges in blocks.values()],
     )[:, 0]
-    for ax, (name, own) in zip(panels, blocks.items(), strict=True):
+    for ax, (name, exchanges) in zip(panels, blocks.items(), strict=True):
         ax.set_title(name, fontweight="bold")
-        _rows(ax, own)
+        _rows(ax, exchanges)
     panels[-1].set_xlabel("probability of the answer")
     _legend(figure)
     return figure
@@ -86,13 +90,13 @@ def before_after(found: BeforeAfter) -> Figure:
 
 @styled
 def many_facts(found: FactsEdited, limit: int = DRAWN) -> Figure:
-    """A row for each fact of an edit of many, of the first `limit`: both answers to its prompt."""
+    """A row for each of the first `limit` facts of an edit: both answers to the edited prompt."""
     exchanges = [fact.exchanges[0] for fact in found.facts[:limit]]
     n_facts = len(found.facts)
     fewer = f"the first {len(exchanges)} of {n_facts} facts" if len(exchanges) < n_facts else ""
-    told = "; ".join(filter(None, (_made_by(found), fewer, MANY)))
+    caption = "; ".join(filter(None, (_made_by(found), fewer, MANY)))
     title = titled(readable(found.verdict.short), found.model)
-    figure = new_figure(DOUBLE, 0.75 + ROW * len(exchanges), title, f"{told}.")
+    figure = new_figure(DOUBLE, 0.75 + ROW * len(exchanges), title, f"{caption}.")
     ax = figure.subplots()
     _rows(ax, exchanges)
     ax.set_xlabel("probability of the answer")
@@ -101,11 +105,12 @@ def many_facts(found: FactsEdited, limit: int = DRAWN) -> Figure:
 
 
 def _made_by(found: BeforeAfter | FactsEdited) -> str:
+    """The editor and the seed, as a phrase."""
     return readable(f"{found.editor}; seed {found.seed}")
 
 
 def _bars(ax: Axes, tokens: Likeliest, answers: tuple[str, str]) -> None:
-    """The likeliest on top, each with its probability written behind it."""
+    """Draws a bar for each token, the likeliest at the top, with its probability as a number."""
     colours = [_colour(text, answers) for text, _ in tokens]
     values = [value for _, value in tokens]
     bars = ax.barh(range(len(tokens)), values, height=0.72, color=colours)
@@ -120,13 +125,13 @@ def _bars(ax: Axes, tokens: Likeliest, answers: tuple[str, str]) -> None:
 
 
 def _token(text: str) -> str:
-    """The blank that it opens with is seen: " Rome" and "Rome" are two tokens."""
+    """The token with a visible blank at its start, since " Rome" and "Rome" are two tokens."""
     blank = "␣" if text.startswith(" ") and text.strip(" ") else ""
     return blank + readable(text, TOKEN_WIDTH)
 
 
 def _colour(token: str, answers: tuple[str, str]) -> str:
-    """Of the answer that the token opens."""
+    """The colour of the answer that starts with the token; grey if neither does."""
     for answer, dots in zip(answers, (NEW, OLD), strict=True):
         if token.strip() and answer.startswith(token.strip()):
             return dots.colour
@@ -134,14 +139,14 @@ def _colour(token: str, answers: tuple[str, str]) -> str:
 
 
 def _rows(ax: Axes, exchanges: Sequence[Exchange]) -> None:
-    """Both answers of each prompt, from a hollow mark to a full one; what is said on the right."""
+    """Draws both answers to each prompt, before (hollow) and after (filled), and the reply."""
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
     for row in range(0, len(exchanges), 2):
         ax.axhspan(row - 0.5, row + 0.5, color="0.955", linewidth=0, zorder=0)
     for step, dots, shifts in (
-        (-0.17, NEW, [(one.before.new, one.after.new) for one in exchanges]),
-        (0.17, OLD, [(one.before.old, one.after.old) for one in exchanges]),
+        (-0.17, NEW, [(exchange.before.new, exchange.after.new) for exchange in exchanges]),
+        (0.17, OLD, [(exchange.before.old, exchange.after.old) for exchange in exchanges]),
     ):
         heights = [row + step for row in range(len(exchanges))]
         ax.hlines(
@@ -165,16 +170,17 @@ def _rows(ax: Axes, exchanges: Sequence[Exchange]) -> None:
                 zorder=3,
                 clip_on=False,
             )
-    ax.set_yticks(range(len(exchanges)), [_wrapped(one.question.prompt) for one in exchanges])
+    prompts = [_wrapped(exchange.question.prompt) for exchange in exchanges]
+    ax.set_yticks(range(len(exchanges)), prompts)
     ax.set_ylim(len(exchanges) - 0.5, -0.5)
     ax.set_xlim(0, 1)
     ax.grid(axis="x", color="0.85", linewidth=0.5, zorder=0.5)
-    for row, one in enumerate(exchanges):
-        _note(ax, row, _told(one))
+    for row, exchange in enumerate(exchanges):
+        _note(ax, row, _reply(exchange))
 
 
 def _wrapped(text: str) -> str:
-    """In two lines; of a longer prompt its start and its end."""
+    """The prompt in at most two lines; of a longer prompt the start and the end."""
     shown = readable(text)
     lines = wrapped(shown, PROMPT_WIDTH)
     if len(lines) <= 2:
@@ -183,17 +189,17 @@ def _wrapped(text: str) -> str:
 
 
 def _cut(text: str, width: float, end: bool = False) -> str:
-    """As much of its start, or of its end, as `width` inches hold."""
+    """The start of the text, or its end, shortened to `width` inches."""
     if text_width(text) <= 72 * width:
         return text
     pieces = [f"… {text[n:]}" if end else f"{text[:-n]} …" for n in range(1, len(text) + 1)]
     return pieces[bisect_left(pieces, -72 * width, key=lambda piece: -text_width(piece))]
 
 
-def _told(one: Exchange) -> str:
-    """A mark, and what is said: "✓ Paris → Rome", or "✓ Berlin" where it stays."""
-    mark = "✓" if one.works else "✗"
-    then, now = readable(one.before.answer), readable(one.after.answer)
+def _reply(exchange: Exchange) -> str:
+    """A mark and the replies: "✓ Paris → Rome", or "✓ Berlin" if the reply stays the same."""
+    mark = "✓" if exchange.works else "✗"
+    then, now = readable(exchange.before.answer), readable(exchange.after.answer)
     if then == now:
         return f"{mark} {_cut(now, SAYS_WIDTH)}"
     line = f"{then} → {now}"
@@ -203,12 +209,14 @@ def _told(one: Exchange) -> str:
 
 
 def _note(ax: Axes, row: int, text: str) -> None:
+    """Writes text to the right of a row."""
     how: dict[str, Any] = {"va": "center", "annotation_clip": False}
     across = ax.get_yaxis_transform()
     ax.annotate(text, (1, row), (9, 0), xycoords=across, textcoords="offset points", **how)
 
 
 def _legend(figure: Figure) -> None:
+    """Adds the legend of marks below the title."""
     handles = [
         Line2D(
             [], [], color=dots.colour, marker=dots.shape, markersize=3.4, linewidth=0,
@@ -218,4 +226,4 @@ def _legend(figure: Figure) -> None:
         for dots in (NEW, OLD)
         for when in WHEN
     ]  # fmt: skip
-    legend_above(figure, handles, [str(one.get_label()) for one in handles])
+    legend_above(figure, handles, [str(handle.get_label()) for handle in handles])

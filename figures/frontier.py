@@ -1,4 +1,4 @@
-"""Generalisation against locality: what each editor brings, and what that costs."""
+"""Figure of generalisation against locality: the share gained and the share kept by editors."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -28,79 +28,84 @@ from kedit.stats import Interval
 from kedit.studies.comparison import Comparison
 from kedit.tables import plural
 
-STEPS = (1, 2, 5, 10, 20)  # percent, between the harmonic means that are drawn as curves
-CURVES = 5  # at most so many
+STEPS = (1, 2, 5, 10, 20)  # percent between the harmonic means that are drawn as curves
+CURVES = 5  # curves at most
 TITLE = "Generalisation against locality"
 AXES = (
     "locality: share kept\nof what was there to keep (%)",
     "generalisation: share gained\nof what there was to gain (%)",
 )
 CURVE = {"color": "0.8", "linewidth": 0.7, "zorder": 0.5}
-NARROWEST = 10.0  # percent: an axis
+NARROWEST = 10.0  # percent: the shortest range of an axis
 
 
-# the name by which experiments/_verdict.py and _tables.py still know it
+# the earlier name of this class
 AxisPlace = FrontierPoint
 
 
 def of_comparison(found: Comparison) -> Figure:
-    """What the editors of a comparison gain, against what they keep."""
-    places = {
-        side: {one.editor: [FrontierPoint(one.locality, one.generalisation)] for one in ones}
-        for side, ones in found.sides.items()
+    """Draws generalisation against locality of the editors of a comparison."""
+    points = {
+        side: {
+            editor.editor: [FrontierPoint(editor.locality, editor.generalisation)]
+            for editor in editors
+        }
+        for side, editors in found.sides.items()
     }
-    told = f"n = {plural(found.n_cases, 'case')}; seed {found.seed}"
-    return frontier(places, Source(found.model, told))
+    details = f"n = {plural(found.n_cases, 'case')}; seed {found.seed}"
+    return frontier(points, Source(found.model, details))
 
 
 def of_tuning(found: Tuning) -> Figure:
-    """What the settings of each editor gain, against what they keep."""
-    places = {one.name: [each.point for each in one.tries] for one in found.tuned}
+    """Draws generalisation against locality of all tried settings of each editor."""
+    points = {editor.name: [tried.point for tried in editor.tries] for editor in found.tuned}
     return frontier(
-        {found.perspective: places}, Source(found.model, f"{found.edits}; seed {found.seed}")
+        {found.perspective: points}, Source(found.model, f"{found.edits}; seed {found.seed}")
     )
 
 
 @styled
 def frontier(arms: Mapping[str, Mapping[str, Sequence[FrontierPoint]]], source: Source) -> Figure:
-    """A panel for each edited side, a mark with its two intervals for each editor.
+    """Draws a panel for each edited side, in it a mark with two intervals for each editor.
 
-    The axes are as wide as the marks and their intervals, the same for all panels. A mark is hollow
-    where there is no interval: over a single case; smaller where it lies on another.
+    All panels have the same axes, as wide as the marks and their intervals. A mark is hollow if
+    there is no interval (a single case), and smaller if it lies on another mark.
 
     Args:
-        arms: by side, then by editor: its place; behind it those of other settings, if any, which
-            are drawn small and joined where none of them is better in both.
+        arms: points by side and editor. An editor's first point is drawn large. Points of other
+            settings, if any, follow it; they are drawn small, and those that no other setting
+            exceeds in both shares are joined by a line.
+        source: model and data, for title and caption.
     """
-    several = any(len(ones) > 1 for editors in arms.values() for ones in editors.values())
+    several = any(len(points) > 1 for editors in arms.values() for points in editors.values())
     caption = (
-        f"{readable(source.told)}. Means of the shares, none counted as less than −100\u00a0%; "
-        "lines: 95\u00a0% bootstrap intervals over cases (hollow: a single case, no interval); "
-        "grey curves: places of one harmonic mean of both, whose number stands at the curve."
+        f"{readable(source.details)}. Means of shares; a share below −100\u00a0% counts as −100\u00a0%. "
+        "Lines: 95\u00a0% bootstrap intervals over cases (hollow mark: a single case, no interval). "
+        "Grey curves: points with the same harmonic mean of both, in percent."
         + (
-            " Small: other settings; the line joins those that none beats in both."
+            " Small marks: other settings; the line joins those that no other exceeds in both."
             if several
             else ""
         )
     )
-    told = list(dict.fromkeys(name for editors in arms.values() for name in editors))
-    looks = dict(zip(told, zip(cycle(COLOURS), cycle(SHAPES), strict=False), strict=False))
-    labels = short_names(told)
+    specs = list(dict.fromkeys(name for editors in arms.values() for name in editors))
+    looks = dict(zip(specs, zip(cycle(COLOURS), cycle(SHAPES), strict=False), strict=False))
+    labels = short_names(specs)
     width = DOUBLE if len(arms) > 1 else 0.75 * DOUBLE
     figure = new_figure(width, 2.8, titled(TITLE, source.model), caption)
     panels = figure.subplots(1, len(arms), sharex=True, sharey=True, squeeze=False)[0]
-    ones = [one for editors in arms.values() for each in editors.values() for one in each]
-    across = _limits(one.locality for one in ones)
-    up = _limits(one.generalisation for one in ones)
+    points = [point for editors in arms.values() for own in editors.values() for point in own]
+    across = _limits(point.locality for point in points)
+    up = _limits(point.generalisation for point in points)
     near = 0.02 * np.array([np.ptp(across), np.ptp(up)])
     for ax, (side, editors) in zip(panels, arms.items(), strict=True):
         _curves(ax, across, up)
-        taken: list[np.ndarray] = []
-        for name, each in editors.items():
-            at = _at(each[0])
-            n_below = sum(bool((np.abs(at - other) < near).all()) for other in taken)
-            _draw(ax, each, *looks[name], size=max(2.0, 4.5 - 1.3 * n_below))
-            taken.append(at)
+        drawn: list[np.ndarray] = []
+        for name, editor_points in editors.items():
+            mark = _percent(editor_points[0])
+            n_below = sum(bool((np.abs(mark - other) < near).all()) for other in drawn)
+            _draw(ax, editor_points, *looks[name], size=max(2.0, 4.5 - 1.3 * n_below))
+            drawn.append(mark)
         if not ax.collections:
             where = {"transform": ax.transAxes, "ha": "center", "va": "center", "color": "0.35"}
             ax.text(0.5, 0.5, "no prompts that should change,\nor none that should stay", **where)
@@ -117,14 +122,14 @@ def frontier(arms: Mapping[str, Mapping[str, Sequence[FrontierPoint]]], source: 
         for colour, shape in looks.values()
     ]
     handles.append(Line2D([], [], **CURVE))
-    names = [*(labels[name] for name in looks), "one harmonic mean"]
+    names = [*(labels[name] for name in looks), "same harmonic mean"]
     legend_above(figure, handles, names)
     return figure
 
 
 def _limits(intervals: Iterable[Interval]) -> tuple[float, float]:
-    """In percent: as wide as the estimates and their intervals, a tenth to spare on both sides."""
-    there = finite(100 * np.array([[float(bound) for bound in one] for one in intervals]))
+    """The range of an axis in percent: all estimates and intervals, with a tenth of space added."""
+    there = finite(100 * np.array([[float(bound) for bound in interval] for interval in intervals]))
     if not there.size:
         return 0.0, 100.0
     spare = max(NARROWEST, np.ptp(there)) / 10
@@ -133,18 +138,19 @@ def _limits(intervals: Iterable[Interval]) -> tuple[float, float]:
     return float(low - wider), float(high + wider)
 
 
-def _at(one: FrontierPoint) -> np.ndarray:
-    return 100 * np.array([float(one.locality.mean), float(one.generalisation.mean)])
+def _percent(point: FrontierPoint) -> np.ndarray:
+    """Locality and generalisation in percent."""
+    return 100 * np.array([float(point.locality.mean), float(point.generalisation.mean)])
 
 
 def _curves(ax: Axes, across: tuple[float, float], up: tuple[float, float]) -> None:
-    """Where locality and generalisation have the same harmonic mean, with its number at the end."""
+    """Draws curves of equal harmonic mean of locality and generalisation, with their numbers."""
     (left, right), (bottom, top) = across, up
     lowest, highest = (
         2 * x * y / (x + y) if min(x, y) > 0 else 0.0
         for x, y in ((max(left, 0), max(bottom, 0)), (min(right, 100), min(top, 100)))
     )
-    step = next((one for one in STEPS if (highest - lowest) / one <= CURVES), STEPS[-1])
+    step = next((size for size in STEPS if (highest - lowest) / size <= CURVES), STEPS[-1])
     for level in np.arange(step, 100, step, dtype=float):
         # y = level x / (2 x - level), from the top of the panel, or 100 %, to its right
         ends = (level * y / (2 * y - level) if 2 * y > level else np.inf
@@ -161,14 +167,14 @@ def _curves(ax: Axes, across: tuple[float, float], up: tuple[float, float]) -> N
         )  # fmt: skip
 
 
-def _draw(ax: Axes, ones: Sequence[FrontierPoint], colour: str, shape: str, size: float) -> None:
-    """The chosen settings large, with intervals; the others small, the best of all joined."""
-    at = np.array([_at(one) for one in ones])
-    if len(ones) > 1:
-        ax.plot(*at[1:].T, shape, color=colour, markersize=2, alpha=0.45, zorder=2)
-        best = _unbeaten(at)
+def _draw(ax: Axes, points: Sequence[FrontierPoint], colour: str, shape: str, size: float) -> None:
+    """Draws the first point large, with intervals; the others small, the best of all joined."""
+    percents = np.array([_percent(point) for point in points])
+    if len(points) > 1:
+        ax.plot(*percents[1:].T, shape, color=colour, markersize=2, alpha=0.45, zorder=2)
+        best = _unbeaten(percents)
         ax.plot(*best.T, color=colour, linewidth=0.7, alpha=0.6, zorder=2)
-    (x, y), (across, up) = at[0], ones[0]
+    (x, y), (across, up) = percents[0], points[0]
     if np.isfinite(x + y):
         ends = {"color": colour, "linewidth": 1.0, "zorder": 2.5}
         ax.hlines(y, *across.floats(100)[1:], **ends)
@@ -179,10 +185,10 @@ def _draw(ax: Axes, ones: Sequence[FrontierPoint], colour: str, shape: str, size
         ax.plot([x], [y], shape, color=colour, markersize=size, zorder=3, **look)
 
 
-def _unbeaten(at: np.ndarray) -> np.ndarray:
-    """Those that no other is at least as good as in both and better in one; from left to right."""
-    kept = [
-        one for one in at
-        if not any((other >= one).all() and (other > one).any() for other in at)
+def _unbeaten(points: np.ndarray) -> np.ndarray:
+    """The Pareto-optimal points, from left to right."""
+    optimal = [
+        point for point in points
+        if not any((other >= point).all() and (other > point).any() for other in points)
     ]  # fmt: skip
-    return np.array(sorted(map(tuple, kept))).reshape(-1, 2)
+    return np.array(sorted(map(tuple, optimal))).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Indirect effects by head: layers and heads for each token bucket, the strongest numbered."""
+"""Figure of average indirect effects by head: a map for each token bucket, and the top heads."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,13 +31,18 @@ from kedit.stats import largest
 from kedit.tables import number, plural
 
 COLUMNS = 4
-ROW, RANKING = 0.09, 1.35  # inches: a head in a map; the strongest heads
+ROW, RANKING = 0.09, 1.35  # inches: height of a head in a map; of the panel of strongest heads
 TOP = 5
-LEADER = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}  # to a small cell
+LEADER = {
+    "arrowstyle": "-",
+    "linewidth": 0.5,
+    "shrinkA": 0,
+    "shrinkB": 0,
+}  # line from a rank to its small cell
 
 
 class TopHead(NamedTuple):
-    """A head's place in an AverageEffect."""
+    """A head and a bucket of an `AverageEffect`."""
 
     bucket: int
     layer: int
@@ -49,9 +54,9 @@ class TopHead(NamedTuple):
 
 @styled
 def heads(effect: AverageEffect, study: Study) -> Figure:
-    """A map for each bucket that has tokens; below, the five strongest heads with their intervals.
+    """Draws a map for each bucket with tokens; below, the strongest heads with their intervals.
 
-    Heads are ranked in buckets of enough facts (`AverageEffect.enough`), which alone set the scale.
+    Only buckets with enough facts (`AverageEffect.enough`) are ranked and set the colour scale.
 
     Raises:
         InputError: `effect` is not by head.
@@ -59,7 +64,7 @@ def heads(effect: AverageEffect, study: Study) -> Figure:
     index = METRICS.index(study.metric)
     mean = effect.mean[index]
     if mean.ndim != 3:
-        raise InputError(f"{effect.name!r} has no heads: wanted the effects of 'z'")
+        raise InputError(f"{effect.name!r} has no effects by head; use the effects of 'z'")
     buckets = [row for row in range(len(mean)) if finite(mean[row]).size] or [0]
     n_rows = 1 if len(buckets) <= COLUMNS else 2
     height = n_rows * (0.65 + max(0.9, ROW * mean.shape[-1]))
@@ -81,14 +86,14 @@ def heads(effect: AverageEffect, study: Study) -> Figure:
         ax.set_ylabel("head")
     colour_bar(maps, meshes[0], axes, study.metric)
     _rank(below.subplots(), effect, index, top)
-    figure.draw_without_rendering()  # numbers are placed by how large the cells have become
+    figure.draw_without_rendering()  # ranks are positioned by the final size of the cells
     for ax, bucket in zip(axes, buckets, strict=True):
         _number(ax, bucket, top)
     return figure
 
 
 def _panel_title(effect: AverageEffect, bucket: int, index: int) -> str:
-    """The bucket, its tokens, and how far its colours go: some are white throughout."""
+    """The bucket, its number of tokens, and its largest effect, which the colours may not show."""
     there = finite(effect.mean[index, bucket])
     if not there.size:
         return f"{effect.buckets[bucket]}\nno tokens"
@@ -98,68 +103,69 @@ def _panel_title(effect: AverageEffect, bucket: int, index: int) -> str:
 
 
 def _strongest(effect: AverageEffect, index: int) -> list[TopHead]:
-    """The TOP heads with the largest effects of either sign, in any bucket of enough facts."""
+    """The TOP heads with the largest effects of either sign, in all buckets with enough facts."""
     mean = np.where(np.array(effect.enough)[:, None, None], effect.mean[index], np.nan)
-    places = [TopHead(*place) for place in largest(mean, TOP)]
-    return [place for place in places if np.abs(mean[place]) > 0]  # nor NaN
+    top = [TopHead(*cell) for cell in largest(mean, TOP)]
+    return [head for head in top if np.abs(mean[head]) > 0]  # not zero, not NaN
 
 
-def _number(ax: Axes, bucket: int, places: Sequence[TopHead]) -> None:
-    """Outlines the heads of one bucket, with their ranks in them or, if they are small, beside."""
+def _number(ax: Axes, bucket: int, top: Sequence[TopHead]) -> None:
+    """Outlines the top heads of one bucket and writes their ranks inside or next to them."""
     points = 72 / ax.get_figure(root=True).dpi  # pyright: ignore[reportOptionalMemberAccess]
     page = Bbox(points * ax.get_window_extent().get_points())
     width, height = page.width / (np.ptp(ax.get_xlim())), page.height / (np.ptp(ax.get_ylim()))
-    taken: list[Bbox] = []
+    used: list[Bbox] = []
     halo = [withStroke(linewidth=1.6, foreground="white")]
-    for rank, place in enumerate(places, 1):
-        if place.bucket != bucket:
+    for rank, head in enumerate(top, 1):
+        if head.bucket != bucket:
             continue
-        outline(ax, place.head, place.layer)
-        at = points * ax.transData.transform((place.layer, place.head))
+        outline(ax, head.head, head.layer)
+        at = points * ax.transData.transform((head.layer, head.head))
         size = np.array([text_width(str(rank)) + 1, SMALL])
         inside = width >= size[0] + 1 and height >= size[1] + 1
         steps = [np.zeros(2)] if inside else _around(size / 2 + (width / 2, height / 2))
         boxes = [Bbox([at + step - size / 2, at + step + size / 2]) for step in steps]
         fits = [
-            not any(box.overlaps(other) for other in taken) and _within(box, page) for box in boxes
+            not any(box.overlaps(other) for other in used) and _within(box, page) for box in boxes
         ]
         chosen = fits.index(True) if True in fits else 0
-        taken.append(boxes[chosen])
+        used.append(boxes[chosen])
         right, up = steps[chosen]
         ax.annotate(
-            str(rank), (place.layer, place.head), (right, up), textcoords="offset points",
+            str(rank), (head.layer, head.head), (right, up), textcoords="offset points",
             ha="center", va="center_baseline", path_effects=halo, zorder=4,
             arrowprops=None if inside else LEADER,
         )  # fmt: skip
 
 
 def _around(step: np.ndarray) -> list[np.ndarray]:
-    """Eight places around a cell, and eight in each of the rings further out."""
+    """Shifts from a cell to the positions around it: eight in each of four rings."""
     sides = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
     return [far * step * side for far in (1, 2, 3, 4) for side in sides]
 
 
 def _within(box: Bbox, page: Bbox) -> bool:
+    """Whether `box` is inside `page`."""
     return bool(box.x0 >= page.x0 and box.x1 <= page.x1 and box.y0 >= page.y0 and box.y1 <= page.y1)
 
 
-def _rank(ax: Axes, effect: AverageEffect, index: int, places: Sequence[TopHead]) -> None:
-    """The heads' effects with their intervals, the strongest at the top."""
-    ax.set_title(f"the {TOP} strongest")
+def _rank(ax: Axes, effect: AverageEffect, index: int, top: Sequence[TopHead]) -> None:
+    """Draws the top heads' effects with their intervals, the strongest at the top."""
+    ax.set_title(f"the {TOP} strongest heads")
     ax.set_xlabel(effect_label(METRICS[index]))
     ax.set_ylim(TOP - 0.5, -0.5)
-    names = [f"{place}, {effect.buckets[place.bucket]}" for place in places]
-    ax.set_yticks(range(len(places)), [f"{name}   {rank}" for rank, name in enumerate(names, 1)])
+    names = [f"{head}, {effect.buckets[head.bucket]}" for head in top]
+    ax.set_yticks(range(len(top)), [f"{name}   {rank}" for rank, name in enumerate(names, 1)])
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.spines[["top", "right"]].set_visible(False)
-    if not places:
+    if not top:
         ax.set_axis_off()
         ax.text(0.5, 0.5, "no effect", transform=ax.transAxes, ha="center", fontsize=SMALL)
         return
     ax.axvline(0, color="0.6", linewidth=0.6)
-    for row, place in enumerate(places):
+    for row, head in enumerate(top):
         mean, low, high = (
-            float(values[index][place]) for values in (effect.mean, effect.low, effect.high)
+            float(values[index][head]) for values in (effect.mean, effect.low, effect.high)
         )
         ax.plot([low, high], [row, row], color=SITE_COLOURS["z"])
         ax.plot(mean, row, "o", color=SITE_COLOURS["z"], markersize=3.5)

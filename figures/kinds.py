@@ -1,4 +1,4 @@
-"""Attention's share of the indirect effect by kind of relation: bars with their intervals."""
+"""Figure of attention's share of the indirect effect, by kind of relation."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from kedit.results.kinds import KindsCompared
 from kedit.tables import plural
 
 TITLES = {
-    "restored": "Restored: attention of attention + MLP",
+    "restored": "Restored: attention / (attention + MLP)",
     "severed": "Severed above the last corrupted token",
 }
 WIDTH = 0.38
@@ -19,49 +19,49 @@ WIDTH = 0.38
 
 @styled
 def attention_shares(found: KindsCompared) -> Figure:
-    """A panel for each measure, a pair of bars (subject, relation corrupted) for each kind.
+    """Draws a panel for each measure, in it a pair of bars (by corrupted part) for each kind.
 
     Raises:
-        InputError: nothing to draw.
+        InputError: there are no shares to draw.
     """
     shares, tests = found.shares, found.tests
-    measures = list(dict.fromkeys(one.measure for one in shares))
-    kinds = list(dict.fromkeys(one.kind for one in shares))
-    corrupted = list(dict.fromkeys(one.part for one in shares))
+    measures = list(dict.fromkeys(share.measure for share in shares))
+    kinds = list(dict.fromkeys(share.kind for share in shares))
+    corrupted = list(dict.fromkeys(share.part for share in shares))
     if not shares:
-        raise InputError("no shares to draw")
+        raise InputError("there are no shares to draw")
     study = Study(found.n_facts, found.corruption, found.metric, found.seed, found.model)
-    title = titled("Attention’s share of what is recalled, by kind of relation", study.model)
-    chance = "; ".join(f"{one.measure}, {one.part}: p = {one.p:.2g}" for one in tests)
+    title = titled("Attention’s share of the indirect effect, by kind of relation", study.model)
+    chance = "; ".join(f"{test.measure}, {test.part}: p = {test.p:.2g}" for test in tests)
     caption = (
-        f"{study.caption('lines', over='relations')} Do the kinds differ "
-        f"(permutations of kinds among relations)? {chance}."
+        f"{study.caption('lines', over='relations')} Test whether kinds differ (kinds "
+        f"permuted among relations): {chance}."
     )
     figure = new_figure(DOUBLE, 2.3, title, caption)
     axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     for ax, measure in zip(axes, measures, strict=True):
-        for one in (one for one in shares if one.measure == measure):
-            offset = (corrupted.index(one.part) - (len(corrupted) - 1) / 2) * WIDTH
-            place = kinds.index(one.kind) + offset
-            mean, low, high = one.share.floats()
-            label = f"{one.part} corrupted" if one.kind == kinds[0] else None
-            ax.bar(place, mean, WIDTH * 0.95, color=PART_COLOURS[one.part], alpha=0.75, label=label)
-            ax.plot([place, place], [low, high], color="black", linewidth=0.9)
+        for share in (share for share in shares if share.measure == measure):
+            offset = (corrupted.index(share.part) - (len(corrupted) - 1) / 2) * WIDTH
+            x, colour = kinds.index(share.kind) + offset, PART_COLOURS[share.part]
+            mean, low, high = share.share.floats()
+            label = f"{share.part} corrupted" if share.kind == kinds[0] else None
+            ax.bar(x, mean, WIDTH * 0.95, color=colour, alpha=0.75, label=label)
+            ax.plot([x, x], [low, high], color="black", linewidth=0.9)
         ax.axhline(0.5, color="0.6", linewidth=0.6, linestyle=":")
         ax.set_xticks(range(len(kinds)), [_label(kind, shares) for kind in kinds])
         ax.set_title(TITLES[measure])
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylim(0, 1)
-    axes[0].set_ylabel("share")
+    axes[0].set_ylabel("attention’s share")
     legend_above(figure, *axes[0].get_legend_handles_labels())
     return figure
 
 
 def _label(kind: str, shares: Sequence[AttentionShare]) -> str:
-    """With how many relations and facts it has; both numbers where the bars differ in them."""
-    own = [one for one in shares if one.kind == kind]
+    """A kind with its numbers of relations and facts, or two numbers if the bars differ in them."""
+    own = [share for share in shares if share.kind == kind]
     relations, facts = (
         " or ".join(map(str, sorted(set(counts))))
-        for counts in ([one.n_relations for one in own], [one.n_facts for one in own])
+        for counts in ([share.n_relations for share in own], [share.n_facts for share in own])
     )
     return f"{kind}\n{plural(relations, 'relation')}\n{plural(facts, 'fact')}"

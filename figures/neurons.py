@@ -1,4 +1,4 @@
-"""Neurons and heads of relations: by layer, by head, and relation by relation."""
+"""Figures of relations' neurons: by layer, by head, and relation by relation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,20 +32,20 @@ HALVES: Mapping[Half, tuple[str, str]] = {
     "mlp": ("MLP", SITE_COLOURS["mlp_out"]),
     "attn": ("Attention", SITE_COLOURS["attn_out"]),
 }
-COUNT, HEAD = "#0072B2", SITE_COLOURS["z"]  # of maps: neurons, heads
-ROW = 0.15  # inches: a relation, or a head
-NAME_WIDTH = 22  # characters of a relation's name
-STRONGEST = 8  # heads that are named
+COUNT, HEAD = "#0072B2", SITE_COLOURS["z"]  # colours of maps: of neurons, of heads
+ROW = 0.15  # inches: height of a relation or a head
+NAME_WIDTH = 22  # characters shown of a relation's name
+STRONGEST = 8  # heads that are shown
 
 
 @styled
 def layers(found: NeuronFindings) -> Figure:
-    """A column for each half: above its neurons, below its attributions, layer by layer."""
+    """Draws a column for each half: above its neurons by layer, below its attribution by layer."""
     caption = caption_of(
         found,
-        "neurons: those that a relation’s facts agree on; attribution: integrated gradients of the "
-        "answer’s probability along one site’s key alone, positive ones summed over the layer, so "
-        "that they need not add up to a probability; lines and "
+        "neurons: those that enough of a relation’s facts have; attribution: integrated gradients "
+        "of the answer’s probability, positive ones summed over the layer; each site is integrated "
+        "separately, so sums over layers can exceed 1; lines and "
         f"brackets: {spread_of(found)}",
     )
     title = titled("Neurons of a relation by layer", found.model)
@@ -61,17 +61,19 @@ def layers(found: NeuronFindings) -> Figure:
             _bars(ax, values, colour)
         column[1].set_xlabel("layer")
     axes[0, 0].set_ylabel("neurons\nper relation")
-    axes[1, 0].set_ylabel("positive attribution per\nfact (may exceed 1)")
+    axes[1, 0].set_ylabel("positive attribution\nper fact (may exceed 1)")
     return figure
 
 
 @styled
 def heads(found: NeuronFindings) -> Figure:
-    """How many relations have neurons in each head; the heads with those of most are outlined."""
-    counts = np.stack([one.counts["attn"] for one in found.relations])
+    """Draws how many relations have neurons in each head, with the top heads outlined."""
+    counts = np.stack([relation.counts["attn"] for relation in found.relations])
     shared = (counts > 0).sum(0)
     title = titled("Relations with neurons in a head’s z", found.model)
-    caption = caption_of(found, "outlined: the heads of most relations; counts, so no interval")
+    caption = caption_of(
+        found, "outlined: heads with neurons of the most relations; counts, so no interval"
+    )
     n_heads = shared.shape[1]
     figure = new_figure(SINGLE, 0.8 + ROW * max(n_heads, 5), title, caption)
     ax = figure.subplots()
@@ -80,8 +82,8 @@ def heads(found: NeuronFindings) -> Figure:
     ax.set_ylabel("head")
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     _scale(figure, mesh, [ax], "relations", n_heads)
-    ranked = strongest(shared + counts.sum(0) / (1 + counts.sum()))  # of equal ones: most neurons
-    top = [place for place in ranked if shared[place] > 1][:3]
+    ranked = strongest(shared + counts.sum(0) / (1 + counts.sum()))  # ties: by number of neurons
+    top = [cell for cell in ranked if shared[cell] > 1][:3]
     for layer, head in top:
         outline(ax, head, layer)
     names = [f"L{layer}H{head} ({shared[layer, head]})" for layer, head in top]
@@ -91,18 +93,18 @@ def heads(found: NeuronFindings) -> Figure:
 
 @styled
 def relations(found: NeuronFindings) -> Figure:
-    """A row for each relation: its neurons by layer, a panel for each half; its strongest heads."""
+    """Draws a row for each relation: neurons by layer and half, and shares of the top heads."""
     caption = caption_of(
         found,
-        "neurons: those that the relation’s facts agree on; heads: those with the largest share of "
-        "the positive attributions of all sites, on average over relations; each relation’s own "
-        "numbers, so no interval",
+        "neurons: those that enough of the relation’s facts have; heads: those with the largest "
+        "share of the positive attribution at all sites, on average over relations; single "
+        "relations, so no interval",
     )
     title = titled("Neurons and heads, relation by relation", found.model)
-    names = [readable(one.name, NAME_WIDTH) for one in found.relations]
+    names = [readable(relation.name, NAME_WIDTH) for relation in found.relations]
     figure = new_figure(DOUBLE, 0.9 + ROW * max(len(names), 5), title, caption)
     counts: dict[Half, ndarray] = {
-        half: np.stack([one.counts[half].sum(1) for one in found.relations])
+        half: np.stack([relation.counts[half].sum(1) for relation in found.relations])
         for half in found.halves
     }
     shares = _head_shares(found)
@@ -131,40 +133,40 @@ def relations(found: NeuronFindings) -> Figure:
 
 
 def caption_of(found: NeuronFindings, explained: str) -> str:
-    """The line under a figure, which ends with where the figure shows its intervals."""
+    """A caption with the numbers of relations and facts, the seed, and `explained`."""
     n_relations = plural(len(found.relations), "relation")
     return f"n = {n_relations}, {plural(found.n_facts, 'fact')}; seed {found.seed}; {explained}."
 
 
 def spread_of(found: NeuronFindings) -> str:
-    """What intervals are of; over one relation there are none."""
+    """A phrase about the intervals; there are none over a single relation."""
     if len(found.relations) == 1:
         return "one relation, so no interval"
     return "95\u00a0% bootstrap interval over relations"
 
 
 def _head_shares(found: NeuronFindings) -> Float[ndarray, "relation layer head"]:
-    """Of each relation's positive attribution; no heads where attention was not searched."""
+    """Each head's share of each relation's positive attribution; empty without attention."""
     if "attn" not in found.halves:
         return np.zeros((len(found.relations), 0, 1))
-    return np.stack([one.head_shares for one in found.relations])
+    return np.stack([relation.head_shares for relation in found.relations])
 
 
 def _tint(colour: str) -> Colormap:
-    """From white to the colour, and on to a darker one."""
+    """A colour map from white through the colour to a darker one."""
     darker = tuple(0.4 * part for part in to_rgb(colour))
     return LinearSegmentedColormap.from_list(colour, ["white", colour, darker])
 
 
 def _scale(figure: Figure, mesh: QuadMesh, axes: Sequence[Axes], label: str, n_rows: int) -> None:
-    """A bar as high as the maps, and of one width however high these are."""
+    """Adds a colour bar as high as the maps; its width does not depend on their height."""
     bar = figure.colorbar(mesh, ax=list(axes), label=label, aspect=1.6 * max(n_rows, 8), pad=0.02)
     bar.locator = MaxNLocator(4, steps=[1, 2, 5, 10], integer=True)
     bar.outline.set_linewidth(0.6)
 
 
 def _bars(ax: Axes, values: Interval, colour: str) -> None:
-    """Means by layer, with their intervals as lines."""
+    """Draws means by layer as bars, with their intervals as lines."""
     layers = np.arange(len(values.mean))
     ax.bar(layers, values.mean, 0.75, color=colour, alpha=0.8)
     ax.vlines(layers, values.low, values.high, color="0.2", linewidth=0.8)

@@ -1,4 +1,4 @@
-"""Which heads bring a prompt's answer back: a map of heads for each of the tokens that matter."""
+"""Figure of the effects of single heads on a prompt, at the tokens with the largest effects."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,36 +10,37 @@ from kedit.errors import InputError
 from kedit.results.prompts import PromptTrace
 from kedit.tables import number
 
-PANELS = 4  # at most, of the tokens at which heads have the largest effects
-LEAST = 0.05  # of the largest effect: a token where no head has so much is left out
-ROW = 0.09  # inches a head
+PANELS = 4  # tokens that are shown, at most
+LEAST = 0.05  # share of the largest effect; tokens at which no head reaches it are left out
+ROW = 0.09  # inches per head
 
 
 @styled
 def head_maps(trace: PromptTrace, metric: str = "", model: str = "") -> Figure:
-    """Layers and heads at the tokens with the largest effects, each with its strongest head.
+    """Draws a map of layers and heads for each token with large effects, outlining the top head.
 
     Args:
+        trace: the result of patching.
         metric: one of `trace.metrics`; "" for the first.
-        model: its name, for the title.
+        model: name of the model, for the title.
 
     Raises:
         InputError: the heads were not restored, or the metric was not measured.
     """
     if "z" not in trace.grids:
-        raise InputError("no heads were restored: Patch('z') is wanted among the patches")
+        raise InputError("no heads were restored: add Patch('z') to the patches")
     grid, metric = trace.grids["z"], metric or trace.metrics[0]
     effect = grid.indirect_effect(metric).numpy()
     largest = np.abs(effect).max((0, 2))
     strongest = np.argsort(-largest, kind="stable")[:PANELS]
-    columns = sorted(int(at) for at in strongest if largest[at] >= LEAST * largest.max())
+    columns = sorted(int(col) for col in strongest if largest[col] >= LEAST * largest.max())
     figure = new_figure(
         DOUBLE,
         0.6 + max(0.9, ROW * effect.shape[2]),
-        titled(f"Each head by itself: effect on {scored(trace, metric)}", model),
+        titled(f"Effect of restoring one head on {scored(trace, metric)}", model),
         f"n = 1 prompt, so no interval; corrupted: {readable(trace.corrupted_how)}; metric: "
-        f"{metric_name(metric)}; of {len(grid.positions)} tokens those at which heads have the "
-        "largest effects, each with its position in the prompt and its strongest head.",
+        f"{metric_name(metric)}; shown: those of {len(grid.positions)} tokens at which heads have "
+        "the largest effects, each with its position and its strongest head (outlined).",
     )
     axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     scale = norm(effect)
@@ -48,7 +49,7 @@ def head_maps(trace: PromptTrace, metric: str = "", model: str = "") -> Figure:
     ]
     for ax, column in zip(axes, columns, strict=True):
         own, pos = effect[:, column], grid.positions[column]
-        layer, head = (int(at) for at in np.unravel_index(np.abs(own).argmax(), own.shape))
+        layer, head = (int(index) for index in np.unravel_index(np.abs(own).argmax(), own.shape))
         largest_here = float(own[layer, head])
         found = f"L{layer}H{head}: {number(largest_here)}" if largest_here else "no effect"
         if own[layer, head]:

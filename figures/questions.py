@@ -1,4 +1,4 @@
-"""What heads answered: estimates with intervals by head, paths between heads, cut edges."""
+"""Figures of what chosen heads do: direct effects, ablations, paths, knockout and decoding."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,10 +26,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499")  # Okabe and Ito's
 
 @styled
 def answers(found: HeadAnswers) -> Figure:
-    """A panel a question, a row a head (the first at the top), its mean with an interval."""
+    """Draws a panel for each quantity and a row for each head, with means and intervals."""
     panels, study = found.panels(), _study(found)
     names = list(dict.fromkeys(name for panel in panels for name in panel.means))
-    title = titled("What the heads do", study.model)
+    title = titled("Direct effects and ablations of heads", study.model)
     figure = new_figure(DOUBLE, 0.6 + 0.19 * len(names), title, study.caption("lines"))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, panel, colour in zip(axes, panels, COLOURS, strict=False):
@@ -40,7 +40,7 @@ def answers(found: HeadAnswers) -> Figure:
                 ax.plot(mean, row, "o", color=colour, markersize=3.5)
         ax.axvline(0, color="0.6", linewidth=0.6)
         ax.set_title(panel.asked)
-        ax.set_xlabel(f"change of the answer\n({panel.unit})")
+        ax.set_xlabel(f"effect on the answer\n({panel.unit})")
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
@@ -50,9 +50,9 @@ def answers(found: HeadAnswers) -> Figure:
 
 @styled
 def knockouts(found: HeadAnswers) -> Figure:
-    """The answer's relative change by the cut windows' layer, a panel a cut."""
+    """Draws the change of the answer's probability by cut layer, a panel for each cut."""
     curves, study, window = found.curves(), _study(found, of_clean_runs=True), found.window
-    title = titled(f"Attention knockout: edges cut in {window} layers", study.model)
+    title = titled(f"Attention knockout: edges cut in {plural(window, 'layer')}", study.model)
     caption = study.caption("bands") + (WINDOWS if window > 1 else "")
     figure = new_figure(DOUBLE, 2.1, title, caption)
     axes = figure.subplots(1, max(1, len(curves)), sharey=True, squeeze=False)[0]
@@ -72,17 +72,17 @@ def knockouts(found: HeadAnswers) -> Figure:
 
 @styled
 def paths(found: HeadAnswers) -> Figure:
-    """What goes from each head (row) straight to each receiver (column), averaged over facts."""
+    """Draws the mean indirect effect of each head (row) through each receiver (column) alone."""
     effects, study = found.paths(), _study(found)
-    receivers = sorted({name for own in effects.values() for name in own}, key=_place)
+    receivers = sorted({name for own in effects.values() for name in own}, key=_order)
     table = np.array(
         [
             [float(own[name].mean) if name in own else np.nan for name in receivers]
             for own in effects.values()
         ]
     )
-    title = titled("Paths: effect of a head through one receiver alone", study.model)
-    caption = f"{study.caption('in paths.csv')} Hatched: the receiver comes before."
+    title = titled("Path patching: effect of a head through one receiver", study.model)
+    caption = f"{study.caption('in paths.csv')} Hatched: the receiver is not after the head."
     figure = new_figure(DOUBLE, 0.75 + 0.19 * max(len(effects), 4), title, caption)
     label = effect_label(study.metric, lines=2)
     draw_table(figure, figure.subplots(), table, list(map(str, effects)), receivers, label)
@@ -91,12 +91,13 @@ def paths(found: HeadAnswers) -> Figure:
 
 @styled
 def decoding(found: HeadAnswers) -> Figure:
-    """Accuracy by layer, a panel for what was held out, a curve a site; dotted: control task."""
-    title = titled("Where a linear probe decodes the relation, at the last token", found.model)
+    """Draws probes' accuracy by layer: a panel for what was held out, a curve for each site."""
+    title = titled("Accuracy of linear probes for the relation at the last token", found.model)
     caption = (
         f"n = {plural(found.n_decoded, 'fact')}; seed {found.seed}; bands: Wilson’s 95\u00a0% "
-        "interval over what is held out; dotted: the control task, each wording’s relation drawn "
-        "at random; grey line: always the commonest relation."
+        "intervals over the held-out subjects or wordings; dotted: control task, in which each "
+        "wording’s relation is drawn at random; grey line: always predicting the most frequent "
+        "relation."
     )
     figure = new_figure(DOUBLE, 2.2, title, caption)
     axes = figure.subplots(1, len(found.decoded), sharey=True, squeeze=False)[0]
@@ -120,13 +121,13 @@ def decoding(found: HeadAnswers) -> Figure:
 
 
 def _study(found: HeadAnswers, of_clean_runs: bool = False) -> Study:
-    """What the line under a figure says."""
+    """The data of a figure's caption."""
     corruption = "" if of_clean_runs else f"the {found.corrupt}’s words replaced by others"
     return Study(len(found.facts), corruption, found.metric, found.seed, found.model)
 
 
-def _place(receiver: str) -> tuple[float, str]:
-    """By layer, the logits last."""
+def _order(receiver: str) -> tuple[float, str]:
+    """Sort key of receivers: by layer, the logits last."""
     if receiver == "logits":
         return float("inf"), receiver
     digits = receiver.removeprefix("L").partition(".")[0].partition("H")[0]

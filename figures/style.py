@@ -1,4 +1,4 @@
-"""One look for every figure: sizes, fonts, colours, scales, the caption line, and the saving."""
+"""The common style of all figures: sizes, fonts, colours, scales, titles, captions and saving."""
 
 import io
 import unicodedata
@@ -24,17 +24,17 @@ from numpy import ndarray
 
 from kedit.tables import EFFECT_UNITS, plural
 
-SINGLE, DOUBLE = 3.4, 7.0  # inches: one column of a page, and two
+SINGLE, DOUBLE = 3.4, 7.0  # inches: width of one column of a page, and of two columns
 FONT = "DejaVu Sans"  # comes with matplotlib, so that a figure is the same on every machine
-SMALL, TITLE = 7, 8.5  # points: of all text but the figure's title; of that, which is bold
-LINE = 1.25  # a line's height, in sizes of its text
-LEGEND_LINE, BESIDE = 0.15, 0.45  # inches: a line of a legend; its mark and gap beside a name
-MARGIN = 0.05  # inches, left and right of a title or a caption
-PAD = 0.07  # inches, around axes with their labels: those of a PDF are a little wider
-HINTED = 1.02  # text of a PNG is up to so much wider than that of a PDF
-DPI = 200  # of a PNG; the layout is made for it, since hinted text is wider than at other sizes
+SMALL, TITLE = 7, 8.5  # points: size of all text but the figure's title; of the bold title
+LINE = 1.25  # height of a line of text / size of its font
+LEGEND_LINE, HANDLE = 0.15, 0.45  # inches: height of a legend's line; width of mark and gaps
+MARGIN = 0.05  # inches left and right of a title or a caption
+PAD = 0.07  # inches around axes with their labels; labels of a PDF are a little wider
+HINTED = 1.02  # text of a PNG is up to this factor wider than that of a PDF
+DPI = 200  # of a PNG, and of the layout: hinted text is wider here than at other resolutions
 
-# Okabe and Ito's and Tol's palettes, told apart by the colour-blind
+# palettes of Okabe and Ito and of Tol, which colour-blind people can distinguish
 SITE_COLOURS = {
     "resid_post": "#0072B2",
     "mlp_out": "#009E73",
@@ -50,7 +50,7 @@ METRIC_NAMES = {
     "logprob": "log-probability of the answer",
     "logit_diff": "logit difference, answer − foil",
 }
-METRIC_WIDTH = 24  # characters of the name of a user's own metric
+METRIC_WIDTH = 24  # characters shown of the name of a user's own metric
 
 styled = rc_context(
     {
@@ -71,22 +71,22 @@ styled = rc_context(
         "legend.frameon": False,
         "lines.linewidth": 1.2,
         "hatch.linewidth": 0.5,
-        "text.parse_math": False,  # tokens may hold a $
-        "pdf.fonttype": 42,  # text stays text
+        "text.parse_math": False,  # tokens may contain a $
+        "pdf.fonttype": 42,  # text stays text that can be searched and edited
     }
 )
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a figure of effects says of its numbers: in its title the model, below it the rest.
+    """The facts, runs, metric, seed and model of a figure of effects, for its title and caption.
 
     Args:
-        n_facts: facts averaged over; of several groups where they have not equally many.
-        corruption: what was corrupted and how, in words; empty of clean runs.
-        metric: one of kedit.forward.metrics.METRICS, or a user's own.
-        seed: of the noise and of the bootstrap.
-        model: its name, or where it was read from.
+        n_facts: number of facts that are averaged; several numbers for groups of different sizes.
+        corruption: what was corrupted and how, as a phrase; empty for clean runs.
+        metric: one of `kedit.forward.metrics.METRICS`, or the name of a user's own metric.
+        seed: seed of the noise and of the bootstrap.
+        model: name of the model, or the path from which it was read.
     """
 
     n_facts: int | tuple[int, ...]
@@ -96,7 +96,12 @@ class Study:
     model: str = ""
 
     def caption(self, interval: str, over: str = "facts") -> str:
-        """One line; where the figure shows its intervals ("bands", "brackets"), and over what."""
+        """The caption.
+
+        Args:
+            interval: how the figure shows intervals, such as "bands" or "brackets".
+            over: what the intervals are over.
+        """
         runs = f"corruption: {readable(self.corruption)}" if self.corruption else "clean runs"
         spread = f"{interval}: 95\u00a0% bootstrap interval over {over}"
         if max(self.counts) == 1:
@@ -107,45 +112,47 @@ class Study:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Facts of each group."""
+        """The number of facts of each group."""
         return (self.n_facts,) if isinstance(self.n_facts, int) else self.n_facts
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where other numbers come from.
+    """The model and data of a figure of scores, for its title and caption.
 
     Args:
-        model: its name, or where it was read from.
-        told: which cases or editor and which seed, in words.
+        model: name of the model, or the path from which it was read.
+        details: which cases or editor and which seed, as a phrase.
     """
 
     model: str
-    told: str
+    details: str
 
 
 def effect_label(metric: str, lines: int = 1) -> str:
-    """The label of an axis or, in two lines, of a colour bar of effects."""
+    """The label of an axis of effects, or in two lines that of a colour bar."""
     unit = EFFECT_UNITS.get(metric) or readable(metric, METRIC_WIDTH)
     return f"indirect effect{' ' if lines == 1 else chr(10)}({unit})"
 
 
 def metric_name(metric: str) -> str:
-    """A metric in words; one of a user's own has only its name."""
+    """A metric in words; for a user's own metric, its name."""
     return METRIC_NAMES.get(metric) or readable(metric, METRIC_WIDTH)
 
 
 def titled(title: str, model: str) -> str:
-    """A figure's title, with the model's name; of a file or folder without where it lies."""
+    """A title with the model's name; of a path only the last part is shown."""
     name = PurePath(model).name or model
     return f"{title}, {readable(name, 40)}" if name else title
 
 
 def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
-    """An empty figure, its title above and its caption, in small print, below it.
+    """An empty figure with a title at the top and a caption in grey at the bottom.
 
     Args:
-        width, height: in inches; `height` is of what is between title and caption.
+        width: width of the figure, in inches.
+        height: height of the part between title and caption, in inches.
+        title, caption: texts, which are broken into lines of the figure's width.
     """
     above = wrapped(title, width - 2 * MARGIN, TITLE, bold=True)
     below = wrapped(caption, width - 2 * MARGIN)
@@ -161,32 +168,32 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
 
 
 def layout_of(figure: Figure) -> ConstrainedLayoutEngine:
-    """How `new_figure` lays a figure out: its spaces may be set."""
+    """The layout engine that `new_figure` gave the figure; its spaces can be set."""
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
     return engine
 
 
 def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Legend:
-    """A legend below the title, line by line, for which the figure is made higher.
+    """Adds a legend below the title and makes the figure higher by the legend's height.
 
-    As many stand in a line as have room; of the next one, called again, those stand below.
+    A second legend goes below the first.
     """
     engine = layout_of(figure)
     width, height = figure.get_size_inches()
-    widest = max(map(text_width, labels), default=0) / 72 + BESIDE
+    widest = max(map(text_width, labels), default=0) / 72 + HANDLE
     most = max(1, int((width - 2 * MARGIN) / widest))
     n_lines = max(1, ceil(len(labels) / most))
-    n_across = max(1, ceil(len(labels) / n_lines))  # no line has only one if another has three
-    # matplotlib fills column by column
-    order = [place for first in range(n_across) for place in range(first, len(labels), n_across)]
+    n_across = max(1, ceil(len(labels) / n_lines))  # lines of about equal length
+    # matplotlib fills a legend column by column; the order undoes this
+    order = [index for first in range(n_across) for index in range(first, len(labels), n_across)]
     added = LEGEND_LINE * n_lines
     used = (1 - engine.get()["rect"][3]) * height
     figure.set_size_inches(width, height + added)
     engine.set(rect=(0, 0, 1, 1 - (used + added) / (height + added)))
     title = LINE * TITLE * len(figure.get_suptitle().splitlines()) / 72 + PAD
     legend = figure.legend(
-        [handles[place] for place in order], [labels[place] for place in order],
+        [handles[index] for index in order], [labels[index] for index in order],
         loc="upper left", bbox_to_anchor=(MARGIN / width, 1 - (title + used) / (height + added)),
         ncols=n_across, borderaxespad=0, borderpad=0, handlelength=1.6, columnspacing=1.2,
     )  # fmt: skip
@@ -195,10 +202,10 @@ def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
 
 
 def wrapped(text: str, width: float, size: float = SMALL, bold: bool = False) -> list[str]:
-    """Lines of at most `width` inches; a word that is longer is broken. Line ends are kept.
+    """Breaks a text into lines of at most `width` inches; breaks words that are longer.
 
-    matplotlib's own wrapping reaches to the figure's edge at the resolution that it is asked for,
-    and over it at another one.
+    Existing line ends stay. matplotlib's own wrapping is not used, since it fits lines to the
+    figure at one resolution only: at another resolution they are too long.
     """
     return [
         line
@@ -208,6 +215,7 @@ def wrapped(text: str, width: float, size: float = SMALL, bold: bool = False) ->
 
 
 def _wrapped(words: Iterable[str], width: float, size: float, bold: bool) -> list[str]:
+    """The lines of one paragraph; `width` and `size` are in points."""
     lines = [""]
     for word in words:
         longer = f"{lines[-1]} {word}" if lines[-1] else word
@@ -223,13 +231,13 @@ def _wrapped(words: Iterable[str], width: float, size: float, bold: bool) -> lis
 
 
 def text_width(text: str, size: float = SMALL, bold: bool = False) -> float:
-    """Of a line, in points, without hints: as a PDF has it."""
+    """The width of a line of text in points, without hinting, as in a PDF."""
     font = FontProperties(family=FONT, weight="bold" if bold else "normal", size=size)
     return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
 
 
 class NotebookFigure(Figure):
-    """A figure that a notebook shows as it is: pyplot, which would, has no part in it."""
+    """A figure that a notebook displays without pyplot."""
 
     @styled
     def _repr_png_(self) -> bytes:
@@ -240,23 +248,23 @@ class NotebookFigure(Figure):
 
 @styled
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """Writes `name`.png (of DPI) and `name`.pdf: the same bytes for the same figure, at any time.
+    """Writes `name`.png (at DPI) and `name`.pdf, without dates: equal figures give equal bytes.
 
-    There is nothing to close: no figure here is pyplot's, each goes with its last name.
+    Figures need not be closed: pyplot holds no reference to them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
-    figure.draw_without_rendering()  # lays it out
-    figure.set_layout_engine("none")  # which both files keep: it takes as long as drawing one
+    figure.draw_without_rendering()  # computes the layout
+    figure.set_layout_engine("none")  # computing it again for the PDF would take long
     figure.savefig(png, dpi=DPI, metadata={"Software": None})
     figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return png, pdf
 
 
 def norm(*effects: ndarray) -> CenteredNorm:
-    """One scale for all the panels compared: symmetric about zero, wide enough for every effect."""
+    """One colour scale for several panels: symmetric about zero, wide enough for all effects."""
     largest = max((np.abs(finite(values)).max(initial=0.0) for values in effects), default=0.0)
-    return CenteredNorm(0.0, halfrange=float(largest) or 1.0)  # all zero: any width does
+    return CenteredNorm(0.0, halfrange=float(largest) or 1.0)  # if all are zero, any width will do
 
 
 def finite(values: ndarray) -> ndarray:
@@ -265,13 +273,13 @@ def finite(values: ndarray) -> ndarray:
 
 
 def layer_axis(ax: Axes, n_layers: int) -> None:
-    """Whole layers from left to right, half a layer to spare on both sides."""
+    """Sets an x axis of layers: whole numbers, with half a layer of space at both ends."""
     ax.set_xlim(-0.5, n_layers - 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def site_name(name: str, window: int) -> str:
-    """An EffectGrid's name in plain language: "MLP, window 10", "single residual, MLP severed"."""
+    """The name of an `EffectGrid` in words: "MLP, window 10", "single residual, MLP severed"."""
     site, _, severed = name.partition("-severed-")
     if site == "z":
         plain = "heads"
@@ -281,9 +289,10 @@ def site_name(name: str, window: int) -> str:
 
 
 def readable(text: str, width: int | None = None) -> str:
-    """`text` as the font can draw it, shortened to `width` characters.
+    """`text` in characters that the font has, shortened to `width` characters.
 
-    Line ends are drawn as ↵, a lone blank as ␣; what the font lacks is spelt as its code points.
+    Line ends are shown as ↵ and a single blank as ␣. Characters that the font lacks are shown as
+    code points.
     """
     drawn = unicodedata.normalize("NFC", text.strip(" ").replace("\n", "↵")) or "␣"
     pieces = []
@@ -295,26 +304,27 @@ def readable(text: str, width: int | None = None) -> str:
 
 
 def edited_from(side: str) -> str:
-    """A heading: "Edited from the entity side", or from both ("together")."""
+    """A heading such as "Edited from the entity side"; "together" means both sides."""
     return "Edited from both sides" if side == "together" else f"Edited from the {side} side"
 
 
-def short_names(told: Sequence[str], width: int = 54) -> dict[str, str]:
-    """Editors without their settings, where none of the others is the same editor."""
-    names = [one.partition(":")[0] for one in told]
+def short_names(specs: Sequence[str], width: int = 54) -> dict[str, str]:
+    """Labels of editors, by spec: the name without settings if no other spec has this name."""
+    names = [spec.partition(":")[0] for spec in specs]
     return {
-        one: readable(name if names.count(name) == 1 else one, width)
-        for one, name in zip(told, names, strict=True)
+        spec: readable(name if names.count(name) == 1 else spec, width)
+        for spec, name in zip(specs, names, strict=True)
     }
 
 
 def _in_font(char: str) -> bool:
+    """Whether the font has a character, in regular and in bold."""
     return char.isprintable() and all(ord(char) in glyphs for glyphs in _glyphs())
 
 
 @cache
 def _glyphs() -> tuple[frozenset[int], ...]:
-    """The code points of the font, regular and bold."""
+    """The code points of the regular and of the bold font."""
     return tuple(
         frozenset(get_font(findfont(FontProperties(family=FONT, weight=weight))).get_charmap())
         for weight in ("normal", "bold")

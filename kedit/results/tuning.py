@@ -104,8 +104,8 @@ class Tuning(Result):
             f"The best of {n_tries} settings of each editor: {self.model}, {self.edits}",
             ("editor", "Score", "by magnitude", "mean share", "gained", "kept", "failed"),
             tuple(rows),
-            "Percent, with 95 % bootstrap intervals over cases. The settings are chosen and measured "
-            "on the same cases, so the values of the best ones are likely too high.",
+            "Percent, with 95 % bootstrap intervals over cases. The settings are chosen and "
+            "measured on the same cases, so the values of the best ones are likely too high.",
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ class Tuning(Result):
         ]
 
     def to_record(self) -> dict[str, Any]:
-        """The record for JSON. `read_tuned` of kedit.editors reads the best specs from "editors"."""
+        """The record for JSON; `read_tuned` of kedit.editors reads the specs in "editors"."""
         return {"editors": self.best, **super().to_record()}
 
     def save(self, folder: RunFolder) -> None:
