@@ -39,10 +39,6 @@ CURVE = {"color": "0.8", "linewidth": 0.7, "zorder": 0.5}
 NARROWEST = 10.0  # percent: the shortest range of an axis
 
 
-# the earlier name of this class
-AxisPlace = FrontierPoint
-
-
 def of_comparison(found: Comparison) -> Figure:
     """Draws generalisation against locality of the editors of a comparison."""
     points = {
@@ -79,9 +75,9 @@ def frontier(arms: Mapping[str, Mapping[str, Sequence[FrontierPoint]]], source: 
     """
     several = any(len(points) > 1 for editors in arms.values() for points in editors.values())
     caption = (
-        f"{readable(source.details)}. Means of shares; a share below −100\u00a0% counts as −100\u00a0%. "
-        "Lines: 95\u00a0% bootstrap intervals over cases (hollow mark: a single case, no interval). "
-        "Grey curves: points with the same harmonic mean of both, in percent."
+        f"{readable(source.details)}. Means of shares; a share below −100\u00a0% counts as "
+        "−100\u00a0%. Lines: 95\u00a0% bootstrap intervals over cases (hollow mark: a single case, "
+        "no interval). Grey curves: points with the same harmonic mean of both, in percent."
         + (
             " Small marks: other settings; the line joins those that no other exceeds in both."
             if several

@@ -82,7 +82,7 @@ def paths(found: HeadAnswers) -> Figure:
         ]
     )
     title = titled("Path patching: effect of a head through one receiver", study.model)
-    caption = f"{study.caption('in paths.csv')} Hatched: the receiver is not after the head."
+    caption = f"{study.caption('in paths.csv')} Hatched: the receiver does not come after the head."
     figure = new_figure(DOUBLE, 0.75 + 0.19 * max(len(effects), 4), title, caption)
     label = effect_label(study.metric, lines=2)
     draw_table(figure, figure.subplots(), table, list(map(str, effects)), receivers, label)

@@ -1,4 +1,4 @@
-"""Heads by relation: a cluster map of effects, and where the strongest heads look."""
+"""Figures of heads by relation: a clustered map of effects, and attention of the top heads."""
 
 from collections.abc import Sequence
 
@@ -20,8 +20,8 @@ from kedit.results.relation_heads import HeadsByRelation
 from kedit.stats import largest
 from kedit.tables import EFFECT_UNITS, estimate, plural
 
-COLUMNS = 18  # heads of a cluster map
-ROW = 0.17  # inches
+COLUMNS = 18  # heads in a cluster map
+ROW = 0.17  # inches per relation
 SHORT = {
     "first corrupted": "first c.",
     "middle corrupted": "middle c.",
@@ -40,21 +40,23 @@ ROLE_COLOURS = {
 
 @styled
 def clusters(found: HeadsByRelation, part: str = "") -> Figure:
-    """Relations (alike ones side by side) against the heads that are strongest in any of them.
+    """Draws a map of relations (rows, clustered) by the heads that are strongest in any relation.
 
-    A relation's effects are divided by its largest: which heads it has is compared, as by r, and
-    not how much probability corrupting it takes, which stands on the right. A relation whose
-    largest effect may be chance, its interval holding zero, is hatched, and chooses no column.
+    A relation's effects are divided by its largest effect, which is drawn on the right. So the map
+    compares which heads relations use, as r does, and not how large their effects are. If the
+    interval of the largest effect contains zero, the effect may be chance: the row is hatched, and
+    the relation is ignored when columns are chosen.
 
     Args:
-        part: whose words were corrupted; "" for the first part that there is.
+        found: the result.
+        part: whose words were corrupted; "" for the first part that was compared.
 
     Raises:
         InputError: the relations of this part were not compared.
     """
     part = part or next(iter(found.parts), "")
     if part not in found.parts:
-        raise InputError(f"no relations were compared with {part!r} corrupted")
+        raise InputError(f"part {part!r}: no relations were compared with this part corrupted")
     heads, shared = found.heads[found.parts.index(part)], found.sharing[found.parts.index(part)]
     corruption = f"the {part}'s {found.corruption}"
     study = Study(shared.n_facts, corruption, found.metric, found.seed, found.model)
@@ -68,13 +70,13 @@ def clusters(found: HeadsByRelation, part: str = "") -> Figure:
     n_rows = len(effect)
     title = titled(f"Which heads carry which relation, {heads.part} corrupted", study.model)
     caption = (
-        f"{study.caption('on the right')} Rows: a relation's mean effects, divided by the largest "
-        "of them (of either sign), which is on the right; hatched where its interval holds zero, "
-        f"or there is none. Columns: the {len(columns)} largest of the others, by head and token "
-        "(c.: corrupted). Relations joined by 1 − r of their whole maps. One relation's facts: r = "
-        f"{estimate(*shared.within.floats())}; different relations': "
-        f"{estimate(*shared.between.floats())}; shared {estimate(*shared.shared.floats())}; "
-        f"p = {shared.p:.2g} (permutations)."
+        f"{study.caption('on the right')} Rows: mean effects of a relation, divided by its largest "
+        "effect (of either sign), which is on the right. Hatched: the interval of the largest "
+        f"effect contains zero or does not exist. Columns: the {len(columns)} largest effects in "
+        "the other rows, by head and token (c.: corrupted). Clusters: by 1 − r of all effects. "
+        f"Mean r of two facts: {estimate(*shared.within.floats())} within a relation, "
+        f"{estimate(*shared.between.floats())} between relations; ratio "
+        f"{estimate(*shared.shared.floats())}; p = {shared.p:.2g} (facts permuted among relations)."
     )
     figure = new_figure(DOUBLE, 1.25 + ROW * n_rows, title, caption)
     tree, ax, right = figure.subplots(1, 3, width_ratios=(1, 7, 1.8))
@@ -92,14 +94,14 @@ def clusters(found: HeadsByRelation, part: str = "") -> Figure:
 
 
 def _peak(heads: RelationHeads, row: int) -> tuple[float, float, float]:
-    """A relation's largest effect, of either sign, with its interval."""
-    at = np.unravel_index(np.abs(heads.mean[row]).argmax(), heads.mean[row].shape)
-    mean, low, high = (float(values[row][at]) for values in (heads.mean, heads.low, heads.high))
+    """The largest effect of a relation, of either sign, with its interval."""
+    cell = np.unravel_index(np.abs(heads.mean[row]).argmax(), heads.mean[row].shape)
+    mean, low, high = (float(values[row][cell]) for values in (heads.mean, heads.low, heads.high))
     return mean, low, high
 
 
 def _largest(ax: Axes, peaks: Sequence[tuple[float, float, float]], metric: str) -> None:
-    """A dot for each row of the map, with its interval."""
+    """Draws the largest effect of each row as a dot with its interval."""
     ax.axvline(0, color="0.6", linewidth=0.6)
     for row, (mean, low, high) in enumerate(peaks):
         colour = "black" if low * high > 0 else "0.6"
@@ -114,41 +116,43 @@ def _largest(ax: Axes, peaks: Sequence[tuple[float, float, float]], metric: str)
 
 @styled
 def looks(result: HeadsByRelation) -> Figure:
-    """Where each head looks from the last token, by the prompt's parts; below, what it moves.
+    """Draws where each head attends from the last token, by role of the tokens attended to.
 
     Raises:
-        InputError: no heads were looked at.
+        InputError: the result has no attention patterns.
     """
     found = result.looks
     if not found:
-        raise InputError("no heads were looked at: no relations were compared")
-    title = titled("Where the strongest heads look, from the last token", result.model)
+        raise InputError(
+            "there are no attention patterns to draw, since no relations were compared"
+        )
+    title = titled("Attention of the strongest heads from the last token", result.model)
     n_facts = found[0].n_facts
     spread = (
         "95 % bootstrap interval over facts" if n_facts > 1 else "no interval over a single fact"
     )
     caption = (
         f"n = {plural(n_facts, 'fact')}, clean runs; seed {result.seed}; upper bar: attention; "
-        "lower: weighted by the size of what is moved; numbers: attention to the subject, "
-        f"{spread}."
+        "lower bar: attention weighted by the norm of the vectors that it moves; numbers: "
+        f"attention to the subject, {spread}."
     )
     figure = new_figure(SINGLE, 0.75 + 0.3 * len(found), title, caption)
     ax = figure.subplots()
-    for row, one in enumerate(found):
-        for offset, interval, alpha in ((-0.19, one.share, 1.0), (0.19, one.moved, 0.6)):
+    for row, look in enumerate(found):
+        for offset, interval, alpha in ((-0.19, look.share, 1.0), (0.19, look.moved, 0.6)):
             left = np.concatenate([[0], np.cumsum(interval.mean)[:-1]])
             ax.barh(
                 [row + offset] * len(left), interval.mean, 0.36, left=left, alpha=alpha,
-                color=[ROLE_COLOURS[role] for role in one.roles], linewidth=0,
+                color=[ROLE_COLOURS[role] for role in look.roles], linewidth=0,
             )  # fmt: skip
-        subject = one.roles.index("subject")
-        text = estimate(*(float(values[subject]) for values in one.share))
+        subject = look.roles.index("subject")
+        text = estimate(*(float(values[subject]) for values in look.share))
         ax.text(1.02, row, text, va="center", fontsize=SMALL)
     ax.set_xlim(0, 1.6)
     ax.set_xticks(np.linspace(0, 1, 5))
     ax.set_xlabel("share of attention", loc="left")
     ax.set_ylim(len(found) - 0.5, -0.5)
-    ax.set_yticks(range(len(found)), [str(one.head) for one in found])
+    ax.set_yticks(range(len(found)), [str(look.head) for look in found])
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines["bottom"].set_bounds(0, 1)
     handles = [
@@ -160,21 +164,22 @@ def looks(result: HeadsByRelation) -> Figure:
 
 
 def _columns(effect: Float[ndarray, "relation bucket layer head"]) -> list[tuple[int, Head]]:
-    """The cells that are strongest in any relation, by layer, head and bucket."""
+    """The buckets and heads with the largest effects in any relation, sorted by layer and head."""
     size = np.abs(effect).max(0)
     found = [
         (bucket, Head(layer, head))
         for bucket, layer, head in largest(size, COLUMNS)
         if size[bucket, layer, head]
     ]
-    return sorted(found, key=lambda place: (place[1], place[0])) or [(0, Head(0, 0))]
+    return sorted(found, key=lambda column: (column[1], column[0])) or [(0, Head(0, 0))]
 
 
 def _tree(ax: Axes, heads: RelationHeads, n_rows: int) -> None:
-    """How relations were joined; leaves stand beside their rows."""
+    """Draws the clustering of relations as a tree whose leaves are next to the map's rows."""
     drawn = dendrogram(heads.merges, no_plot=True)
-    for depth, place in zip(drawn["dcoord"], drawn["icoord"], strict=True):
-        ax.plot(depth, np.array(place) / 10, color="0.3", linewidth=0.7)  # leaves at 5, 15, 25 ...
+    for depth, rows in zip(drawn["dcoord"], drawn["icoord"], strict=True):
+        # scipy puts the leaves at 5, 15, 25 ...
+        ax.plot(depth, np.array(rows) / 10, color="0.3", linewidth=0.7)
     ax.set_ylim(n_rows, 0)
     ax.set_xlim(max(2e-2, float(heads.merges[:, 2].max()) * 1.05), 0)
     ax.set_yticks([])

@@ -1,4 +1,4 @@
-"""Whether facts of one relation share neurons, and what scaling these does to answers."""
+"""Figures of how many neurons facts share, and of the effect of scaling neurons on answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,44 +25,44 @@ from kedit.results.neuron_findings import NeuronFindings
 from kedit.tables import estimate, number
 
 BLOCKS = {
-    "both": "Neurons of both halves",
-    "mlp": "Neurons of the MLPs alone",
-    "attn": "Numbers of heads’ z alone",
+    "both": "Neurons of MLPs and attention",
+    "mlp": "Neurons of MLPs only",
+    "attn": "Neurons of attention only (numbers of heads’ z)",
 }
-SCALINGS = {  # by factor; how far above the middle of its row
+SCALINGS = {  # factor: its mark, and the mark's offset from the middle of a row
     0.0: (Dots("suppressed (× 0)", "#0072B2", "v"), -0.16),
     2.0: (Dots("amplified (× 2)", "#CC79A7", "^"), 0.16),
 }
 UNITS = ("change of probability (percentage points)", "change of log-probability (nats)")
 SCALED = (
-    "neurons were found on other facts of their relation, and scaled at the last token; loudest: "
-    "as many others at the same sites that write most there; random: as many others"
+    "neurons were found on other facts of the relation and scaled at the last token; controls of "
+    "the same number at the same sites: loudest (those that write most), random"
 )
-SHAPES = "os"  # a half each
-SHARED = {  # by field of SharedNeurons: what its row is called
+SHAPES = "os"  # one for each half
+SHARED = {  # field of SharedNeurons: label of its row
     "own": "neurons of a fact",
-    "within": "shared by two facts\nof one relation",
-    "between": "shared by two facts\nof two relations",
+    "within": "shared by two facts\nof the same relation",
+    "between": "shared by two facts\nof different relations",
 }
 
 
 @styled
 def sharing(found: NeuronFindings) -> Figure:
-    """How many neurons a fact has, and how many of them another fact has too."""
+    """Draws how many neurons a fact has, and how many of them another fact has too."""
     caption = caption_of(
         found, f"means over facts and over pairs of facts; lines: {spread_of(found)}"
     )
-    title = titled("Neurons that facts share", found.model)
+    title = titled("Neurons shared between facts", found.model)
     figure = new_figure(SINGLE, 0.75 + 0.34 * len(SHARED), title, caption)
     ax = figure.subplots()
-    for place, half in enumerate(found.halves):
+    for index, half in enumerate(found.halves):
         name, colour = HALVES[half]
         own = found.sharing[half]
-        heights = np.arange(len(SHARED)) + 0.4 * (place - (len(found.halves) - 1) / 2)
+        heights = np.arange(len(SHARED)) + 0.4 * (index - (len(found.halves) - 1) / 2)
         bounds = np.array([getattr(own, row).floats() for row in SHARED])
-        _dots(ax, heights, bounds, Dots(name, colour, SHAPES[place]))
+        _dots(ax, heights, bounds, Dots(name, colour, SHAPES[index]))
         for height, values in zip(heights, bounds, strict=True):
-            text = estimate(*values) if np.isfinite(values[0]) else "no such pair"
+            text = estimate(*values) if np.isfinite(values[0]) else "no pairs"
             _note(ax, height, text, colour)
     _rows(ax, list(SHARED.values()))
     ax.set_xlim(left=0)
@@ -73,19 +73,21 @@ def sharing(found: NeuronFindings) -> Figure:
 
 @styled
 def scaled(found: NeuronFindings) -> Figure:
-    """What suppressing and amplifying neurons does to the answer: a block for each half."""
-    blocks = {half: [one for one in found.changes if one.half == half] for half in BLOCKS}
+    """Draws how suppressing and amplifying neurons changes the answer: a block for each half."""
+    blocks = {half: [change for change in found.changes if change.half == half] for half in BLOCKS}
     blocks = {half: own for half, own in blocks.items() if own}
-    rows = {half: list(dict.fromkeys(one.neurons for one in own)) for half, own in blocks.items()}
+    rows = {
+        half: list(dict.fromkeys(change.neurons for change in own)) for half, own in blocks.items()
+    }
     clean = estimate(*found.clean.floats(100)) if found.clean else "-"
     caption = caption_of(
         found,
-        f"probability with nothing scaled: {clean} %; {SCALED}; lines: {spread_of(found)}; right: "
-        "how many neurons, under how many facts",
+        f"unscaled probability: {clean} %; {SCALED}; lines: {spread_of(found)}; on the right: "
+        "number of scaled neurons, number of facts",
     )
     heights = [len(own) for own in rows.values()] or [1]
     height = 0.65 + 0.3 * len(heights) + 0.19 * sum(heights)
-    title = titled("What scaling neurons does to the answer", found.model)
+    title = titled("Effect of scaling neurons on the answer", found.model)
     figure = new_figure(DOUBLE, height, title, caption)
     panels = figure.subplots(
         len(heights), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights
@@ -95,14 +97,14 @@ def scaled(found: NeuronFindings) -> Figure:
         for ax, field, unit in zip(axes, ("prob", "logprob"), (100, 1), strict=True):
             ax.axvline(0, color="0.6", linewidth=0.6, zorder=1)
             for factor, (dots, shift) in SCALINGS.items():
-                there = [one for one in own if one.factor == factor]
-                places = np.array([rows[half].index(one.neurons) + shift for one in there])
-                bounds = [getattr(one, field).floats(unit) for one in there]
-                _dots(ax, places, np.array(bounds), dots)
+                there = [change for change in own if change.factor == factor]
+                ys = np.array([rows[half].index(change.neurons) + shift for change in there])
+                bounds = [getattr(change, field).floats(unit) for change in there]
+                _dots(ax, ys, np.array(bounds), dots)
             _rows(ax, rows[half])
-        counts = {one.neurons: f"{number(one.n_neurons)}, {one.n_facts}" for one in own}
-        for place, name in enumerate(rows[half]):
-            _note(axes[-1], place, counts[name], "0.35")
+        counts = {change.neurons: f"{number(change.n_neurons)}, {change.n_facts}" for change in own}
+        for row, name in enumerate(rows[half]):
+            _note(axes[-1], row, counts[name], "0.35")
     for ax, label in zip(panels[-1], UNITS, strict=True):
         ax.set_xlabel(label)
     legend_above(figure, *panels[0, 0].get_legend_handles_labels())
@@ -112,14 +114,14 @@ def scaled(found: NeuronFindings) -> Figure:
 def _dots(
     ax: Axes, heights: Float[ndarray, " row"], bounds: Float[ndarray, "row 3"], dots: Dots
 ) -> None:
-    """Means, and their intervals as lines."""
+    """Draws means as marks, with their intervals as lines."""
     ax.hlines(heights, bounds[:, 1], bounds[:, 2], color=dots.colour, linewidth=0.9, zorder=2)
     how = {"color": dots.colour, "marker": dots.shape, "label": dots.name, "zorder": 3}
     ax.scatter(bounds[:, 0], heights, 12, **how)
 
 
 def _rows(ax: Axes, labels: Sequence[str]) -> None:
-    """From top to bottom, every other one shaded."""
+    """Labels the rows from top to bottom and shades every second row."""
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
     ax.set_yticks(range(len(labels)), labels)
@@ -130,7 +132,7 @@ def _rows(ax: Axes, labels: Sequence[str]) -> None:
 
 
 def _note(ax: Axes, height: float, text: str, colour: str) -> None:
-    """Small print on the right of a row."""
+    """Writes small text to the right of a row."""
     how: dict[str, Any] = {"fontsize": SMALL, "va": "center", "annotation_clip": False}
     across = ax.get_yaxis_transform()
     ax.annotate(

@@ -1,4 +1,4 @@
-"""Where a model stands before any edit: both sides, group by group; and relation by relation."""
+"""Figures of an unedited model's benchmark scores: by group of probes, and by relation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -31,15 +31,15 @@ from kedit.tables import plural
 
 
 class Dots(NamedTuple):
-    """What a series of measures is called, and how it looks."""
+    """The name, colour and shape of a series of measures."""
 
     name: str
-    colour: str  # Okabe and Ito's, as in style.py
+    colour: str  # of Okabe and Ito's palette, as in style.py
     shape: str
 
 
 class ScorePanel(NamedTuple):
-    """A column of `by_relation`, and which measures are its series."""
+    """A panel of `by_relation`: its title, unit and series, by measure."""
 
     title: str
     unit: str
@@ -57,12 +57,12 @@ SIDES = {
     "entity": "Entity side: the object of a subject and a relation",
     "relation": "Relation side: the relation between a subject and an object",
 }
-# from top to bottom: what an edit is to change, then what it is to leave
+# from top to bottom: groups that an edit should change, then groups that it should not
 GROUPS = (
     "efficacy", "paraphrase", "portability", "removal", "removal paraphrase", "neighborhood",
     "other objects", "other relations",
 )  # fmt: skip
-CONTRASTS = {  # the answer and its rival, by side and group
+CONTRASTS = {  # by side and group: "answer over rival"
     ("entity", "efficacy"): "new object over true one",
     ("entity", "paraphrase"): "new object over true one",
     ("entity", "portability"): "what follows from the edit",
@@ -77,16 +77,16 @@ CONTRASTS = {  # the answer and its rival, by side and group
     ("relation", "other relations"): "right name over edited one",
 }
 EXPLAINED = (
-    "success: the answer is likelier than its rival (named in grey); reciprocal rank: of the "
-    "relation’s name among all relations’ names, on removal prompts too; exact match: all tokens "
-    "of the answer are the likeliest; says it: greedy text opens with the answer; magnitude: "
-    "probability of the answer − of its rival"
+    "success: the answer is likelier than its rival (both in grey below the group); reciprocal "
+    "rank: of the relation’s name among the names of all relations, also on removal prompts; exact "
+    "match: each token of the answer is the likeliest one; says it: the greedy continuation starts "
+    "with the answer; magnitude: probability of the answer − probability of its rival"
 )
 PROMPTS_EXPLAINED = (
-    "add prompts and paraphrases name the new object, remove prompts the true one; rows are "
-    "sorted by the rank on add prompts"
+    "add prompts and paraphrases contain the new object, remove prompts the true object; rows are "
+    "sorted by the reciprocal rank on add prompts"
 )
-RANK = R_EFFICACY._replace(statistic="reciprocal rank")  # what `by_relation` sorts by
+RANK = R_EFFICACY._replace(statistic="reciprocal rank")  # `by_relation` sorts by this measure
 EDIT, REMOVE, PARAPHRASES = PROMPTS = (
     Dots("edit prompt, add prompt", "#0072B2", "o"),
     Dots("remove prompt", "#009E73", "s"),
@@ -113,36 +113,36 @@ PANELS = (
         {E_EFFICACY: EDIT, E_PARAPHRASE: PARAPHRASES},
     ),
 )
-KINDS = {  # a mark and a colour; Tol's
+KINDS = {  # a mark and a colour of Tol's palette
     "asymmetric": ("→", "black"),
     "hierarchical": ("⊂", "#882255"),
     "symmetric": ("↔", "#332288"),
 }
-FEW, FAINT = 10, 0.4  # fewer cases than these are drawn faintly: so much of the colour
-SHOWN = {"neighborhood": "neighbours"}  # groups that go by another name in text
-ROW, RELATION_ROW = 0.34, 0.14  # inches
-NAME_WIDTH = 30  # characters of a relation's name
+FEW, FAINT = 10, 0.4  # means over fewer cases are pale: this share of the colour
+SHOWN = {"neighborhood": "neighbours"}  # groups with another name in text
+ROW, RELATION_ROW = 0.34, 0.14  # inches: height of a group; of a relation
+NAME_WIDTH = 30  # characters shown of a relation's name
 
 
 def score(scores: Scores, by: str = "") -> Figure:
-    """The figure of a model's scores: `start`, or `by_relation` where `by` is "relation"."""
+    """Draws `by_relation` if `by` is "relation", otherwise `start`."""
     return by_relation(scores) if by == "relation" else start(scores)
 
 
 @styled
 def start(scores: Scores) -> Figure:
-    """A row for each group of probes, the entity side above the relation side."""
+    """Draws a row for each group of probes: the entity side above, the relation side below."""
     measures = scores.overall
     sides = {side: _groups(measures, side) for side in SIDES}
     heights = [max(len(groups), 1) for groups in sides.values()]
-    n_cases = max((one.n_cases for one in measures), default=0)
+    n_cases = max((measure.n_cases for measure in measures), default=0)
     caption = _caption(n_cases, scores.seed, EXPLAINED)
-    title = titled("Where the model stands before any edit", scores.model)
+    title = titled("Benchmark scores before any edit", scores.model)
     figure = new_figure(DOUBLE, 1.2 + ROW * sum(heights), title, caption)
     axes = figure.subplots(
         2, 2, sharex="col", sharey="row", height_ratios=heights, width_ratios=(3, 1)
     )
-    layout_of(figure).set(hspace=0.07)  # sets the sides apart
+    layout_of(figure).set(hspace=0.07)  # space between the two sides
     for (percents, points), (side, groups) in zip(axes, sides.items(), strict=True):
         percents.set_title(SIDES[side], fontweight="bold")
         _rows((percents, points), [SHOWN.get(group, group) for group in groups])
@@ -152,29 +152,31 @@ def start(scores: Scores) -> Figure:
             label.set_verticalalignment("bottom")
             text = CONTRASTS.get((side, group), "")
             _note(percents, text, (0, row), (-3.5, -1), va="top")
-            most = max(groups[group].values(), key=lambda one: one.n_prompts)
+            most = max(groups[group].values(), key=lambda measure: measure.n_prompts)
             _columns(points, row, most.n_cases, most.n_prompts)
     _columns(axes[0, 1], -0.5, "cases", "prompts", up=7)
     _percent_axes(axes[:, 0], "percent (reciprocal rank × 100)")
-    _signed_axes(axes[:, 1], [one for one in measures if one.key.statistic == MAGNITUDE.name])
+    _signed_axes(axes[:, 1], [m for m in measures if m.key.statistic == MAGNITUDE.name])
     _legend(figure, STATISTICS)
     return figure
 
 
 @styled
 def by_relation(scores: Scores) -> Figure:
-    """A row for each relation, from the one whose name ranks best to the one whose ranks worst."""
-    each = scores.by_relation
-    found = {name: _by_key(measures) for name, measures in each.items()}
+    """Draws a row for each relation, sorted by the reciprocal rank of the relation's name."""
+    by_name = scores.by_relation
+    found = {name: _by_key(measures) for name, measures in by_name.items()}
     names = sorted(found, key=lambda name: (-_rank(found[name]), name))
-    n_cases = {name: max((one.n_cases for one in each[name]), default=0) for name in names}
+    n_cases = {
+        name: max((measure.n_cases for measure in by_name[name]), default=0) for name in names
+    }
     caption = _caption(sum(n_cases.values()), scores.seed, PROMPTS_EXPLAINED)
-    title = titled("Where the model stands before any edit, by relation", scores.model)
+    title = titled("Benchmark scores before any edit, by relation", scores.model)
     figure = new_figure(DOUBLE, 1.3 + RELATION_ROW * max(len(names), 6), title, caption)
     axes = figure.subplots(1, len(PANELS), sharey=True, width_ratios=(1, 1.35, 1))
     _rows(axes, [readable(name, NAME_WIDTH) for name in names])
-    own = [scores.kinds.get(name, "") for name in names]
-    _mark_kinds(axes[0], own)
+    kinds = [scores.kinds.get(name, "") for name in names]
+    _mark_kinds(axes[0], kinds)
     for ax, (title, unit, series) in zip(axes, PANELS, strict=True):
         ax.set_title(title)
         rows = [
@@ -186,12 +188,12 @@ def by_relation(scores: Scores) -> Figure:
     for row, name in enumerate(names):
         _columns(axes[-1], row, n_cases[name])
     _columns(axes[-1], -0.5, "cases", up=7)
-    _legend(figure, PROMPTS, [kind for kind in KINDS if kind in own])
+    _legend(figure, PROMPTS, [kind for kind in KINDS if kind in kinds])
     return figure
 
 
 def _groups(measures: Sequence[Measure], side: str) -> dict[str, dict[Dots, Measure]]:
-    """What `start` shows of one side, by group of probes."""
+    """The measures that `start` shows of one side, by group of probes and series."""
     found = _by_key(measures)
     groups = {
         group: {
@@ -205,17 +207,18 @@ def _groups(measures: Sequence[Measure], side: str) -> dict[str, dict[Dots, Meas
 
 
 def _by_key(measures: Sequence[Measure]) -> dict[Key, Measure]:
-    return {one.key: one for one in measures if one.before is not None}
+    """The measures that have a number before any edit, by key."""
+    return {measure.key: measure for measure in measures if measure.before is not None}
 
 
 def _rank(found: Mapping[Key, Measure]) -> float:
-    """What the rows are sorted by; those without it come last."""
+    """The value by which rows are sorted; rows without it come last."""
     return _bounds(found[RANK])[0] if RANK in found else -1
 
 
 def _bounds(measure: Measure) -> tuple[float, float, float]:
-    """Mean, low and high before an edit, times 100."""
-    assert measure.before is not None  # _by_key leaves the others out
+    """Mean, low and high before any edit, times 100."""
+    assert measure.before is not None  # _by_key leaves out the others
     return measure.before.floats(100)
 
 
@@ -226,25 +229,27 @@ def _draw(
     step: float,
     size: float,
 ) -> None:
-    """Means as dots with intervals as lines; a single case has none, and a hollow dot.
+    """Draws means as dots and intervals as lines; a single case has a hollow dot and no line.
 
-    What rests on fewer than FEW cases is faint.
+    Means over fewer than FEW cases are pale.
 
     Args:
-        step: of a row: how far its dots are below one another.
-        size: of a dot, in points.
+        rows: measures of each row, by series.
+        series: the series to draw.
+        step: distance between the dots of a row; rows have distance 1.
+        size: size of a dot, in points.
     """
     for dots in series:
-        places = {}  # by height
+        measures = {}  # by height
         for row, found in enumerate(rows):
-            there = [one for one in series if one in found]
+            there = [other for other in series if other in found]
             if dots in there:
                 slot = there.index(dots) - (len(there) - 1) / 2
-                places[row + step * slot] = found[dots]
-        heights = np.array(list(places))
-        bounds = np.array([_bounds(one) for one in places.values()]).reshape(-1, 3)
-        several = np.array([one.n_cases > 1 for one in places.values()], dtype=bool)
-        colours = [_colour(dots, one) for one in places.values()]
+                measures[row + step * slot] = found[dots]
+        heights = np.array(list(measures))
+        bounds = np.array([_bounds(measure) for measure in measures.values()]).reshape(-1, 3)
+        several = np.array([measure.n_cases > 1 for measure in measures.values()], dtype=bool)
+        colours = [_colour(dots, measure) for measure in measures.values()]
         sure = [colour for colour, more in zip(colours, several, strict=True) if more]
         ax.hlines(heights[several], *bounds[several, 1:].T, colors=sure, linewidth=0.8)
         ax.scatter(
@@ -261,18 +266,18 @@ def _draw(
     if not any(dots in found for found in rows for dots in series):
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
         where = {"transform": ax.transAxes, "ha": "center", "va": "center"}
-        ax.text(0.5, 0.5, "empty", **where, color="0.35", bbox=box)
+        ax.text(0.5, 0.5, "no data", **where, color="0.35", bbox=box)
 
 
 def _colour(dots: Dots, measure: Measure) -> tuple[float, float, float]:
-    """The series' colour, paler where it rests on few cases."""
-    kept = 1.0 if measure.n_cases >= FEW else FAINT
-    red, green, blue = (1 - kept * (1 - part) for part in to_rgb(dots.colour))
+    """The colour of the series, paler for a mean over few cases."""
+    strength = 1.0 if measure.n_cases >= FEW else FAINT
+    red, green, blue = (1 - strength * (1 - part) for part in to_rgb(dots.colour))
     return red, green, blue
 
 
 def _rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
-    """From top to bottom, every other one shaded."""
+    """Labels the rows from top to bottom and shades every second row."""
     for ax in axes:
         ax.spines[["top", "right", "left"]].set_visible(False)
         ax.tick_params(axis="y", length=0)
@@ -283,6 +288,7 @@ def _rows(axes: Sequence[Axes], labels: Sequence[str]) -> None:
 
 
 def _percent_axes(axes: Sequence[Axes], label: str) -> None:
+    """Sets x axes to 0 to 100 %."""
     for ax in axes:
         ax.set_xlim(-3, 103)
         ax.set_xticks(range(0, 101, 25))
@@ -291,8 +297,8 @@ def _percent_axes(axes: Sequence[Axes], label: str) -> None:
 
 
 def _signed_axes(axes: Sequence[Axes], measures: Sequence[Measure]) -> None:
-    """Zero in the middle, wide enough for every interval."""
-    bounds = [bound for one in _by_key(measures).values() for bound in _bounds(one)]
+    """Sets x axes with zero in the middle that are wide enough for all intervals."""
+    bounds = [bound for measure in _by_key(measures).values() for bound in _bounds(measure)]
     width = 1.1 * np.abs(finite(np.array([1.0, *bounds]))).max()
     for ax in axes:
         ax.set_xlim(-width, width)
@@ -303,7 +309,7 @@ def _signed_axes(axes: Sequence[Axes], measures: Sequence[Measure]) -> None:
 
 
 def _mark_kinds(ax: Axes, kinds: Sequence[str]) -> None:
-    """Marks and colours for the rows' names."""
+    """Gives the names of relations the mark and colour of their kind."""
     ax.tick_params(axis="y", pad=12)  # points: room for the marks
     for row, (label, kind) in enumerate(zip(ax.get_yticklabels(), kinds, strict=True)):
         mark, colour = KINDS.get(kind, ("", "black"))
@@ -312,7 +318,7 @@ def _mark_kinds(ax: Axes, kinds: Sequence[str]) -> None:
 
 
 def _columns(ax: Axes, row: float, *texts: object, up: float = 0) -> None:
-    """Right of the row, or `up` points above it."""
+    """Writes texts in columns to the right of a row, `up` points above it."""
     for column, text in enumerate(texts):
         _note(ax, str(text), (1, row), (25 + 34 * column, up), va="center")
 
@@ -320,19 +326,19 @@ def _columns(ax: Axes, row: float, *texts: object, up: float = 0) -> None:
 def _note(
     ax: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **how: Any
 ) -> None:
-    """Small print beside the panel, ending `offset` points from `at`: across it (0 to 1), row."""
+    """Writes small text that ends `offset` points from `at`, which is (fraction of the width, row)."""
     how = {"fontsize": SMALL, "color": "0.35", "ha": "right", "annotation_clip": False} | how
     across = ax.get_yaxis_transform()
     ax.annotate(text, at, offset, xycoords=across, textcoords="offset points", **how)
 
 
 def _legend(figure: Figure, series: Sequence[Dots], kinds: Sequence[str] = ()) -> None:
-    """Below the title: the series, then what the relations' marks mean."""
+    """Adds legends of the series and of the kinds of relations below the title."""
     handles = [
         Line2D([], [], color=colour, marker=shape, markersize=3.2, linewidth=0.7)
         for _, colour, shape in series
     ]
-    legend_above(figure, handles, [one.name for one in series])
+    legend_above(figure, handles, [dots.name for dots in series])
     if kinds:
         marks = [
             Line2D(
@@ -345,16 +351,17 @@ def _legend(figure: Figure, series: Sequence[Dots], kinds: Sequence[str] = ()) -
 
 
 def _as_marker(text: str) -> TextPath:
-    """A character as the mark of a legend, in its middle."""
+    """A character as the mark of a legend, centred."""
     size = 10
     shift = (-text_width(text, size) / 2, -size * 0.36)  # half of its width; of a capital's height
     return TextPath(shift, text, size=size, prop=FontProperties(family=FONT))
 
 
 def _caption(n_cases: int, seed: int, explained: str) -> str:
+    """The caption of both figures."""
     return (
-        f"n = {plural(n_cases, 'case')}; seed {seed}; means over cases, lines: "
-        "95\u00a0% intervals over cases (Wilson’s of rates, of magnitude and rank by the "
-        f"bootstrap), pale: fewer than {FEW} cases, hollow: a single case, no interval; "
+        f"n = {plural(n_cases, 'case')}; seed {seed}; dots: means over cases; lines: "
+        "95\u00a0% intervals over cases (Wilson’s for rates, bootstrap for magnitude and rank); "
+        f"pale: fewer than {FEW} cases; hollow: a single case, no interval; "
         f"{explained}."
     )

@@ -1,4 +1,4 @@
-"""Write sites of a relation edit: effect, separation and editing by layer, and how they agree."""
+"""Figure of write sites for relation edits: effect, separation, Score, and their correlation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,44 +30,44 @@ POSITIONS: dict[KeyPosition, str] = {
     "object_last": "Object’s last token",
     "last": "Last token",
 }
-MAPS = {  # quantity: its panel's title, and the unit of its colours
-    "effect of relation": ("Effect of restoring, relation corrupted", "nats"),
-    "effect of subject": ("Effect of restoring, subject corrupted", "nats"),
-    "separation": ("Separation of the key from neighbours’", "1: nothing in common"),
-    "Score": ("Score of a joint edit of the site alone", "share"),
+MAPS = {  # quantity: title of its panel, label of its colour bar
+    "effect of relation": ("Indirect effect, relation corrupted", "nats"),
+    "effect of subject": ("Indirect effect, subject corrupted", "nats"),
+    "separation": ("Separation of the key from neighbours’ keys", "separation"),
+    "Score": ("Score of an edit of this site only", "Score"),
 }
-AGAINST = {  # criterion: the title of its panel and the label of its axis
-    "effect of relation": ("Relation’s effect", "effect (nats)"),
-    "effect of subject": ("Subject’s effect", "effect (nats)"),
+AGAINST = {  # criterion: title of its panel, label of its axis
+    "effect of relation": ("Effect, relation corrupted", "indirect effect (nats)"),
+    "effect of subject": ("Effect, subject corrupted", "indirect effect (nats)"),
     "separation": ("Separation", "separation"),
 }
-UNKNOWN = 0.5  # a Score whose interval is wider says nothing
+UNKNOWN = 0.5  # a Score with a wider interval is not shown
 SHAPES: dict[KeyPosition, str] = {"subject_last": "v", "object_last": "s", "last": "o"}
 
 
 @styled
 def sites(findings: SiteFindings) -> Figure:
-    """A map for each quantity, by module, key position and layer; below, what editing goes with.
+    """Draws a map for each quantity by site and layer; below, each criterion against the Score.
 
-    Heads are not drawn.
+    Single heads are not drawn.
     """
     found = findings.edited
     rows: list[tuple[Half, KeyPosition]] = [
         (half, where)
         for where in POSITIONS
         for half in HALVES
-        if any((one.half, one.where) == (half, where) for one in found)
+        if any((site.half, site.where) == (half, where) for site in found)
     ]
-    traced = [one.found[name].n for one in found for name in list(MAPS)[:2]]
+    traced = [site.found[name].n for site in found for name in list(MAPS)[:2]]
     caption = (
         f"n = {plural(findings.n_cases, 'case')} ({_span(traced)} traced); seed {findings.seed}. "
-        "Effect: of restoring one layer on the answer’s log-probability. Separation: 1 where the "
-        "key has nothing in common with neighbours’ keys. Score and mean share: of what there was "
-        "to gain or to keep. Hatched: nothing to measure, or a Score whose 95\u00a0% bootstrap "
-        f"interval over cases is wider than {UNKNOWN:g}; blank: a layer that was left out. "
-        "ρ: Spearman’s, over all sites, with its interval."
+        "Indirect effect: of restoring one layer, on the answer’s log-probability. Separation: 1 "
+        "if the key has nothing in common with neighbours’ keys. Score, mean share: harmonic and "
+        "arithmetic mean of the shares gained and kept. Hatched: no data, or a Score whose "
+        f"95\u00a0% bootstrap interval over cases is wider than {UNKNOWN:g}; blank: layer not "
+        "measured. ρ: Spearman’s, over all sites, with its interval."
     )
-    title = titled("Where to write a relation edit", findings.model)
+    title = titled("Write sites for relation edits", findings.model)
     height = 2 * (0.75 + 0.15 * max(3, len(rows)))
     figure = new_figure(DOUBLE, height + 1.9, title, caption)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 1.9))[:, 0]
@@ -82,17 +82,17 @@ def sites(findings: SiteFindings) -> Figure:
         ax.set_yticks(range(len(rows)), names)
     scatters = below.subplots(1, len(AGAINST), sharey=True, squeeze=False)[0]
     correlations = {
-        one.criterion: one.rho
-        for one in findings.correlations
-        if (one.editing, one.where) == (SHARE, EVERYWHERE)
+        correlation.criterion: correlation.rho
+        for correlation in findings.correlations
+        if (correlation.editing, correlation.where) == (SHARE, EVERYWHERE)
     }
     for ax, (name, (criterion, label)) in zip(scatters, AGAINST.items(), strict=True):
         _scatter(ax, name, found)
         ax.set_xlabel(label)
         rho = correlations.get(name)
-        shown = "undefined" if rho is None or np.isnan(rho.mean) else rho.told
+        shown = "undefined" if rho is None or np.isnan(rho.mean) else rho.formatted
         ax.set_title(f"{criterion}\nρ = {shown}")
-    scatters[0].set_ylabel("mean share\nof an edit there")
+    scatters[0].set_ylabel("mean share of\nan edit of the site")
     below.legend(*scatters[-1].get_legend_handles_labels(), loc="outside right center")
     return figure
 
@@ -105,18 +105,18 @@ def _map(
     rows: Sequence[tuple[Half, KeyPosition]],
     unit: str,
 ) -> None:
-    """One quantity, a row for each module at a key position; what is not known is hatched."""
-    n_layers = 1 + max((one.layer for one in found), default=0)
+    """Draws the map of one quantity: a row for each half and key position, unknown cells hatched."""
+    n_layers = 1 + max((site.layer for site in found), default=0)
     values = np.full((len(rows), n_layers), np.nan)
     hatched = []
-    for one in found:
-        row = rows.index((one.half, one.where))
-        estimated = one.found[name]
+    for site in found:
+        row = rows.index((site.half, site.where))
+        estimated = site.found[name]
         unsure = name == "Score" and estimated.high - estimated.low > UNKNOWN
         if np.isfinite(estimated.mean) and not unsure:
-            values[row, one.layer] = estimated.mean
+            values[row, site.layer] = estimated.mean
         else:
-            hatched.append((row, one.layer))
+            hatched.append((row, site.layer))
     signed = name.startswith("effect")
     scale = norm(values) if signed else Normalize(0, 1)
     mesh = ax.pcolormesh(
@@ -127,11 +127,11 @@ def _map(
     for row, layer in hatched:
         hatch_cell(ax, layer - 0.5, row - 0.5)
     if len(rows) and not np.isfinite(values).any():
-        told: dict[str, Any] = {"ha": "center", "va": "center", "color": "0.35"}
-        told["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-        known = any(np.isfinite(one.found[name].mean) for one in found)
-        why = "intervals too wide" if known else "nothing to measure"
-        ax.text((n_layers - 1) / 2, (len(rows) - 1) / 2, why, **told)
+        style: dict[str, Any] = {"ha": "center", "va": "center", "color": "0.35"}
+        style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+        known = any(np.isfinite(site.found[name].mean) for site in found)
+        why = "intervals too wide" if known else "no data"
+        ax.text((n_layers - 1) / 2, (len(rows) - 1) / 2, why, **style)
     for half_row in range(len(HALVES), len(rows), len(HALVES)):
         ax.axhline(half_row - 0.5, color="white", linewidth=1.5)
     ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -143,12 +143,12 @@ def _map(
 
 
 def _scatter(ax: Axes, name: str, found: Sequence[SiteNumbers]) -> None:
-    """A dot for each site: its criterion, and what editing it brought."""
+    """Draws a dot for each site: its criterion (x) and the mean share of an edit there (y)."""
     for where, shape in SHAPES.items():
         for half, (label, colour) in HALVES.items():
-            own = [one for one in found if (one.where, one.half) == (where, half)]
+            own = [site for site in found if (site.where, site.half) == (where, half)]
             if own:
-                across, up = ([one.found[field].mean for one in own] for field in (name, SHARE))
+                across, up = ([site.found[field].mean for site in own] for field in (name, SHARE))
                 label = f"{label}, {POSITIONS[where].lower()}"
                 ax.scatter(across, up, 9, color=colour, marker=shape, alpha=0.75, label=label)
     ax.spines[["top", "right"]].set_visible(False)
