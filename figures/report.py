@@ -1,4 +1,7 @@
-"""A run's folder as one page for any browser, offline: maps to point at, facts, figures, tables."""
+"""Makes one HTML page from a run folder: interactive maps, single facts, figures and tables.
+
+The page works offline in any browser.
+"""
 
 import base64
 import csv
@@ -17,23 +20,30 @@ from simple_parsing import field as option
 if TYPE_CHECKING:
     from figures._run_files import RunFiles
 
-ROWS = 400  # of a table; a long one belongs in a spreadsheet
+ROWS = 400  # rows shown of a table; longer tables are easier to read in a spreadsheet
 
 
 @dataclass(frozen=True)
 class Config:
-    """Which run is shown, and where the page goes."""
+    """Which run is shown, and where the page is written."""
 
     run: str = option(positional=True, metavar="RUN")
-    """The run's folder, as its experiment printed it."""
+    """The run folder, as printed by the experiment."""
     facts: int = 40
-    """How many single facts the page holds at most, the first ones traced."""
+    """Largest number of single facts on the page; the first traced facts are shown."""
     out: str = ""
-    """The page's file (default: report.html in the run's folder)."""
+    """The file of the page (default: report.html in the run folder)."""
 
 
 class ReportTable(NamedTuple):
-    """A CSV file: its heading and first rows, each cell with whether it is (above) a number."""
+    """A CSV file as a table of the page.
+
+    Args:
+        name: name of the file.
+        head: column heads, each with whether there are numbers in the column.
+        rows: the first rows; each cell with whether it is a number.
+        n_rows: number of rows in the file.
+    """
 
     name: str
     head: list[tuple[str, bool]]
@@ -42,17 +52,17 @@ class ReportTable(NamedTuple):
 
 
 def run(config: Config) -> Path:
-    """Writes the page.
+    """Writes the page and returns its path.
 
     Raises:
-        InputError: no run lies there, a file of it cannot be read, or `facts` is negative.
+        InputError: there is no run folder, a file cannot be read, or `facts` is negative.
     """
     from figures._run_files import PAGE, read_run
     from kedit.bounds import broken
     from kedit.errors import InputError
 
     if found := broken("report", "facts", config.facts):
-        raise InputError(f"--facts {found[0]}: {found[1]} is wanted")
+        raise InputError(f"--facts {found[0]}: must be {found[1]}")
     folder = Path(config.run)
     text = page(read_run(folder), config.facts)
     out = Path(config.out) if config.out else folder / PAGE
@@ -62,7 +72,7 @@ def run(config: Config) -> Path:
 
 
 def page(files: "RunFiles", n_facts: int) -> str:
-    """The whole page, with `n_facts` single facts at most; it loads nothing from anywhere."""
+    """The page as text, with at most `n_facts` single facts; it loads no other files."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from figures._report_data import page_data
@@ -75,7 +85,7 @@ def page(files: "RunFiles", n_facts: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # tojson writes <, >, & and ' as code points: no token can end the block it stands in
+    # tojson writes <, >, & and ' as escapes, so no token can end the script block
     compact = {"allow_nan": False, "separators": (",", ":")}
     templates.policies["json.dumps_kwargs"] = compact
     data = page_data(files, n_facts)
@@ -114,15 +124,16 @@ SECTIONS = {
 
 
 def _about(files: "RunFiles") -> Iterator[str]:
-    """What was done, on how much, in a line or two."""
+    """The lines below the page's title: what was done, and on how many facts."""
     from kedit.tables import plural
 
-    told = files.settings
+    settings = files.settings
     yield from _outcome(files)
-    if "corrupt" in told and "by" in told:
-        parts = ("relation", "subject") if told["corrupt"] == "both" else (told["corrupt"],)
-        noise = f"under noise ({told['noise']}, {told['samples']} samples a fact)"
-        how = "replaced by others" if told["by"] == "replacement" else noise
+    if "corrupt" in settings and "by" in settings:
+        corrupt = settings["corrupt"]
+        parts = ("relation", "subject") if corrupt == "both" else (corrupt,)
+        noise = f"with noise added ({settings['noise']}, {settings['samples']} samples per fact)"
+        how = "replaced by others" if settings["by"] == "replacement" else noise
         yield f"Corrupted: {' or '.join(f'the {part}’s' for part in parts)} words, {how}."
     counted = files.averages.get("facts", {})
     if counted:
@@ -131,43 +142,47 @@ def _about(files: "RunFiles") -> Iterator[str]:
             for part, n in counted["traced"].items()
         )
         yield f"{'; '.join(traced)}. {files.averages['left out']}."
-    for one in files.averages.get("screens", []):
+    for screen in files.averages.get("screens", []):
         yield (
-            f"Screened, {one['part']} corrupted, {one['grid']}: of {one['n_cells']:.0f} cells a "
-            f"fact, {one['n_kept']:.0f} and a sample of {one['n_sampled']:.0f} were restored; the "
-            "others' effects are estimates, in the averages too."
+            f"Screen, {screen['part']} corrupted, {screen['grid']}: of {screen['n_cells']:.0f} cells "
+            f"per fact, {screen['n_kept']:.0f} chosen ones and a random sample of "
+            f"{screen['n_sampled']:.0f} were restored. All other effects are estimates, also in the "
+            "averages."
         )
-    if "seed" in told:
-        yield f"Seed {told['seed']}."
+    if "seed" in settings:
+        yield f"Seed {settings['seed']}."
 
 
 def _outcome(files: "RunFiles") -> Iterator[str]:
-    """What was edited, of what, and how it went."""
+    """Lines about an edit or a comparison of editors: what was edited, and the result."""
     from kedit.tables import number, plural
 
     if "verdict" in files.edited:
-        asked, told = files.edited["request"][0], files.edited
-        yield f"{asked['subject']}: {asked['object']} → {asked['target']}, by {told['editor']}."
-        yield told["verdict"]
-        n_prompts = len(told.get("rows", ())) or sum(len(one["rows"]) for one in told["facts"])
-        yield f"{plural(n_prompts, 'prompt')}, each before and after the edit."
-    n_cases = sum("probes" in record for record in files.records)
-    for one in files.compared:
-        lost = one["costs"].get("failed")
-        scores = ", ".join(
-            f"{name} {number(one[name]['mean'])}"
-            for name in ("generalisation", "locality")
-            if one.get(name, {}).get("mean") is not None
+        request, edited = files.edited["request"][0], files.edited
+        change = f"{request['subject']}: {request['object']} → {request['target']}"
+        yield f"{change}, by {edited['editor']}."
+        yield edited["verdict"]
+        n_prompts = len(edited.get("rows", ())) or sum(
+            len(fact["rows"]) for fact in edited["facts"]
         )
-        side = "both sides" if one["side"] == "together" else f"the {one['side']} side"
+        yield f"{plural(n_prompts, 'prompt')}, each scored before and after the edit."
+    n_cases = sum("probes" in record for record in files.records)
+    for editor in files.compared:
+        failed = editor["costs"].get("failed")
+        scores = ", ".join(
+            f"{name} {number(editor[name]['mean'])}"
+            for name in ("generalisation", "locality")
+            if editor.get(name, {}).get("mean") is not None
+        )
+        side = "both sides" if editor["side"] == "together" else f"the {editor['side']} side"
         yield (
-            f"{one['editor']}, edited from {side}: {scores or 'no scores'}; "
-            f"{plural(n_cases, 'case')}, {lost or 0} failed."
+            f"{editor['editor']}, edited from {side}: {scores or 'no scores'}; "
+            f"{plural(n_cases, 'case')}, {failed or 0} failed."
         )
 
 
 def _totals(averages: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
-    """By part and run: the scores with their intervals, a metric a column."""
+    """The rows of the table of total effects: part, run, and the scores by metric as text."""
     for part, by_run in averages.get("total effects", {}).items():
         for name, total in by_run.items():
             bounds = zip(total["mean"], total["low"], total["high"], strict=True)
@@ -175,21 +190,26 @@ def _totals(averages: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]
 
 
 def _embedded(picture: Path) -> str:
+    """A PNG file as a data URL."""
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
 def _table(file: Path) -> ReportTable:
+    """Reads a CSV file as a table of the page."""
     with file.open(encoding="utf-8", newline="") as lines:
         rows = csv.reader(lines)
         names = next(rows, [])
-        kept = [[_cell(text) for text in row] for row in itertools.islice(rows, ROWS)]
-        above = {column for row in kept for column, (_, number) in enumerate(row) if number}
-        head = [(name, column in above) for column, name in enumerate(names)]
-        return ReportTable(file.name, head, kept, len(kept) + sum(1 for _ in rows))
+        shown = [[_cell(text) for text in row] for row in itertools.islice(rows, ROWS)]
+        numbers = {column for row in shown for column, (_, number) in enumerate(row) if number}
+        head = [(name, column in numbers) for column, name in enumerate(names)]
+        return ReportTable(file.name, head, shown, len(shown) + sum(1 for _ in rows))
 
 
 def _cell(text: str) -> tuple[str, bool]:
-    """A number to two significant digits, a whole one as it is; any other text as it is."""
+    """The text of a cell, and whether it is a number.
+
+    Numbers are rounded to two significant digits, except whole numbers.
+    """
     from kedit.tables import number
 
     try:
@@ -201,14 +221,14 @@ def _cell(text: str) -> tuple[str, bool]:
 
 
 def _estimate(mean: float | None, low: float | None, high: float | None) -> str:
-    """A number and its interval, of which there may be none."""
+    """A number with its interval as text; None means that there is no such number."""
     from kedit.tables import estimate
 
     return estimate(*(math.nan if value is None else value for value in (mean, low, high)))
 
 
 def _settings(files: "RunFiles") -> Iterator[tuple[str, dict[str, str]]]:
-    """Tables of names and values; the last has what lies in the folder and not on the page."""
+    """The tables of options and versions, and of files that are not on the page."""
     from kedit.tables import plural
 
     for name, values in (("config.json", files.settings), ("versions.json", files.versions)):
@@ -220,22 +240,23 @@ def _settings(files: "RunFiles") -> Iterator[tuple[str, dict[str, str]]]:
         name = f"{inside.parts[0]}/" if len(inside.parts) > 1 else file.name
         sizes.setdefault(name, []).append(file.stat().st_size)
     if sizes:
-        told = {name: f"{sum(each) / 1e3:,.0f} kB" for name, each in sizes.items()}
+        totals = {name: f"{sum(each) / 1e3:,.0f} kB" for name, each in sizes.items()}
         yield (
             "not on this page",
             {
                 name: f"{plural(len(sizes[name]), 'file')}, {size}" if name.endswith("/") else size
-                for name, size in told.items()
+                for name, size in totals.items()
             },
         )
 
 
 def _plain(value: Any) -> str:
+    """An option's value as text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def main() -> None:
-    """The command; what a user can mend is told in one line."""
+    """The command line. Errors that a user can fix are printed in one line."""
     from kedit.screen import print_anything
 
     print_anything()

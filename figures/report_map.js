@@ -1,15 +1,15 @@
 "use strict";
-// The data block's tokens and prompts reach the page as text nodes only, never as markup.
+// Tokens and prompts are shown only as text nodes, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const metricNames = Object.keys(data.metrics);
-const drawn = []; // what is drawn anew when another metric is chosen
-const told = new WeakMap(); // cell: the lines it shows when it is pointed at
+const drawn = []; // functions that draw again when another metric is chosen
+const tips = new WeakMap(); // cell: the lines that its tip shows
 let metric = Math.max(0, metricNames.indexOf(data.metric));
 
 function element(tag, fields = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), fields);
-  made.append(...children);
-  return made;
+  const created = Object.assign(document.createElement(tag), fields);
+  created.append(...children);
+  return created;
 }
 
 const unit = () => data.units[metricNames[metric]];
@@ -21,19 +21,19 @@ function number(value) {
   return (small ? value.toExponential(3) : value.toPrecision(4)).replaceAll("-", "−");
 }
 
-// as matplotlib has it: 256 colours over [-width, width]
+// the same mapping as in matplotlib: 256 colours over [-width, width]
 function colour(value, width) {
   const index = Math.floor((value / (2 * width) + 0.5) * data.colours.length);
   return data.colours[Math.max(0, Math.min(data.colours.length - 1, index))];
 }
 
-// half the width of the scale that these arrays share
+// half the width of a symmetric scale for all these arrays
 function halfWidth(arrays) {
   const sizes = arrays.flat(Infinity).filter(isNumber).map(Math.abs);
   return sizes.reduce((largest, size) => Math.max(largest, size), 0) || 1;
 }
 
-// line ends and lone blanks, so that they are seen
+// makes line ends and single blanks visible
 const visible = (token) => token.replaceAll("\n", "↵").replace(/^ +$/, "␣") || "␣";
 
 let groups = 0;
@@ -60,12 +60,12 @@ function legend(width) {
 
 const plural = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
-// rows: {label, corrupted, enough: false where the peak may not be, effects: one a layer, and by
-// layer: lines, what its cell tells; estimated, whether the cell was restored or not}
+// rows: objects with label; corrupted; enough (false: the row may not hold the peak); effects, by
+// layer; lines(layer), the lines of a cell's tip; estimated(layer), whether it was not restored
 function map(rows, width, label) {
   const nLayers = rows[0].effects.length;
   const size = Math.max(11, Math.min(40, Math.floor(380 / nLayers)));
-  const every = size >= 17 ? 1 : 5; // layers that are numbered
+  const step = size >= 17 ? 1 : 5; // every how many layers there is a number
   const body = element("tbody");
   let peak = null, largest = -1;
   for (const row of rows) {
@@ -81,18 +81,18 @@ function map(rows, width, label) {
         largest = Math.abs(effect);
         peak = { cell, row, layer };
       }
-      told.set(cell, row.lines(layer));
-      cell.ariaLabel = told.get(cell).join("; ");
+      tips.set(cell, row.lines(layer));
+      cell.ariaLabel = tips.get(cell).join("; ");
       line.append(cell);
     });
     body.append(line);
   }
   const entry = peak ? peak.cell : body.querySelector("td");
-  entry.tabIndex = 0; // one stop of the Tab key a map; the arrow keys go on from there
+  entry.tabIndex = 0; // Tab stops once per map; the arrow keys move on from there
   if (largest > 0) peak.cell.classList.add("peak");
   const numbers = element("tr", {}, element("th", { textContent: "layer" }));
   for (let layer = 0; layer < nLayers; layer++) {
-    const shown = layer % every === 0 ? layer : "";
+    const shown = layer % step === 0 ? layer : "";
     const head = element("th", { scope: "col", textContent: shown });
     head.style.minWidth = head.style.maxWidth = `${size}px`;
     numbers.append(head);
@@ -102,17 +102,17 @@ function map(rows, width, label) {
   return { table: element("div", { className: "scroll" }, table), peak: largest > 0 ? peak : null };
 }
 
-// ---- pointing at cells, stepping through them --------------------------------------------------
+// ---- tips of cells; moving between cells with the arrow keys --------------------------------------------------
 
 const tip = document.getElementById("tip");
 let shownCell = null;
 
 function showTip(event) {
-  const lines = told.get(event.target);
+  const lines = tips.get(event.target);
   tip.hidden = !lines;
   if (!lines) return;
-  const [place, ...numbers] = lines;
-  tip.replaceChildren(element("b", { textContent: place }),
+  const [cell, ...numbers] = lines;
+  tip.replaceChildren(element("b", { textContent: cell }),
     ...numbers.map((line) => element("div", { textContent: line })));
   shownCell = event.target;
   placeTip();
@@ -131,18 +131,18 @@ const hideTip = () => { tip.hidden = true; };
 document.addEventListener("pointerover", showTip);
 document.addEventListener("focusin", showTip);
 document.addEventListener("focusout", hideTip);
-// a cell that is stepped to is scrolled into sight; the tip goes with it
+// moving to a cell may scroll the page; the tip must follow
 document.addEventListener("scroll", placeTip, { capture: true, passive: true });
 
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") hideTip();
   const step = STEPS[event.key], from = event.target;
-  if (!step || !told.has(from)) return;
+  if (!step || !tips.has(from)) return;
   event.preventDefault();
   const row = from.closest("tbody").rows[from.parentElement.sectionRowIndex + step[0]];
   const to = row?.cells[from.cellIndex + step[1]];
-  if (!told.has(to)) return; // the edge of the map
+  if (!tips.has(to)) return; // the edge of the map
   from.tabIndex = -1;
   to.tabIndex = 0;
   to.focus();

@@ -17,9 +17,9 @@ function averageRows(effect, bucket) {
     row.enough = effect.enough[row.bucket];
     row.estimate = (layer) => number(at(effect.mean, layer)) + (isNumber(at(effect.low, layer))
       ? ` [${number(at(effect.low, layer))}, ${number(at(effect.high, layer))}]` : "");
-    row.place = (layer) => ("head" in row ? `L${layer}H${row.head}` : `layer ${layer}`);
+    row.cell = (layer) => ("head" in row ? `L${layer}H${row.head}` : `layer ${layer}`);
     row.lines = (layer) => [
-      `${row.place(layer)}, ${effect.buckets[row.bucket]}`,
+      `${row.cell(layer)}, ${effect.buckets[row.bucket]}`,
       `${row.estimate(layer)} ${unit()}`,
       `${plural(effect.n_facts[row.bucket], "fact")}, ` +
         plural(effect.n_tokens[row.bucket], "token"),
@@ -39,7 +39,7 @@ function averageCard(effect) {
   const space = element("div");
   let bucket = kept[kept.length - 1];
   const draw = () => {
-    // one head may dwarf all those of the other part
+    // a map by head has its own scale: single heads can be much stronger than those of another part
     const alike = byHead(effect) ? [effect] : data.maps.filter((other) => !byHead(other));
     const width = halfWidth(alike.map((other) =>
       other.mean[metric].filter((_, index) => other.enough[index])));
@@ -47,7 +47,7 @@ function averageCard(effect) {
     const { table, peak } = map(rows, width, `${effect.title}, ${effect.part} corrupted`);
     const where = peak && (byHead(effect) ? "" : `, ${effect.buckets[peak.row.bucket]}`);
     const best = peak
-      ? `peak: ${peak.row.place(peak.layer)}${where}, ${peak.row.estimate(peak.layer)}`
+      ? `peak: ${peak.row.cell(peak.layer)}${where}, ${peak.row.estimate(peak.layer)}`
       : rows.some((row) => row.enough) ? "no effect" : "too few facts for a peak";
     space.replaceChildren(element("p", { className: "note", textContent: best }), table, legend(width));
   };
@@ -61,7 +61,7 @@ function averageCard(effect) {
     .map((index) => `${effect.buckets[index]} (${effect.n_facts[index]})`);
   if (few.length)
     card.append(element("p", { className: "note",
-      textContent: `too few facts for a peak or for the ends of the scale: ${few.join(", ")}` }));
+      textContent: `too few facts for a peak or to set the colour scale: ${few.join(", ")}` }));
   if (without.length)
     card.append(element("p", { className: "note", textContent: `no tokens: ${without.join(", ")}` }));
   draw();
@@ -112,12 +112,12 @@ function factPart(part) {
     const scores = `${data.metrics[metricNames[metric]]}: ${number(grid.clean[metric])} clean, ` +
       `${number(grid.corrupted[metric])} corrupted` +
       (grid.heads ? "; each cell shows the head with the largest effect of either sign" : "") +
-      (grid.estimated ? "; dotted: not restored, but estimated" : "");
+      (grid.estimated ? "; dotted: estimated, not restored" : "");
     space.replaceChildren(
       element("p", { className: "note", textContent: scores }),
       map(factRows(part, grid), width, grid.title).table, legend(width));
   };
-  const titles = part.grids.map((one) => one.title);
+  const titles = part.grids.map((other) => other.title);
   const sites = choice("restored", titles, 0, (index) => { grid = part.grids[index]; draw(); });
   draw();
   drawn.push(draw);
@@ -132,7 +132,7 @@ function factDetails(fact) {
   const details = element("details", { className: "fact" }, summary);
   details.addEventListener("toggle", () => {
     const parts = fact.parts.map(factPart);
-    const show = (index) => parts.forEach((one, other) => { one.hidden = other !== index; });
+    const show = (index) => parts.forEach((body, other) => { body.hidden = other !== index; });
     show(0);
     const names = fact.parts.map((part) => part.part);
     details.append(choice("corrupted", names, 0, show), ...parts);
@@ -149,13 +149,13 @@ function showFacts(section) {
   search.ariaLabel = "Search the facts";
   const count = element("span", { className: "quiet", role: "status" });
   const narrow = () => {
-    const wanted = search.value.trim().toLowerCase();
-    for (const { details, text } of list) details.hidden = !text.includes(wanted);
-    count.textContent = `${list.filter((one) => !one.details.hidden).length} shown`;
+    const query = search.value.trim().toLowerCase();
+    for (const { details, text } of list) details.hidden = !text.includes(query);
+    count.textContent = `${list.filter((item) => !item.details.hidden).length} shown`;
   };
   search.addEventListener("input", narrow);
   narrow();
-  section.append(element("p", {}, search, count), ...list.map((one) => one.details));
+  section.append(element("p", {}, search, count), ...list.map((item) => item.details));
 }
 
 // ---- figures, and the start -----------------------------------------------------------------

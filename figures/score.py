@@ -326,7 +326,7 @@ def _columns(ax: Axes, row: float, *texts: object, up: float = 0) -> None:
 def _note(
     ax: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **how: Any
 ) -> None:
-    """Writes small text that ends `offset` points from `at`, which is (fraction of the width, row)."""
+    """Writes small text that ends `offset` points from `at` = (fraction of the width, row)."""
     how = {"fontsize": SMALL, "color": "0.35", "ha": "right", "annotation_clip": False} | how
     across = ax.get_yaxis_transform()
     ax.annotate(text, at, offset, xycoords=across, textcoords="offset points", **how)

@@ -47,7 +47,7 @@ SHAPES: dict[KeyPosition, str] = {"subject_last": "v", "object_last": "s", "last
 
 @styled
 def sites(findings: SiteFindings) -> Figure:
-    """Draws a map for each quantity by site and layer; below, each criterion against the Score.
+    """Draws a map for each quantity by site and layer; below, mean share by criterion.
 
     Single heads are not drawn.
     """
@@ -105,7 +105,7 @@ def _map(
     rows: Sequence[tuple[Half, KeyPosition]],
     unit: str,
 ) -> None:
-    """Draws the map of one quantity: a row for each half and key position, unknown cells hatched."""
+    """Draws one quantity: a row for each half and key position; unknown cells are hatched."""
     n_layers = 1 + max((site.layer for site in found), default=0)
     values = np.full((len(rows), n_layers), np.nan)
     hatched = []
@@ -156,5 +156,6 @@ def _scatter(ax: Axes, name: str, found: Sequence[SiteNumbers]) -> None:
 
 
 def _span(counts: Sequence[int]) -> str:
+    """The positive counts as text: one number, or "3 to 8"."""
     there = sorted({n for n in counts if n}) or [0]
     return str(there[0]) if len(there) == 1 else f"{there[0]} to {there[-1]}"

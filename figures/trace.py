@@ -1,4 +1,4 @@
-"""Causal traces as maps: one fact by token and layer; the averages by token bucket and layer."""
+"""Maps of indirect effects: of one fact by token and layer; averages by token bucket and layer."""
 
 from collections.abc import Iterable, Sequence
 
@@ -37,10 +37,10 @@ from kedit.results.traces import AverageEffect, FactTrace
 from kedit.stats import Interval
 from kedit.tables import estimate, number, plural
 
-ROW = 0.16  # inches a row of a map
-LABEL_WIDTH = 20  # characters of a token
+ROW = 0.16  # inches per row of a map
+LABEL_WIDTH = 20  # characters shown of a token
 WINDOWS = (
-    " A window is drawn at its middle layer; at the first and the last layers it is cut short."
+    " A window is drawn at its middle layer; near the first and last layers it has fewer layers."
 )
 
 
@@ -48,21 +48,23 @@ WINDOWS = (
 def heatmap(
     trace: FactTrace | PromptTrace, name: str = "", metric: str = "", model: str = ""
 ) -> Figure:
-    """One fact's or prompt's effects, tokens from top to bottom, corrupted ones bold with asterisk.
+    """Draws the effects of one fact or prompt by token and layer.
 
-    A grid by head shows the head with the largest effect, of either sign, at each layer and token.
+    Corrupted tokens are bold and have an asterisk. For a grid by head, each cell shows the head
+    with the largest effect of either sign.
 
     Args:
+        trace: the trace.
         name: one of `trace.grids`; "" for the first.
         metric: one of `trace.metrics`; "" for the first.
-        model: its name, for the title: a trace does not know whose it is.
+        model: name of the model, for the title; a trace does not contain it.
 
     Raises:
         InputError: there is no such grid, or the metric was not measured.
     """
     name, metric = name or next(iter(trace.grids)), metric or trace.metrics[0]
     if name not in trace.grids:
-        raise InputError(f"site {name!r}: one of {', '.join(trace.grids)} is wanted")
+        raise InputError(f"site {name!r} was not traced: use one of {', '.join(trace.grids)}")
     grid = trace.grids[name]
     effect = grid.indirect_effect(metric).numpy()
     labels = [readable(trace.labels[pos], LABEL_WIDTH) for pos in grid.positions]
@@ -75,12 +77,12 @@ def heatmap(
         )
         effect = _strongest(effect)
     clean, corrupted = (float(run[grid.index(metric)]) for run in (grid.clean, grid.corrupted))
-    one = "fact" if isinstance(trace, FactTrace) else "prompt"
+    unit = "fact" if isinstance(trace, FactTrace) else "prompt"
     figure = new_figure(
         SINGLE,
         0.6 + ROW * max(len(labels), 4),
         titled(f"{plain[0].upper()}{plain[1:]}: effect on {scored(trace, metric)}", model),
-        f"n = 1 {one}, so no interval; corrupted (*): {readable(trace.corrupted_how)}; "
+        f"n = 1 {unit}, so no interval; corrupted (*): {readable(trace.corrupted_how)}; "
         f"metric: {metric_name(metric)}, {number(clean)} clean, {number(corrupted)} corrupted"
         f"{largest}.{WINDOWS if grid.window > 1 else ''}",
     )
@@ -97,7 +99,7 @@ def heatmap(
 
 
 def scored(trace: FactTrace | PromptTrace, metric: str) -> str:
-    """The token that is scored, or the metric of a user's own."""
+    """The token that is scored, in quotes; with a user's own metric, the metric's name."""
     if trace.answer:
         return f"“{readable(trace.answer, LABEL_WIDTH)}”"
     return metric_name(metric)
@@ -107,22 +109,28 @@ def scored(trace: FactTrace | PromptTrace, metric: str) -> str:
 def averages(
     effects: Sequence[AverageEffect], study: Study, total: Interval | None = None
 ) -> Figure:
-    """Average indirect effects by token bucket and layer, a panel for each site, on one scale.
+    """Draws average indirect effects by token bucket and layer, a panel for each site.
 
-    The strongest cell of each panel is outlined, and its value written with its interval. Buckets
-    of too few facts (`AverageEffect.enough`) hold no peak and do not set the scale; what goes
-    beyond it has its last colour. `total` is clean - corrupted by metric, as
-    `kedit.results.averages.total_effects` has it.
+    All panels have the same colour scale. The strongest cell of each panel is outlined, and its
+    value is in the title. Buckets with too few facts (`AverageEffect.enough`) have no peak and do
+    not set the scale; values beyond the scale have its last colour.
+
+    Args:
+        effects: the averages, one for each site, over the same tokens.
+        study: facts, runs, metric, seed and model.
+        total: total effect by metric (`kedit.results.averages.total_effects`), for the title.
 
     Raises:
-        InputError: no effects, effects by head, or effects over different tokens.
+        InputError: there are no effects, effects by head, or effects over different tokens.
     """
     if len({(effect.buckets, effect.n_tokens) for effect in effects}) != 1:
-        raise InputError(f"{len(effects)} effects, wanted at least one, all over the same tokens")
+        raise InputError(
+            f"got {len(effects)} effects: needs at least one, and all over the same tokens"
+        )
     index = METRICS.index(study.metric)
     means = [effect.mean[index] for effect in effects]
     if any(mean.ndim != 2 for mean in means):
-        raise InputError("effects by head are drawn by figures.heads.heads")
+        raise InputError("these are effects by head: draw them with figures.heads.heads")
     title = titled(f"Average indirect effect, {effects[0].part} corrupted", study.model)
     if total is not None:
         title += f"; total effect {estimate(*(float(values[index]) for values in total))}"
@@ -146,7 +154,7 @@ def draw_map(
     scale: Normalize,
     colours: str | Colormap = SIGNED,
 ) -> QuadMesh:
-    """Rows from top to bottom, layers from left to right; a row without numbers is hatched."""
+    """Draws a map of rows (from top to bottom) by layers; a row without numbers is hatched."""
     n_rows, n_layers = effect.shape
     mesh = ax.pcolormesh(
         np.arange(n_layers + 1) - 0.5,
@@ -154,7 +162,7 @@ def draw_map(
         np.ma.masked_invalid(effect),
         cmap=colours,
         norm=scale,
-        edgecolors="face",  # or a PDF shows white hairs between the cells
+        edgecolors="face",  # otherwise a PDF shows thin white lines between the cells
         linewidth=0.1,
     )
     for row in np.flatnonzero(~np.isfinite(effect).any(1)):
@@ -173,7 +181,7 @@ def draw_table(
     columns: Sequence[str],
     label: str,
 ) -> None:
-    """Effects by named rows (the first at the top) and columns, with a colour bar; NaN hatched."""
+    """Draws effects by named rows (the first at the top) and columns; NaN cells are hatched."""
     mesh = ax.pcolormesh(
         np.ma.masked_invalid(effect),
         cmap=SIGNED,
@@ -193,7 +201,7 @@ def draw_table(
 
 
 def colour_bar(figure: Figure, mesh: QuadMesh, axes: Iterable[Axes], metric: str) -> None:
-    """The scale that `axes` share, with its unit."""
+    """Adds the colour bar that `axes` share, with its unit."""
     bar = figure.colorbar(
         mesh,
         ax=list(axes),
@@ -215,29 +223,29 @@ def bucket_labels(effect: AverageEffect) -> list[str]:
 
 
 def layer_label(window: int) -> str:
-    """What an axis of layers is called."""
+    """The label of an axis of layers."""
     return "layer" if window == 1 else "middle layer"
 
 
 def window_note(effects: Iterable[AverageEffect]) -> str:
-    """What a caption says of windows of layers; nothing where there are none."""
+    """The sentence of a caption about windows of layers; empty without windows."""
     return WINDOWS if any(effect.window > 1 for effect in effects) else ""
 
 
 def too_few(effect: AverageEffect) -> str:
-    """What a caption says of the buckets of too few facts; nothing where there are none."""
+    """The sentence of a caption about buckets with too few facts; empty if there are none."""
     there = zip(effect.buckets, effect.n_facts, effect.enough, strict=True)
-    left = [f"{name} ({plural(n, 'fact')})" for name, n, enough in there if n and not enough]
-    if not left:
+    few = [f"{name} ({plural(n, 'fact')})" for name, n, enough in there if n and not enough]
+    if not few:
         return ""
     return (
-        " Too few facts for a peak, or for the ends of the scale, whose last colours show what is "
-        f"beyond: {', '.join(left)}."
+        f" Too few facts for a peak or to set the colour scale: {', '.join(few)}; values beyond "
+        "the scale have its last colour."
     )
 
 
 def outline(ax: Axes, row: float, column: float) -> None:
-    """A frame around one cell of a map, seen on every colour."""
+    """Draws a frame around one cell of a map that is visible on every colour."""
     frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=0.8)
     frame.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
     frame.set_zorder(2)
@@ -245,12 +253,13 @@ def outline(ax: Axes, row: float, column: float) -> None:
 
 
 def hatch_cell(ax: Axes, left: float, top: float) -> None:
-    """A cell of a map without a number."""
+    """Hatches a cell of a map that has no number."""
     how = {"facecolor": "0.93", "edgecolor": "0.75", "hatch": "////", "lw": 0}
     ax.add_patch(Rectangle((left, top), 1, 1, **how))
 
 
 def _hatch(ax: Axes, row: float, n_layers: int) -> None:
+    """Hatches a row of a map that has no numbers."""
     ax.add_patch(
         Rectangle(
             (-0.5, row - 0.5), n_layers, 1, facecolor="0.95", edgecolor="0.7", hatch="////", lw=0
@@ -258,19 +267,19 @@ def _hatch(ax: Axes, row: float, n_layers: int) -> None:
     )
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     ax.text(
-        (n_layers - 1) / 2, row, "empty", ha="center", va="center", fontsize=SMALL, color="0.35",
+        (n_layers - 1) / 2, row, "no tokens", ha="center", va="center", fontsize=SMALL, color="0.35",
         bbox=box,
     )  # fmt: skip
 
 
 def _mark_peak(ax: Axes, effect: AverageEffect, index: int) -> str:
-    """Outlines the largest effect of either sign, and says where and how large it is.
+    """Outlines the largest effect of either sign, and returns its layer and value as text.
 
-    It is looked for in buckets of enough facts.
+    Only buckets with enough facts are considered.
     """
     mean = np.where(np.array(effect.enough)[:, None], effect.mean[index], np.nan)
     if not finite(mean).any():
-        return "no effect" if finite(mean).size else "empty"
+        return "no effect" if finite(mean).size else "no tokens"
     row, layer = np.unravel_index(np.nanargmax(np.abs(mean)), mean.shape)
     outline(ax, float(row), float(layer))
     bounds = (float(values[index, row, layer]) for values in (effect.mean, effect.low, effect.high))
@@ -278,5 +287,6 @@ def _mark_peak(ax: Axes, effect: AverageEffect, index: int) -> str:
 
 
 def _strongest(effect: Float[ndarray, "layer pos head"]) -> Float[ndarray, "layer pos"]:
+    """The effect of the head with the largest effect of either sign, cell by cell."""
     heads = np.abs(effect).argmax(2)
     return np.take_along_axis(effect, heads[..., None], 2)[..., 0]

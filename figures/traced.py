@@ -1,4 +1,4 @@
-"""All figures of the averages of traced facts: maps, heads, severed modules, both sides."""
+"""Chooses and draws the figures of a tracing run: maps, heads, severed modules, both parts."""
 
 from collections.abc import Iterator
 from typing import Literal, get_args
@@ -21,21 +21,23 @@ Kind = Literal["maps", "heads", "severed", "sides"]
 
 
 def effects(found: TraceAverages, kind: Kind = "maps", part: str = "") -> Figure:
-    """One figure of average effects.
+    """Draws one figure of average effects.
 
     Args:
-        kind: "maps" by token bucket and layer, "heads", residuals with modules "severed", or both
-            "sides", the subject's words against the relation's.
-        part: whose words were corrupted; "" for the first part that there is.
+        found: the averages.
+        kind: "maps": by token bucket and layer; "heads": by head; "severed": residuals with modules
+            severed; "sides": corrupted subject compared with corrupted relation.
+        part: whose words were corrupted; "" for the first part with averages.
 
     Raises:
-        InputError: there is no such figure, or what it shows was not traced.
+        InputError: there is no such figure, or its data were not traced.
     """
     part = part or found.parts[0]
     if kind not in get_args(Kind) or kind not in _allowed(found, part):
-        able = sorted({one for own in found.parts for one in _allowed(found, own)})
+        able = sorted({name for each in found.parts for name in _allowed(found, each)})
         raise InputError(
-            f"no figure {kind!r} of these averages, {part} corrupted: {' or '.join(able)} is wanted"
+            f"figure {kind!r}: not possible for these averages with {part} corrupted; use "
+            f"{' or '.join(able)}"
         )
     if kind == "sides":
         return _sides(found)
@@ -50,7 +52,7 @@ def effects(found: TraceAverages, kind: Kind = "maps", part: str = "") -> Figure
 
 
 def every(found: TraceAverages) -> Iterator[tuple[str, Figure]]:
-    """All figures, each with a name for its files."""
+    """Draws all figures that are possible, each with a name for its files."""
     for part in found.parts:
         for kind in ("maps", "heads", "severed"):
             if kind in _allowed(found, part):
@@ -60,7 +62,7 @@ def every(found: TraceAverages) -> Iterator[tuple[str, Figure]]:
 
 
 def single_facts(traces: Traces, limit: int, metric: str = "prob") -> Iterator[tuple[str, Figure]]:
-    """The maps of the first `limit` facts of each part, each with a name for its files."""
+    """Draws the maps of the first `limit` facts of each part, each with a name for its files."""
     for part, done in traces.averaged.items():
         for trace in done[:limit]:
             for name in trace.grids:
@@ -70,7 +72,7 @@ def single_facts(traces: Traces, limit: int, metric: str = "prob") -> Iterator[t
 
 
 def _allowed(found: TraceAverages, part: str) -> tuple[Kind, ...]:
-    """The figures that the measured grids allow."""
+    """The kinds of figures for which the grids were measured."""
     grids = found.grids(part)
     there: dict[Kind, bool] = {
         "maps": any(name in MAPPED for name in grids),
@@ -82,6 +84,7 @@ def _allowed(found: TraceAverages, part: str) -> tuple[Kind, ...]:
 
 
 def _sides(found: TraceAverages) -> Figure:
+    """Draws the figure that compares both corrupted parts."""
     relation, subject = (
         [effect for name, effect in found.grids(part).items() if name in MAPPED]
         for part in ("relation", "subject")
@@ -92,4 +95,5 @@ def _sides(found: TraceAverages) -> Figure:
 
 
 def _study(found: TraceAverages, n_facts: int | tuple[int, ...], corruption: str) -> Study:
+    """The data of a figure's title and caption."""
     return Study(n_facts, corruption, found.metric, found.settings.seed, found.model)

@@ -1,4 +1,4 @@
-"""What the settings of each editor that were tried came to."""
+"""Figure of the Scores of all tried settings of each editor."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,23 +13,23 @@ BEST, OTHERS = "#D55E00", "0.55"
 
 @styled
 def tuning(found: Tuning) -> Figure:
-    """A dot for each try, a row for each editor, the one that was chosen in colour."""
+    """Draws a row for each editor and a dot for each setting; the chosen setting is coloured."""
     tried = {
-        own.name: [(float(one.score.mean), float(one.mean.mean)) for one in own.tries]
-        for own in found.tuned
+        editor.name: [(float(each.score.mean), float(each.mean.mean)) for each in editor.tries]
+        for editor in found.tuned
     }
     caption = (
-        f"{readable(found.edits)}; seed {found.seed}. Shares: what was gained of what "
-        "there was to gain, and what was kept of neighbours. Colour: the settings "
-        "that were chosen, by Score, then by mean."
+        f"{readable(found.edits)}; seed {found.seed}. Shares: of what was missing before "
+        "the edit, the part gained; of what should stay, the part kept. Coloured: the chosen "
+        "setting, with the highest Score (ties: the highest mean)."
     )
-    title = titled("As many settings of each editor", found.model)
+    title = titled("Tried settings of each editor", found.model)
     figure = new_figure(DOUBLE, 0.6 + 0.28 * len(tried), title, caption)
     axes = figure.subplots(1, 2, sharey=True)
     heights = np.arange(len(tried))[::-1]
     for panel, (ax, title) in enumerate(zip(axes, PANELS, strict=True)):
-        for height, ones in zip(heights, tried.values(), strict=True):
-            values = [100 * one[panel] for one in ones]
+        for height, scores in zip(heights, tried.values(), strict=True):
+            values = [100 * pair[panel] for pair in scores]
             ax.plot(values[1:], [height] * (len(values) - 1), "o", color=OTHERS, ms=3, alpha=0.7)
             ax.plot(values[:1], [height], "D", color=BEST, ms=4)
             text = number(values[0]) if values[0] else "0"
