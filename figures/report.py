@@ -144,10 +144,10 @@ def _about(files: "RunFiles") -> Iterator[str]:
         yield f"{'; '.join(traced)}. {files.averages['left out']}."
     for screen in files.averages.get("screens", []):
         yield (
-            f"Screen, {screen['part']} corrupted, {screen['grid']}: of {screen['n_cells']:.0f} cells "
-            f"per fact, {screen['n_kept']:.0f} chosen ones and a random sample of "
-            f"{screen['n_sampled']:.0f} were restored. All other effects are estimates, also in the "
-            "averages."
+            f"Screen, {screen['part']} corrupted, {screen['grid']}: of {screen['n_cells']:.0f} "
+            f"cells per fact, {screen['n_kept']:.0f} chosen ones and a random sample of "
+            f"{screen['n_sampled']:.0f} were restored. All other effects are estimates, also in "
+            "the averages."
         )
     if "seed" in settings:
         yield f"Seed {settings['seed']}."

@@ -267,7 +267,7 @@ def _hatch(ax: Axes, row: float, n_layers: int) -> None:
     )
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     ax.text(
-        (n_layers - 1) / 2, row, "no tokens", ha="center", va="center", fontsize=SMALL, color="0.35",
+        (n_layers - 1) / 2, row, "no data", ha="center", va="center", fontsize=SMALL, color="0.35",
         bbox=box,
     )  # fmt: skip
 
@@ -279,7 +279,7 @@ def _mark_peak(ax: Axes, effect: AverageEffect, index: int) -> str:
     """
     mean = np.where(np.array(effect.enough)[:, None], effect.mean[index], np.nan)
     if not finite(mean).any():
-        return "no effect" if finite(mean).size else "no tokens"
+        return "no effect" if finite(mean).size else "no data"
     row, layer = np.unravel_index(np.nanargmax(np.abs(mean)), mean.shape)
     outline(ax, float(row), float(layer))
     bounds = (float(values[index, row, layer]) for values in (effect.mean, effect.low, effect.high))
