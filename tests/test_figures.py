@@ -177,7 +177,7 @@ def test_averages_say_which_buckets_are_empty():
     figure = averages(sites(empty=("between", "further")), STUDY)
     for ax in figure.axes[:3]:
         assert [patch.get_y() + 0.5 for patch in rectangles(ax, hatched=True)] == [2, 3]
-        assert [text.get_text() for text in ax.texts] == ["empty", "empty"]
+        assert [text.get_text() for text in ax.texts] == ["no data", "no data"]
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[2:] == ["between (0 tokens)", "further (0 tokens)", "last token (60 tokens)"]
 
@@ -209,7 +209,7 @@ def test_a_bucket_of_few_facts_neither_holds_the_peak_nor_sets_the_scale():
     assert mesh.norm.vmax == np.nanmax(rest) < np.nanmax(np.abs(made.mean[0]))
     (frame,) = rectangles(figure.axes[0], hatched=False)
     assert frame.get_y() + 0.5 != BUCKETS.index("between")
-    told = r"Too few facts for a peak.* the scale.* what is beyond: between \(3 facts\)\.$"
+    told = r"Too few facts for a peak .* colour scale: between \(3 facts\);.* last colour\.$"
     assert re.search(told, caption_of(figure))
     assert_fits(figure)
     enough = replace(made, n_facts=made.n_tokens)
@@ -274,7 +274,7 @@ def test_heads_show_the_buckets_with_tokens_and_number_the_five_strongest():
     ]
     assert titles[0].endswith("60 tokens, up to 0.9")
     np.testing.assert_array_equal(shown(meshes(figure)[3]), by_head.mean[0, 4].T)
-    ranking = next(ax for ax in figure.axes if ax.get_title("left") == "the 5 strongest")
+    ranking = next(ax for ax in figure.axes if ax.get_title("left") == "the 5 strongest heads")
     assert [label.get_text() for label in ranking.get_yticklabels()] == [
         f"L{layer}H{head}, {BUCKETS[bucket]}   {rank}"
         for rank, (bucket, layer, head) in enumerate(strong, 1)
@@ -285,7 +285,7 @@ def test_heads_show_the_buckets_with_tokens_and_number_the_five_strongest():
 
 
 def test_heads_want_an_effect_by_head():
-    with pytest.raises(InputError, match="has no heads"):
+    with pytest.raises(InputError, match="has no effects by head"):
         heads(effect(), STUDY)
 
 
@@ -332,7 +332,7 @@ def test_sides_want_the_same_sites():
 @pytest.mark.parametrize("bucket", ["last corrupted", "last token"])
 def test_an_empty_panel_of_curves_says_so(bucket):
     figure = sides(sites(part="relation", empty=(bucket,)), sites(empty=(bucket,)), STUDY)
-    empty = [[text.get_text() for text in ax.texts] == ["empty"] for ax in figure.axes]
+    empty = [[text.get_text() for text in ax.texts] == ["no data"] for ax in figure.axes]
     assert empty == [bucket == "last corrupted"] * 3 + [bucket == "last token"] * 3
 
 

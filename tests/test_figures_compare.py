@@ -166,7 +166,7 @@ def test_the_figure_says_what_it_shows():
     caption = caption_of(three()[0])
     wanted = (
         "n = 20 cases",
-        SOURCE.told,
+        SOURCE.details,
         "Wilson’s",
         "bootstrap",
         "before any edit",
@@ -345,9 +345,9 @@ def test_panels_without_a_number_say_so():
     arms = {"entity": {"rome": made_up(0)}, "relation": {"rome": []}}
     figure = compared(arms, SOURCE, {})
     for (_, edited, _), ax in panels(figure, arms).items():
-        assert ("empty" in notes(ax)) == (edited == "relation")
+        assert ("no data" in notes(ax)) == (edited == "relation")
     figure = compared({"relation": {"rome": []}}, SOURCE, {("relation", "rome"): 7})
-    assert len(figure.axes) == 2 and all("empty" in notes(ax) for ax in figure.axes)
+    assert len(figure.axes) == 2 and all("no data" in notes(ax) for ax in figure.axes)
     assert legend(figure, 1) == ["rome, 7 failed"] and "n = 0 cases" in caption_of(figure)
 
 

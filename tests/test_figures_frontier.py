@@ -59,8 +59,8 @@ def test_settings_are_named_only_where_they_tell_editors_apart() -> None:
         figure = frontier({"entity": {one: [place(0.5, 0.5)] for one in told}}, TOY)
         return [text.get_text() for text in figure.legends[0].get_texts()]
 
-    assert names(*ONE) == ["rome", "joint", "one harmonic mean"]
-    assert names("rome", "rome:layer=3") == ["rome", "rome:layer=3", "one harmonic mean"]
+    assert names(*ONE) == ["rome", "joint", "same harmonic mean"]
+    assert names("rome", "rome:layer=3") == ["rome", "rome:layer=3", "same harmonic mean"]
 
 
 def test_what_is_not_a_number_is_left_out() -> None:

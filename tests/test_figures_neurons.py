@@ -228,14 +228,14 @@ def test_sharing_has_a_dot_a_line_and_a_number_for_each_half():
     assert len(spans(ax)[1]) == 1 and np.isfinite(drawn["Attention"][0]).all()
     assert drawn["MLP"][0, 1] < drawn["Attention"][0, 1]  # one above the other
     texts = [text.get_text() for text in ax.texts]
-    assert texts[:2] == ["30 [30, 30]", "15 [15, 15]"] and texts.count("no such pair") == 2
+    assert texts[:2] == ["30 [30, 30]", "15 [15, 15]"] and texts.count("no pairs") == 2
     assert ax.get_xlim()[0] == 0
 
 
 def test_what_scaling_does_is_a_block_a_half_in_points_and_in_nats():
     found = changes()
     figure = scaled(found_of())
-    assert "probability with nothing scaled: 30 [28, 34] %" in caption_of(figure)
+    assert "unscaled probability: 30 [28, 34] %" in caption_of(figure)
     axes = np.array(figure.axes).reshape(3, 2)
     for row, (half, title) in zip(axes, BLOCKS.items(), strict=True):
         assert row[0].get_title("left") == title

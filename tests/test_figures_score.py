@@ -122,7 +122,7 @@ def notes(ax: Axes) -> list[tuple[float, str]]:
 
 
 def is_empty(ax: Axes) -> bool:
-    return [text.get_text() for text in ax.texts].count("empty") == 1
+    return [text.get_text() for text in ax.texts].count("no data") == 1
 
 
 def percent(measure: Measure) -> tuple[float, float, float]:

@@ -189,12 +189,14 @@ def test_a_run_that_was_stopped_gives_a_page_of_what_it_has(tmp_path: Path, trac
     text = report.run(report.Config(run=str(tmp_path))).read_text()
     assert [fact["subject"] for fact in Read(text).data["facts"]] == ["Ada Alder"]
     assert 'id="facts"' in text
-    assert "1 of 1 traced facts. Of 1 more the tensors are gone." in " ".join(text.split())
+    assert "1 of 1 traced facts. The tensors of 1 more facts are missing." in " ".join(text.split())
     assert 'id="totals"' not in text
 
 
 def test_what_was_only_estimated_is_told(page: str) -> None:
-    assert re.search(r"Screened, subject corrupted, z: of \d+ cells a fact, \d+ and a sample", page)
+    assert re.search(
+        r"Screen, subject corrupted, z: of \d+ cells per fact, \d+ chosen ones and", page
+    )
 
 
 def test_a_run_of_another_experiment_gives_a_page(folder: Path, tmp_path: Path) -> None:
@@ -225,7 +227,7 @@ def test_a_page_of_edits_opens_with_what_was_edited_and_how_it_went(tmp_path: Pa
     (tmp_path / "comparison.json").write_text(json.dumps({"editors": [one]}))
     text = report.run(report.Config(run=str(tmp_path))).read_text().partition('id="texts"')[0]
     for shown in (
-        "Ada: Corum → Delft, by rome.", "The edit works", "2 prompts, each before and after",
+        "Ada: Corum → Delft, by rome.", "The edit works", "2 prompts, each scored before",
         "ft, edited from the entity side: generalisation 0.99; 1 case, 1 failed.",
     ):  # fmt: skip
         assert shown in text
@@ -248,16 +250,16 @@ def test_what_cannot_be_shown_is_told(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=match):
             report.run(report.Config(run=str(path), facts=facts))
 
-    told("no folder", tmp_path / "nowhere")
-    told("holds nothing")
+    told("is not a folder", tmp_path / "nowhere")
+    told("is empty")
     (tmp_path / "toy-1").mkdir()
-    told("no run, but folders: toy-1")
+    told("only contains folders: toy-1")
     (tmp_path / "config.json").write_text("{")
-    told("config.json is not JSON")
-    told("--facts -1: a number of at least 0 is wanted", facts=-1)
+    told("config.json is not valid JSON")
+    told("--facts -1: must be", facts=-1)
     (tmp_path / "config.json").unlink()
     (tmp_path / "notes.txt").write_text("mine")
-    told("has no config.json, which every run")
+    told("has no config.json, so it is not a run folder")
 
 
 def test_the_command_answers_at_once_and_tells_what_is_wrong_in_one_line(tmp_path: Path) -> None:
@@ -275,4 +277,4 @@ def test_the_command_answers_at_once_and_tells_what_is_wrong_in_one_line(tmp_pat
     assert "--facts" in done("--help").stdout
     missing = done(str(tmp_path / "nowhere"))
     assert missing.returncode == 1
-    assert re.fullmatch(r"error: .*nowhere is no folder.*\n", missing.stderr)
+    assert re.fullmatch(r"error: .*nowhere is not a folder.*\n", missing.stderr)

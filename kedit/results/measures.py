@@ -136,7 +136,7 @@ class Scores(Result):
         rows = [
             (
                 measure.key.perspective,
-                f"{one.key.group}, {one.key.statistic}",
+                f"{measure.key.group}, {measure.key.statistic}",
                 (two_digits if "entropy" in measure.key.statistic else percent)(measure.before),
                 str(measure.n_cases),
             )

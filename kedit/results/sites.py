@@ -195,7 +195,9 @@ class SiteFindings(Result):
         columns = tuple(dict.fromkeys(correlation.where for correlation in self.correlations))
         lines: dict[tuple[str, str], list[str]] = {}
         for correlation in self.correlations:
-            cell = f"{one.rho.formatted} ({one.rho.n})" if correlation.rho.n else "-"
+            cell = (
+                f"{correlation.rho.formatted} ({correlation.rho.n})" if correlation.rho.n else "-"
+            )
             lines.setdefault((correlation.editing, correlation.criterion), []).append(cell)
         return Table(
             "Rank correlations over sites between criteria and editing",
