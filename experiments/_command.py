@@ -1,4 +1,4 @@
-"""What every command does: parse options, check them, open the run's folder, load the model."""
+"""The frame of every command: parses and checks options, opens the folder, loads the model."""
 
 import contextlib
 import dataclasses
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments._early import require_possible
+from experiments._verbosity import log_stage, verbosity
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound=Any)
 RESULTS = Path("results")
-INTERRUPTED = 130  # the exit status of what Ctrl-C ends, as shells have it: 128 and SIGINT's 2
+INTERRUPTED = 130  # exit status after Ctrl-C, as in shells: 128 plus 2, the number of SIGINT
+log = logging.getLogger("kedit")
 
 
 def command(
@@ -28,33 +30,28 @@ def command(
     default: Config | None = None,
     exit_code: Callable[[Path], int] = lambda folder: 0,
 ) -> None:
-    """Parses the command line and runs; what a user can mend is said in one line.
+    """Parses the command line and runs the command; an error that a user can fix is one line.
 
     Args:
-        exit_code: of the process, by what the finished run's folder holds.
+        default: this command's default options, where they are not those of `config_class`.
+        exit_code: gives the exit status of the process, from the finished run's folder.
     """
-    import simple_parsing
-
+    from experiments._parsing import parsed
+    from kedit.errors import InputError
     from kedit.progress import starting
     from kedit.screen import print_anything
 
     print_anything()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("kedit").setLevel(logging.INFO)
-    config = simple_parsing.parse(
-        config_class,
-        default=default,
-        prog=f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}",
-        add_config_path_arg=False,
-        add_option_string_dash_variants=simple_parsing.DashVariant.DASH,
-        description=sys.modules[run.__module__].__doc__,
-    )
-    from kedit.errors import InputError
-
     try:
-        require_possible(config, Path(sys.argv[0]).stem)
-        with starting("importing torch and TransformerLens"):
-            folder = run(config)
+        config, quiet, verbose = parsed(config_class, default, sys.modules[run.__module__].__doc__)
+        with verbosity(quiet, verbose):
+            log.debug("Options: %s", config)
+            require_possible(config, Path(sys.argv[0]).stem)
+            log_stage("Checked the options")
+            with starting("importing torch and TransformerLens"):
+                folder = run(config)
+            log_stage("Closed the folder")
     except InputError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -63,7 +60,7 @@ def command(
         sys.exit(f"error: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.stderr.write(
-            "\nstopped: what was finished is kept, the same command goes on from there\n"
+            "\nstopped: finished work is kept, and the same command continues from there\n"
         )
         sys.exit(INTERRUPTED)
     if code := exit_code(folder):
@@ -72,36 +69,40 @@ def command(
 
 @contextlib.contextmanager
 def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> "Iterator[RunFolder]":
-    """The folder of this experiment and configuration: new, or with what an earlier run finished.
+    """Opens the folder of this experiment and configuration: new, or with an earlier run's records.
 
     Args:
-        config: a dataclass with `out` ("" for a name of its own) and `model`.
-        outside: fields that change how results are drawn, not what is measured.
+        config: a dataclass with `out` ("": the folder is named after the options) and `model`.
+        outside: fields that do not change what is measured: the run is the same without them.
 
     Raises:
-        InputError: an option cannot be used, or the folder cannot be (`kedit.run_folder.opened`).
+        InputError: an option or the folder cannot be used (see `kedit.run_folder.open_folder`).
     """
     from kedit.data.inputs import inputs_of
     from kedit.run_folder import open_folder
 
-    require_possible(config, experiment)  # in a notebook no command has done so
+    require_possible(config, experiment)  # a notebook calls `run` without `command`
     fields = dataclasses.asdict(config)
-    kept = {name: value for name, value in fields.items() if name not in ("out", *outside)}
-    measured = json.loads(json.dumps(kept))  # as a folder gives it back: without tuples
+    inside = {name: value for name, value in fields.items() if name not in ("out", *outside)}
+    measured = json.loads(json.dumps(inside))  # tuples become lists, as in the folder's config.json
     inputs = inputs_of(measured)
     digest = hashlib.sha256(json.dumps([measured, inputs], sort_keys=True).encode()).hexdigest()[:8]
     name = f"{Path(str(fields['model'])).stem}-{digest}"
     path = Path(fields["out"]) if fields["out"] else RESULTS / experiment / name
     with open_folder(path, experiment, measured, inputs, fields) as folder:
+        for file, content in inputs.items():
+            log.debug("Input file %s, digest %s", file, content)
+        log_stage(f"Chose the data and opened {path}: {len(folder.records)} finished records")
         yield folder
+        log_stage(f"Measured and saved: {len(folder.records)} finished records")
 
 
 def loaded(config: Any, folder: "RunFolder") -> "HookedTransformer":
-    """The model that a configuration names, whose fingerprint the folder keeps.
+    """Loads the model of a configuration, and stores its fingerprint in the folder.
 
     Raises:
-        InputError: it cannot be loaded, is another one than the folder's, or a text is too short
-            for what is to be read of it.
+        InputError: the model cannot be loaded, the folder holds a run of other weights, or a text
+            has fewer tokens than the run reads.
     """
     from experiments._text_length import require_bytes, require_tokens
     from kedit.editing.provenance import fingerprint
@@ -109,6 +110,8 @@ def loaded(config: Any, folder: "RunFolder") -> "HookedTransformer":
 
     require_bytes(config)
     model = load(config.model, config.device, getattr(config, "dtype", None))
+    cfg = model.cfg
+    log_stage(f"Loaded {config.model}: {cfg.n_layers} layers, {cfg.dtype}, on {cfg.device}")
     folder.require_weights(fingerprint(model))
     require_tokens(config, model)
     return model

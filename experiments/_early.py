@@ -1,4 +1,4 @@
-"""What would stop a run after minutes, looked for before torch is imported or weights are read."""
+"""Finds what would stop a run after minutes, before torch is imported or weights are read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,31 +16,31 @@ from kedit.models.inside import require_heads, require_layers
 from kedit.models.outline import Outline, outline_of
 from probes.noise_kinds import noise_kind
 
-RECORDS = ("facts", "cases", "exclude")  # options that name records, several with commas between
+RECORDS = ("facts", "cases", "exclude")  # options that name files of records, comma-separated
 TEXTS = ("text", "held_out", "locality_text")
 FILES = ("tuned", "space", "source", "edits", "extras")
-ABLATED = ("w_out", "w_o", "joint")  # editors of ablate_attention, whose settings `tuned` has
-SITES_OF_JOINT = ("mlp", "attn")  # each by itself, as choose_sites writes
-PAPERS_WINDOW = 10  # layers; on a shallower model too
+ABLATED = ("w_out", "w_o", "joint")  # editors of ablate_attention; `tuned` holds their settings
+HALVES = ("mlp", "attn")  # choose_sites edits each of them separately
+PAPERS_WINDOW = 10  # layers; the papers' window is allowed on shallower models too
 
 
 def require_possible(config: Any, experiment: str = "") -> None:
-    """Looks at all options, and at files and model that they name, in about a second.
+    """Checks all options, and the files and the model that they name, in about a second.
 
     Args:
-        experiment: its name, for options that mean another thing in it than elsewhere.
+        experiment: its name, because some options have a rule of their own in one experiment.
 
     Raises:
-        InputError: an option that no run could use. It says which, and what is wanted.
+        InputError: no run could use an option. The message names the option and what is needed.
     """
     require_options_in_bounds(config, experiment)
     if getattr(config, "by", "") == "noise":
         noise_kind(config.noise)
-    if hasattr(config, "device"):
-        require_device(config.device, getattr(config, "dtype", "float32"))
     _require_files(config)
     if not hasattr(config, "model"):
-        return
+        return  # nothing is computed on a device either
+    if hasattr(config, "device"):
+        require_device(config.device, getattr(config, "dtype", "float32"))
     outline = outline_of(config.model)
     for spec, side in editors_of(config):
         require_editor(spec, config.model, side, outline)
@@ -49,16 +49,16 @@ def require_possible(config: Any, experiment: str = "") -> None:
 
 
 def editors_of(config: Any) -> Iterator[tuple[str, str]]:
-    """The specs of the editors that a configuration tells, each with the side that it edits.
+    """The specs of a configuration's editors, each with the side that it edits.
 
     Raises:
-        InputError: a file of editors that cannot be read, or none at all.
+        InputError: a file of editors cannot be read, or no editor is given.
     """
     side = getattr(config, "perspective", "relation")
     if hasattr(config, "editors"):
         specs = parse_specs(config.editors)
         if not specs:
-            raise InputError("no editor is told: --editors rome,memit,ft")
+            raise InputError("--editors: no editor is given; an example is --editors rome,memit,ft")
         sides = SIDES if side == "both" else ("entity",) if side == "together" else (side,)
         yield from ((spec, side) for side in sides for spec in specs)
     elif hasattr(config, "editor"):
@@ -68,45 +68,44 @@ def editors_of(config: Any) -> Iterator[tuple[str, str]]:
         yield from ((spec, side) for spec in specs)
     elif hasattr(config, "settings"):
         more = config.settings.strip(":")
-        for half in SITES_OF_JOINT:
+        for half in HALVES:
             spec = f"joint:layers=(0,):halves=('{half}',)"
             yield f"{spec}:{more}" if more else spec, "relation"
 
 
 def _require_files(config: Any) -> None:
-    """Raises InputError for a file that an option names and that is not there."""
+    """Raises InputError if an option names a file that does not exist."""
     for name in RECORDS:
-        for one in str(getattr(config, name, "")).split(","):
-            require_records(f"--{name} {one}", one)
+        for source in str(getattr(config, name, "")).split(","):
+            require_records(f"--{name} {source}", source)
     for name in TEXTS:
         source = getattr(config, name, "")
         require_text(f"--{name.replace('_', '-')} {source}", source)
     editors = getattr(config, "editors", "")
     files = {name: getattr(config, name, "") for name in FILES}
     files["editors"] = editors if editors.endswith(".json") else ""
-    for name, told in files.items():
-        require_file(f"--{name} {told}", told)
+    for name, file in files.items():
+        require_file(f"--{name} {file}", file)
     out = getattr(config, "out", "")
-    for place in (Path(out), *Path(out).parents) if out else ():
-        if kind_of(str(place)) == "file":
-            raise InputError(f"--out {out}: {place} is a file, and a folder is wanted")
+    for path in (Path(out), *Path(out).parents) if out else ():
+        if kind_of(str(path)) == "file":
+            raise InputError(f"--out {out}: {path} is a file, but a folder is needed")
 
 
 def _require_inside(config: Any, outline: Outline) -> None:
     """Raises InputError for layers, heads or a window that the model does not have."""
     layers, heads = getattr(config, "layers", ()), getattr(config, "heads", "")
-    told = f"--layers {' '.join(map(str, layers))}"
-    require_layers(told, layers, config.model, outline)
+    require_layers(f"--layers {' '.join(map(str, layers))}", layers, config.model, outline)
     for name in heads.split(",") if heads else ():
         require_heads(f"--heads {name}", [Head.named(name)], config.model, outline)
     n_random = getattr(config, "n_random_heads", 0)
     if n_random >= outline.n_heads:
         raise InputError(
-            f"--n-random-heads {n_random}: fewer than a layer's {outline.n_heads} are wanted"
+            f"--n-random-heads {n_random}: must be less than the {outline.n_heads} heads of a layer"
         )
     widest = max(outline.n_layers, PAPERS_WINDOW)
     if getattr(config, "window", 1) > widest:
         raise InputError(
-            f"--window {config.window}: {config.model} has {outline.n_layers} layers, and a "
-            f"window of at most {widest} is wanted (1 for single layers)"
+            f"--window {config.window}: {config.model} has {outline.n_layers} layers; the window "
+            f"must be at most {widest} (1 for single layers)"
         )

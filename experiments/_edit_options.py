@@ -1,4 +1,4 @@
-"""What the commands that edit cases share: which cases, from which sides."""
+"""Chooses the cases and the sides for the commands that edit cases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ToEdit:
-    """What is edited.
+    """The cases that a command edits.
 
     Args:
-        every: all cases that have what the sides need.
-        cases: those of them to edit.
-        skipped: why others cannot be, by their places or ids.
-        sides: from which they are edited.
-        source: where the cases are from: what "auto" stands for.
+        every: all cases that have the needed sides, also those that are not edited.
+        cases: the cases to edit.
+        skipped: reasons why records cannot be edited, by their location in the file or their id.
+        sides: the sides from which the cases are edited.
+        source: the file or the name of the cases; never "auto".
     """
 
     every: "list[EditCase]"
@@ -30,39 +30,39 @@ class ToEdit:
 
 
 def to_edit(config: Any, sides: Sequence[str]) -> ToEdit:
-    """Chooses the cases to edit; where none has a relation side, the entity's alone is edited.
+    """Chooses the cases to edit; if no case has a relation side, only the entity side is edited.
 
     Args:
         config: with model, cases, limit, skip, prompts_per_kind and seed.
-        sides: which are wanted (kedit.studies.prepare.Side).
+        sides: the requested sides (kedit.studies.prepare.Side).
 
     Raises:
-        InputError: none is left, or no record has the side that is wanted.
+        InputError: no case is left, or no record has the requested side.
     """
     from kedit.data.choose import cases_source, fewer_probes, spread_cases, usable_cases
     from kedit.errors import InputError
 
     source = cases_source(config.cases, config.model)
     cases, skipped = usable_cases(source)
-    say_skipped(source, skipped)
+    say_skipped(source, skipped, len(cases))
     both = [case for case in cases if case.relation]
     if list(sides) != ["entity"] and not both:
         lacks = (
-            f"no record of {source} has a relation side, which is made from the relation's "
-            "name: a field 'relation' has it (of CounterFact build_rake makes it)"
+            f"no record of {source} has a relation side, which needs the relation's name in a "
+            "field 'relation' (for CounterFact, build_rake adds it)"
         )
         if "entity" not in sides:
-            raise InputError(f"{lacks}; edits from the entity side need none")
+            raise InputError(f"{lacks}; edits from the entity side do not need it")
         say(f"Edited from the entity side only: {lacks}.")
         sides = ["entity"]
     elif list(sides) != ["entity"]:
         skipped |= {case.id: "it has no relation side" for case in cases if not case.relation}
         cases = both
-    wanted = config.skip + config.limit if config.limit else 0
-    asked = spread_cases(cases, wanted, config.seed)[config.skip :]
-    if not asked:
+    n_drawn = config.skip + config.limit if config.limit else 0  # 0 draws all
+    drawn = spread_cases(cases, n_drawn, config.seed)[config.skip :]
+    if not drawn:
         raise InputError(
-            f"--skip {config.skip} leaves none of the {len(cases)} cases of {source} to edit"
+            f"--skip {config.skip}: no case is left to edit, because {source} has {len(cases)}"
         )
-    chosen = [fewer_probes(case, config.prompts_per_kind) for case in asked]
+    chosen = [fewer_probes(case, config.prompts_per_kind) for case in drawn]
     return ToEdit(cases, chosen, skipped, list(sides), source)

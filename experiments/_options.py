@@ -1,46 +1,70 @@
-"""Options that several commands have: each is said once here, with its default and its help."""
+"""Options that several commands share: each function makes one, with its default and its help."""
 
 from typing import Any
 
 from simple_parsing import field as option
 
-FACTS_FORMS = (
-    "builtin, toy, or a file: facts of your own (JSON Lines, CSV), known_1000.json, CounterFact, a "
-    "relation file of evandez/relations ... (auto: the toy's own for the toy, else builtin)."
-)
-CASES_FORMS = (
-    "builtin, toy, or a file: facts of your own with a target (JSON Lines, CSV), rake.jsonl as "
-    "experiments.build_rake makes it, CounterFact, KnowEdit, EasyEdit's form, MQuAKE, zsRE ... "
-    "(auto: the toy's own for the toy, else what build_rake made, else builtin)."
-)
+from experiments._forms import CASES_FORMS, FACTS_FORMS, TEXT_FORMS
+from kedit.bounds import RULES
+
+SITES = (*RULES["sites"].words,)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def model() -> Any:
     return option(
         default="gemma-3-270m",
-        help="gemma-3-270m, toy, a name TransformerLens knows, a Hugging Face folder, or a .gguf "
-        "file.",
+        help="The model: gemma-3-270m, toy, a name that TransformerLens knows, a Hugging Face "
+        "folder, or a .gguf file.",
     )
 
 
 def device() -> Any:
-    return option(default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    return option(
+        default="auto", help="The device: auto (CUDA if there is one), cpu, cuda or cuda:N."
+    )
 
 
-def dtype() -> Any:
-    return option(default="float32", help="Of the weights; on CUDA also bfloat16 or float16.")
-
-
-def out(experiment: str) -> Any:
-    return option(default="", help=f"The run's folder (default: results/{experiment}/MODEL-HASH).")
+def dtype(more: str = "") -> Any:
+    text = "The type of the model's weights: float32, float64, or on CUDA bfloat16 or float16."
+    return option(default="float32", help=f"{text} {more}".strip())
 
 
 def seed(drawn: str) -> Any:
-    return option(default=0, help=f"Of {drawn}.")
+    return option(default=0, help=f"The seed of {drawn}.")
+
+
+def unused(default: str | int, why: str) -> Any:
+    """An option that every command accepts and this command does not use."""
+    return option(default=default, help=f"Accepted by every command; this one {why}.")
+
+
+def out(experiment: str) -> Any:
+    return option(
+        default="", help=f"The folder of the run (default: results/{experiment}/MODEL-HASH)."
+    )
 
 
 def facts() -> Any:
     return option(default="auto", help=FACTS_FORMS)
+
+
+def relations(default: str = "") -> Any:
+    return option(
+        default=default,
+        help="Use only facts of these relations: comma-separated ids or names; or a number N: the "
+        "N relations with the most subjects. Empty: all relations.",
+    )
+
+
+def metric(more: str = "") -> Any:
+    text = "The score that tables and figures show. All three are measured."
+    return option(default="prob", help=f"{text} {more}".strip())
+
+
+def sites(default: tuple[str, ...] = SITES) -> Any:
+    return option(
+        default_factory=lambda: list(default), help=f"What is restored: any of {' '.join(SITES)}."
+    )
 
 
 def cases(more: str = "") -> Any:
@@ -48,51 +72,48 @@ def cases(more: str = "") -> Any:
 
 
 def n_cases(default: int) -> Any:
-    return option(
-        default=default, help="How many cases, over as many relations as there are; 0 for all."
-    )
+    text = "The number of cases, spread over as many relations as possible; 0: all cases."
+    return option(default=default, help=text)
 
 
 def skip() -> Any:
-    return option(
-        default=0, help="Leave out so many cases before: those that settings were tuned on."
-    )
+    text = "Skip this many of the drawn cases, for example those that settings were tuned on."
+    return option(default=0, help=text)
 
 
-def text() -> Any:
+def text(empty: str = "the text that comes with kedit (for the toy: self)") -> Any:
     return option(
         default="",
-        help="Text whose statistics edits are to spare: a file, hf:NAME, self for what the model "
-        'says by seed, or "" for kedit\'s text (the toy: self).',
+        help=f"The text whose key statistics (C) edits spare: {TEXT_FORMS} {empty}.",
     )
 
 
 def tokens_per_dim() -> Any:
     return option(
         default=4,
-        help="Tokens of that text for each number of a key, where an editor has not been told "
-        "n_tokens.",
+        help="The number of tokens of --text per dimension of a key, for editors whose n_tokens is "
+        "not set.",
     )
 
 
-def held_out() -> Any:
+def held_out(use: str = "The text on which the perplexity after each edit is measured") -> Any:
     return option(
         default="",
-        help='Text whose perplexity must not blow up: a file, hf:NAME, self, or "" for the part '
-        "of kedit's text that is held out (the toy: self).",
+        help=f"{use}: {TEXT_FORMS} the held-out part of kedit's text (for the toy: self).",
     )
 
 
 def chunks(default: int = 2) -> Any:
-    return option(default=default, help="Of that text.")
+    return option(default=default, help="The number of chunks of the held-out text.")
 
 
 def chunk_tokens() -> Any:
-    return option(default=128, help="Tokens of a chunk: fewer are read sooner.")
+    text = "The number of tokens of each chunk. Shorter chunks are read faster."
+    return option(default=128, help=text)
 
 
 def prompts_per_kind(default: int = 0) -> Any:
     return option(
         default=default,
-        help="Of each kind a case is tested with, at most so many (scoring takes time); 0 for all.",
+        help="The most test prompts of each kind per case (scoring takes time); 0: all prompts.",
     )

@@ -1,28 +1,28 @@
-"""A score of a user's own, from a file of theirs."""
+"""Reads a score that a user wrote: a function in a Python file."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
-def function_of(told: str) -> Callable[..., Any] | None:
-    """The function that FILE.py:FUNCTION names; the file is run. None for "".
+def function_of(spec: str) -> Callable[..., Any] | None:
+    """Runs the file of FILE.py:FUNCTION and returns the function; None for "".
 
     Raises:
-        InputError: there is none.
+        InputError: the file does not exist, or it has no such function.
     """
     import runpy
 
     from kedit.errors import InputError
 
-    if not told:
+    if not spec:
         return None
-    file, _, name = told.rpartition(":")
+    file, _, name = spec.rpartition(":")
     if not Path(file).is_file():
         raise InputError(
-            f"--own-metric {told}: FILE.py:FUNCTION is wanted, and no file is {file!r}"
+            f"--own-metric {spec}: there is no file {file!r}; the form is FILE.py:FUNCTION"
         )
-    found = runpy.run_path(file).get(name)
-    if not callable(found):
-        raise InputError(f"--own-metric {told}: {file} has no function {name!r}")
-    return found
+    function = runpy.run_path(file).get(name)
+    if not callable(function):
+        raise InputError(f"--own-metric {spec}: {file} has no function {name!r}")
+    return function

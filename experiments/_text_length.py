@@ -1,5 +1,7 @@
-"""Whether a text is long enough for what is to be read of it: by its bytes before the weights are
-read, by its tokens before anything else is done with the model.
+"""Checks that a text is long enough for what a run reads of it.
+
+The number of bytes is checked before the weights are read, the number of tokens as soon as the
+model is loaded.
 """
 
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def require_bytes(config: Any) -> None:
-    """Raises InputError for a text with fewer bytes than tokens are wanted."""
+    """Raises InputError for a text that has fewer bytes than the run reads tokens."""
     from kedit.data import text_length
 
     if outline := outline_of(config.model):
@@ -25,7 +27,7 @@ def require_bytes(config: Any) -> None:
 
 
 def require_tokens(config: Any, model: "HookedTransformer") -> None:
-    """Raises InputError for a text with fewer tokens than are wanted."""
+    """Raises InputError for a text that has fewer tokens than the run reads."""
     from kedit.data import text_length
 
     cfg = model.cfg
@@ -34,28 +36,28 @@ def require_tokens(config: Any, model: "HookedTransformer") -> None:
 
 
 def _needs(config: Any, outline: Outline) -> "Iterator[TextNeed]":
-    """What a run reads of the files that its options name."""
+    """How many tokens a run reads of each text file that its options name."""
     from kedit.data.text_length import TextNeed
 
     held_out = getattr(config, "held_out", "")
-    # what the others need is imported where it is asked for: editors take a second
+    # imported only where they are needed: importing the editors takes a second
     if editors := list(editors_of(config)):
         from kedit.editors.text_needs import text_needs
-        from kedit.results.before_after import WINDOW as PRICE
+        from kedit.results.before_after import WINDOW as CHUNK_OF_ONE_EDIT
 
         yield from text_needs(editors, config.model, outline, config.text, config.tokens_per_dim)
-        tokens = getattr(config, "chunk_tokens", PRICE)
-        read = ("--held-out", held_out, tokens, "a chunk of perplexity's")
+        n_tokens = getattr(config, "chunk_tokens", CHUNK_OF_ONE_EDIT)
+        need = ("--held-out", held_out, n_tokens, "a chunk for perplexity")
     elif locality := getattr(config, "locality_text", ""):
         from kedit.studies.mend_practice import EXCERPT
 
-        read = ("--locality-text", locality, EXCERPT, "an excerpt")
+        need = ("--locality-text", locality, EXCERPT, "an excerpt")
     elif held_out:
         from kedit.scoring.drift import WINDOW
 
-        read = ("--held-out", held_out, WINDOW, "a chunk of perplexity's")
+        need = ("--held-out", held_out, WINDOW, "a chunk for perplexity")
     else:
         return
-    option, source, tokens, why = read
+    option, source, n_tokens, use = need
     if kind_of(source) == "file":
-        yield TextNeed(f"{option} {source}", Path(source), min(tokens, outline.n_ctx - 1), why)
+        yield TextNeed(f"{option} {source}", Path(source), min(n_tokens, outline.n_ctx - 1), use)

@@ -1,79 +1,78 @@
-"""What is traced, how, and what is drawn of it: the options of the commands that trace facts."""
+"""The options of the commands that trace facts: what is traced, how, and what is drawn."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from simple_parsing import field as option
 
 from experiments import _options as options
-from kedit.bounds import RULES
 
-# options that change pictures and tables only
+# options that change only figures and tables
 DRAWING = ("metric", "heatmaps", "baseline", "keep_all")
-SITES = [*RULES["sites"].words]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(frozen=True)
 class Config:
-    """What is traced, how it is corrupted, and what is drawn of it."""
+    """Which facts are traced, how they are corrupted, and what is drawn."""
 
     model: str = options.model()
     facts: str = options.facts()
     limit: int = 32
-    """How many facts to trace, over as many relations as there are; 0 for all. Facts that are left
-    out do not count."""
-    relations: str = ""
-    """Only facts of these: ids or names, separated by commas; or of so many, those that have the
-    most subjects."""
+    """The number of facts to trace, spread over as many relations as possible; 0: all facts. Facts
+    that are left out do not count."""
+    relations: str = options.relations()
     corrupt: Literal["both", "relation", "subject"] = "both"
     """Whose words are corrupted."""
     by: Literal["replacement", "noise"] = "replacement"
-    """Other words of the same token length (one run a fact), or noise on the embeddings."""
+    """How words are corrupted: replaced by other words with as many tokens (one corrupted run per
+    fact), or by noise on their embeddings."""
     noise: str = "s3"
-    """Noise rule: s3 (3 standard deviations of the words' embeddings), m, t5, u0.1, or a number;
-    upstream:RULE draws it as ROME's published code does, from the same seed for every fact
-    (upstream: upstream:s3); ending in = it replaces the embedding."""
+    """The noise rule: s3 (3 standard deviations of the words' embeddings), m, t5, u0.1, or a
+    number. upstream:RULE draws the noise as ROME's published code does, from the same seed for
+    every fact; upstream alone means upstream:s3. A = at the end replaces the embedding by the
+    noise."""
     samples: int = 10
-    """Noise samples a fact (replacement takes one)."""
+    """The number of noise samples per fact. A replacement always has one sample."""
     keep_all: bool = False
-    """Average over facts too whose answer keeps more than half of its probability when words are
-    replaced by others: what restores an answer cannot be seen where nothing took it away."""
+    """Average also over facts whose answer keeps more than half of its probability when words are
+    replaced. They are left out by default: restoring cannot show an effect where the corruption had
+    nearly none."""
     answer: Literal["token", "whole"] = "token"
-    """token: trace the first token that tells the object from the likeliest other object of its
-    relation. whole: trace all of the object; scores are sums of log-probabilities (slower)."""
-    sites: list[str] = field(default_factory=lambda: list(SITES))
-    """Any of resid_post mlp_out attn_out z severed."""
+    """token: score the first token that distinguishes the object from the likeliest other object of
+    the relation. whole: score all tokens of the object, as a sum of log-probabilities (slower)."""
+    sites: list[str] = options.sites()
     window: int = 10
-    """Layers of MLP or attention outputs restored together; 1 for single layers."""
+    """The number of adjacent layers whose MLP or attention outputs are restored together; 1: single
+    layers."""
     screen: float = 0.0
-    """Restore only this share of a fact's cells, those that attribution patching puts first, and a
-    sample of the others, which tells what was missed; 0 restores all."""
+    """Restore only this share of a fact's cells, those that attribution patching ranks highest, and
+    a random sample of the others, which shows what was missed. 0: restore all cells."""
     screen_steps: int = 1
-    """The screen's gradient is the mean over this many points, from the corrupted run towards the
-    clean one. One point, the corrupted run, ranks heads better than five on Gemma 3 270M."""
-    metric: Literal["prob", "logprob", "logit_diff"] = "prob"
-    """Which score the figures and the table show; all three are measured."""
+    """The number of points, from the corrupted run towards the clean run, over which the screen
+    averages its gradient. On Gemma 3 270M one point ranks heads better than five."""
+    metric: Literal["prob", "logprob", "logit_diff"] = options.metric()
     baseline: Literal["own", "pooled"] = "own"
-    """Subtract each fact's own corrupted score, or all facts' average. pooled is as ROME's
-    notebook, which counts a token that alone follows the corrupted words as first subsequent and
-    as last."""
+    """What averages subtract: each fact's own corrupted score, or (pooled) the average over all
+    facts, as in ROME's notebook. With pooled, a token that alone follows the corrupted words counts
+    as first subsequent token and as last token."""
     heatmaps: int = 0
-    """Draw the maps of this many single facts."""
-    seed: int = options.seed("the choice of facts, replacements and noise, and of the bootstrap")
+    """The number of single facts whose maps are drawn."""
+    seed: int = options.seed("the choice of facts, the replacements, the noise and the bootstrap")
     device: str = options.device()
     dtype: str = options.dtype()
     out: str = options.out("EXPERIMENT")
     preset: Literal["", "rake"] = option(default="", cmd=True)
-    """rake: corrupted relations as RaKE's paper describes them, all facts: upstream noise, 10
-    samples, windows of 10, pooled baseline. It replaces these options. RaKE's code holds no tracing
-    of relations, only ROME's of subjects: the setting is ROME's, on the relation's words."""
+    """rake: trace corrupted relations as RaKE's paper describes it, on all facts: upstream noise,
+    10 samples, windows of 10 layers, pooled baseline. The preset overrides these options. RaKE's
+    published code traces only corrupted subjects (it is ROME's), so the setting is ROME's, applied
+    to the relation's words."""
 
 
 def settled(config: Config) -> Config:
-    """`config` with its preset and its automatic choices filled in.
+    """Returns `config` with its preset and its automatic choices filled in.
 
-    The preset rests on RaKE's paper: its repository has ROME's tracer unchanged, which corrupts the
-    words that a record calls its subject.
+    The preset follows RaKE's paper. Its repository has ROME's tracer unchanged, which corrupts the
+    words of a record's subject.
     """
     from kedit.data.choose import facts_source
 

@@ -98,6 +98,13 @@ def starting(text: str) -> Iterator[None]:
         timer.cancel()
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Shows no progress within the block: it holds the lock that shown progress would need."""
+    with _showing:
+        yield
+
+
 def _has_widgets() -> bool:
     """Whether a notebook can show bars: without ipywidgets rich shows a warning instead."""
     return importlib.util.find_spec("ipywidgets") is not None

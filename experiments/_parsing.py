@@ -1,0 +1,70 @@
+"""Reads the command line of a command: its own options, and --quiet and --verbose."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import simple_parsing
+
+from experiments._renamed import require_no_old_spelling
+
+
+class Parsed(NamedTuple):
+    """What a command line says."""
+
+    config: Any
+    quiet: bool
+    verbose: bool
+
+
+class _Formatter(simple_parsing.SimpleHelpFormatter):
+    """Help without "(default: )" at options that are empty, and with a plain heading."""
+
+    def start_section(self, heading: str | None) -> None:
+        is_ours = (heading or "").endswith("['config']")
+        super().start_section("options of this command" if is_ours else heading)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        is_empty = action.nargs == 0 or action.default in ("", None, [], ())
+        return action.help if is_empty else super()._get_help_string(action)
+
+
+def parsed(config_class: type, default: Any, description: str | None) -> Parsed:
+    """The options on the command line; exits where one does not exist or has no value of its type.
+
+    Args:
+        default: a configuration with this command's defaults, where they are not the class's.
+
+    Raises:
+        InputError: an option was renamed or has underscores, or --quiet and --verbose are both set.
+    """
+    from kedit.errors import InputError
+
+    file, arguments = Path(sys.argv[0]), sys.argv[1:]
+    parser = simple_parsing.ArgumentParser(
+        prog=f"python -m {file.parent.name}.{file.stem}",
+        description=description,
+        formatter_class=_Formatter,
+        add_config_path_arg=False,
+        add_option_string_dash_variants=simple_parsing.DashVariant.DASH,
+        nested_mode=simple_parsing.NestedMode.WITHOUT_ROOT,
+        # an old spelling, such as --held of --held-out, must not become another option's name
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="Print only result tables, verdicts and errors."
+    )
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="Print also what is read and loaded, and the seconds that each stage takes.",
+    )
+    parser.add_arguments(config_class, dest="config", default=default)
+    names = config_class.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
+    options = {"--quiet", "--verbose", *(f"--{name.replace('_', '-')}" for name in names)}
+    require_no_old_spelling(file.stem, arguments, options)
+    found = parser.parse_args(arguments)
+    if found.quiet and found.verbose:
+        raise InputError("--quiet and --verbose contradict each other: use one of them")
+    return Parsed(found.config, found.quiet, found.verbose)
