@@ -1,15 +1,15 @@
-"""What edit_fact edits where its options leave something out: the worked example."""
+"""The worked example of edit_fact, which fills in the options that are not given."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-# options of a single fact, which a file of facts takes the place of
-OF_ONE = ("subject", "prompt", "target", "old", "paraphrases", "neighbours", "relation")
+# options that describe a single fact; a file of facts replaces them
+ONE_FACT_OPTIONS = ("subject", "prompt", "target", "old", "paraphrases", "neighbours", "relation")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A fact to edit, other wordings of its prompt, and neighbours."""
+    """A fact to edit, with other wordings of its prompt and with neighbours."""
 
     subject: str
     prompt: str
@@ -42,18 +42,20 @@ EXAMPLE = Example(
 
 
 def settled(config: Any) -> Any:
-    """A configuration of edit_fact with all that it leaves out: the example's, as far as it fits.
+    """Fills in what a configuration of edit_fact leaves out, from the example as far as it fits.
 
     Raises:
-        InputError: a prompt without a place for the subject or with several, or no relation where
-            it is edited; or options of one fact beside a file of facts.
+        InputError: a prompt has no gap for the subject or several, the relation's name is missing
+            for an edit from the relation side, or options of one fact come with a file of facts.
     """
     from kedit.errors import InputError
 
     if config.facts:
-        told = [name for name in OF_ONE if getattr(config, name)]
-        if told:
-            raise InputError(f"--facts {config.facts} tells what is edited: leave out --{told[0]}")
+        given = [name for name in ONE_FACT_OPTIONS if getattr(config, name)]
+        if given:
+            raise InputError(
+                f"--facts {config.facts} already gives the facts to edit: leave out --{given[0]}"
+            )
         return config
     example = _toy_example() if config.model == "toy" else EXAMPLE
     subject = config.subject.strip() or example.subject
@@ -64,7 +66,9 @@ def settled(config: Any) -> Any:
     if config.perspective == "relation" and not relation:
         relation = example.relation
         if not relation:
-            raise InputError("--perspective relation needs --relation, its name: location, say")
+            raise InputError(
+                "--perspective relation needs the relation's name, such as --relation location"
+            )
     names = dict.fromkeys(name.strip() for name in config.neighbours or example.neighbours)
     return replace(
         config,
@@ -82,7 +86,7 @@ def settled(config: Any) -> Any:
 
 
 def _toy_example() -> Example:
-    """A fact of the toy's world; its neighbours are other people."""
+    """The example for the toy: a fact of its world, with other people as neighbours."""
     from kedit.models import toy
 
     fact, target = (case := toy.cases()[0]).entity.fact, case.entity.target
@@ -93,19 +97,23 @@ def _toy_example() -> Example:
 
 
 def _template(text: str, subject: str, option: str) -> str:
-    """`text` with one {}, for the subject."""
+    """Returns `text` with one {} in place of the subject.
+
+    Raises:
+        InputError: `text` has several {}, or neither {} nor the subject.
+    """
     from kedit.data.known import with_gap
     from kedit.errors import InputError, RecordError
     from kedit.spacing import without_end_blanks
 
     text = without_end_blanks(text)
     if text.count("{}") > 1:
-        raise InputError(f"{option}: one {{}} is wanted, where the subject stands, got {text!r}")
+        raise InputError(f"{option}: must have one {{}}, in place of the subject, got {text!r}")
     if "{}" in text:
         return text
     try:
         return with_gap(text, subject)
     except RecordError as error:
         raise InputError(
-            f"{option}: {error}; put {{}} where the subject stands, or tell another --subject"
+            f"{option}: {error}; put {{}} in place of the subject, or give another --subject"
         ) from None

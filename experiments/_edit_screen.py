@@ -1,10 +1,11 @@
-"""How an edit of one fact or of many is told: on the screen, and in report.md."""
+"""Reports the edit of one fact or of many facts: prints it, and writes report.md."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from experiments._printing import console
+from experiments._printing import console, say
+from experiments._verbosity import is_quiet
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -16,39 +17,49 @@ if TYPE_CHECKING:
 STYLES = {"works": "bold", "at a price": "bold yellow", "fails": "bold red"}
 
 
-def tell_one(found: "BeforeAfter", folder: Any, dtype: str) -> None:
-    """Prints what became of one fact, the verdict last; the same as report.md."""
+def report_one(found: "BeforeAfter", folder: Any, dtype: str) -> None:
+    """Prints what the edit of one fact did, the verdict last, and writes the same to report.md."""
     from kedit.results.before_after import NOTE
 
     numbers, costs = found.made.in_words(found.editor), found.costs_in_words()
     tables, heading = found.tables(), f"# {found.model}, before and after an edit"
     body = [*(table.to_markdown() for table in tables), NOTE, f"{numbers} {costs}"]
-    shown = [*map(_by_exchange, tables), NOTE, numbers, costs]
-    _tell(found, folder, heading, body, shown, _usage(found.model, dtype, folder))
+    results = [*map(_before_above_after, tables), NOTE]
+    code = _usage(found.model, dtype, folder)
+    _report(found, folder, heading, body, results, [numbers, costs], code)
 
 
-def tell_many(found: "FactsEdited", folder: Any, dtype: str) -> None:
-    """Prints what became of many facts, the verdict last; the same as report.md."""
+def report_many(found: "FactsEdited", folder: Any, dtype: str) -> None:
+    """Prints what the edit of many facts did, the verdict last, and writes it to report.md."""
     from kedit.tables import escaped
 
     numbers, table = found.made.in_words(found.editor), found.table()
     heading = f"# {found.model}, before and after an edit of {len(found.facts)} facts"
     skipped = [f"- skipped: {id}: {escaped(why)}" for id, why in found.skipped.items()]
     body = list(filter(None, (table.to_markdown(), numbers, "\n".join(skipped))))
-    plain = replace(table, note="").to_rich(console().width)
-    shown = [plain, table.note, numbers]
-    _tell(found, folder, heading, body, shown, _usage(found.model, dtype, folder))
+    without_note = replace(table, note="").to_rich(console().width)
+    code = _usage(found.model, dtype, folder)
+    _report(found, folder, heading, body, [without_note, table.note], [numbers], code)
 
 
-# six parameters: the result, and each part of what is told of it
-def _tell(
+# seven parameters: the result, and each part of its report
+def _report(
     found: "BeforeAfter | FactsEdited",
     folder: Any,
     heading: str,
     body: Sequence[str],
-    shown: Sequence[Any],
+    results: Sequence[Any],
+    notices: Sequence[str],
     code: str,
 ) -> None:
+    """Writes report.md and prints the report.
+
+    Args:
+        heading: the first line of report.md.
+        body: the paragraphs and tables of report.md.
+        results, notices: the same for the screen; --quiet leaves out the notices and the code.
+        code: applies the saved edit.
+    """
     from kedit.tables import escaped
 
     ending, costs = found.in_words(), "\n".join(f"- {price}" for price in found.verdict.prices)
@@ -56,26 +67,27 @@ def _tell(
     parts = [heading, escaped(ending), costs, *body, figure, f"```python\n{code}\n```"]
     folder.write("report.md", "\n\n".join(filter(None, parts)) + "\n")
     screen = console()
-    for one in shown:
-        screen.print(one, highlight=False)
-    # not wrapped: both are there to be copied
-    for text in (f"\n{code}\n", f"Everything is in {folder.path}\n"):
-        screen.print(text, highlight=False, soft_wrap=True)
+    for part in (*results, *(() if is_quiet() else notices)):
+        screen.print(part, highlight=False)
+    # `say` does not wrap lines, so that the code and the path can be copied
+    say(f"\n{code}\n")
+    say(f"Everything is in {folder.path}\n")
     for text in filter(None, (ending, costs)):
         screen.print(text, highlight=False, style=STYLES[found.verdict.outcome])
 
 
 def _usage(model: str, dtype: str, folder: Any) -> str:
-    told = "" if dtype == "float32" else f", dtype={dtype!r}"
+    """Python code that loads the model and applies the saved edit."""
+    more = "" if dtype == "float32" else f", dtype={dtype!r}"
     return (
         "from kedit.editing.edit import Edit\nfrom kedit.models.load import load\n\n"
-        f"with Edit.load('{folder.path}/edit.safetensors').applied(load({model!r}{told})) as model:"
-        "\n    ...  # edited in here, and as it was behind"
+        f"with Edit.load('{folder.path}/edit.safetensors').applied(load({model!r}{more})) as model:"
+        "\n    ...  # inside this block the model is edited; after it, it is unedited again"
     )
 
 
-def _by_exchange(table: "Table") -> "RichTable":
-    """Prompts dim, what follows them bright, in one column; before and after under each other."""
+def _before_above_after(table: "Table") -> "RichTable":
+    """The table for a terminal: each prompt (dim) and its continuation (bright) in one column."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -89,7 +101,7 @@ def _by_exchange(table: "Table") -> "RichTable":
     heads = ("", "", "text", *table.columns[4:])
     for head, ratio in zip(heads, (None, None, 5, 3, None, None), strict=True):
         shown.add_column(head, ratio=ratio)
-    for role, when, prompt, goes_on, *cells in table.rows:
-        text = Text.assemble((f"{prompt} ", "dim"), goes_on)
+    for role, when, prompt, continuation, *cells in table.rows:
+        text = Text.assemble((f"{prompt} ", "dim"), continuation)
         shown.add_row(Text(role), Text(when), text, *map(Text, cells), end_section=role == "")
     return shown

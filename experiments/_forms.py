@@ -16,3 +16,7 @@ TEXT_FORMS = (
     "a text file, hf:NAME for a data set of the Hugging Face hub, self for text sampled from the "
     "model itself, or empty for"
 )
+PUBLISHED = (
+    "GPT-2 and GPT-J have published settings; the published ROME is "
+    "rome:key=legacy:moments=('FILE.npz',), with the authors' C."
+)

@@ -27,10 +27,12 @@ class Config:
     """How words are corrupted: replaced by other words with as many tokens (one corrupted run per
     fact), or by noise on their embeddings."""
     noise: str = "s3"
-    """The noise rule: s3 (3 standard deviations of the words' embeddings), m, t5, u0.1, or a
-    number. upstream:RULE draws the noise as ROME's published code does, from the same seed for
-    every fact; upstream alone means upstream:s3. A = at the end replaces the embedding by the
-    noise."""
+    """The noise rule. s3: normal, 3 standard deviations of the words' embeddings. m: normal, with
+    mean and covariance of the prompts' embeddings. t5: the same as Student's t with 5 degrees of
+    freedom. u0.1: uniform between -0.1 and 0.1. A number: normal with this standard deviation.
+    upstream:RULE draws as ROME's published code does, from the same seed for every fact; upstream
+    alone means upstream:s3. A rule that ends in = replaces the embedding instead of adding to
+    it."""
     samples: int = 10
     """The number of noise samples per fact. A replacement always has one sample."""
     keep_all: bool = False

@@ -1,4 +1,4 @@
-"""A run of tracing, from its options to its averages, for all commands that trace facts."""
+"""Runs a tracing, from the options to averages and figures, for all commands that trace facts."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Traced(NamedTuple):
-    """A finished run: its traces, and what further studies of them need."""
+    """The traces of a finished run, with the folder, model and facts that further studies need."""
 
     folder: "RunFolder"
     model: "HookedTransformer"
@@ -27,7 +27,7 @@ class Traced(NamedTuple):
 
 
 def tracing(config: Config) -> "Tracing":
-    """How the options have facts traced."""
+    """The settings of tracing that the options describe."""
     from kedit.results.tracing import Tracing
 
     return Tracing(
@@ -44,16 +44,17 @@ def traced(
     experiment: str,
     enough: "Callable[[Sequence[Sequence[Fact]], int], None] | None" = None,
 ) -> Iterator[Traced]:
-    """A run of tracing, with its averages, figures and tables; its folder stays open.
+    """Traces facts and writes averages, figures and tables; the folder stays open in the block.
 
     Args:
-        enough: raises InputError where facts, in their order, are too few for what is made of them.
+        enough: raises InputError if the drawn facts (one list of wordings per fact, in the drawn
+            order) and --limit are too few for the study that follows.
     """
     from kedit.data.choose import of_relations, spread_facts, usable_facts
 
     config = settled(config)
     pool, skipped = usable_facts(config.facts)
-    say_skipped(config.facts, skipped)
+    say_skipped(config.facts, skipped, len(pool))
     facts = of_relations(pool, config.relations)
     if enough is not None:
         enough(spread_facts(facts, config.seed), config.limit)
@@ -71,7 +72,7 @@ def traced(
 
 
 def _write(config: Config, folder: "RunFolder", traces: "Traces") -> None:
-    """Averages, their figures and tables."""
+    """Writes the averages, draws their figures and prints their tables."""
     from figures.style import save
     from figures.traced import every, single_facts
 
@@ -85,15 +86,18 @@ def _write(config: Config, folder: "RunFolder", traces: "Traces") -> None:
         show(averages.table(part))
     for screen in averages.screens:
         say(str(screen))
-    say(f"{averages.counts} (records.jsonl says why).")
+    say(f"{averages.counts} (records.jsonl gives the reasons).")
 
 
 _EXPLAINED = """\
-config.json    what was asked for
-versions.json  the packages and the machine
-records.jsonl  one line a fact as it is finished: prompt, tokens, corruption; or why it was skipped
-tensors/       its scores (metric x layer x position [x head]), restored, clean and corrupted
+config.json    the options
+versions.json  the versions of the packages, and the machine
+records.jsonl  one line per finished fact: its prompt, tokens and corruption, or the reason why it
+               was skipped
+tensors/       the scores of each fact (metric x layer x position [x head]): restored, clean and
+               corrupted
 skipped.json   records of the file of facts that cannot be used, with the reason
-averages.json  what the figures show: average effects by bucket, with intervals
+averages.json  the numbers of the figures: average effects by bucket of positions, with intervals
+table.csv      the same numbers as one table
 *.png, *.pdf   the figures
 """

@@ -1,4 +1,4 @@
-"""What does attention add to a relation edit? W_out, W_O, both, and random heads of W_O."""
+"""Measures what attention adds to an edit: it edits W_out, W_O, both, or W_out and random heads."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,18 +10,20 @@ from experiments._command import command, loaded, open_run
 
 @dataclass(frozen=True)
 class Config:
-    """Which cases, from which side, and how the editors are set."""
+    """Which cases are edited, from which side, and with which settings of the editors."""
 
     model: str = options.model()
     tuned: str = ""
-    """What tune_editors wrote with --editors w_out,w_o,joint; none: the model's own settings."""
+    """The tuned.json of tune_editors --editors w_out,w_o,joint. Empty: the editors' settings for the
+    model."""
     perspective: Literal["entity", "relation"] = "relation"
-    """Which side is edited."""
+    """The side that is edited."""
     n_random_heads: int = 0
-    """Random heads a layer whose rows of W_O may change, beside W_out; 0: half of all."""
+    """The number of random heads per layer whose rows of W_O may change besides W_out; 0: half of
+    the heads."""
     draws: int = 3
-    """Of these heads."""
-    cases: str = options.cases("Take others than those that settings were tuned on.")
+    """The number of times that the random heads are drawn."""
+    cases: str = options.cases("Use other cases than those that settings were tuned on.")
     limit: int = options.n_cases(20)
     skip: int = options.skip()
     text: str = options.text()
@@ -31,7 +33,7 @@ class Config:
     chunk_tokens: int = options.chunk_tokens()
     prompts_per_kind: int = options.prompts_per_kind()
     seed: int = options.seed(
-        "the choice of cases and of heads, of contexts, own text and the bootstrap"
+        "the choice of cases and heads, the contexts, the text of --text self, and the bootstrap"
     )
     device: str = options.device()
     dtype: str = options.dtype()
@@ -39,9 +41,9 @@ class Config:
 
 
 def run(config: Config) -> Path:
-    """Edits, scores, sums up, draws and prints; what is in the run's folder is not done again."""
+    """Edits and scores cases, draws and prints; finished edits in the run's folder are reused."""
     from experiments._edit_options import to_edit
-    from experiments._printing import say, say_unscored, show
+    from experiments._printing import say, say_unscored, show, show_text
     from figures.ablation import ablation
     from figures.style import save
     from kedit.editors.lists import read_tuned
@@ -68,23 +70,24 @@ def run(config: Config) -> Path:
         save(ablation(result), folder.path, "ablation")
         for table in result.tables():
             show(table, 160)
-        say(result.note)
+        show_text(result.note)
         say(f"Everything is in {folder.path}")
     return folder.path
 
 
 _EXPLAINED = """\
-records.jsonl   a line for each case before any edit, and two for each edit of it: as it was made
-                ("free"), and scaled down to the norm of the smallest of that case ("equal")
-ablation.json   Scores, the shares that they are made of, and paired differences from "both", for
-                all cases and by kind of relation; 95 % bootstrap intervals over cases
+records.jsonl   a line for each case before any edit, and two for each edit of it: as the editor made
+                it ("free"), and scaled down to the norm of the case's smallest edit ("equal")
+ablation.json   Scores, the shares that they combine, and paired differences from "both", for all
+                cases and by kind of relation, with 95 % bootstrap intervals over cases
 ablation.csv    the same numbers
 ablation.png, .pdf   the figure
 
-Norm: Frobenius, over all matrices of an edit together. Score: the harmonic mean of what was gained
-of what there was to gain and of what was kept. Random heads: W_out, and W_O's rows of some heads;
-their numbers are means over the draws. p: twice the share of bootstrap draws of the cases in which
-the difference of the Scores has the other sign.
+Norm: the Frobenius norm over all matrices of an edit together. Score: the harmonic mean of the
+shares that an edit gained (of what was missing before it) and kept (of what was there before it).
+Random heads: W_out and the rows of W_O of some heads; these numbers are means over the draws of
+heads. p: twice the share of bootstrap draws of cases in which the difference of the Scores has the
+other sign.
 """
 
 

@@ -1,4 +1,7 @@
-"""What do a relation's heads do? They are asked, on other facts than they were chosen on."""
+"""Shows what a relation's heads do: direct effects, ablation, knockout, paths and decoding.
+
+The heads are chosen on some facts and examined on others.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,31 +17,30 @@ from kedit.heads import Head
 
 @dataclass(frozen=True)
 class Config:
-    """Which heads, and on which facts they are asked."""
+    """Which heads are examined, and on which facts."""
 
     model: str = options.model()
     facts: str = options.facts()
-    relations: str = "12"
-    """Only facts of these: ids or names, separated by commas; or of so many, those that have the
-    most subjects."""
+    relations: str = options.relations("12")
     heads: str = ""
-    """Names as L11H2, separated by commas; none: those with the largest effects by attribution."""
+    """Names of heads such as L11H2, comma-separated. Empty: those with the largest effects by
+    attribution."""
     n_heads: int = 6
-    """How many are chosen, if none are named."""
+    """The number of heads that are chosen if --heads is empty."""
     choose: int = 24
-    """Facts that they are chosen on; none of these is asked about."""
+    """The number of facts on which heads are chosen; the heads are examined on other facts."""
     limit: int = 48
-    """Facts that are asked about."""
+    """The number of facts on which the heads are examined."""
     corrupt: Literal["relation", "subject"] = "relation"
-    """Whose words are replaced by others in corrupted runs."""
+    """Whose words are replaced in the corrupted run."""
     window: int = 5
-    """Layers in which attention edges are cut together."""
+    """The number of adjacent layers in which attention edges are cut together."""
     decoded: int = 240
-    """Facts (whether the model answers them or not) whose relation is decoded; 0 for none."""
-    metric: Literal["prob", "logprob", "logit_diff"] = "prob"
-    """Which score tables and figures show; all three are measured."""
+    """The number of facts whose relation is decoded, whether the model answers them or not; 0: no
+    decoding."""
+    metric: Literal["prob", "logprob", "logit_diff"] = options.metric()
     seed: int = options.seed(
-        "the choice of facts, replacements, random heads, probes and the bootstrap"
+        "the choice of facts, replacements and random heads, the linear probes, and the bootstrap"
     )
     device: str = options.device()
     dtype: str = options.dtype()
@@ -46,7 +48,7 @@ class Config:
 
 
 def run(config: Config) -> Path:
-    """Asks heads into a folder; no fact is asked about again."""
+    """Examines heads, draws and prints; finished facts in the run's folder are used again."""
     from figures import questions
     from figures.style import save
     from kedit.tables import csv_text
@@ -54,7 +56,7 @@ def run(config: Config) -> Path:
 
     config = replace(config, facts=facts_source(config.facts, config.model))
     pool, skipped = usable_facts(config.facts)
-    say_skipped(config.facts, skipped)
+    say_skipped(config.facts, skipped, len(pool))
     facts = of_relations(pool, config.relations)
     require_facts_to_ask(facts, config.choose)
     heads = [Head.named(name) for name in config.heads.split(",")] if config.heads else None
@@ -83,21 +85,22 @@ def run(config: Config) -> Path:
 
 
 _EXPLAINED = """\
-records.jsonl   a line for each fact that heads were chosen on, and for each that they were asked
-                about, or why it could not be used; and what was decoded
-heads.json      all answers, fact by fact, from which kedit has the result back
-heads.csv       each head's answers: means over facts with 95 % bootstrap intervals
-ov.csv          what each head would write, fact by fact, were it to read the subject alone
-knockout.csv    the answer's relative change with attention edges cut, by layer
-paths.csv       what goes from a head straight to another's q, k or v, to an MLP, to the logits
-decoding.csv    where the relation can be decoded, and how well the control task can
+records.jsonl   a line for each fact on which heads were chosen or examined, or the reason why it
+                could not be used; and the decoded relations
+heads.json      all answers, fact by fact; kedit reads the result back from it
+heads.csv       the answers for each head: means over facts with 95 % bootstrap intervals
+ov.csv          for each fact, what each head would write if it attended to the subject alone
+knockout.csv    the relative change of the answer with attention edges cut, by layer
+paths.csv       the effect of a head through single paths: to the q, k or v of another head, to an
+                MLP, or to the logits
+decoding.csv    how well the relation can be decoded at each layer, and the same for a control task
 *.png, *.pdf    the figures
 
-direct: what the head itself adds to logit(answer) - logit(foil), norms frozen. OV rank: of the
-answer among all tokens, were the head to read the subject's last token alone. ablated: change of
-the score with the head's output replaced by its mean over other facts' prompts ("mean"), or by
-what it is on the corrupted prompt ("resample"). "together": all the heads at once; "random": as
-many others, drawn anew for each fact.
+direct: what the head itself adds to logit(answer) - logit(foil), with norms frozen. OV rank: the
+rank of the answer among all tokens if the head attended to the subject's last token alone.
+ablated: the change of the score if the head's output is replaced by its mean over the prompts of
+other facts ("mean"), or by its output on the corrupted prompt ("resample"). "together": all heads
+at once. "random": the same number of other heads, drawn for each fact.
 """
 
 

@@ -1,4 +1,4 @@
-"""Where should a relation edit be written? Causal effect, separation and editing, site by site."""
+"""Shows where a relation edit should be written: causal effect, key separation and Score by site."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,39 +9,40 @@ from experiments._command import command, loaded, open_run
 
 @dataclass(frozen=True)
 class Config:
-    """Which sites on which cases, and how editing there is tried."""
+    """Which sites are compared, on which cases, and how edits at each site are made."""
 
     model: str = options.model()
-    cases: str = options.cases("Take cases that nothing is tested on later.")
+    cases: str = options.cases("Use cases on which nothing is tested later.")
     limit: int = options.n_cases(8)
     skip: int = options.skip()
     positions: list[str] = field(default_factory=lambda: ["subject_last", "object_last", "last"])
-    """Tokens whose keys are taken: any of subject_last, object_last and last."""
+    """The tokens whose keys are used: any of subject_last, object_last and last."""
     layers: list[int] = field(default_factory=list)
-    """Which layers; none for all of the model's."""
+    """The layers that are compared. Empty: all layers of the model."""
     n_neighbours: int = 12
-    """Of each case, that its keys are to be told from."""
+    """The number of neighbours per case from whose keys the edit's keys should differ."""
     prompts_per_kind: int = options.prompts_per_kind(2)
     settings: str = ""
-    """More settings of the joint editor, each as field=value: neighbours=8:weight=3."""
+    """Further settings of the editor joint, as field=value with : between: neighbours=8:weight=3."""
     best: int = 5
-    """So many sites are chosen, and held against as many random ones."""
+    """The number of sites that are chosen, and of random sites that they are compared with."""
     text: str = options.text()
     tokens_per_dim: int = options.tokens_per_dim()
     held_out: str = options.held_out()
     chunks: int = options.chunks()
     chunk_tokens: int = options.chunk_tokens()
     seed: int = options.seed(
-        "the choice of cases, neighbours, replacements, contexts, own text and the bootstrap"
+        "the choice of cases, neighbours and replacements, contexts, the text of self, and bootstrap"
     )
     device: str = options.device()
+    dtype: str = options.dtype()
     out: str = options.out("choose_sites")
 
 
 def run(config: Config) -> Path:
-    """Traces, compares keys, edits, sums up and draws; what is in the run's folder is kept."""
+    """Traces, compares keys, edits, draws and prints; finished work in the folder is reused."""
     from experiments._edit_options import to_edit
-    from experiments._printing import say, show
+    from experiments._printing import say, show, show_text
     from figures.sites import sites
     from figures.style import save
     from kedit.data.choose import cases_source
@@ -64,43 +65,45 @@ def run(config: Config) -> Path:
         save(sites(result), folder.path, "sites")
         for table in result.tables():
             show(table, 175)
-        say(result.note)
+        show_text(result.note)
         say(f"Everything is in {folder.path}")
     return folder.path
 
 
 _EXPLAINED = """\
-records.jsonl   a line for each case before any edit; for its two traces; for its keys; and for each
-                edit of it; or why that could not be had
+records.jsonl   a line for each case before any edit, for its two traces, for its keys, and for each
+                edit of it; or the reason why one of these is missing
 sites.json      all numbers by site and key position, with n and 95 % bootstrap intervals over
                 cases; the rank correlations; the comparisons with random sites
 sites.csv       the same numbers, a line for each site (or head) and key position
-chosen.json     the sites with the best editing results
+chosen.json     the sites whose edits did best
 sites.png, .pdf the figure
 skipped.json    records of the data that could not be used, with the reason
 
-effect of relation  indirect effect on the log-probability (nats) of the true object's first token
-                after the entity prompt, its relation's words replaced by others
-effect of subject   the same of the relation's name after "The relation between S and O is", S
-                replaced. The name's probability there is about 1e-4, so that its differences say
-                nothing; for comparison both are logarithms. One layer at a time is restored. Where
-                the total effect is 0 or less there is nothing to restore, and it means little.
-separation      1 - mean |k C^-1 k'| / sqrt(k C^-1 k * k' C^-1 k') of the edit's keys k and those of
-                its wording about other pairs; 1: the key tells them apart, 0: it is theirs
-demands apart   the same of the keys after (S, new object) and (S, old object): 0 where they are one
-Score, mean share   of a joint edit of this site alone: the harmonic mean of what was gained of what
-                there was to gain (add, paraphrase and removal lift) and of what was kept; and the
-                plain mean of the same shares, none counted as less than -1, for the Score is 0
-                wherever one of them is. Shares are of success rates: with few cases and prompts
-                many sites tie. Edits in trouble (compare_editors) count as no edit.
+effect of relation  the indirect effect on the log-probability (nats) of the true object's first
+                token after the entity prompt, with the relation's words replaced
+effect of subject   the same for the relation's name after "The relation between S and O is", with S
+                replaced. The probability of the name is about 1e-4 there, so differences of
+                probabilities show nothing; therefore both effects are logarithms. One layer is
+                restored at a time. A total effect of 0 or less leaves nothing to restore: the
+                numbers of such a case mean little.
+separation      1 - mean |k C^-1 k'| / sqrt(k C^-1 k * k' C^-1 k') for the keys k of the edit and
+                the keys k' of its wording with other pairs. 1: an edit at k writes nothing at k';
+                0: both are one direction
+demands apart   the same for the keys after (S, new object) and (S, old object); 0 if they are equal
+Score, mean share   of a joint edit of this site alone. Score: the harmonic mean of the shares gained
+                (add, paraphrase and removal lift) and kept. Mean share: the plain mean of the same
+                shares, each at least -1; it still differs between sites whose Score is 0 because
+                one share is 0. Shares are of success rates: with few cases and prompts many sites
+                tie. Edits in trouble (see compare_editors) count as no edit.
 
-Heads are rows of W_O: traced, and their keys compared, but no edit is made of them alone.
+Heads are rows of W_O: they are traced and their keys are compared, but they are not edited alone.
 
-Rank correlations are Spearman's, over sites; a draw of the bootstrap is a draw of cases, from which
-all sites' numbers are made anew. That adds noise, and noise draws correlations towards 0: intervals
-may lie closer to it than the estimate. The sites with the largest numbers are chosen in every draw;
-the best site's own result is chosen and measured on the same cases, so it is a ceiling that
-no other cases need reach.
+Rank correlations are Spearman's, over sites. A bootstrap draw is a draw of cases; the numbers of all
+sites are computed again from it. This adds noise, and noise moves correlations towards 0, so an
+interval may lie closer to 0 than the estimate. Every draw chooses the sites with the largest numbers
+anew. The result of the best site is chosen and measured on the same cases: it is an upper bound
+that other cases need not reach.
 """
 
 

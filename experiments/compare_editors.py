@@ -1,4 +1,4 @@
-"""Which editor changes a fact best, from which side, and at what cost? Edit, score, undo."""
+"""Compares editors: how well each changes facts, from which side, and at what cost."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,24 +8,25 @@ from simple_parsing import field as option
 
 from experiments import _options as options
 from experiments._command import command, loaded, open_run
+from experiments._forms import PUBLISHED
 from kedit.editors.specs import names
 
 
 @dataclass(frozen=True)
 class Config:
-    """Which editors on which cases, from which side, and what is measured."""
+    """Which editors edit which cases, from which side, and what is measured."""
 
     model: str = options.model()
     editors: str = option(
         default="rome,memit,ft",
-        help=f"Any of {', '.join(names())}; each with changes to its settings if wanted: "
-        "rome,rome:where=last:training.clamp=2,memit:layers=(4,5). GPT-2 and GPT-J have published "
-        "settings; the published ROME is rome:key=legacy:moments=('FILE.npz',), with the authors' "
-        "C. Or a tuned.json of tune_editors.",
+        help=f"The editors, comma-separated: any of {', '.join(names())}, each with changes to its "
+        "settings, as in rome,rome:where=last:training.clamp=2,memit:layers=(4,5); or a tuned.json "
+        f"of tune_editors. {PUBLISHED}",
     )
     perspective: Literal["both", "entity", "relation", "together"] = "both"
-    """Which side is edited; both: each by itself; together: both requests of a case in one edit,
-    by one editor or by two: "memit&joint", of which either may be left out, as in "memit&"."""
+    """The side that is edited. both: each side in an edit of its own. together: both requests of a
+    case in one edit, by one editor, or by two as in "memit&joint" (entity side & relation side);
+    "memit&" edits the entity side only."""
     cases: str = options.cases()
     limit: int = options.n_cases(20)
     skip: int = options.skip()
@@ -36,19 +37,21 @@ class Config:
     chunk_tokens: int = options.chunk_tokens()
     prompts_per_kind: int = options.prompts_per_kind()
     ranks: bool = True
-    """Rank each relation's name among all (slower)."""
+    """Measure the rank of each relation's name among all relation names (slower)."""
     say: bool = False
-    """Let each edited model speak after its prompts, and look whether it says the target (slow)."""
-    seed: int = options.seed("the choice of cases, of contexts, own text and the bootstrap")
+    """Generate text with each edited model, and measure whether it opens with the target (slow)."""
+    seed: int = options.seed(
+        "the choice of cases, the contexts, the text of self, and the bootstrap"
+    )
     device: str = options.device()
     dtype: str = options.dtype()
     out: str = options.out("compare_editors")
 
 
 def run(config: Config) -> Path:
-    """Edits, scores, sums up, draws and prints; what is in the run's folder is not done again."""
+    """Edits and scores cases, draws and prints; finished edits in the run's folder are reused."""
     from experiments._edit_options import to_edit
-    from experiments._printing import console, say, say_unscored, show
+    from experiments._printing import say, say_unscored, show, show_text
     from figures.compare import comparison
     from figures.frontier import of_comparison
     from figures.style import save
@@ -76,22 +79,22 @@ def run(config: Config) -> Path:
         papers, *sides = result.tables()
         for table in (*sides, papers):
             show(table, max(140, 50 + 20 * len(result.editors) // len(sides)))
-        console().print(result.note, highlight=False)
+        show_text(result.note)
         say(f"Everything is in {folder.path}")
     return folder.path
 
 
 _EXPLAINED = """\
-records.jsonl   a line for each case before any edit, and one for each edit of it: what was scored,
-                seconds, memory, perplexity and KL of held-out text, norm, and what was wrong
+records.jsonl   a line for each case before any edit, and one for each edit of it: scores, seconds,
+                memory, perplexity and KL of held-out text, norm, and trouble
 comparison.*    all measures before and after, by edited side and editor: .md, .csv and .json
 tests.csv       paired tests of every editor against the first one
 comparison.png, frontier.png (and .pdf)   the figures
 skipped.json    records of the data that could not be used, with the reason
 
-An edit that is not finite, moves no weight or no logit, or doubles the perplexity of held-out text
-is in trouble: it counts as failed, is taken back, and enters all means with the unedited model's
-scores. Its own are in records.jsonl.
+An edit is in trouble if it is not finite, moves no weight or no logit, or doubles the perplexity of
+held-out text. It counts as failed and is undone: in all means it has the scores of the unedited
+model. Its own scores are in records.jsonl.
 """
 
 

@@ -1,7 +1,8 @@
-"""Edit one fact, or those of a file: see what a model says before and after, and save the edit.
+"""Edits one fact, or those of a file, shows the model's text before and after, and saves the edit.
 
-Without options it edits a worked example; a fact of one's own is a subject, a prompt and a target.
-The last lines say whether the edit works, works at a price, or fails; then the exit status is 1.
+Without options it edits a worked example. For your own fact give a subject, a prompt and a target.
+The last lines say whether the edit works, works at a price, or fails. If it fails, the exit status
+is 1.
 """
 
 import json
@@ -15,70 +16,65 @@ from experiments import _options as options
 from experiments._command import command
 from experiments._edit_example import settled
 from experiments._edit_run import run_many, run_one
+from experiments._forms import PUBLISHED
 from kedit.editors.specs import names
 
 
 @dataclass(frozen=True)
 class Config:
-    """Which fact of which model is changed, how, and what is asked to see what else changes."""
+    """Which fact of which model is edited, how, and which prompts show what else changes."""
 
     model: str = options.model()
     subject: str = ""
-    """Whom or what the fact is about ("": the worked example's, The Eiffel Tower)."""
+    """Whom or what the fact is about. Empty: The Eiffel Tower, of the worked example."""
     prompt: str = ""
-    """What the model completes, {} standing for the subject, or with the subject itself ("": {} is
-    located in the city of)."""
+    """The prompt that the model completes, with {} in place of the subject or with the subject.
+    Empty: {} is located in the city of."""
     target: str = ""
-    """What it shall say from now on ("": Rome)."""
+    """What the model should say after the edit. Empty: Rome."""
     old: str = ""
-    """What it shall no longer say ("": whatever it says by itself)."""
+    """What the model should no longer say. Empty: the unedited model's answer."""
     paraphrases: list[str] = field(default_factory=list)
-    """Other wordings of the prompt, which should change too (none: the worked example's, if its
-    prompt is asked)."""
+    """Other wordings of the prompt, whose answer should change too. Empty: those of the worked
+    example, if its prompt is used."""
     neighbours: list[str] = field(default_factory=list)
-    """Other subjects, whose answers should stay (none: likewise; else six that are drawn from
-    kedit's own facts of the same relation, if it has any)."""
+    """Other subjects, whose answers should stay. Empty: those of the worked example, if its prompt
+    is used; otherwise up to six from kedit's built-in facts of the same relation."""
     relation: str = ""
-    """The relation's name, as in "location": asks from the other side too; --perspective relation
-    needs it."""
+    """The relation's name, such as location. With it, prompts of the other side are scored too;
+    --perspective relation needs it."""
     facts: str = ""
-    """A file of facts with targets, in place of the options above: all are edited at once, into one
-    edit. JSON Lines, CSV and the other forms that compare_editors takes as --cases."""
+    """A file of facts with targets, instead of the options above: JSON Lines, CSV, or another form
+    that compare_editors accepts as --cases. All facts are edited at once, in one edit."""
     perspective: Literal["entity", "relation"] = "entity"
-    """entity: the subject gets another object. relation: subject and target get the relation, the
-    old object loses it."""
+    """The side that is edited. entity: the subject gets another object. relation: subject and
+    target get the relation, and subject and old object lose it."""
     editor: str = option(
         default="rome",
-        help=f"One of {', '.join(names())}; and changes to its settings, as in "
-        "rome:where=last:layer=7. GPT-2 and GPT-J have published settings; the published ROME is "
-        "rome:key=legacy:moments=('FILE.npz',), with the authors' C.",
+        help=f"The editor: one of {', '.join(names())}, with changes to its settings, as in "
+        f"rome:where=last:layer=7. {PUBLISHED}",
     )
-    text: str = ""
-    """Text whose statistics the edit is to spare: a file, hf:NAME, self for what the model itself
-    says, or "" for what the editor has been told, else kedit's text (the toy: self)."""
-    tokens_per_dim: int = 4
-    """Tokens of that text for each number of a key, where the editor has not been told n_tokens."""
-    held_out: str = ""
-    """Text whose perplexity should not rise, another one than --text: a file, hf:NAME, self, or ""
-    for the part of kedit's text that is held out (the toy: self)."""
-    seed: int = 0
-    """Of the editor's contexts and of that text (0 for what the editor has been told), and of the
-    neighbours that are drawn."""
+    text: str = options.text("the editor's own setting, else kedit's text (for the toy: self)")
+    tokens_per_dim: int = options.tokens_per_dim()
+    held_out: str = options.held_out("Text other than --text, whose perplexity should not rise")
+    seed: int = options.seed(
+        "contexts, the text of self and drawn neighbours; 0 leaves a seed in --editor as it is"
+    )
     device: str = options.device()
     dtype: str = options.dtype()
     out: str = options.out("edit_fact")
 
 
 def run(config: Config) -> Path:
-    """Asks, edits, asks again; saves, draws and prints.
+    """Queries the model, edits it, queries it again; saves, draws and prints.
 
     Raises:
-        InputError: options that do not fit together, or nothing that can be edited.
+        InputError: options do not fit together, or no fact can be edited.
     """
     from kedit.studies.before_after import editor_with_options
 
     config = settled(config)
-    # refused before the model is loaded
+    # refuses settings that do not fit before the model is loaded
     editor_with_options(
         config.model, config.editor, config.perspective, text=config.text, seed=config.seed
     )
@@ -86,7 +82,7 @@ def run(config: Config) -> Path:
 
 
 def exit_code(folder: Path) -> int:
-    """1 where the edit of this run fails."""
+    """Returns 1 if the edit of this run fails, else 0."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return int(report["outcome"] == "fails")
 

@@ -1,4 +1,4 @@
-"""Where do a relation's neurons and heads sit, and do they do what attribution says?"""
+"""Finds a relation's neurons and heads by attribution, and tests them by scaling the neurons."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,32 +12,34 @@ from kedit.data.enough import FEWEST_TO_SEARCH, require_facts_of_a_relation
 
 @dataclass(frozen=True)
 class Config:
-    """Which facts of which relations, and what counts as their neurons."""
+    """Which facts of which relations are searched, and what counts as their neurons."""
 
     model: str = options.model()
     facts: str = options.facts()
     n_relations: int = 10
-    """How many relations, of those of which the model knows enough facts; 0 for all."""
+    """The number of relations, among those with enough facts that the model knows; 0: all."""
     facts_per_relation: int = 8
-    """At most so many facts a relation, and at least four; 0 for all."""
+    """The most facts per relation, at least 4; 0: all facts."""
     wordings: int = 3
-    """Every fact is asked in so many wordings, all answered right (in all it has, if fewer)."""
+    """The number of wordings of each fact (all, if it has fewer); the model must answer all right."""
     halves: list[str] = field(default_factory=lambda: ["mlp", "attn"])
-    """Any of mlp (neurons of W_out's key) and attn (numbers of all heads' z)."""
+    """What is searched: mlp (neurons, the key of W_out), attn (the numbers of all heads' z)."""
     gradient_steps: int = 20
-    """Of the integrated gradients, as Dai et al. 2022."""
+    """The number of steps of the integrated gradients (20 in Dai et al. 2022)."""
     threshold: float = 0.2
-    """A neuron of a wording brings more than this share of what its strongest one does (theirs)."""
+    """A neuron counts for a wording if its attribution is above this share of the largest one (0.2
+    in Dai et al.)."""
     agree_wordings: float = 0.5
-    """A neuron of a fact is one in more than this share of its wordings (theirs: 0.7 and less, so
-    that a fact has 2 to 5; of three wordings that is all)."""
+    """A neuron counts for a fact if it counts for more than this share of the wordings. Dai et al.
+    start at 0.7 and lower it until a fact has 2 to 5 neurons; of 3 wordings 0.7 means all."""
     agree_facts: float = 0.4
-    """A neuron of a relation is one in more than this share of its facts (0.4: 4 of 8, and 2 of
-    the 4 that are searched for the other 4; with --facts-per-relation 4 only 1 of 2)."""
+    """A neuron counts for a relation if it counts for more than this share of its facts. 0.4 means
+    4 of 8 facts, and 2 of the 4 that are searched to test the other 4; with
+    --facts-per-relation 4 only 1 of 2."""
     controls: int = 5
-    """Draws of as many random neurons, for each fact that is tested."""
+    """The number of random draws of the same number of neurons, for each tested fact."""
     seed: int = options.seed(
-        "the choice of relations and facts, of random neurons, and of the bootstrap"
+        "the choice of relations and facts, the random neurons, and the bootstrap"
     )
     device: str = options.device()
     dtype: str = options.dtype()
@@ -45,7 +47,7 @@ class Config:
 
 
 def run(config: Config) -> Path:
-    """Finds neurons into a folder; what is already in it is not done again."""
+    """Finds and scales neurons, draws and prints; finished facts in the folder are used again."""
     from figures import neurons, scaling
     from figures.style import save
     from kedit.tables import csv_text
@@ -53,7 +55,7 @@ def run(config: Config) -> Path:
 
     config = replace(config, facts=facts_source(config.facts, config.model))
     facts, skipped = usable_facts(config.facts)
-    say_skipped(config.facts, skipped)
+    say_skipped(config.facts, skipped, len(facts))
     require_facts_of_a_relation(facts, FEWEST_TO_SEARCH, config.facts_per_relation)
     with open_run("find_neurons", config) as folder:
         folder.write("README.txt", _EXPLAINED)
@@ -62,7 +64,7 @@ def run(config: Config) -> Path:
             loaded(config, folder), facts,
             n_relations=config.n_relations, facts_per_relation=config.facts_per_relation,
             wordings=config.wordings, gradient_steps=config.gradient_steps,
-            halves=config.halves,  # pyright: ignore[reportArgumentType]  # looked at before
+            halves=config.halves,  # pyright: ignore[reportArgumentType]  # checked by `command`
             threshold=config.threshold, agree_wordings=config.agree_wordings,
             agree_facts=config.agree_facts, controls=config.controls, seed=config.seed,
             journal=folder,
@@ -80,30 +82,29 @@ def run(config: Config) -> Path:
         show(found.scaling_table())
         left_out = found.left_out
         say(
-            f"{left_out.wrong} facts that the model answers otherwise in too many wordings and "
-            f"{left_out.unusable} that could not be used are left out (records.jsonl says why); "
-            f"{len(left_out.relations)} relations had too few others."
+            f"Left out: {left_out.wrong} facts that the model answers wrongly in too many wordings, "
+            f"{left_out.unusable} facts that could not be used (records.jsonl gives the reasons), "
+            f"and {len(left_out.relations)} relations with too few other facts."
         )
         say(f"Everything is in {folder.path}")
     return folder.path
 
 
 _EXPLAINED = """\
-records.jsonl   a line for each fact as it is asked: the wordings that the model answers right, or
-                why it was left out; one as it is searched: its neurons; one as it is tested: what
-                scaling neurons does to its answer
+records.jsonl   up to three lines for each fact: the wordings that the model answers right, or why
+                the fact is left out; its neurons; what scaling neurons does to its answer
 tensors/        positive attributions of each fact, summed by layer (MLP) and by head (attention)
 neurons.json    all numbers by relation, layer and head; 95 % bootstrap intervals over relations
 neurons.csv     every neuron of every relation: half, layer, index, head
-effects.csv     what scaling does: own neurons, those of other relations, and two controls
+effects.csv     the effects of scaling: neurons of the relation, of other relations, and two controls
 *.png, *.pdf    the figures
 
-Attribution: integrated gradients of the probability of the answer's first token over one site's key
-at the prompt's last token, the site scaled alone from zero. So the sum over one site is what that
-site brings; sums over sites count shared paths more than once and need not add up to anything.
+Attribution: integrated gradients of the probability of the answer's first token over the key of one
+site at the prompt's last token; this site alone is scaled, from zero. The sum over one site is the
+effect of that site. Sums over several sites count shared paths more than once.
 
-A relation's facts are split in two; the neurons that are scaled under a fact were found on the
-other part's facts. "loudest" are as many other neurons at the same sites that write most there.
+The facts of a relation are split in two halves. The neurons that are scaled for a fact were found on
+the other half. "loudest": the same number of other neurons at the same sites, those that write most.
 """
 
 

@@ -1,4 +1,4 @@
-"""Which heads carry a relation? Every head's z restored by itself; heads compared by relation."""
+"""Shows which heads carry a relation: restores each head alone, and compares relations by heads."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from kedit.data.comparable import require_relations_to_compare
 
 
 def run(config: Config) -> Path:
-    """Traces, averages, clusters, draws, prints; what is in the run's folder is not done again."""
+    """Traces facts, clusters relations, draws and prints; finished facts in the folder are reused."""
     from figures.relations import clusters, looks
     from figures.style import save
     from probes.studies.heads_by_relation import compare_heads
@@ -19,7 +19,7 @@ def run(config: Config) -> Path:
         folder = done.folder
         found = compare_heads(done.model, done.traces, done.facts, config.metric, folder)
         for part, reason in found.not_compared.items():
-            say(f"{part} corrupted: heads are not compared by relation: {reason}")
+            say(f"With the {part} corrupted, heads are not compared by relation: {reason}")
         if found.heads:
             found.save(folder)
             for part in found.parts:

@@ -1,4 +1,7 @@
-"""Do symmetric, asymmetric and hierarchical relations differ in attention's share of recall?"""
+"""Tests whether kinds of relations differ in how much attention contributes to recall.
+
+The kinds are symmetric, asymmetric and hierarchical relations.
+"""
 
 from pathlib import Path
 
@@ -12,7 +15,7 @@ SITES = ["resid_post", "mlp_out", "attn_out", "severed"]
 
 
 def run(config: Config) -> Path:
-    """Traces MLP, attention and severed sweeps; shares by kind; what is there is not done again."""
+    """Traces facts with attention and MLPs restored and severed, and compares the shares by kind."""
     from figures.kinds import attention_shares
     from figures.style import save
     from probes.studies.kinds import compare_kinds

@@ -1,4 +1,4 @@
-"""Where does a model start? Every metric of the RaKE benchmark, on both sides, before any edit."""
+"""Scores an unedited model: every metric of the RaKE benchmark, on both sides."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,29 +9,27 @@ from experiments._command import command, loaded, open_run
 
 @dataclass(frozen=True)
 class Config:
-    """Which model, on which cases, and what is measured beside the likelihoods."""
+    """Which model is scored, on which cases, and what is measured besides likelihoods."""
 
     model: str = options.model()
     cases: str = options.cases()
     limit: int = options.n_cases(0)
     say: bool = True
-    """Let the model speak after the prompts, and look whether it says the answer."""
+    """Generate text after the prompts, and measure whether it opens with the answer."""
     n_texts: int = 100
-    """Of so many cases, generate texts and take their n-gram entropy (slow); 0 for none."""
-    held_out: str = ""
-    """Held-out text for perplexity: a file, hf:NAME, self for what the model says by seed, or
-    "" for the part of kedit's text that is held out (the toy: self)."""
-    seed: int = options.seed("the choice of cases, of generated texts, and of the bootstrap")
+    """The number of cases for which longer texts are generated, for n-gram entropy (slow); 0: none."""
+    held_out: str = options.held_out("The text on which the perplexity is measured")
+    seed: int = options.seed("the choice of cases, the generated texts, and the bootstrap")
     device: str = options.device()
     dtype: str = options.dtype()
     out: str = options.out("score_model")
 
 
 def run(config: Config) -> Path:
-    """Scores, sums up, draws and prints; what is already in the run's folder is not done again."""
+    """Scores cases, draws and prints; finished cases in the run's folder are used again."""
     from dataclasses import replace
 
-    from experiments._printing import say, say_skipped, show
+    from experiments._printing import say, say_skipped, show, show_text
     from figures.score import by_relation, start
     from figures.style import save
     from kedit.data import choose
@@ -40,7 +38,7 @@ def run(config: Config) -> Path:
 
     config = replace(config, cases=choose.cases_source(config.cases, config.model))
     cases, skipped = choose.usable_cases(config.cases)
-    say_skipped(config.cases, skipped)
+    say_skipped(config.cases, skipped, len(cases))
     with open_run("score_model", config) as folder:
         folder.write("README.txt", _EXPLAINED)
         scores = score_cases(
@@ -60,28 +58,34 @@ def run(config: Config) -> Path:
         save(by_relation(scores), folder.path, "by-relation")
         show(scores.table())
         show(scores.summary())
-        say(
+        show_text(
             f"Perplexity on {scores.text}: {two_digits(scores.perplexity)}, "
-            f"n = {plural(scores.n_chunks, 'chunk')}. "
-            f"{len(scores.skipped)} records could not be used (skipped.json says why)."
+            f"n = {plural(scores.n_chunks, 'chunk')}."
         )
+        say(f"{len(scores.skipped)} records could not be used (skipped.json gives the reasons).")
         say(f"Everything is in {folder.path}")
     return folder.path
 
 
 _EXPLAINED = """\
-records.jsonl   one case a line: every prompt with log-probabilities, ranks and what the model said
-measures.json   every metric over all cases and by relation, with 95 % intervals (Wilson's of rates)
+records.jsonl   one line per case: every prompt with log-probabilities, ranks and generated text
+measures.json   every metric over all cases and by relation, with 95 % intervals (Wilson's for rates)
 measures.csv    the same as one table
 start.*, by-relation.*   the figures
 skipped.json    records that could not be used, with the reason
 
-A case holds "probes", and each of them: perspective (entity, relation), group (efficacy,
-paraphrase, neighborhood, other relations, portability, removal, removal paraphrase), prompt, answer
-(what an edit that works leaves the model saying), rival (what must then be less probable), logprob
-and rival_logprob (mean over tokens, nats), exact (all tokens likeliest, teacher-forced), rank (of
-the relation's name among all), said (greedy text), says and says_rival (it opens with the answer,
-with the rival).
+A case holds "probes" (test prompts). Each of them has
+perspective      entity or relation
+group            efficacy, paraphrase, neighborhood, other relations, portability, removal, or
+                 removal paraphrase
+prompt
+answer, rival    what the model should say after a successful edit, and what should then be less
+                 probable
+logprob, rival_logprob   mean log-probability of their tokens, in nats
+exact            whether every token of the answer is the likeliest one, given those before it
+rank             the rank of the relation's name among all relation names
+said             the generated text (greedy)
+says, says_rival whether this text opens with the answer, with the rival
 """
 
 

@@ -1,4 +1,4 @@
-"""Cases to tune on, to validate with and to test with, before the first number is seen."""
+"""Splits cases into parts for tuning, validation and test, before anything is measured on them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,37 +11,40 @@ from experiments._command import command, loaded, open_run
 
 @dataclass(frozen=True)
 class Config:
-    """Which cases, and how many of them for what."""
+    """Which cases are split, and how many go into each part."""
 
     model: str = options.model()
     cases: str = option(
-        default="auto", help="A file of records, as build_rake writes them (auto: what it wrote)."
+        default="auto", help="The cases, as build_rake writes them (auto: what it wrote)."
     )
     tune: int = 250
-    """Cases that settings are chosen on, at most."""
+    """The most cases for tuning, on which settings are chosen."""
     validate: int = 220
-    """Cases that a choice is confirmed on, at most."""
+    """The most cases for validation, on which a choice is confirmed."""
     test: int = 0
-    """Cases that are looked at once, at most; 0: all that are left."""
+    """The most cases for the final test; 0: all that are left."""
     seen: int = 10
-    """So many cases, the first that compare_editors draws by the seed, were tuned on already."""
-    seed: int = options.seed("the draw")
+    """The number of cases that earlier tuning used: the first that compare_editors draws with this
+    seed. They go into the part for tuning or into none."""
+    seed: int = options.seed("the draw of cases")
     device: str = options.device()
+    dtype: str = options.dtype()
     out: str = option(
         default="", help="The folder of the files (default: results/split_cases/MODEL-HASH)."
     )
 
 
 def run(config: Config) -> Path:
-    """Scores what the model prefers, splits by subject, and writes a file for each part."""
+    """Scores which objects the model prefers, splits by subject, and writes one file per part."""
     from dataclasses import replace
 
-    from experiments._printing import say, show
+    from experiments._printing import say, say_skipped, show
     from kedit.data.choose import cases_source, usable_cases
     from kedit.studies.splits import lines_of, split_by_preference
 
     config = replace(config, cases=cases_source(config.cases, config.model))
-    cases, _ = usable_cases(config.cases)
+    cases, skipped = usable_cases(config.cases)
+    say_skipped(config.cases, skipped, len(cases))
     sizes = {"tune": config.tune, "validate": config.validate, "test": config.test}
     with open_run("split_cases", config) as folder:
         folder.write("README.txt", _EXPLAINED)
@@ -58,13 +61,14 @@ def run(config: Config) -> Path:
 
 
 _EXPLAINED = """\
-tune.jsonl, validate.jsonl, test.jsonl   the records of each part, as they are in the source
+tune.jsonl, validate.jsonl, test.jsonl   the records of each part, unchanged
 splits.json      ids, numbers by relation, and what was left out
-splits.csv       cases of each relation in each part
-records.jsonl    how likely the model finds the true and the new object after each edit's prompt
+splits.csv       the number of cases of each relation in each part
+records.jsonl    log-probabilities of the true and the new object after the prompt of each edit
 
-Only cases whose true object the model finds likelier than the new one are in any part. No subject
-is in two of them. Relations take turns, so that every part has as many as possible of each.
+A case is in a part only if the model finds its true object likelier than the new one. No subject is
+in two parts. The cases of each relation go to the parts in turn, so that every part has about the
+same number of them.
 """
 
 

@@ -1,4 +1,4 @@
-"""Where does a model keep a relation? Causal tracing of facts, by layer, token, module and head."""
+"""Shows where a model keeps a relation: traces facts causally, by layer, token, module and head."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from experiments._traced import traced
 
 
 def run(config: Config) -> Path:
-    """Traces, averages, draws and prints; what is already in the run's folder is not done again."""
+    """Traces facts, averages, draws and prints; finished facts in the run's folder are used again."""
     with traced(config, "trace_relation") as done:
         say(f"Everything is in {done.folder.path}")
     return done.folder.path

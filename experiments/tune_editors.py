@@ -1,4 +1,4 @@
-"""Which settings suit which editor? As many tries for each, on the same cases."""
+"""Tunes editors: tries the same number of settings for each, on the same cases."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,18 +10,19 @@ from experiments._command import command, loaded, open_run
 
 @dataclass(frozen=True)
 class Config:
-    """Which editors, on which cases, and how many settings of each are tried."""
+    """Which editors are tuned, on which cases, and how many settings of each are tried."""
 
     model: str = options.model()
     editors: str = "rome,memit,rome@last,w_out,w_o,joint"
-    """Names of kedit.editors, each with settings that are not to be tuned if wanted."""
+    """The editors, comma-separated, each with settings that should stay fixed, as in rome:layer=5."""
     perspective: Literal["entity", "relation"] = "relation"
-    """Which side is edited; only its probes are scored."""
+    """The side that is edited; only the test prompts of this side are scored."""
     tries: int = 8
-    """Settings of each editor; the first are those that it has for the model."""
+    """The number of settings that are tried per editor. The first are its settings for the model."""
     space: str = ""
-    """A JSON file with the values of every field, {"training.clamp": [0.5, 1]}; none: our own."""
-    cases: str = options.cases("Take those to tune on, as split_cases writes them: tune.jsonl.")
+    """A JSON file with the values of each field, as in {"training.clamp": [0.5, 1]}. Empty: kedit's
+    own values."""
+    cases: str = options.cases("Use cases for tuning only: the tune.jsonl of split_cases.")
     limit: int = options.n_cases(16)
     skip: int = options.skip()
     text: str = options.text()
@@ -31,7 +32,7 @@ class Config:
     chunk_tokens: int = options.chunk_tokens()
     prompts_per_kind: int = options.prompts_per_kind(2)
     seed: int = options.seed(
-        "the settings that are tried, the choice of cases, contexts, own text and the bootstrap"
+        "the tried settings, the choice of cases, the contexts, the text of self, and the bootstrap"
     )
     device: str = options.device()
     dtype: str = options.dtype()
@@ -39,7 +40,7 @@ class Config:
 
 
 def run(config: Config) -> Path:
-    """Tries, sums up, draws and prints; what is in the run's folder is not done again."""
+    """Tries settings, draws and prints; finished edits in the run's folder are used again."""
     from experiments._edit_options import to_edit
     from experiments._printing import say, say_unscored, show
     from figures.frontier import of_tuning
@@ -67,23 +68,23 @@ def run(config: Config) -> Path:
         save(tuning(result), folder.path, "tuning")
         save(of_tuning(result), folder.path, "frontier")
         show(result.table(), 180)
-        say("To take them on to other cases:")
+        say("To compare the tuned editors on other cases:")
         file = folder.path / result.FILE
         say(f"python -m experiments.compare_editors --editors {file}")
     return folder.path
 
 
 _EXPLAINED = """\
-tuned.json      each editor with the settings that did best, and all that were tried;
-                compare_editors --editors tuned.json reads it
-tries.csv       every try: its settings, its Score, and the shares that this is made of
+tuned.json      each editor with its best settings, and all settings that were tried;
+                give it to compare_editors as --editors tuned.json
+tries.csv       every try: its settings, its Score, and the shares that the Score combines
 tuning.png, frontier.png (and .pdf)   the figures
 records.jsonl   a line for each case before any edit, and one for each edit of it
 
-The Score is the harmonic mean of what was gained of what there was to gain and of what was kept,
-by success and by magnitude; where that is zero the one by magnitude alone decides, then the mean.
-An edit in trouble (kedit.editing.checks) counts as no edit. The best of several tries looks better
-than it is: what it is worth, other cases tell.
+Score: the harmonic mean of the shares that an edit gained (of what was missing before it) and kept
+(of what was there before it), by success and by magnitude. If the Score of a try is 0, the Score by
+magnitude alone decides, then the plain mean. An edit in trouble (kedit.editing.checks) counts as no
+edit. The best of several tries looks better than it is: measure it on other cases.
 """
 
 
