@@ -32,7 +32,7 @@ EXPLAINED_ONE = f"""\
 EXPLAINED_MANY = f"""\
 {_FILES}report.json        the numbers, with these fields:
 
-{_FIELDS}facts              one entry per fact: its id, its own verdict, and in "rows" every prompt with the
-                   probabilities and the generated text before and after the edit
+{_FIELDS}facts              one entry per fact: its id, its own verdict, and in "rows" every prompt
+                   with probabilities and generated text before and after the edit
 skipped            records of the file that are not in the edit, with the reason
 """

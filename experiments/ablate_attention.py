@@ -14,8 +14,8 @@ class Config:
 
     model: str = options.model()
     tuned: str = ""
-    """The tuned.json of tune_editors --editors w_out,w_o,joint. Empty: the editors' settings for the
-    model."""
+    """The tuned.json of tune_editors --editors w_out,w_o,joint. Empty: the settings that the editors
+    have for the model."""
     perspective: Literal["entity", "relation"] = "relation"
     """The side that is edited."""
     n_random_heads: int = 0
@@ -76,8 +76,8 @@ def run(config: Config) -> Path:
 
 
 _EXPLAINED = """\
-records.jsonl   a line for each case before any edit, and two for each edit of it: as the editor made
-                it ("free"), and scaled down to the norm of the case's smallest edit ("equal")
+records.jsonl   a line for each case before any edit, and two for each edit of it: as the editor
+                made it ("free"), and scaled down to the norm of the case's smallest edit ("equal")
 ablation.json   Scores, the shares that they combine, and paired differences from "both", for all
                 cases and by kind of relation, with 95 % bootstrap intervals over cases
 ablation.csv    the same numbers

@@ -1,4 +1,4 @@
-"""Shows where a relation edit should be written: causal effect, key separation and Score by site."""
+"""Shows where to write a relation edit: causal effect, key separation and Score of each site."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ class Config:
     """The number of neighbours per case from whose keys the edit's keys should differ."""
     prompts_per_kind: int = options.prompts_per_kind(2)
     settings: str = ""
-    """Further settings of the editor joint, as field=value with : between: neighbours=8:weight=3."""
+    """Further settings of the editor joint, separated by colons: neighbours=8:weight=3."""
     best: int = 5
     """The number of sites that are chosen, and of random sites that they are compared with."""
     text: str = options.text()
@@ -32,7 +32,7 @@ class Config:
     chunks: int = options.chunks()
     chunk_tokens: int = options.chunk_tokens()
     seed: int = options.seed(
-        "the choice of cases, neighbours and replacements, contexts, the text of self, and bootstrap"
+        "the choice of cases, neighbours and replacements, contexts, the text of self, bootstrap"
     )
     device: str = options.device()
     dtype: str = options.dtype()
@@ -91,19 +91,19 @@ separation      1 - mean |k C^-1 k'| / sqrt(k C^-1 k * k' C^-1 k') for the keys 
                 the keys k' of its wording with other pairs. 1: an edit at k writes nothing at k';
                 0: both are one direction
 demands apart   the same for the keys after (S, new object) and (S, old object); 0 if they are equal
-Score, mean share   of a joint edit of this site alone. Score: the harmonic mean of the shares gained
-                (add, paraphrase and removal lift) and kept. Mean share: the plain mean of the same
-                shares, each at least -1; it still differs between sites whose Score is 0 because
-                one share is 0. Shares are of success rates: with few cases and prompts many sites
-                tie. Edits in trouble (see compare_editors) count as no edit.
+Score, mean share   of a joint edit of this site alone. Score: the harmonic mean of the shares
+                gained (add, paraphrase and removal lift) and kept. Mean share: the plain mean of
+                the same shares, each counted as at least -1; the Score is 0 wherever one share is
+                0, the mean share still differs there. Shares are of success rates: with few cases
+                and prompts many sites tie. Edits in trouble (see compare_editors) count as no edit.
 
 Heads are rows of W_O: they are traced and their keys are compared, but they are not edited alone.
 
-Rank correlations are Spearman's, over sites. A bootstrap draw is a draw of cases; the numbers of all
-sites are computed again from it. This adds noise, and noise moves correlations towards 0, so an
-interval may lie closer to 0 than the estimate. Every draw chooses the sites with the largest numbers
-anew. The result of the best site is chosen and measured on the same cases: it is an upper bound
-that other cases need not reach.
+Rank correlations are Spearman's, over sites. A bootstrap draw is a draw of cases, from which the
+numbers of all sites are computed again. This adds noise, and noise moves correlations towards 0, so
+an interval may lie closer to 0 than the estimate. Every draw chooses the sites with the largest
+numbers anew. The result of the best site is chosen and measured on the same cases: it is an upper
+bound that other cases need not reach.
 """
 
 

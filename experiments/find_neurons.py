@@ -21,7 +21,7 @@ class Config:
     facts_per_relation: int = 8
     """The most facts per relation, at least 4; 0: all facts."""
     wordings: int = 3
-    """The number of wordings of each fact (all, if it has fewer); the model must answer all right."""
+    """The wordings per fact (all, if it has fewer). The model must answer every one of them right."""
     halves: list[str] = field(default_factory=lambda: ["mlp", "attn"])
     """What is searched: mlp (neurons, the key of W_out), attn (the numbers of all heads' z)."""
     gradient_steps: int = 20
@@ -82,7 +82,7 @@ def run(config: Config) -> Path:
         show(found.scaling_table())
         left_out = found.left_out
         say(
-            f"Left out: {left_out.wrong} facts that the model answers wrongly in too many wordings, "
+            f"Left out: {left_out.wrong} facts that the model gets wrong in too many wordings, "
             f"{left_out.unusable} facts that could not be used (records.jsonl gives the reasons), "
             f"and {len(left_out.relations)} relations with too few other facts."
         )
@@ -96,15 +96,16 @@ records.jsonl   up to three lines for each fact: the wordings that the model ans
 tensors/        positive attributions of each fact, summed by layer (MLP) and by head (attention)
 neurons.json    all numbers by relation, layer and head; 95 % bootstrap intervals over relations
 neurons.csv     every neuron of every relation: half, layer, index, head
-effects.csv     the effects of scaling: neurons of the relation, of other relations, and two controls
+effects.csv     effects of scaling: neurons of the relation, of other relations, and two controls
 *.png, *.pdf    the figures
 
 Attribution: integrated gradients of the probability of the answer's first token over the key of one
 site at the prompt's last token; this site alone is scaled, from zero. The sum over one site is the
 effect of that site. Sums over several sites count shared paths more than once.
 
-The facts of a relation are split in two halves. The neurons that are scaled for a fact were found on
-the other half. "loudest": the same number of other neurons at the same sites, those that write most.
+The facts of a relation are split in two halves. The neurons that are scaled for a fact were found
+on the other half. "loudest": the same number of other neurons at the same sites, those that write
+most.
 """
 
 

@@ -10,7 +10,7 @@ from kedit.data.comparable import require_relations_to_compare
 
 
 def run(config: Config) -> Path:
-    """Traces facts, clusters relations, draws and prints; finished facts in the folder are reused."""
+    """Traces facts, clusters relations, draws and prints; finished facts are used again."""
     from figures.relations import clusters, looks
     from figures.style import save
     from probes.studies.heads_by_relation import compare_heads

@@ -15,7 +15,7 @@ SITES = ["resid_post", "mlp_out", "attn_out", "severed"]
 
 
 def run(config: Config) -> Path:
-    """Traces facts with attention and MLPs restored and severed, and compares the shares by kind."""
+    """Traces facts with modules restored and severed, and compares attention's share by kind."""
     from figures.kinds import attention_shares
     from figures.style import save
     from probes.studies.kinds import compare_kinds

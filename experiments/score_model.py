@@ -17,7 +17,7 @@ class Config:
     say: bool = True
     """Generate text after the prompts, and measure whether it opens with the answer."""
     n_texts: int = 100
-    """The number of cases for which longer texts are generated, for n-gram entropy (slow); 0: none."""
+    """The number of cases with longer generated texts, for their n-gram entropy (slow); 0: none."""
     held_out: str = options.held_out("The text on which the perplexity is measured")
     seed: int = options.seed("the choice of cases, the generated texts, and the bootstrap")
     device: str = options.device()
@@ -69,7 +69,7 @@ def run(config: Config) -> Path:
 
 _EXPLAINED = """\
 records.jsonl   one line per case: every prompt with log-probabilities, ranks and generated text
-measures.json   every metric over all cases and by relation, with 95 % intervals (Wilson's for rates)
+measures.json   every metric over all cases and by relation, with 95 % intervals (rates: Wilson's)
 measures.csv    the same as one table
 start.*, by-relation.*   the figures
 skipped.json    records that could not be used, with the reason

@@ -9,7 +9,7 @@ from experiments._traced import traced
 
 
 def run(config: Config) -> Path:
-    """Traces facts, averages, draws and prints; finished facts in the run's folder are used again."""
+    """Traces facts, averages, draws and prints; finished facts in the folder are used again."""
     with traced(config, "trace_relation") as done:
         say(f"Everything is in {done.folder.path}")
     return done.folder.path

@@ -1,4 +1,4 @@
-"""Trains a MEND for a model: a network that turns the gradient of one edit into the edit."""
+"""Trains MEND for a model: a network that turns the gradient of one edit into the edit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,59 +11,59 @@ from experiments._printing import say, show
 
 @dataclass(frozen=True)
 class Config:
-    """What is practised, which matrices are edited, and how long."""
+    """Which edits MEND trains on, which matrices it edits, and how long it trains."""
 
     model: str = options.model()
     cases: str = "auto"
-    """What is practised on, with commas between: builtin, toy, or files of edits (CounterFact,
-    EasyEdit's, zsRE, rake.jsonl); auto: the toy's own for the toy, else what build_rake made, else
-    builtin."""
+    """The training cases, comma-separated: builtin, toy, or files of edits (CounterFact, EasyEdit's,
+    zsRE, rake.jsonl). auto: toy for the model toy, else the rake.jsonl that build_rake wrote by
+    default, else builtin."""
     exclude: str = ""
-    """Files whose subjects are left out, with commas between: what is scored later."""
+    """Files whose subjects are left out, comma-separated, such as cases that are scored later."""
     perspective: Literal["both", "entity", "relation"] = "both"
-    """Which sides' edits are practised."""
+    """The sides whose edits MEND trains on."""
     removal: bool = False
-    """Relation edits ask for their removal too; no published code does that."""
+    """Relation edits also request the removal; no published code does that."""
     layers: tuple[int, ...] = ()
-    """Whose matrices are edited; none named: the last three."""
+    """The layers whose matrices are edited. Empty: the last three."""
     matrices: str = "W_in,W_out"
-    """Of W_in, W_gate, W_out, W_V, W_O."""
+    """The edited matrices, comma-separated: any of W_in, W_gate, W_out, W_V, W_O."""
     rank: int = 64
-    """Of the network's layers; 1,920 in the published ones."""
+    """The rank of the network's layers; 1,920 in the published networks."""
     rate: float = 2e-4
-    """Of every matrix's edit before training."""
+    """The learning rate in the edit of every matrix, before training changes it."""
     lr: float = 1e-3
-    """Of Adam, for the network; falls to a tenth of it by a cosine."""
+    """Adam's learning rate for the network; a cosine schedule lowers it to a tenth."""
     lr_rate: float = 5e-6
-    """The same, for the rates."""
+    """Adam's learning rate for the rates of the edits; it has the same schedule."""
     edit_weight: float = 0.2
-    """Of the edit's loss against the KL of what should stay (0.1 in the paper)."""
+    """The weight of the edit's loss relative to the KL of text that should stay (0.1 in the paper)."""
     batch: int = 8
-    """Edits that are made side by side, each by itself."""
+    """The number of edits per batch. Each edit is made alone."""
     accumulate: int = 1
-    """Batches to a step of Adam."""
+    """The number of batches per step of Adam."""
     steps: int = 1200
-    """Of Adam, at most."""
+    """The most steps of Adam."""
     validate_every: int = 100
-    """Steps between validations; each writes a checkpoint."""
+    """The number of steps between validations. Each validation writes a checkpoint."""
     patience: int = 500
-    """Steps without a better validation after which training ends."""
+    """Training ends after this many steps without a better validation."""
     n_validate: int = 96
-    """Requests that are validated with; no subject of theirs is trained on."""
+    """The number of requests for validation. MEND does not train on their subjects."""
     locality_text: str = ""
-    """Running text that should stay: a file, hf:NAME, self for what the model says, or "" for
-    kedit's text (the toy: self)."""
-    seed: int = 0
-    """Of the split, of what is drawn, and of the network's start."""
+    """Running text whose likelihoods should stay: a text file, hf:NAME, self for text sampled from
+    the model, or empty for kedit's text (for the toy: self)."""
+    seed: int = options.seed("the split, the drawn batches, and the network's initial weights")
     device: str = options.device()
+    dtype: str = options.dtype("The network and its training are always float32.")
     out: str = options.out("train_mend")
 
 
 def run(config: Config) -> Path:
-    """Trains, validates, saves the best; a run that was stopped goes on from its checkpoint.
+    """Trains and validates MEND and saves the best network; a stopped run resumes its checkpoint.
 
     Raises:
-        InputError: a loss that is NaN or infinite; what was kept stays.
+        InputError: a loss is NaN or infinite. The best network so far and the checkpoint stay.
     """
     from dataclasses import fields, replace
 
@@ -75,11 +75,11 @@ def run(config: Config) -> Path:
     from kedit.studies.mend_requests import SIDES, read_requests
     from kedit.studies.mend_training import Recipe
 
-    require_possible(config, "train_mend")  # in a notebook no command has done so
+    require_possible(config, "train_mend")  # a notebook calls `run` without `command`
     cases = ",".join(cases_source(source, config.model) for source in config.cases.split(","))
     config = replace(config, cases=cases)
-    told = {field.name: getattr(config, field.name) for field in fields(Recipe)}
-    recipe = Recipe(**{**told, "matrices": tuple(config.matrices.split(","))})
+    settings = {field.name: getattr(config, field.name) for field in fields(Recipe)}
+    recipe = Recipe(**{**settings, "matrices": tuple(config.matrices.split(","))})
     sides = SIDES if config.perspective == "both" else (config.perspective,)
     requests = read_requests(
         config.cases, config.model, exclude=config.exclude, sides=sides,
@@ -97,18 +97,18 @@ def run(config: Config) -> Path:
         save(losses(found), folder.path, "training")
         show(found.table())
         size = Path(found.file).stat().st_size / 2**20
-        say(f"{size:.1f} MiB. To compare it: --editors mend:file={found.file}")
+        say(f"The network has {size:.1f} MiB. To use it: --editors mend:file={found.file}")
         say(f"Everything is in {folder.path}")
     return folder.path
 
 
 _EXPLAINED = """\
-mend.safetensors   the network that validated best: compare_editors --editors mend:file=...
-records.jsonl      a line each validation: losses of training since the last one and of validation;
-                   then a line each held-out request, with what the best network does with it
-validation.*       the means of these: .md, .csv and .json
+mend.safetensors   the network with the best validation: --editors mend:file=...
+records.jsonl      a line per validation: the validation losses, and the training losses since the
+                   last one; then a line per held-out request: what its edit by the best network did
+validation.*       means over the held-out requests: .md, .csv and .json
 training.png, .pdf the losses
-checkpoint.safetensors   where training goes on if the same command is given again
+checkpoint.safetensors   the state from which the same command continues the training
 """
 
 

@@ -14,11 +14,11 @@ class Config:
 
     model: str = options.model()
     editors: str = "rome,memit,rome@last,w_out,w_o,joint"
-    """The editors, comma-separated, each with settings that should stay fixed, as in rome:layer=5."""
+    """The editors, comma-separated; settings that are given stay fixed, as in rome:layer=5."""
     perspective: Literal["entity", "relation"] = "relation"
     """The side that is edited; only the test prompts of this side are scored."""
     tries: int = 8
-    """The number of settings that are tried per editor. The first are its settings for the model."""
+    """The number of settings to try per editor. The first are its settings for the model."""
     space: str = ""
     """A JSON file with the values of each field, as in {"training.clamp": [0.5, 1]}. Empty: kedit's
     own values."""
