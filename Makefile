@@ -1,8 +1,8 @@
-# Two commands on a fresh machine with Python >= 3.10: `make trace` and `make test`.
+# On a new machine with Python >= 3.10, `make trace` and `make test` install all that they need.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# every call's types and shapes are checked as it is made, which takes a third of the time again
+# checks types and shapes at every call; the tests then take a third longer
 TYPED = --jaxtyping-packages=kedit,probes,beartype.beartype
 
 .PHONY: trace edit test quick clean

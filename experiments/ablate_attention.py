@@ -14,8 +14,8 @@ class Config:
 
     model: str = options.model()
     tuned: str = ""
-    """The tuned.json of tune_editors --editors w_out,w_o,joint. Empty: the settings that the editors
-    have for the model."""
+    """The tuned.json of tune_editors --editors w_out,w_o,joint. Empty: the settings of these editors
+    for the model."""
     perspective: Literal["entity", "relation"] = "relation"
     """The side that is edited."""
     n_random_heads: int = 0

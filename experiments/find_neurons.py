@@ -21,7 +21,7 @@ class Config:
     facts_per_relation: int = 8
     """The most facts per relation, at least 4; 0: all facts."""
     wordings: int = 3
-    """The wordings per fact (all, if it has fewer). The model must answer every one of them right."""
+    """The wordings per fact (all, if it has fewer). The model must answer each of them right."""
     halves: list[str] = field(default_factory=lambda: ["mlp", "attn"])
     """What is searched: mlp (neurons, the key of W_out), attn (the numbers of all heads' z)."""
     gradient_steps: int = 20

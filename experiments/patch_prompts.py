@@ -1,19 +1,22 @@
-"""Restore every cell between two texts of your own: which layers, tokens and heads matter?
+"""Patches between two texts of your own: shows which layers, tokens and heads carry the answer.
 
-A clean text that the model goes on with an answer, and a corrupted one of as many tokens where it
-does not. Without options it patches a worked example.
+The model continues the clean text with the answer, and the corrupted text, which has as many
+tokens, with something else. The command restores every cell of the corrupted run to its clean
+value, one at a time. Without options it patches a worked example.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from experiments import _options as options
 from experiments._command import command, loaded, open_run
 from experiments._own_metric import function_of
+from experiments._patch_example import settled
 from experiments._printing import say, show
 
-DRAWING = ("metric", "strongest")  # options that change pictures and tables only
+# options that change only figures and tables, or nothing
+OUTSIDE = ("metric", "strongest", "seed")
 KEY = "prompts"  # of the only record
 
 
@@ -23,47 +26,36 @@ class Config:
 
     model: str = options.model()
     clean: str = ""
-    """The text that the answer follows ("": the worked example's)."""
+    """The clean text, which the model continues with the answer. Empty: that of the worked
+    example."""
     corrupted: list[str] = field(default_factory=list)
-    """A text of as many tokens as the clean one, which the answer does not follow; or several,
-    whose scores are averaged (none: the worked example's)."""
+    """A text with as many tokens as the clean text, which the model does not continue with the
+    answer; or several, whose scores are averaged. Empty: that of the worked example."""
     answer: str = ""
-    """What the clean text goes on with ("": the worked example's, if its text is patched)."""
+    """The answer after the clean text. Empty: that of the worked example, if its text is used."""
     foil: str = ""
-    """What the answer is held against ("": what the corrupted text goes on with instead)."""
+    """The answer that the metric logit_diff compares with. Empty: what the model says after the
+    corrupted text."""
     own_metric: str = ""
-    """A score of your own in the place of an answer: FILE.py:FUNCTION, a function from the logits
-    of the last position [row, d_vocab] to one number a row. The file is run."""
-    metric: Literal["prob", "logprob", "logit_diff"] = "prob"
-    """Which score the figures and the table show; all three are measured. A score of your own is
-    shown by itself."""
-    sites: list[str] = field(default_factory=lambda: ["resid_post", "mlp_out", "attn_out", "z"])
-    """Any of resid_post mlp_out attn_out z severed."""
+    """A score of your own instead of an answer, as FILE.py:FUNCTION. The function receives the
+    logits of the last position [row, d_vocab] and returns one number per row. The file is run."""
+    metric: Literal["prob", "logprob", "logit_diff"] = options.metric(
+        "With --own-metric, only that score is measured and shown."
+    )
+    sites: list[str] = options.sites(("resid_post", "mlp_out", "attn_out", "z"))
     window: int = 1
-    """Layers of MLP or attention outputs restored together; 10 as in the papers."""
+    """The number of adjacent layers whose MLP or attention outputs are restored together; 10 in the
+    papers."""
     strongest: int = 5
-    """How many cells of each site the table shows."""
+    """The number of cells of each site that the table shows, the strongest first."""
+    seed: int = options.unused(0, "draws nothing")
     device: str = options.device()
     dtype: str = options.dtype()
     out: str = options.out("patch_prompts")
 
 
-EXAMPLE = Config(
-    clean="When John and Mary went to the store, John gave a drink to",
-    corrupted=["When John and Mary went to the store, Mary gave a drink to"],
-    answer="Mary",
-    foil="John",
-)
-TOY_EXAMPLE = Config(
-    clean="The birthplace of Ada Alder is",
-    corrupted=["The birthplace of Inés Ironwood is"],
-    answer="Corum",
-    foil="Brock",
-)
-
-
 def run(config: Config) -> Path:
-    """Patches, draws and prints; what is in the run's folder is not done again."""
+    """Patches, draws and prints; finished sweeps in the run's folder are used again."""
     from figures.prompts import head_maps
     from figures.style import save
     from kedit.results.prompts import PromptTrace
@@ -72,12 +64,13 @@ def run(config: Config) -> Path:
     from probes.trace import patches_at
 
     config = settled(config)
-    restored, own = patches_at(config.sites, config.window), function_of(config.own_metric)
-    with open_run("patch_prompts", config, DRAWING) as folder:
+    patches, own = patches_at(config.sites, config.window), function_of(config.own_metric)
+    with open_run("patch_prompts", config, OUTSIDE) as folder:
+        folder.write("README.txt", _EXPLAINED)
         if KEY not in folder.records:
             found = patch_prompts(
                 loaded(config, folder), config.clean, config.corrupted, config.answer, config.foil,
-                own, restored,
+                own, patches,
             )  # fmt: skip
             folder.add(KEY, found.to_record(), found.tensors())
         trace = PromptTrace.from_record(folder.records[KEY], folder.tensors(KEY))
@@ -94,25 +87,14 @@ def run(config: Config) -> Path:
     return folder.path
 
 
-def settled(config: Config) -> Config:
-    """`config` with all that it leaves out: the worked example's texts, or nothing of them.
-
-    Raises:
-        InputError: one of the two texts is there, and not the other.
-    """
-    from kedit.errors import InputError
-
-    clean, corrupted = config.clean.strip(), [text for text in config.corrupted if text.strip()]
-    if bool(clean) != bool(corrupted):
-        lacking = "--corrupted" if clean else "--clean"
-        raise InputError(f"{lacking}: a clean text and a corrupted one are wanted, got one of them")
-    if clean:
-        return config
-    example = TOY_EXAMPLE if config.model == "toy" else EXAMPLE
-    config = replace(config, clean=example.clean, corrupted=example.corrupted)
-    if config.answer or config.own_metric:
-        return config
-    return replace(config, answer=example.answer, foil=config.foil or example.foil)
+_EXPLAINED = """\
+records.jsonl   one record: both texts, their tokens, the scored tokens, and the clean score
+tensors/        the scores of all restored cells, and of the corrupted run
+table.csv       the indirect effect of every cell (site, layer, position, head), with each metric:
+                the score of the restored run minus that of the corrupted run
+table.md        the strongest cells of each site, as the command prints them
+map-*.png, heads.png (and .pdf)   the figures: effects by token and layer, and by head
+"""
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ class Config:
 
     model: str = options.model()
     cases: str = "auto"
-    """The training cases, comma-separated: builtin, toy, or files of edits (CounterFact, EasyEdit's,
+    """The training cases, comma-separated: builtin, toy, or files of edits (CounterFact, EasyEdit,
     zsRE, rake.jsonl). auto: toy for the model toy, else the rake.jsonl that build_rake wrote by
     default, else builtin."""
     exclude: str = ""
@@ -37,7 +37,7 @@ class Config:
     lr_rate: float = 5e-6
     """Adam's learning rate for the rates of the edits; it has the same schedule."""
     edit_weight: float = 0.2
-    """The weight of the edit's loss relative to the KL of text that should stay (0.1 in the paper)."""
+    """The weight of the edit's loss against the KL of text that should stay (paper: 0.1)."""
     batch: int = 8
     """The number of edits per batch. Each edit is made alone."""
     accumulate: int = 1
