@@ -14,7 +14,7 @@ class Config:
 
     model: str = options.model()
     tuned: str = ""
-    """The tuned.json of tune_editors --editors w_out,w_o,joint. Empty: the settings of these editors
+    """The tuned.json of tune_editors --editors w_out,w_o,joint. Empty: the settings that kedit has
     for the model."""
     perspective: Literal["entity", "relation"] = "relation"
     """The side that is edited."""

@@ -120,9 +120,9 @@ def test_a_stopped_run_goes_on_with_what_is_missing(run: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"n_random_heads": 4}, "--n-random-heads 4: fewer than a layer's 4 are wanted"),
+        ({"n_random_heads": 4}, "--n-random-heads 4: must be less than the 4 heads"),
         ({"tuned": "nothing.json"}, "--tuned nothing.json: there is no such file"),
-        ({"skip": 10**6}, "--skip 1000000 leaves none of the"),
+        ({"skip": 10**6}, "--skip 1000000: no case is left to edit"),
     ],
 )
 def test_what_cannot_be_run_is_refused(changed: dict, message: str, tmp_path: Path) -> None:

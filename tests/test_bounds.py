@@ -76,23 +76,43 @@ def test_words_are_those_that_the_code_knows() -> None:
 @pytest.mark.parametrize(
     ("experiment", "options", "message"),
     [
-        ("choose_sites", {"n_neighbours": 0}, "--n-neighbours 0: a number of at least 1 is wanted"),
+        ("choose_sites", {"n_neighbours": 0}, "--n-neighbours 0: must be a number of at least 1"),
         (
             "choose_sites",
             {"positions": ["last", "first"]},
-            "--positions first: one of subject_last",
+            "--positions first: must be one of subject_last",
         ),
-        ("choose_sites", {"layers": [2, -1]}, "--layers -1: a number of at least 0 is wanted"),
-        ("train_mend", {"matrices": "W_in,W_up"}, "--matrices W_up: one of W_in W_gate"),
-        ("train_mend", {"batch": 0}, "--batch 0: a number of at least 1 is wanted"),
-        ("train_mend", {"lr": 2.0}, "--lr 2.0: a number above 0 and of at most 1 is wanted"),
-        ("find_neurons", {"threshold": 1.0}, "--threshold 1.0: a number of at least 0 and below 1"),
-        ("find_neurons", {"halves": []}, "--halves: at least one is wanted"),
-        ("split_cases", {"validate": -1}, "--validate -1: a number of at least 0 is wanted"),
-        ("compare_editors", {"chunk_tokens": 1}, "--chunk-tokens 1: a number of at least 2"),
-        ("trace_relation", {"metric": "odds"}, "--metric odds: one of prob logprob logit_diff"),
-        ("trace_relation", {"dtype": "int8"}, "--dtype int8: one of float32 float64 bfloat16"),
-        ("trace_relation", {"screen": float("nan")}, "--screen nan: a number between 0 and 1"),
+        ("choose_sites", {"layers": [2, -1]}, "--layers -1: must be a number of at least 0"),
+        ("train_mend", {"matrices": "W_in,W_up"}, "--matrices W_up: must be one of W_in W_gate"),
+        ("train_mend", {"batch": 0}, "--batch 0: must be a number of at least 1"),
+        ("train_mend", {"lr": 2.0}, "--lr 2.0: must be a number above 0 and of at most 1"),
+        (
+            "find_neurons",
+            {"threshold": 1.0},
+            "--threshold 1.0: must be a number of at least 0 and below 1",
+        ),
+        ("find_neurons", {"halves": []}, "--halves: at least one value is needed"),
+        ("split_cases", {"validate": -1}, "--validate -1: must be a number of at least 0"),
+        (
+            "compare_editors",
+            {"chunk_tokens": 1},
+            "--chunk-tokens 1: must be a number of at least 2",
+        ),
+        (
+            "trace_relation",
+            {"metric": "odds"},
+            "--metric odds: must be one of prob logprob logit_diff",
+        ),
+        (
+            "trace_relation",
+            {"dtype": "int8"},
+            "--dtype int8: must be one of float32 float64 bfloat16",
+        ),
+        (
+            "trace_relation",
+            {"screen": float("nan")},
+            "--screen nan: must be a number between 0 and 1",
+        ),
     ],
 )
 def test_an_option_out_of_its_bounds_is_named(

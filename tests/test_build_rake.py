@@ -108,7 +108,7 @@ def test_the_folder_is_named_after_the_source(tmp_path: Path, monkeypatch) -> No
     [
         ({"source": "a.jsonl", "edits": "b.jsonl"}, "give one of them"),
         ({"source": "nothing.jsonl"}, "nothing.jsonl: cannot be read"),
-        ({"limit": -1}, "--limit -1: a number of at least 0 is wanted"),
+        ({"limit": -1}, "--limit -1: must be a number of at least 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict, message: str) -> None:

@@ -239,7 +239,7 @@ def test_a_bad_record_costs_only_itself(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"positions": ["first"]}, "--positions first: one of subject_last"),
+        ({"positions": ["first"]}, "--positions first: must be one of subject_last"),
         ({"layers": [1, 4]}, "--layers 1 4: toy has layers 0 to 3"),
         ({"n_neighbours": 0}, "--n-neighbours 0"),
         ({"settings": "nonsense=1"}, "Joint has no 'nonsense'"),

@@ -283,7 +283,7 @@ def test_editors_are_split_at_commas_outside_of_brackets_and_quotation_marks() -
     ("changed", "message"),
     [
         ({"editors": "rome,nome"}, "there is no editor 'nome'"),
-        ({"editors": " , "}, "no editor is told"),
+        ({"editors": " , "}, "--editors: no editor is given"),
         ({"skip": 10_000}, "--skip 10000"),
     ],
 )

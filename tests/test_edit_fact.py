@@ -306,7 +306,7 @@ def test_a_prompt_may_spell_its_subject_out() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt": "{} and {} are"}, r"--prompt: one {} is wanted, where the subject stands, got"),
+        ({"prompt": "{} and {} are"}, r"--prompt: must have one {}, in place of the subject, got"),
         ({"prompt": "Mozart was born in"}, r"the subject 'Ada Alder' is not in 'Mozart.*; put {}"),
         (
             {"paraphrases": ["It is"]},
@@ -320,7 +320,7 @@ def test_a_prompt_may_spell_its_subject_out() -> None:
         ({"editor": "ft", "text": "x.txt"}, r"text='x.txt' \(--text\): the editor ft reads no"),
         (
             {"prompt": "{} was born in", "perspective": "relation"},
-            r"--perspective relation needs --relation",
+            r"--perspective relation needs the relation's name",
         ),
         ({"target": "corum"}, r"says 'corum' already after 'The birthpl.*with probability \d"),
         ({"old": "Delft"}, r"'Delft' is what the fact says already"),

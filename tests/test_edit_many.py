@@ -180,7 +180,7 @@ def test_a_file_of_facts_is_edited_saved_and_told(
     assert Edit.load(folder / "edit.safetensors").deltas
     assert found["perplexity"]["before"] > 0
     for options, message in (
-        ({"subject": "Ada Alder"}, "tells what is edited: leave out --subject"),
+        ({"subject": "Ada Alder"}, "already gives the facts to edit: leave out --subject"),
         ({"facts": str(written(tmp_path, BAD, name="g.jsonl"))}, "none of the records of .*g.json"),
     ):
         with pytest.raises(InputError, match=message):

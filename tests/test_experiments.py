@@ -135,7 +135,7 @@ def test_nan_is_null_in_json_empty_in_csv_and_nothing_in_a_record(tmp_path: Path
 def test_an_option_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
     config = replace(TOY, screen=value, out=str(tmp_path / "run"))
     with (
-        pytest.raises(InputError, match=f"--screen {value}: a number between 0 and 1 is wanted"),
+        pytest.raises(InputError, match=f"--screen {value}: must be a number between 0 and 1"),
         open_run("x", config),
     ):
         pass
@@ -268,16 +268,16 @@ def test_options_for_drawing_do_not_make_another_run(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--model", "no-such-model"], "unknown model 'no-such-model'"),
-        (["--model", "toy", "--sites", "elbow"], "--sites elbow: one of resid_post"),
+        (["--model", "toy", "--sites", "elbow"], "--sites elbow: must be one of resid_post"),
         (["--model", "toy", "--by", "noise", "--noise", "loud"], "noise 'loud'"),
         (["--model", "toy", "--relations", "²"], "no facts of the relation '²'; there are"),
         (["--model", "toy", "--relations", "9" * 5000], "no facts of the relation '999"),
-        (["--samples", "0"], "--samples 0: a number of at least 1 is wanted"),
-        (["--samples", "-2"], "--samples -2: a number of at least 1 is wanted"),
-        (["--seed", "-5"], "--seed -5: a number between 0 and"),
-        (["--limit", "-1"], "--limit -1: a number of at least 0 is wanted"),
-        (["--screen", "1.5"], "--screen 1.5: a number between 0 and 1 is wanted"),
-        (["--sites"], "--sites: at least one is wanted"),
+        (["--samples", "0"], "--samples 0: must be a number of at least 1"),
+        (["--samples", "-2"], "--samples -2: must be a number of at least 1"),
+        (["--seed", "-5"], "--seed -5: must be a number between 0 and"),
+        (["--limit", "-1"], "--limit -1: must be a number of at least 0"),
+        (["--screen", "1.5"], "--screen 1.5: must be a number between 0 and 1"),
+        (["--sites"], "--sites: at least one value is needed"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(
@@ -293,7 +293,7 @@ def test_what_a_user_can_mend_is_one_line(
 
 def test_options_out_of_bounds_are_refused_in_a_notebook_too(tmp_path: Path) -> None:
     with (
-        pytest.raises(InputError, match="--samples 0: a number of at least 1 is wanted"),
+        pytest.raises(InputError, match="--samples 0: must be a number of at least 1"),
         open_run("x", replace(TOY, out=str(tmp_path), samples=0)),
     ):
         pass

@@ -260,7 +260,7 @@ def test_halves_are_searched_under_one_threshold(searched: dict[str, Sequence[Se
     ("config", "message"),
     [
         (Config(halves=["elbow"]), "--halves elbow: one of mlp attn is wanted"),
-        (Config(halves=[]), "--halves: at least one is wanted"),
+        (Config(halves=[]), "--halves: at least one value is needed"),
         (Config(facts_per_relation=3), "--facts-per-relation 3: at least 4 facts"),
     ],
 )

@@ -38,9 +38,11 @@ def test_a_file_without_a_relation_side_is_edited_from_the_other(
     assert chosen(file, ("entity",)).sides == ["entity"]
     assert not capsys.readouterr().out  # that was asked for
     for side in ("relation", "together"):
-        with pytest.raises(InputError, match="has a relation side, .* a field 'relation' has it"):
+        with pytest.raises(InputError, match="has a relation side, .* in a field 'relation'"):
             chosen(file, (side,))
-    with pytest.raises(InputError, match="--skip 2 leaves none of the 2 cases of .*f.jsonl"):
+    with pytest.raises(
+        InputError, match="--skip 2: no case is left to edit, because .*f.jsonl has 2"
+    ):
         chosen(file, skip=2)
 
 

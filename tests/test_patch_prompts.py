@@ -241,9 +241,9 @@ def test_the_command_takes_a_metric_of_ones_own(tmp_path: Path):
     assert set(table.metric) == {"margin"} and table.effect.abs().max() > 0
     with pytest.raises(InputError, match="has no function 'other'"):
         command.run(replace(config, own_metric=f"{file}:other"))
-    with pytest.raises(InputError, match="no file is 'none.py'"):
+    with pytest.raises(InputError, match="there is no file 'none.py'"):
         command.run(replace(config, own_metric="none.py:margin"))
-    with pytest.raises(InputError, match="--corrupted: a clean text and a corrupted one"):
+    with pytest.raises(InputError, match="--corrupted: a text is needed, because --clean is given"):
         command.run(replace(config, clean=CLEAN))
 
 

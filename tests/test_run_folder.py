@@ -348,7 +348,7 @@ def test_a_folder_that_is_a_file_is_told_in_a_line(
     with pytest.raises(SystemExit) as end:
         command(Config, trace_relation.run)
     (line,) = str(end.value).splitlines()
-    assert line == f"error: --out {out}: {tmp_path / 'file'} is a file, and a folder is wanted"
+    assert line == f"error: --out {out}: {tmp_path / 'file'} is a file, but a folder is needed"
 
 
 def test_a_full_disk_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +414,7 @@ def test_what_ctrl_c_ends_has_the_shells_exit_status(
     with pytest.raises(SystemExit) as end:
         command(Config, interrupted)
     assert end.value.code == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command continues from there" in capsys.readouterr().err
 
 
 def test_a_run_notes_the_commit_where_there_is_one(tmp_path: Path) -> None:
