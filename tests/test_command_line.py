@@ -1,10 +1,11 @@
-"""The command line of every command: shared options, help, renamed options, and how much is said."""
+"""The command line of every command: shared options, help, renamed options, --quiet, --verbose."""
 
 import importlib
 import json
 import logging
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -158,9 +159,10 @@ def test_quiet_prints_tables_and_errors_alone_and_verbose_more(
 def test_silence_shows_no_progress(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(room, "AFTER", 0.0)
+    monkeypatch.setattr(room, "AFTER", 0.01)
+    monkeypatch.setattr(room, "EVERY", 0.01)
     for silent in (True, False):
-        with room.silence() if silent else room.starting(""), room.progress("facts") as bars:
+        with room.silence() if silent else nullcontext(), room.progress("facts") as bars:
             bars.add_task("tracing", total=2)
             time.sleep(0.3)
         assert ("tracing" in capsys.readouterr().err) != silent
