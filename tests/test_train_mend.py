@@ -24,6 +24,7 @@ from kedit.editors.sides import Sides
 from kedit.errors import InputError
 from kedit.journal import Journal
 from kedit.models import toy as toy_module
+from kedit.models.load import prepare
 from kedit.results.mend import HeldOutRate, Loss, TrainedMend
 from kedit.run_folder import RunFolder
 from kedit.stats import Interval
@@ -482,3 +483,23 @@ def test_the_toys_is_trained_when_it_is_asked_for_and_then_kept(
     assert both.entity(toy, [CASES[0].entity]).deltas
     monkeypatch.setattr(mend_training, "train", None)  # not called
     assert toy_mend_module.trained_for_toy(MEND(), toy, "toy") == both.entity
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_of_any_dtype_is_trained_for_by_a_network_in_float32(
+    toy: HookedTransformer, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    recipe = replace(SHORT, steps=2)
+    other = prepare(*toy_module.model(dtype))
+    read_from, losses_of = [], []
+    for name, model in (("float32", toy), ("other", other)):
+        trained(recipe, model, tmp_path / name)
+        records = RunFolder(tmp_path / name).records
+        losses_of.append(records["2"]["training"])
+        network = mend_training.started(model, practice_of(model, REQUESTS, text=TEXT), recipe)[0]
+        read_from.append({value.dtype for value in network.state_dict().values()})
+    assert read_from == [{torch.float32}] * 2
+    assert losses_of[1] == pytest.approx(losses_of[0], rel=0.05, abs=1e-3)
+    with MEND(str(tmp_path / "other" / NAME))(other, [CASES[0].entity]).applied(other):
+        assert {value.dtype for value in other.state_dict().values()} >= {dtype}
