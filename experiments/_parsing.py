@@ -31,7 +31,7 @@ class _Formatter(simple_parsing.SimpleHelpFormatter):
 
 
 def parsed(config_class: type, default: Any, description: str | None) -> Parsed:
-    """The options on the command line; exits where one does not exist or has no value of its type.
+    """Reads the options; exits if an option does not exist or its value has the wrong type.
 
     Args:
         default: a configuration with this command's defaults, where they are not the class's.

@@ -99,5 +99,7 @@ tensors/       the scores of each fact (metric x layer x position [x head]): res
 skipped.json   records of the file of facts that cannot be used, with the reason
 averages.json  the numbers of the figures: average effects by bucket of positions, with intervals
 table.csv      the same numbers as one table
+heads.*        only patch_heads: which heads each relation uses, and how relations compare
+kinds.*        only relation_kinds: attention's share of recall by kind of relation
 *.png, *.pdf   the figures
 """
