@@ -42,7 +42,8 @@ def test_clean_prose_is_kept_up_to_its_last_whole_sentence(toy: HookedTransforme
     ("added", "why"),
     [
         (" See www.bread.org.", "contains 'www.'"), (" Write to a@b.c.", "contains '@'"),
-        (" Call 0123 456 789.", "contains '0123 456 789'"), (" Copyright 1999.", "contains 'Copyright'"),
+        (" Call 0123 456 789.", "contains '0123 456 789'"),
+        (" Copyright 1999.", "contains 'Copyright'"),
         (" It is <b>bold</b>.", "contains '<'"), (" Der Fluß heißt Рейн.", "contains 'Р'"),
         (" x = 3.", "contains '='"),
     ],

@@ -39,7 +39,7 @@ def config_of(experiment: str, **options: Any) -> Any:
         ("trace_relation", {"by": "noise", "noise": "loud"}, "noise 'loud'"),
         ("trace_relation", {"window": 100}, "--window 100: toy has 4 layers; .* at most 10"),
         ("trace_relation", {"device": "mps"}, "--device mps: kedit computes on cpu and cuda only"),
-        ("trace_relation", {"device": "gpu"}, "--device gpu: auto, cpu, cuda or cuda:1 is wanted"),
+        ("trace_relation", {"device": "gpu"}, "--device gpu: must be auto, cpu, cuda or cuda:1"),
         ("trace_relation", {"out": "README.md/run"}, "--out .*: README.md is a file, but a folder"),
         ("train_mend", {"cases": "toy,no.json"}, "--cases no.json: there is no such file"),
         ("train_mend", {"exclude": "no.json"}, "--exclude no.json: there is no such file"),

@@ -39,7 +39,7 @@ class Skipped:
         return f"{self.location}: {self.reason}"
 
     def to_record(self) -> dict[str, str]:
-        """Returns the record for one line of JSON; "place" is the published name of the location."""
+        """Returns the record for a line of JSON, where the location is called "place"."""
         return {"place": self.location, "reason": self.reason, "id": self.id}
 
 

@@ -118,12 +118,13 @@ class Hypernetwork(nn.Module):
         """Returns the edit for the gradient's factors."""
         changes: dict[LinearMap, RowChange] = {}
         numbers: dict[tuple[int, int], int] = {}
-        for place, (one, shape) in enumerate(self.widths.items()):
-            own = numbers[shape] = numbers.get(shape, -1) + 1
-            mean, std = getattr(self, f"mean_{place}"), getattr(self, f"std_{place}")
-            z = (torch.cat(factors[one][:2], 1).float() - mean) / std  # of any model's dtype
-            for layer in self.networks[_named(shape)]:  # pyright: ignore
-                z = layer(z, own)
+        for number, (matrix, shape) in enumerate(self.widths.items()):
+            map_index = numbers[shape] = numbers.get(shape, -1) + 1
+            mean, std = getattr(self, f"mean_{number}"), getattr(self, f"std_{number}")
+            # the network is float32, whatever the model's dtype is
+            z = (torch.cat(factors[matrix][:2], 1).float() - mean) / std
+            for layer in self.networks[_shape_name(shape)]:  # pyright: ignore
+                z = layer(z, map_index)
             read, slope = z.split(shape, 1)
             # minus, so that the untrained network's edit decreases the loss
             changes[matrix] = RowChange(-self.rates[number] * read, slope, factors[matrix].row)

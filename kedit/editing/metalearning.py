@@ -125,15 +125,16 @@ def _recited_edited(
     read: dict[tuple[int, str], Tensor] = {}
     by_point = {(matrix.layer, matrix.written_at(model)): matrix for matrix in changes}
 
-    def changed(layer: int, part: str, there: Tensor) -> Tensor:
-        """What is written, with what the edit adds to it."""
-        one = by_place.get((layer, part))
-        if one is None:
-            return there
-        change, keys = changes[one], read[layer, READ_AT[one.name]]
-        # the network and its edits are float32, whatever the model's dtype is
-        met = (keys.reshape(len(own), -1).float() @ change.left.T) * (own[:, None] == change.row)
-        return there + (met @ change.right).view(there.shape).to(there.dtype)
+    def changed(layer: int, part: str, act: Tensor) -> Tensor:
+        """Returns what the matrix writes, plus what the edit adds to it."""
+        matrix = by_point.get((layer, part))
+        if matrix is None:
+            return act
+        change, keys = changes[matrix], read[layer, READ_AT[matrix.name]]
+        # zero for the factors of other exercises' edits; float32, whatever the model's dtype is
+        coefficients = keys.reshape(len(exercises), -1).float() @ change.left.T
+        coefficients = coefficients * (exercises[:, None] == change.row)
+        return act + (coefficients @ change.right).view(act.shape).to(act.dtype)
 
     def write(layer: int, part: Part, act: Tensor) -> Tensor:
         read[layer, part] = act

@@ -32,7 +32,7 @@ class Built:
 
     def skipped_lines(self) -> str:
         """Returns `skipped` as JSON Lines."""
-        lines = (json.dumps(vars(record), ensure_ascii=False) for record in self.skipped)
+        lines = (json.dumps(record.to_record(), ensure_ascii=False) for record in self.skipped)
         return "".join(f"{line}\n" for line in lines)
 
 
