@@ -176,15 +176,15 @@ def test_a_compiled_model_is_refused_with_what_to_pass(
 @pytest.mark.parametrize(
     ("told", "wanted"),
     [
-        ("kn:steps=0", "kn:steps=0: a number of at least 1"),
-        ("kn:threshold=-1", "kn:threshold=-1.0: a number between 0 and 1"),
-        ("ft:lr=-1", "ft:lr=-1.0: a number above 0"),
-        ("ft:batch=0", "ft:batch=0: a number of at least 1"),
-        ("ft+l:bound=-0.1", "ft:bound=-0.1: a number of at least 0"),
-        ("rome:n_tokens=-5", "rome:n_tokens=-5: a number of at least 0"),
-        ("rome:training.steps=0", "training:steps=0: a number of at least 1"),
-        ("memit:weight=0", "memit:weight=0.0: a number above 0"),
-        ("joint:null_space=2", "joint:null_space=2.0: a number between 0 and 1"),
+        ("kn:steps=0", "kn:steps=0: must be a number of at least 1"),
+        ("kn:threshold=-1", "kn:threshold=-1.0: must be a number between 0 and 1"),
+        ("ft:lr=-1", "ft:lr=-1.0: must be a number above 0"),
+        ("ft:batch=0", "ft:batch=0: must be a number of at least 1"),
+        ("ft+l:bound=-0.1", "ft:bound=-0.1: must be a number of at least 0"),
+        ("rome:n_tokens=-5", "rome:n_tokens=-5: must be a number of at least 0"),
+        ("rome:training.steps=0", "training:steps=0: must be a number of at least 1"),
+        ("memit:weight=0", "memit:weight=0.0: must be a number above 0"),
+        ("joint:null_space=2", "joint:null_space=2.0: must be a number between 0 and 1"),
     ],
 )
 def test_a_setting_out_of_its_bounds_is_refused_however_it_is_made(told: str, wanted: str):

@@ -325,7 +325,7 @@ def test_lost_or_damaged_tensors_have_their_record_made_again(
     folder.add("a", {"score": 1.0}, {"effect": torch.ones(3)})
     assert set(reopened(tmp_path).records) == {"a", "b"}
     HARMS[harm](tmp_path / "tensors" / "a.safetensors")
-    with pytest.raises(InputError, match="lost or damaged: the same command, given again, makes"):
+    with pytest.raises(InputError, match="lost or damaged: run the same command again"):
         folder.tensors("a")
 
 
