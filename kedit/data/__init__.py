@@ -1,6 +1,6 @@
 """Reads facts and edit cases, from kedit's own data or from a file in any supported format.
 
-Each module here reads one data set or file format. `load_facts` and `load_cases` recognise the
+Most modules here parse one data set or file format. `load_facts` and `load_cases` recognise the
 format by the fields of the records.
 """
 

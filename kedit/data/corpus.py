@@ -3,7 +3,7 @@
 Documents are packed: they follow one another, separated by new lines, and are cut into chunks.
 
     document 1 | document 2 | document 3 ...    (| is a new line)
-    [ chunk 0 ][ chunk 1 ][ chunk 2 ][ chunk 3  (all of the same number of tokens)
+    [ chunk 0 ][ chunk 1 ][ chunk 2 ] ...       (all of the same number of tokens)
 
 There is no end token between documents, since an edit needs to spare words only: the key of an end
 token would enter the statistics of keys.

@@ -18,9 +18,8 @@ EXPECTED = {
     dict: "an object",
     list: "a list",
 }
-HALF_PAIR = re.compile(
-    r"[\ud800-\udfff]"
-)  # a lone surrogate: valid in JSON, but no tokenizer or UTF-8 file accepts it
+# a lone surrogate: valid in JSON, but no tokenizer or UTF-8 file accepts it
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 
 
 class MissingField(RecordError):
@@ -39,7 +38,7 @@ class Skipped:
         return f"{self.location}: {self.reason}"
 
     def to_record(self) -> dict[str, str]:
-        """Returns the record for a line of JSON, where the location is called "place"."""
+        """Returns a record for one line of JSON, in which the location is called "place"."""
         return {"place": self.location, "reason": self.reason, "id": self.id}
 
 
