@@ -1,4 +1,4 @@
-"""Trains a MEND for a model, and measures it on requests that it never saw.
+"""Trains a MEND for a model, and measures it on held-out requests.
 
 requests = requests_for(load_cases("cases.jsonl"))
 trained = train_mend(model, requests, Recipe(rank=16, steps=200))
@@ -28,10 +28,10 @@ from kedit.studies.mend_practice import Practice, practice_of
 from kedit.studies.mend_requests import Material, Requests, Said
 from kedit.studies.mend_training import Recipe, train
 
-STAYS = "neighbours"  # prompts where the likeliest next token should stay
+NEIGHBOURS = "neighbours"  # kind of prompts whose likeliest next token should stay
 
 
-# seven parameters: what is trained on, how, and where it is kept
+# seven parameters: what the MEND is trained on, how, and the journal
 def train_mend(
     model: HookedTransformer,
     requests: Requests,
@@ -42,13 +42,17 @@ def train_mend(
     seed: int = 0,
     journal: Journal | None = None,
 ) -> TrainedMend:
-    """Trains, validates, keeps the best network, and edits every held-out request with it.
+    """Trains a MEND, keeps the network that validates best, and edits held-out requests with it.
 
     Args:
-        locality_text: running text that should stay: a file, hf:NAME, self, or "" for kedit's text.
-        removal: relation edits ask for their removal too; no published code does that.
-        seed: of what is drawn, and of the network's start.
-        journal: a training that was stopped goes on from its checkpoint.
+        requests: requests to train on, and held-out requests; see `requests_for`.
+        recipe: which matrices the MEND edits, and how it is trained.
+        locality_text: running text whose predictions should stay: a file, hf:NAME, self (text that
+            the model writes), or "" for kedit's text.
+        removal: whether relation edits also make their removals; no published code does this.
+        seed: seed of the drawn exercises and of the network's initial weights.
+        journal: keeps the checkpoint of the training, from which an interrupted training continues,
+            and the results on held-out requests.
 
     Raises:
         InputError: a loss is NaN or infinite; the text, or all requests, cannot be read; or the
@@ -67,51 +71,63 @@ def train_mend(
     )
     practice = practice_of(model, requests, text=locality_text, removal=removal, seed=seed)
     name = name_of(model)
-    told = {"text": corpus_of(name, locality_text, seed).name, "removal": removal, "seed": seed}
-    train(model, practice, recipe, journal, {"model": name, **requests.about, **told})
+    text = corpus_of(name, locality_text, seed).name
+    settings = {"text": text, "removal": removal, "seed": seed}
+    train(model, practice, recipe, journal, {"model": name, **requests.about, **settings})
     skipped = dict(practice.skipped)
-    rates = tuple(_rates(_tried(model, practice, journal, skipped)))
+    rates = tuple(_rates(_held_out_records(model, practice, journal, skipped)))
     steps = sorted(int(key) for key in journal.records if key.isdigit())
-    found = {step: journal.records[str(step)] for step in steps}
+    validations = {step: journal.records[str(step)] for step in steps}
     file = journal.file(NAME)
     return TrainedMend(
         name, seed, len(practice.train), len(practice.held_out),
         best=int(read_hypernetwork(file)[1].recipe["trained for"]),
         n_steps=steps[-1],
-        training=tuple(Loss(at, **one["training"]) for at, one in found.items() if one["training"]),
+        training=tuple(
+            Loss(step, **record["training"])
+            for step, record in validations.items()
+            if record["training"]  # before the first step there are no losses of training
+        ),
         validation={
-            side: tuple(Loss(step, **one["validation"][side]) for step, one in found.items())
-            for side in found[steps[0]]["validation"]
+            side: tuple(
+                Loss(step, **record["validation"][side]) for step, record in validations.items()
+            )
+            for side in validations[steps[0]]["validation"]
         },
         rates=rates, skipped=skipped, file=str(file),
     )  # fmt: skip
 
 
-def _tried(
+def _held_out_records(
     model: HookedTransformer, practice: Practice, journal: Journal, skipped: dict[str, str]
 ) -> list[Record]:
-    """What the kept network does with each held-out request; `skipped` gets what it cannot edit."""
+    """Edits each held-out request with the best network, and returns what the edits do.
+
+    Args:
+        skipped: the requests that cannot be edited are added here, with the reasons.
+    """
     edits = MEND(str(journal.file(NAME)), removal=practice.removal).on(model)
 
-    def tried(one: Material) -> Record:
-        demand = one.request.demands[0]
+    def measured(material: Material) -> Record:
+        demand = material.request.demands[0]
         prompts = {
             "own prompt": [Said(demand.fact.prompt, demand.target)],
-            "other wordings": one.wordings,
+            "other wordings": material.wordings,
         }
         before = _preferred(model, prompts, demand.fact.object)
-        stays = _likeliest(model, one.neighbours)
-        with edits([one.request]).applied(model):
+        tokens_before = _likeliest(model, material.neighbours)
+        with edits([material.request]).applied(model):
             after = _preferred(model, prompts, demand.fact.object)
-            kept = _likeliest(model, one.neighbours)
-        same = sum(a == b for a, b in zip(stays, kept, strict=True)) / len(kept)
-        rates = {name: (before[name], after[name]) for name in prompts} | {STAYS: (1.0, same)}
-        return {"side": one.request.perspective, "rates": rates}
+            tokens_after = _likeliest(model, material.neighbours)
+        n_same = sum(a == b for a, b in zip(tokens_before, tokens_after, strict=True))
+        same = n_same / len(tokens_after)
+        rates = {name: (before[name], after[name]) for name in prompts} | {NEIGHBOURS: (1.0, same)}
+        return {"side": material.request.perspective, "rates": rates}
 
     found = []
     for entry in journal.each(
-        practice.held_out, lambda one: f"held out {key_of(one)}", tried,
-        unit="requests", doing="editing what was held out",
+        practice.held_out, lambda material: f"held out {key_of(material)}", measured,
+        unit="requests", doing="editing held-out requests",
     ):  # fmt: skip
         if entry.skipped:
             skipped[entry.item.id] = entry.skipped
@@ -123,37 +139,35 @@ def _tried(
 def _preferred(
     model: HookedTransformer, prompts: Mapping[str, Sequence[Said]], rival: str
 ) -> dict[str, float]:
-    """How often each kind of prompt has its answer likelier than the rival."""
+    """Returns, for each kind of prompt, the share whose answer is likelier than the rival."""
     rates = {}
-    for name, ones in prompts.items():
-        asked = [
-            Query(
-                prompt_ids(model, one.prompt),
-                tuple(answers_ids(model, one.prompt, (one.answer, rival))),
-            )
-            for one in ones
+    for kind, with_answers in prompts.items():
+        queries = [
+            Query(prompt_ids(model, prompt), tuple(answers_ids(model, prompt, (answer, rival))))
+            for prompt, answer in with_answers
         ]
         won = [
-            own.logprob > other.logprob
-            for own, other in (answered.answers for answered in likelihoods(model, asked))
+            answer.logprob > other.logprob
+            for answer, other in (weighed.answers for weighed in likelihoods(model, queries))
         ]
-        rates[name] = sum(won) / len(won)
+        rates[kind] = sum(won) / len(won)
     return rates
 
 
 def _likeliest(model: HookedTransformer, prompts: Sequence[Said]) -> list[int]:
-    """The likeliest next token after each prompt."""
-    reading = read(model, [prompt_ids(model, one.prompt) for one in prompts])
+    """Returns the likeliest next token after each prompt."""
+    reading = read(model, [prompt_ids(model, prompt) for prompt, _ in prompts])
     return last_logits(model, reading.last).argmax(-1).tolist()
 
 
-def _rates(found: Sequence[Record]) -> Iterator[HeldOutRate]:
-    """Means over requests, by side and kind of prompt."""
-    for side in dict.fromkeys(one["side"] for one in found):
-        own = [one["rates"] for one in found if one["side"] == side]
-        for prompts in own[0]:
+def _rates(records: Sequence[Record]) -> Iterator[HeldOutRate]:
+    """Yields means over requests, by side and kind of prompt."""
+    for side in dict.fromkeys(record["side"] for record in records):
+        of_requests = [record["rates"] for record in records if record["side"] == side]
+        n = len(of_requests)
+        for kind in of_requests[0]:
             before, after = (
-                rate_interval(np.array([one[prompts][when] for one in own]), np.ones(len(own)))
-                for when in (0, 1)
+                rate_interval(np.array([rates[kind][index] for rates in of_requests]), np.ones(n))
+                for index in (0, 1)
             )
-            yield HeldOutRate(side, prompts, before, after, len(own))
+            yield HeldOutRate(side, kind, before, after, n)

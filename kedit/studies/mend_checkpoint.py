@@ -1,4 +1,8 @@
-"""Checkpoints of a MEND's training, from which it goes on to the bit."""
+"""Saves and restores the training of a MEND.
+
+A training that continues from a checkpoint gives bit for bit the network of one that was not
+interrupted.
+"""
 
 import json
 import logging
@@ -19,48 +23,58 @@ log = logging.getLogger("kedit")
 CHECKPOINT = "checkpoint.safetensors"
 
 
-# six parameters: all that `resumed` gives back
+# six parameters: everything that `resumed` restores
 def save_checkpoint(
     journal: Journal, network: Hypernetwork, optimiser: Adam, step: int, best: float, at: int
 ) -> None:
-    """All that training goes on from, the records among it; numbers are kept as they are."""
+    """Writes the network, the state of Adam, and the records, with exact numbers.
+
+    Args:
+        step: number of steps so far.
+        best: total loss of the best validation so far.
+        at: the step of the best validation.
+    """
     tensors = {f"network {name}": value for name, value in network.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam {number} {name}": value for name, value in state.items()}
-    told = {"step": step, "best": best.hex(), "at": at, "records": journal.records}
-    cache.write(journal.file(CHECKPOINT), tensors, {"training": json.dumps(told)})
+    # hex: the text of a float in decimal could round it
+    training = {"step": step, "best": best.hex(), "at": at, "records": journal.records}
+    cache.write(journal.file(CHECKPOINT), tensors, {"training": json.dumps(training)})
 
 
 def resumed(journal: Journal, network: Hypernetwork, optimiser: Adam) -> tuple[int, float, int]:
-    """The step that is next, the best validation and its step; 0, inf, 0 where all begins anew.
+    """Restores network, optimiser and journal from the checkpoint.
 
-    The journal has the validations of the checkpoint afterwards, no more and no less: a run may
-    have been stopped between a record and its checkpoint, or have lost lines.
+    Returns the number of steps so far, the total loss of the best validation, and its step. They
+    are 0, inf and 0 if there is no checkpoint that can be used, and training has to start again.
+
+    Afterwards the journal has exactly the validations of the checkpoint. Its own may differ: a run
+    may have been stopped between writing a record and the checkpoint, or have lost lines.
     """
     path = journal.file(CHECKPOINT)
     try:
-        tensors, told = cache.read(path)
-        if not cache.checksum_of(tensors, told):
+        tensors, metadata = cache.read(path)
+        if not cache.checksum_of(tensors, metadata):
             raise InputError("its checksum is wrong")
-        training = json.loads(told["training"])
-        read_hypernetwork(journal.file(NAME))  # the best one so far
+        training = json.loads(metadata["training"])
+        read_hypernetwork(journal.file(NAME))  # raises if the best network so far is damaged
     except FileNotFoundError:
         return 0, math.inf, 0
     except (OSError, SafetensorError, InputError) as error:
-        log.warning("Training begins anew, for it cannot go on from %s: %s", path, error)
+        log.warning("Training starts again, because it cannot continue from %s: %s", path, error)
         return 0, math.inf, 0
-    own: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         kind, name = key.split(" ", 1)
         if kind == "network":
-            own[name] = value
+            weights[name] = value
         else:
             number, field = name.split(" ")
             states.setdefault(int(number), {})[field] = value
-    network.load_state_dict(own)
+    network.load_state_dict(weights)
     optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
-    # what the kept network did with held-out requests is not of the training, and stays
-    others = {key: one for key, one in journal.records.items() if not key.isdigit()}
+    # records of held-out requests, which are edited after the training, are not in the checkpoint
+    others = {key: record for key, record in journal.records.items() if not key.isdigit()}
     journal.replace({**training["records"], **others})
     return training["step"], float.fromhex(training["best"]), training["at"]

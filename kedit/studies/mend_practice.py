@@ -1,4 +1,8 @@
-"""What MEND practises: exercises drawn from requests, with running text beside them."""
+"""Draws the exercises of a MEND's training from requests and running text.
+
+An exercise is an edit, with a prompt that should say the target after it, and with prompts and text
+whose predictions should stay.
+"""
 
 import itertools
 import random
@@ -16,20 +20,24 @@ from kedit.forward.reading import Tokens
 from kedit.models.prompts import answer_ids, prompt_ids, require_room
 from kedit.studies.mend_requests import Material, Requests
 
-NEAR = 2  # neighbours in an exercise
-OWN_PROMPT_SHARE = 0.25  # of the exercises want the request's own prompt
-EXCERPT = 24  # tokens of running text at most, the last two of which are looked at
-CHUNKS, OWN_CHUNKS = 2000, 128  # of running text; the model takes its time to say its own
+N_NEIGHBOURS = 2  # neighbours per exercise
+OWN_PROMPT_SHARE = 0.25  # share of exercises with the request's own prompt instead of a wording
+EXCERPT = 24  # largest number of tokens of running text; predictions at the last two are compared
+N_CHUNKS = 2000  # chunks of running text
+N_OWN_CHUNKS = 128  # the same for text that the model writes itself, which is slow
 
 
 @dataclass(frozen=True)
 class Practice:
-    """What is trained on and validated with; no subject is in both.
+    """Everything that exercises are drawn from. No subject is in both `train` and `held_out`.
 
     Args:
-        text: chunks of running text, which is to stay.
-        removal: relation edits ask for their removal too.
-        skipped: records that could not be used, with the reason.
+        train: requests to train on.
+        held_out: requests to validate with.
+        text: chunks of running text, whose predictions should stay.
+        removal: whether relation edits also make their removals.
+        seed: seed of the drawn exercises.
+        skipped: requests that cannot be used, with the reasons.
     """
 
     train: Sequence[Material]
@@ -40,38 +48,51 @@ class Practice:
     skipped: Mapping[str, str]
 
     def batch(self, model: HookedTransformer, size: int, key: str) -> list[Exercise]:
-        """Drawn from the materials to train on; the same for the same key and seed."""
+        """Draws `size` exercises to train on.
+
+        The draw depends on the seed and on `key` only, so that a training that is resumed at some
+        step draws what it would have drawn without the interruption.
+        """
         draw = random.Random(f"{self.seed} {key}")
         return [self._exercise(model, draw.choice(self.train), draw) for _ in range(size)]
 
     def validation(self, model: HookedTransformer) -> dict[Perspective, list[Exercise]]:
-        """One exercise of everything held out, by side; always the same ones."""
+        """Draws one exercise per held-out request, by side; each call gives the same exercises."""
         draw = random.Random(f"{self.seed} validation")
         found: dict[Perspective, list[Exercise]] = {}
-        for one in self.held_out:
-            found.setdefault(one.request.perspective, []).append(self._exercise(model, one, draw))
+        for material in self.held_out:
+            exercise = self._exercise(model, material, draw)
+            found.setdefault(material.request.perspective, []).append(exercise)
         return found
 
     def _exercise(
         self, model: HookedTransformer, material: Material, draw: random.Random
     ) -> Exercise:
-        """The request's edit; its prompt or a wording, two neighbours, and some running text."""
+        """Draws an exercise: a prompt to change, two neighbours, and some running text."""
         edits = tuple(demanded(model, [material.request], self.removal))
         wording = draw.choice(material.wordings)
         other = TargetText(
             prompt_ids(model, wording.prompt), answer_ids(model, wording.prompt, wording.answer)
         )
-        # the request as it stands may not be forgotten over its wordings
+        # some exercises have the own prompt, so that edits learn to work there and not only for
+        # other wordings
         wanted = edits if draw.random() < OWN_PROMPT_SHARE else (other,)
         staying = []
-        for near in draw.sample(material.neighbours, min(NEAR, len(material.neighbours))):
-            prompt = prompt_ids(model, near.prompt)
-            answer = answer_ids(model, near.prompt, near.answer)[:-1] if near.answer else ()
+        n_neighbours = min(N_NEIGHBOURS, len(material.neighbours))
+        for neighbour in draw.sample(material.neighbours, n_neighbours):
+            prompt = prompt_ids(model, neighbour.prompt)
+            # without the answer's last token, after which nothing is compared
+            answer = (
+                answer_ids(model, neighbour.prompt, neighbour.answer)[:-1]
+                if neighbour.answer
+                else ()
+            )
+            # predictions are compared from the prompt's last token on
             staying.append(Staying((*prompt, *answer), len(prompt) - 1))
         return Exercise(edits, wanted, (*staying, self._excerpt(draw)))
 
     def _excerpt(self, draw: random.Random) -> Staying:
-
+        """Draws some running text, whose predictions at its last two tokens should stay."""
         chunk = draw.choice(self.text)
         tokens = chunk[: draw.randint(EXCERPT // 2, EXCERPT)]
         return Staying(tokens, len(tokens) - 2)
@@ -85,44 +106,51 @@ def practice_of(
     removal: bool = False,
     seed: int = 0,
 ) -> Practice:
-    """The requests, and running text beside them.
+    """Collects what exercises are drawn from: the requests that the model can read, and text.
 
     Args:
-        text: as `kedit.data.corpus.corpus_of` has it.
-        removal: relation edits ask for their removal too.
-        seed: of what is drawn.
+        text: running text; see `kedit.data.corpus.corpus_of`.
+        removal: whether relation edits also make their removals.
+        seed: seed of the drawn exercises, and of text that the model writes.
 
     Raises:
-        InputError: the text cannot be read, or the model can read none of the requests.
+        InputError: the text cannot be read, or the model can read no request to train on or none to
+            validate with.
     """
     corpus = corpus_of(str(model.cfg.model_name), text, seed)
     window = min(EXCERPT, model.cfg.n_ctx - 1)
-    n_chunks = OWN_CHUNKS if corpus.source == SELF else CHUNKS
+    n_chunks = N_OWN_CHUNKS if corpus.source == SELF else N_CHUNKS
     chunks = list(itertools.islice(corpus.chunks(model, window), n_chunks))
     skipped = dict(requests.skipped)
     train, held_out = (
-        _readable(model, some, skipped) for some in (requests.train, requests.held_out)
+        _readable(model, part, skipped) for part in (requests.train, requests.held_out)
     )
     if not train or not held_out:
-        raise InputError(f"there is no request that the model can read: {skipped}")
+        raise InputError(
+            "requests: the model can read none to train on, or none to validate with. The reasons: "
+            f"{skipped}"
+        )
     return Practice(train, held_out, chunks, removal, seed, skipped)
 
 
 def _readable(
-    model: HookedTransformer, some: Sequence[Material], skipped: dict[str, str]
+    model: HookedTransformer, materials: Sequence[Material], skipped: dict[str, str]
 ) -> list[Material]:
-    """What the model can read whole; `skipped` gets the others, with the reason."""
+    """Returns the materials whose prompts and answers fit into the model's context.
 
+    Args:
+        skipped: the others are added here, with the reasons.
+    """
     found = []
-    for one in some:
+    for material in materials:
         try:
-            demanded(model, [one.request], removal=True)
-            for near in (*one.wordings, *one.neighbours):
-                prompt = prompt_ids(model, near.prompt)
-                answer = answer_ids(model, near.prompt, near.answer) if near.answer else ()
-                require_room(model, near.prompt, len(prompt) + len(answer) - 1)
+            demanded(model, [material.request], removal=True)
+            for text, answer in (*material.wordings, *material.neighbours):
+                prompt = prompt_ids(model, text)
+                continuation = answer_ids(model, text, answer) if answer else ()
+                require_room(model, text, len(prompt) + len(continuation) - 1)
         except InputError as error:
-            skipped[one.id] = str(error)
+            skipped[material.id] = str(error)
         else:
-            found.append(one)
+            found.append(material)
     return found

@@ -1,4 +1,7 @@
-"""Which requests MEND practises: every case of a benchmark, from both sides, in words."""
+"""Chooses the requests that a MEND is trained on and validated with, from the cases of a benchmark.
+
+Each request comes with its material: other wordings, and prompts about neighbours.
+"""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +14,11 @@ from kedit.errors import InputError
 from kedit.facts import EditCase, EditRequest, Perspective
 
 SIDES: tuple[Perspective, ...] = ("entity", "relation")
-WORDINGS, NEIGHBOURS = 3, 6  # of each case at most, drawn once
+MAX_WORDINGS, MAX_NEIGHBOURS = 3, 6  # largest numbers per request, drawn once
 
 
 class Said(NamedTuple):
-    """A prompt and what follows it."""
+    """A prompt and the answer that follows it."""
 
     prompt: str
     answer: str
@@ -23,11 +26,13 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True)
 class Material:
-    """What one request can be practised with.
+    """A request with the prompts that it is trained or validated with.
 
     Args:
-        wordings: of the request in other words, with its target.
-        neighbours: where everything is to stay; "" for an answer that nobody knows.
+        id: the case's id and the side.
+        wordings: other wordings of the request's prompt, with the target.
+        neighbours: prompts whose predictions should stay, with their answers; an answer that is not
+            known is "".
     """
 
     id: str
@@ -37,15 +42,19 @@ class Material:
 
 
 def materials(cases: Sequence[EditCase], sides: Sequence[Perspective], seed: int) -> list[Material]:
-    """Of every case and side that has other wordings or neighbours, in the order of the cases.
+    """Returns the material of every case and side that has other wordings and neighbours.
 
-    Where a file holds edits alone, the templates of other edits of the relation are the other
-    wordings, and other edits of the same relation and object the neighbours. Of records with
-    several edits, whose probes are of all of them, none is made.
+    On the entity side, a case without paraphrases gets the templates of other edits of its
+    relation, and prompts of other edits with the same relation and object are added to its
+    neighbours. So a file that has only edits can be used too. Cases of several edits are left out,
+    because their probes do not belong to a single edit.
+
+    Args:
+        seed: seed of the draw of wordings and neighbours.
     """
     draw = random.Random(seed)
-    alike: dict[tuple[str, str], list[EditCase]] = {}
-    templates: dict[str, list[str]] = {}
+    alike: dict[tuple[str, str], list[EditCase]] = {}  # by relation and object
+    templates: dict[str, list[str]] = {}  # by relation
     for case in cases:
         fact = case.entity.fact
         if fact.relation.id:
@@ -61,7 +70,7 @@ def materials(cases: Sequence[EditCase], sides: Sequence[Perspective], seed: int
         for side in sides if not case.others else ():
             if side == "entity" or case.relation is not None:
                 found.append(_material(case, side, others, near, draw))
-    return [one for one in found if one.wordings and one.neighbours]
+    return [material for material in found if material.wordings and material.neighbours]
 
 
 def _material(
@@ -71,43 +80,52 @@ def _material(
     near: Sequence[EditCase],
     draw: random.Random,
 ) -> Material:
-    """The case's own wordings and neighbours, and what it borrows from others.
+    """Builds the material of a case and side, from its probes and from other cases.
 
     Args:
-        templates: of other edits of the relation.
-        near: edits of the same relation and object.
+        templates: templates of other edits of the relation.
+        near: cases with the same relation and object.
     """
     request, fact = case.request(side), case.entity.fact
     wordings = _said(case, side, ("paraphrase",))
     if not wordings and side == "entity":
         wordings = [
             Said(replace(fact, template=text, relation_words=()).prompt, request.target)
-            for text in draw.sample(templates, min(WORDINGS, len(templates)))
+            for text in draw.sample(templates, min(MAX_WORDINGS, len(templates)))
         ]
     neighbours = _said(case, side, ("neighborhood", "other relations"))
     if side == "entity":
         neighbours += [
             Said(other.entity.fact.prompt, other.entity.fact.object)
-            for other in draw.sample(near, min(WORDINGS, len(near)))
+            for other in draw.sample(near, min(MAX_WORDINGS, len(near)))
             if other.entity.fact.subject != fact.subject
         ]
     draw.shuffle(neighbours)
     return Material(
-        f"{case.id} {side}", request, tuple(wordings[:WORDINGS]), tuple(neighbours[:NEIGHBOURS])
+        f"{case.id} {side}",
+        request,
+        tuple(wordings[:MAX_WORDINGS]),
+        tuple(neighbours[:MAX_NEIGHBOURS]),
     )
 
 
 def split(
     found: Sequence[Material], exclude: Iterable[EditCase], n_held_out: int, seed: int
 ) -> tuple[list[Material], list[Material]]:
-    """To train on, and `n_held_out` to validate with; no subject is in both, and no subject of
-    `exclude` in either.
+    """Splits materials into those to train on and those to validate with, without common subjects.
+
+    Args:
+        exclude: cases whose subjects are in neither part.
+        n_held_out: number of materials to validate with; a little more, because all materials of a
+            subject are in the same part.
+        seed: seed of the split.
     """
-    scored = {case.entity.fact.subject for case in exclude}
+    excluded = {case.entity.fact.subject for case in exclude}
     by_subject: dict[str, list[Material]] = {}
-    for one in found:
-        if one.request.fact.subject not in scored:
-            by_subject.setdefault(one.request.fact.subject, []).append(one)
+    for material in found:
+        subject = material.request.fact.subject
+        if subject not in excluded:
+            by_subject.setdefault(subject, []).append(material)
     subjects = list(by_subject)
     random.Random(seed).shuffle(subjects)
     train: list[Material] = []
@@ -119,11 +137,13 @@ def split(
 
 @dataclass(frozen=True)
 class Requests:
-    """What is trained on, and what is validated with.
+    """Requests to train a MEND on, and held-out requests to validate it with.
 
     Args:
-        skipped: why other records cannot be used, by their places.
-        about: where they come from, for the recipe that the network's file tells.
+        train: requests to train on.
+        held_out: requests to validate with.
+        skipped: why other records cannot be used, by the names of the records.
+        about: where the requests come from; saved with the recipe in the network's file.
     """
 
     train: Sequence[Material]
@@ -132,7 +152,7 @@ class Requests:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-# six parameters: the cases, those that are scored elsewhere, and how both are parted
+# six parameters: the cases, those to leave out, and how the rest is split
 def requests_for(
     cases: Sequence[EditCase],
     *,
@@ -142,26 +162,29 @@ def requests_for(
     seed: int = 0,
     source: str = "the cases",
 ) -> Requests:
-    """Requests of the cases to practise, without the subjects of `exclude`.
+    """Returns the requests of the cases, split into those to train on and those to validate with.
 
     Args:
-        n_validate: at most so many, and a quarter, are validated with.
-        source: what the cases are called where none can be used.
+        exclude: cases that are scored later; their subjects are left out.
+        sides: the sides from which the cases are edited.
+        n_validate: number of requests to validate with, at most a quarter of all.
+        seed: seed of the split, and of the draw of wordings and neighbours.
+        source: the name of the cases in error messages.
 
     Raises:
         InputError: nothing is left to train on or to validate with.
     """
     found = materials(cases, sides, seed)
-    train, kept = split(found, exclude, min(n_validate, len(found) // 4), seed)
-    if not train or not kept:
+    train, held_out = split(found, exclude, min(n_validate, len(found) // 4), seed)
+    if not train or not held_out:
         raise InputError(
             f"{source}: {len(found)} edits with other wordings and neighbours, {len(train)} to "
-            f"train on and {len(kept)} held out: at least one of each is wanted"
+            f"train on and {len(held_out)} held out; there must be at least one of each"
         )
-    return Requests(train, kept)
+    return Requests(train, held_out)
 
 
-# six parameters: as `requests_for`, of files
+# six parameters: like `requests_for`
 def read_requests(
     sources: str,
     model: str,
@@ -171,28 +194,32 @@ def read_requests(
     n_validate: int = 96,
     seed: int = 0,
 ) -> Requests:
-    """As `requests_for`, of files or names of cases, with commas between.
+    """Reads cases, and returns their requests like `requests_for`.
 
     Args:
-        model: by which "auto" is chosen (`kedit.data.choose.cases_source`).
+        sources: files or names of cases, separated by commas.
+        model: name of the model, which decides what "auto" means; see
+            `kedit.data.choose.cases_source`.
+        exclude: files or names of cases that are scored later, separated by commas.
+        sides, n_validate, seed: see `requests_for`.
 
     Raises:
-        InputError: a file cannot be read, or as `requests_for`.
+        InputError: a file cannot be read, or nothing is left to train on or to validate with.
     """
     cases: list[EditCase] = []
     skipped: dict[str, str] = {}
     chosen = [cases_source(source, model) for source in sources.split(",")]
-    for own, unused in map(usable_cases, chosen):
-        cases, skipped = cases + own, skipped | unused
+    for usable, unused in map(usable_cases, chosen):
+        cases, skipped = cases + usable, skipped | unused
     left_out = [source for source in exclude.split(",") if source]
     scored = [case for source in left_out for case in usable_cases(source)[0]]
     found = requests_for(
         cases, exclude=scored, sides=sides, n_validate=n_validate, seed=seed, source=sources
     )
-    # without their folders: where files lay is nobody's business
+    # without their folders: the network's file may be published, the paths of a machine should not
     about = {
-        "cases": ",".join(Path(one).name for one in chosen),
-        "exclude": ",".join(Path(one).name for one in left_out),
+        "cases": ",".join(Path(source).name for source in chosen),
+        "exclude": ",".join(Path(source).name for source in left_out),
         "perspective": "both" if len(sides) > 1 else sides[0],
         "n_validate": n_validate,
     }
@@ -200,6 +227,7 @@ def read_requests(
 
 
 def _said(case: EditCase, side: Perspective, groups: tuple[str, ...]) -> list[Said]:
+    """Returns the prompts and answers of a case's probes of these groups."""
     return [
         Said(probe.prompt, probe.answer)
         for probe in case.probes

@@ -1,4 +1,4 @@
-"""Trains a MEND: batches of exercises, validation, checkpoints that resume to the bit."""
+"""Trains the network of a MEND on exercises, with validations and checkpoints."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ from kedit.progress import progress
 from kedit.studies.mend_checkpoint import resumed, save_checkpoint
 from kedit.studies.mend_practice import Practice
 
-FIT = 12  # batches that means and standard deviations of gradients are taken from
-CLIP = 100.0  # of the gradient's norm, as in the published code
-LAST_LR = 0.1  # of the first
-TOGETHER = 8  # exercises that are validated at once
-Losses = Mapping[str, float]  # the fields of Practised
+FIT_BATCHES = 12  # batches for the means and standard deviations that normalise gradients
+CLIP = 100.0  # largest norm of the gradient of a step, as in the published code
+LAST_LR = 0.1  # learning rates of the last step, as a share of those of the first
+EXERCISES_PER_BATCH = 8  # in validation
+Losses = Mapping[str, float]  # by the names of the fields of Practised
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,20 @@ class Recipe:
     """Which matrices a MEND edits, and how it is trained.
 
     Args:
-        layers: whose matrices are edited; () for the last three.
-        rank: of the network's layers; 1,920 in the published ones.
-        rate: of every matrix's edit before training.
-        lr: of Adam, for the network; falls to a tenth of it by a cosine.
-        lr_rate: the same, for the rates.
-        edit_weight: of the edit's loss against the KL of what should stay (0.1 in the paper).
-        batch: edits that are made side by side, each by itself.
-        accumulate: batches to a step of Adam.
-        steps: of Adam, at most.
-        validate_every: steps between validations; each writes a checkpoint.
-        patience: steps without a better validation after which training ends.
+        layers: the layers whose matrices are edited; (): the last three.
+        matrices: the matrices of these layers that are edited.
+        rank: rank of the network's layers; 1,920 in the published networks.
+        rate: initial learning rate of the edit of every matrix; it is trained too.
+        lr: learning rate of Adam for the network; it falls to a tenth by a cosine.
+        lr_rate: learning rate of Adam for the rates; it falls in the same way.
+        edit_weight: weight of the edit's loss against the KL of prompts and text that should stay
+            (0.1 in the paper).
+        batch: number of edits per batch; each is made separately, on the unedited model.
+        accumulate: number of batches per step of Adam.
+        steps: largest number of steps of Adam.
+        validate_every: number of steps between validations; each writes a checkpoint. The last
+            step is validated too.
+        patience: number of steps without a better validation after which training ends.
     """
 
     layers: tuple[int, ...] = ()
@@ -62,15 +65,19 @@ class Recipe:
     patience: int = 500
 
     def __post_init__(self) -> None:
-        """Raises InputError for a number that is out of its bounds."""
+        """Raises InputError for a setting that is out of its bounds."""
         for name, value in vars(self).items():
             if found := broken("train_mend", name, value):
-                raise InputError(f"{name}={found[0]}: {found[1]} is wanted")
+                raise InputError(f"{name}={found[0]}: must be {found[1]}")
 
     def total(self, found: Mapping[str, Losses]) -> float:
-        """The loss that training goes down, of held-out exercises by side."""
-        each = [self.edit_weight * one["edit"] + one["kl"] for one in found.values()]
-        return sum(each) / len(each)
+        """Returns the loss that training minimises, as a mean over sides.
+
+        Args:
+            found: losses of held-out exercises, by side.
+        """
+        totals = [self.edit_weight * losses["edit"] + losses["kl"] for losses in found.values()]
+        return sum(totals) / len(totals)
 
 
 def train(
@@ -80,10 +87,15 @@ def train(
     journal: Journal,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """From the journal's checkpoint on, if there is one; the best network is saved beside it.
+    """Trains the network, and saves the one that validates best in a file of the journal.
+
+    Continues from the journal's checkpoint, if there is one. The journal has a record per
+    validation, under the number of steps: losses of training since the last validation, and losses
+    of the held-out exercises by side.
 
     Args:
-        about: what the network's file tells beside the recipe.
+        practice: what exercises are drawn from.
+        about: saved with the recipe in the network's file.
 
     Raises:
         InputError: a loss is NaN or infinite. The best network so far and the checkpoint stay.
@@ -91,14 +103,16 @@ def train(
     network, optimiser = started(model, practice, recipe)
 
     def save(step: int) -> None:
-        told = {"trained for": step, "validation": journal.records[str(step)]["validation"]}
-        recipe_told = {**asdict(recipe), **(about or {}), **told}
-        origin = Origin(fingerprint(model), name_of(model), recipe_told)
+        reached = {"trained for": step, "validation": journal.records[str(step)]["validation"]}
+        described = {**asdict(recipe), **(about or {}), **reached}
+        origin = Origin(fingerprint(model), name_of(model), described)
         network.save(journal.file(NAME), origin, torch.bfloat16)
 
     step, best, at = resumed(journal, network, optimiser)
     if step == 0:
-        journal.replace({key: one for key, one in journal.records.items() if key == "0"})
+        # without a checkpoint, records of later steps are of no use
+        first = {key: record for key, record in journal.records.items() if key == "0"}
+        journal.replace(first)
         if "0" not in journal.records:
             found = validated(model, network, practice)
             _require_finite(found, recipe, step)
@@ -108,23 +122,27 @@ def train(
     validated_at = step
     sums: dict[str, float] = {}
     with progress("steps") as bars:
-        bar = bars.add_task("practising", total=recipe.steps, completed=step)
+        bar = bars.add_task("training", total=recipe.steps, completed=step)
         while step < recipe.steps and step - at < recipe.patience:
             losses = _step(model, network, optimiser, practice, recipe, step)
             _require_finite({"training": losses}, recipe, step)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value / recipe.validate_every
             step += 1
-            # of the steps since the last validation, which are fewer than usual where training ends
+            # the sums are divided by validate_every, but before the last validation there may be
+            # fewer steps
             share = recipe.validate_every / (step - validated_at)
             means = {name: value * share for name, value in sums.items()}
-            bars.update(bar, advance=1, description=_told(means))
+            bars.update(bar, advance=1, description=_in_words(means))
             is_last = step == recipe.steps or step - at == recipe.patience
             if step % recipe.validate_every == 0 or is_last:
                 found = validated(model, network, practice)
                 _require_finite(found, recipe, step)
-                # an earlier kedit edited held-out requests without having validated the last step
-                journal.replace({key: one for key, one in journal.records.items() if key.isdigit()})
+                # versions of kedit that did not validate the last step went on to edit held-out
+                # requests: these records are of another network
+                journal.replace(
+                    {key: record for key, record in journal.records.items() if key.isdigit()}
+                )
                 journal.add(str(step), {"training": means, "validation": found})
                 validated_at = step
                 if recipe.total(found) < best:
@@ -135,54 +153,58 @@ def train(
 
 
 def _require_finite(found: Mapping[str, Losses], recipe: Recipe, step: int) -> None:
-    """Raises InputError if a loss is no number: training on would learn nothing from it.
+    """Raises InputError if a loss is NaN or infinite, because no training can recover from it.
 
     Args:
-        found: losses by side, or of training.
+        found: losses by side, or losses of training under "training".
     """
     for where, losses in found.items():
         for name, value in losses.items():
             if not math.isfinite(value):
                 raise InputError(
-                    f"after {step} steps the {name} loss ({where}) is {value}. Training stops; the "
-                    "best network before is kept. Smaller steps are wanted: a --lr, --lr-rate or "
-                    f"--rate below {recipe.lr:g}, {recipe.lr_rate:g} and {recipe.rate:g}, and "
-                    "another --out"
+                    f"after {step} steps the {name} loss ({where}) is {value}. Training stops, and "
+                    "the best network so far is kept. Train again with smaller steps: lr (--lr) "
+                    f"below {recipe.lr:g}, lr_rate (--lr-rate) below {recipe.lr_rate:g}, or rate "
+                    f"(--rate) below {recipe.rate:g}; and with another journal (--out)"
                 )
 
 
 def started(
     model: HookedTransformer, practice: Practice, recipe: Recipe
 ) -> tuple[Hypernetwork, Adam]:
-    """The untrained network, which knows what gradients look like, and its optimiser."""
+    """Builds the untrained network, fits how it normalises gradients, and builds its optimiser."""
     layers = recipe.layers or tuple(range(model.cfg.n_layers)[-3:])
     maps = [LinearMap(layer, name) for layer in layers for name in recipe.matrices]
-    widths = {one: one.widths(model) for one in maps}
+    widths = {matrix: matrix.widths(model) for matrix in maps}
     network = Hypernetwork(widths, recipe.rank, recipe.rate, practice.seed)
     network = network.to(model.embed.W_E.device)
     seen = [
         factors_of(model, network.maps, practice.batch(model, recipe.batch, f"fit {number}"))
-        for number in range(FIT)
+        for number in range(FIT_BATCHES)
     ]
-    network.fit({one: [each[one] for each in seen] for one in maps})
-    rest = [value for name, value in network.named_parameters() if name != "rates"]
-    groups = [{"params": rest, "lr": recipe.lr}, {"params": [network.rates], "lr": recipe.lr_rate}]
+    network.fit({matrix: [factors[matrix] for factors in seen] for matrix in maps})
+    others = [value for name, value in network.named_parameters() if name != "rates"]
+    groups = [
+        {"params": others, "lr": recipe.lr},
+        {"params": [network.rates], "lr": recipe.lr_rate},
+    ]
     return network, Adam(groups)
 
 
 def validated(
     model: HookedTransformer, network: Hypernetwork, practice: Practice
 ) -> dict[str, dict[str, float]]:
-    """Mean losses of the held-out exercises, by side."""
+    """Returns the mean losses of the held-out exercises, by side."""
     found = {}
     for side, exercises in practice.validation(model).items():
-        parts = [exercises[n : n + TOGETHER] for n in range(0, len(exercises), TOGETHER)]
-        each = [practise(model, network, part) for part in parts]
-        found[side] = _mean(each, [len(part) for part in parts])
+        starts = range(0, len(exercises), EXERCISES_PER_BATCH)
+        batches = [exercises[start : start + EXERCISES_PER_BATCH] for start in starts]
+        losses = [practise(model, network, batch) for batch in batches]
+        found[side] = _mean(losses, [len(batch) for batch in batches])
     return found
 
 
-# six parameters: all that a step needs and changes
+# six parameters: everything that a step needs or changes
 def _step(
     model: HookedTransformer,
     network: Hypernetwork,
@@ -191,12 +213,15 @@ def _step(
     recipe: Recipe,
     step: int,
 ) -> dict[str, float]:
-    """One step of Adam; what is drawn depends on the seed and the step alone."""
+    """Makes one step of Adam, and returns its losses.
+
+    The exercises depend on the seed and the number of the step only, see `Practice.batch`.
+    """
     share = LAST_LR + (1 - LAST_LR) * (1 + math.cos(math.pi * step / recipe.steps)) / 2
     for group, lr in zip(optimiser.param_groups, (recipe.lr, recipe.lr_rate), strict=True):
         group["lr"] = lr * share
     optimiser.zero_grad()
-    each = [
+    losses = [
         practise(
             model, network, practice.batch(model, recipe.batch, f"{step} {number}"),
             recipe.edit_weight, 1 / recipe.accumulate,
@@ -205,18 +230,18 @@ def _step(
     ]  # fmt: skip
     clip_grad_norm_(network.parameters(), CLIP)
     optimiser.step()
-    return _mean(each, [1] * len(each))
+    return _mean(losses, [1] * len(losses))
 
 
-def _mean(each: Sequence[Practised], weights: Sequence[int]) -> dict[str, float]:
-    """Of losses by name."""
+def _mean(losses: Sequence[Practised], weights: Sequence[int]) -> dict[str, float]:
+    """Returns the weighted mean of each loss, by name."""
     return {
-        name: sum(w * getattr(one, name) for one, w in zip(each, weights, strict=True))
+        name: sum(w * getattr(batch, name) for batch, w in zip(losses, weights, strict=True))
         / sum(weights)
-        for name in asdict(each[0])
+        for name in asdict(losses[0])
     }
 
 
-def _told(means: Losses) -> str:
-    """The losses since the last validation, for the progress bar."""
+def _in_words(means: Losses) -> str:
+    """Describes the losses since the last validation, for the progress bar."""
     return f"edit {means['edit']:.2f}, KL {means['kl']:.2f} nats"
