@@ -85,7 +85,7 @@ def write_documents(
     are added; those of earlier rounds stay the same.
     """
     journal = Journal() if journal is None else journal
-    # one round is enough: a batch holds documents of one round, or of one after the other
+    # a batch has documents of one round, or of rounds that follow one another: one round is enough
     of_round = lru_cache(maxsize=1)(lambda number: written(model, number, seed))
 
     def documents(items: Sequence[tuple[int, int]]) -> list[dict[str, str]]:

@@ -130,7 +130,7 @@ def _asked_before(
         for case in batch:
             by_request = by_case[case]
             said = list(islice(replied, len(_flat(by_request))))
-            # the first question of a request is its own prompt
+            # the first question of a request is the prompt that is edited
             firsts = [
                 said[_flat(by_request).index(questions[0])] for questions in by_request.values()
             ]

@@ -37,7 +37,7 @@ def save_checkpoint(
     tensors = {f"network {name}": value for name, value in network.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam {number} {name}": value for name, value in state.items()}
-    # hex: the text of a float in decimal could round it
+    # as hex, because it must be read back exactly
     training = {"step": step, "best": best.hex(), "at": at, "records": journal.records}
     cache.write(journal.file(CHECKPOINT), tensors, {"training": json.dumps(training)})
 

@@ -74,8 +74,8 @@ class Practice:
         other = TargetText(
             prompt_ids(model, wording.prompt), answer_ids(model, wording.prompt, wording.answer)
         )
-        # some exercises have the own prompt, so that edits learn to work there and not only for
-        # other wordings
+        # some exercises have the request's own prompt, because otherwise edits would be trained to
+        # work for other wordings only
         wanted = edits if draw.random() < OWN_PROMPT_SHARE else (other,)
         staying = []
         n_neighbours = min(N_NEIGHBOURS, len(material.neighbours))

@@ -53,7 +53,8 @@ def request_of(
         (old,) = answers(model, [prompt], [text])
         if not old:
             raise InputError(
-                f"after {prompt!r} the model gives no answer: name the present one as old (--old)"
+                f"after {prompt!r} the model gives no answer that an edit could replace: name the "
+                "old answer (--old)"
             )
     return EditRequest(Fact(subject, Relation(relation, relation), old, template), target)
 

@@ -136,8 +136,8 @@ def lines_of(source: str, parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
         InputError: the file cannot be read, or one of its records gives several cases.
     """
     records = {
-        id_of(place, record): record
-        for place, record in records_and_errors(source)
+        id_of(location, record): record
+        for location, record in records_and_errors(source)
         if isinstance(record, dict)
     }
     if not all(id in records for ids in parts.values() for id in ids):

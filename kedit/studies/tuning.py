@@ -104,7 +104,7 @@ def tune(
     cases = [one_sided(case, perspective) for case in cases]
     space = space_of(model.cfg.n_layers) if space is None else space
     settings = tried(model, editors, perspective, space, tries, seed)
-    # two editors that come to the same spec are tried once
+    # two editors with the same spec are tried once
     by_spec = {spec: editor for of_name in settings.values() for spec, editor in of_name.items()}
     choices = [EditorChoice(spec, perspective, editor) for spec, editor in by_spec.items()]
     arms = prepared_arms(model, choices, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
@@ -270,7 +270,7 @@ def _fixed(name: str) -> set[str]:
 def _has(settings: Any, field: str) -> bool:
     """Whether an editor has a setting; a dot separates the name of a nested setting."""
     first, *rest = field.split(".")
-    if not is_dataclass(settings) or first not in {own.name for own in fields(settings)}:
+    if not is_dataclass(settings) or first not in {each.name for each in fields(settings)}:
         return False
     return not rest or _has(getattr(settings, first), ".".join(rest))
 
