@@ -28,7 +28,7 @@ def ablation(result: Ablation) -> Figure:
     caption = (
         f"n = {plural(n_cases[ALL], 'case')}; {result.perspective} edits; "
         f"seed {result.seed}; lines: 95\u00a0% bootstrap intervals over cases. Score: "
-        "harmonic mean of the shares below it, which were gained or kept by the edit. Size: "
+        "harmonic mean of the shares below it, each gained or kept by the edit. Size: "
         "Frobenius norm over all matrices of an edit; edits of one case are scaled to the smallest "
         "of them."
     )

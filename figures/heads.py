@@ -33,12 +33,8 @@ from kedit.tables import number, plural
 COLUMNS = 4
 ROW, RANKING = 0.09, 1.35  # inches: height of a head in a map; of the panel of strongest heads
 TOP = 5
-LEADER = {
-    "arrowstyle": "-",
-    "linewidth": 0.5,
-    "shrinkA": 0,
-    "shrinkB": 0,
-}  # line from a rank to its small cell
+# the line from a rank to its small cell
+LEADER = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
 
 
 class TopHead(NamedTuple):

@@ -59,9 +59,12 @@ def attention_shares(found: KindsCompared) -> Figure:
 
 def _label(kind: str, shares: Sequence[AttentionShare]) -> str:
     """A kind with its numbers of relations and facts, or two numbers if the bars differ in them."""
-    own = [share for share in shares if share.kind == kind]
+    same_kind = [share for share in shares if share.kind == kind]
     relations, facts = (
         " or ".join(map(str, sorted(set(counts))))
-        for counts in ([share.n_relations for share in own], [share.n_facts for share in own])
+        for counts in (
+            [share.n_relations for share in same_kind],
+            [share.n_facts for share in same_kind],
+        )
     )
     return f"{kind}\n{plural(relations, 'relation')}\n{plural(facts, 'fact')}"

@@ -51,13 +51,13 @@ def layers(found: NeuronFindings) -> Figure:
     title = titled("Neurons of a relation by layer", found.model)
     figure = new_figure(DOUBLE, 2.8, title, caption)
     axes = figure.subplots(2, len(found.halves), sharex=True, sharey="row", squeeze=False)
-    for column, (half, own) in zip(axes.T, found.halves.items(), strict=True):
+    for column, (half, numbers) in zip(axes.T, found.halves.items(), strict=True):
         name, colour = HALVES[half]
         column[0].set_title(f"{name}: {two_digits(own.total)} neurons per relation")
-        if own.share:
-            share = estimate(*own.share.floats(100))
+        if numbers.share:
+            share = estimate(*numbers.share.floats(100))
             column[1].set_title(f"{share} % of the positive attribution")
-        for ax, values in zip(column, (own.neurons, own.mass), strict=True):
+        for ax, values in zip(column, (numbers.neurons, numbers.mass), strict=True):
             _bars(ax, values, colour)
         column[1].set_xlabel("layer")
     axes[0, 0].set_ylabel("neurons\nper relation")

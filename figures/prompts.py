@@ -48,11 +48,11 @@ def head_maps(trace: PromptTrace, metric: str = "", model: str = "") -> Figure:
         draw_map(ax, effect[:, column].T, scale) for ax, column in zip(axes, columns, strict=True)
     ]
     for ax, column in zip(axes, columns, strict=True):
-        own, pos = effect[:, column], grid.positions[column]
-        layer, head = (int(index) for index in np.unravel_index(np.abs(own).argmax(), own.shape))
-        largest_here = float(own[layer, head])
+        here, pos = effect[:, column], grid.positions[column]
+        layer, head = (int(index) for index in np.unravel_index(np.abs(here).argmax(), here.shape))
+        largest_here = float(here[layer, head])
         found = f"L{layer}H{head}: {number(largest_here)}" if largest_here else "no effect"
-        if own[layer, head]:
+        if here[layer, head]:
             outline(ax, head, layer)
         ax.set_title(f"{readable(trace.labels[pos], LABEL_WIDTH)} ({pos})\n{found}")
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))

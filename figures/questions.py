@@ -74,11 +74,13 @@ def knockouts(found: HeadAnswers) -> Figure:
 def paths(found: HeadAnswers) -> Figure:
     """Draws the mean indirect effect of each head (row) through each receiver (column) alone."""
     effects, study = found.paths(), _study(found)
-    receivers = sorted({name for own in effects.values() for name in own}, key=_order)
+    receivers = sorted(
+        {name for by_receiver in effects.values() for name in by_receiver}, key=_order
+    )
     table = np.array(
         [
-            [float(own[name].mean) if name in own else np.nan for name in receivers]
-            for own in effects.values()
+            [float(by_receiver[name].mean) if name in by_receiver else np.nan for name in receivers]
+            for by_receiver in effects.values()
         ]
     )
     title = titled("Path patching: effect of a head through one receiver", study.model)

@@ -57,9 +57,9 @@ def sharing(found: NeuronFindings) -> Figure:
     ax = figure.subplots()
     for index, half in enumerate(found.halves):
         name, colour = HALVES[half]
-        own = found.sharing[half]
+        shared = found.sharing[half]
         heights = np.arange(len(SHARED)) + 0.4 * (index - (len(found.halves) - 1) / 2)
-        bounds = np.array([getattr(own, row).floats() for row in SHARED])
+        bounds = np.array([getattr(shared, row).floats() for row in SHARED])
         _dots(ax, heights, bounds, Dots(name, colour, SHAPES[index]))
         for height, values in zip(heights, bounds, strict=True):
             text = estimate(*values) if np.isfinite(values[0]) else "no pairs"
@@ -75,9 +75,10 @@ def sharing(found: NeuronFindings) -> Figure:
 def scaled(found: NeuronFindings) -> Figure:
     """Draws how suppressing and amplifying neurons changes the answer: a block for each half."""
     blocks = {half: [change for change in found.changes if change.half == half] for half in BLOCKS}
-    blocks = {half: own for half, own in blocks.items() if own}
+    blocks = {half: changes for half, changes in blocks.items() if changes}
     rows = {
-        half: list(dict.fromkeys(change.neurons for change in own)) for half, own in blocks.items()
+        half: list(dict.fromkeys(change.neurons for change in changes))
+        for half, changes in blocks.items()
     }
     clean = estimate(*found.clean.floats(100)) if found.clean else "-"
     caption = caption_of(
@@ -85,24 +86,26 @@ def scaled(found: NeuronFindings) -> Figure:
         f"unscaled probability: {clean} %; {SCALED}; lines: {spread_of(found)}; on the right: "
         "number of scaled neurons, number of facts",
     )
-    heights = [len(own) for own in rows.values()] or [1]
+    heights = [len(changes) for changes in rows.values()] or [1]
     height = 0.65 + 0.3 * len(heights) + 0.19 * sum(heights)
     title = titled("Effect of scaling neurons on the answer", found.model)
     figure = new_figure(DOUBLE, height, title, caption)
     panels = figure.subplots(
         len(heights), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights
     )
-    for axes, (half, own) in zip(panels, blocks.items(), strict=False):
+    for axes, (half, changes) in zip(panels, blocks.items(), strict=False):
         axes[0].set_title(BLOCKS[half], fontweight="bold")
         for ax, field, unit in zip(axes, ("prob", "logprob"), (100, 1), strict=True):
             ax.axvline(0, color="0.6", linewidth=0.6, zorder=1)
             for factor, (dots, shift) in SCALINGS.items():
-                there = [change for change in own if change.factor == factor]
+                there = [change for change in changes if change.factor == factor]
                 ys = np.array([rows[half].index(change.neurons) + shift for change in there])
                 bounds = [getattr(change, field).floats(unit) for change in there]
                 _dots(ax, ys, np.array(bounds), dots)
             _rows(ax, rows[half])
-        counts = {change.neurons: f"{number(change.n_neurons)}, {change.n_facts}" for change in own}
+        counts = {
+            change.neurons: f"{number(change.n_neurons)}, {change.n_facts}" for change in changes
+        }
         for row, name in enumerate(rows[half]):
             _note(axes[-1], row, counts[name], "0.35")
     for ax, label in zip(panels[-1], UNITS, strict=True):

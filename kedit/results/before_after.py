@@ -21,7 +21,9 @@ from kedit.tables import Table
 
 SAID = 20  # tokens that are generated after each prompt
 CHUNKS, WINDOW = 8, 64  # chunks of held-out text, and tokens per chunk (studies.held_out)
-COLUMNS = ("", "", "prompt", "continuation", "likeliest next tokens", "new answer", "old answer")
+COLUMNS = (
+    "role", "edit", "prompt", "continuation", "likeliest next tokens", "new answer", "old answer",
+)  # fmt: skip
 NOTE = (
     "Answers: exp of the mean log-probability of their tokens. A neighbour's old answer is what "
     "the unedited model says. ✓: after the edit, the continuation starts with the expected answer."
