@@ -53,7 +53,7 @@ def layers(found: NeuronFindings) -> Figure:
     axes = figure.subplots(2, len(found.halves), sharex=True, sharey="row", squeeze=False)
     for column, (half, numbers) in zip(axes.T, found.halves.items(), strict=True):
         name, colour = HALVES[half]
-        column[0].set_title(f"{name}: {two_digits(own.total)} neurons per relation")
+        column[0].set_title(f"{name}: {two_digits(numbers.total)} neurons per relation")
         if numbers.share:
             share = estimate(*numbers.share.floats(100))
             column[1].set_title(f"{share} % of the positive attribution")

@@ -146,9 +146,11 @@ def _scatter(ax: Axes, name: str, found: Sequence[SiteNumbers]) -> None:
     """Draws a dot for each site: its criterion (x) and the mean share of an edit there (y)."""
     for where, shape in SHAPES.items():
         for half, (label, colour) in HALVES.items():
-            sites = [site for site in found if (site.where, site.half) == (where, half)]
-            if sites:
-                across, up = ([site.found[field].mean for site in sites] for field in (name, SHARE))
+            marked = [site for site in found if (site.where, site.half) == (where, half)]
+            if marked:
+                across, up = (
+                    [site.found[field].mean for site in marked] for field in (name, SHARE)
+                )
                 label = f"{label}, {POSITIONS[where].lower()}"
                 ax.scatter(across, up, 9, color=colour, marker=shape, alpha=0.75, label=label)
     ax.spines[["top", "right"]].set_visible(False)

@@ -121,7 +121,7 @@ def test_an_edit_is_judged_in_every_place_and_can_be_used_as_the_report_says(
     ending = found["verdict"]
     # what it takes to make the toy say anything makes it say so everywhere
     assert ending.startswith(
-        "Warning: the model says it, but at a price: after its prompt the model n"
+        "Warning: the model says the target, but at a price: after the edited prompt"
     )
     assert ending in text and ending[-30:] in screen
     assert found["outcome"] == "at a price" and exit_code(folder) == 0
@@ -132,7 +132,7 @@ def test_an_edit_is_judged_in_every_place_and_can_be_used_as_the_report_says(
     assert f"- Perplexity of held-out text is {ratio:.3g} times" in text
     for part in ("Should change (Ada Alder: Corum → Delft)", "Should stay (neighbours)", "✓"):
         assert part in screen and part in text
-    assert "blocks.1.mlp.W_out by a norm of" in text
+    assert "blocks.1.mlp.W_out by a delta of norm" in text
     assert len([line for line in text.splitlines() if "| before |" in line]) == 6
     usage = text.split("```")[1].removeprefix("python")
     assert f"Edit.load('{folder}/edit.safetensors').applied(load('toy')) as model" in usage
@@ -244,7 +244,7 @@ def test_the_relation_side_adds_the_pair_and_removes_the_old_one(tmp_path: Path)
         assert one["new"] == (NO_RELATION if one["old"] == "birthplace" else "birthplace")
     assert sum(one["old"] == "birthplace" for one in neighbours) >= 2
     assert found["rows"][0]["as wanted"]
-    assert "of 1 prompts of the old pair say None" in found["verdict"]
+    assert "of 1 prompts with the old pair are answered with None" in found["verdict"]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -430,16 +430,16 @@ def test_the_verdict_says_what_happened_and_not_more() -> None:
         [exchange(EDITED, 0.001, 0.93, "Rome"), exchange(other, 0, 0.3, "Paris"), stays, goes]
     )
     assert whole.in_words() == (
-        "The edit works: after its prompt the model now says Rome (probability 0.001 → 0.93). "
-        "0 of 1 other wordings say so too. "
+        "The edit works: after the edited prompt the model now says Rome (probability 0.001 → "
+        "0.93). 0 of 1 paraphrases have the new answer. "
         "1 of 2 neighbours keep their answer (its mean probability 0.9 → 0.5)."
     )
     assert whole.verdict.prices == () and whole.verdict.short == "The edit works"
     fails = done([exchange(EDITED, 0.001, 0.2, "Paris")])
     assert fails.in_words() == (
-        "The edit fails: after its prompt the model still says Paris, not Rome (probability "
-        "0.001 → 0.2). It is saved all the same. No neighbours were asked: --neighbours names "
-        "none, and kedit has no facts of this relation that the model answers."
+        "The edit fails: after the edited prompt the model still says Paris, not Rome (probability "
+        "0.001 → 0.2). The edit is saved nevertheless. No neighbours were tested: --neighbours "
+        "gives none, and kedit has no facts of this relation that the model knows."
     )
     assert fails.verdict.short == "The edit fails"
     assert "the model says nothing, not Rome" in done([exchange(EDITED, 0, 0, "")]).in_words()
@@ -450,7 +450,7 @@ def test_an_edit_with_a_price_is_a_warning_that_names_every_number() -> None:
     assert done(rows).verdict.outcome == "works"
     costly = done([*rows, exchange(NEIGHBOUR, 0.1, 0.8, "Rome", variety=0.2)], 12.5, 1.1)
     assert costly.in_words().startswith(
-        "Warning: the model says it, but at a price: after its prompt the model now says Rome (prob"
+        "Warning: the model says the target, but at a price: after the edited prompt the model now"
     )
     assert most_repetitive(costly.exchanges).question == NEIGHBOUR
     told = list(map(str, costly.verdict.prices))
@@ -466,8 +466,8 @@ def test_an_edit_with_a_price_is_a_warning_that_names_every_number() -> None:
     ):
         assert all(part in sentence for part in parts), sentence
     assert costly.verdict.short == (
-        "The model says it, but at a price: perplexity of held-out text × 1.25, text repeats "
-        "itself (variety × 0.25), norm of delta / weight 1.1, 0% of neighbours kept"
+        "The model says the target, but at a price: perplexity of held-out text × 1.25, text "
+        "repeats itself (variety × 0.25), norm of delta / weight 1.1, 0% of neighbours kept"
     )
 
 

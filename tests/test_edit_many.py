@@ -126,7 +126,7 @@ def test_an_editor_that_refuses_one_record_edits_the_others(
     assert found.skipped == {"line 1": "no such subject"}
     assert found.verdict.outcome == "fails" and found.facts[0].verdict.outcome == "fails"
     assert found.in_words().startswith(
-        "The edit fails: of 1 facts the model now says the targets of 0 (0 as they should, 0 at a p"
+        "The edit fails: the model now says the targets of 0 of 1 facts (0 facts work, 0 work at a"
     )
     with pytest.raises(InputError, match="no fact is left to edit; record line 1: no such subject"):
         edit_many(toy, cases[:1], editor, held_out=None)
@@ -170,8 +170,8 @@ def test_a_file_of_facts_is_edited_saved_and_told(
     screen, text = capsys.readouterr().out, (folder / "report.md").read_text(encoding="utf-8")
     assert [fact["id"] for fact in found["facts"]] == ["line 1", "line 3"]
     assert list(found["skipped"]) == ["f.jsonl, line 2"] and "f.jsonl, line 2" in text
-    assert "skipped: f.jsonl, line 2: read as your own facts: template: must have" in screen
-    assert found["verdict"].startswith("The model says it, but at a price: of 2 facts the model n")
+    assert "skipped: f.jsonl, line 2: read as facts of one's own: template: exactly one" in screen
+    assert found["verdict"].startswith("The model says the target, but at a price: the model now")
     assert found["verdict"] in text and found["outcome"] == "at a price"
     assert exit_code(folder) == 0 and len(found["request"]) == 2
     assert "The birthplace of Ada Alder is: Corum → Delft" in text

@@ -26,14 +26,14 @@ SAID = {
 }
 SENTENCES = {
     "targets": "The model says {price.value:.0%} of the targets; it should say all of them.",
-    "perplexity": "The perplexity of held-out text is {price.value:.3g} times as high as before; "
-    "the limit is {price.limit:g} times.",
+    "perplexity": "Perplexity of held-out text is {price.value:.3g} times as high as before; at "
+    "most {price.limit:g} times is allowed.",
     "repetition": "The model repeats itself: its text keeps {price.value:.0%} of the variety that "
-    "it had before; the limit is {price.limit:.0%}.",
-    "norm": "The norm of the delta is {price.value:.3g} times the norm of the weight; the limit is "
-    "{price.limit:g} times.",
-    "neighbours": "{price.value:.0%} of the neighbours keep their answer; the limit is "
-    "{price.limit:.0%}.",
+    "it had before; at least {price.limit:.0%} is required.",
+    "norm": "The norm of the delta is {price.value:.3g} times the norm of the weight; at most "
+    "{price.limit:g} times is allowed.",
+    "neighbours": "{price.value:.0%} of the neighbours keep their answer; at least "
+    "{price.limit:.0%} is required.",
 }
 SHORT = {
     "targets": "{price.value:.0%} of targets said",
