@@ -30,7 +30,12 @@ def answers(found: HeadAnswers) -> Figure:
     panels, study = found.panels(), _study(found)
     names = list(dict.fromkeys(name for panel in panels for name in panel.means))
     title = titled("Direct effects and ablations of heads", study.model)
-    figure = new_figure(DOUBLE, 0.6 + 0.19 * len(names), title, study.caption("lines"))
+    caption = (
+        f"{study.caption('lines')} Ablated: the head’s output is replaced by its mean over other "
+        "prompts (mean) or by that of the corrupted prompt (resample). together: all these heads "
+        "ablated at once; random: as many random heads."
+    )
+    figure = new_figure(DOUBLE, 0.6 + 0.19 * len(names), title, caption)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, panel, colour in zip(axes, panels, COLOURS, strict=False):
         for row, name in enumerate(names):

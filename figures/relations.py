@@ -126,7 +126,7 @@ def looks(result: HeadsByRelation) -> Figure:
         raise InputError(
             "there are no attention patterns to draw, since no relations were compared"
         )
-    title = titled("Attention of the strongest heads from the last token", result.model)
+    title = titled("Strongest heads: attention at the last token", result.model)
     n_facts = found[0].n_facts
     spread = (
         "95 % bootstrap interval over facts" if n_facts > 1 else "no interval over a single fact"

@@ -152,7 +152,7 @@ def test_a_journal_in_memory_is_gone_on_with_and_a_folder_loaded(
     assert Ablation.from_record(result.to_record()).rows() == result.rows()
     assert isinstance(result.plot(), Figure)
     assert [one.title for one in result.tables()] == [
-        f"relation edits {how}: toy" for how in BUDGETS.values()
+        f"relation edits, {how}: toy" for how in BUDGETS.values()
     ]
 
 

@@ -122,7 +122,7 @@ def test_scores_are_tested_as_differences_of_the_scores(run: Path, side: str, wa
 
 def test_tables_and_figure_are_there(run: Path) -> None:
     text = (run / "comparison.md").read_text()
-    assert "Edited from the entity side: toy, 3 cases" in text and "| seconds an edit |" in text
+    assert "Edited from the entity side: toy, 3 cases" in text and "| seconds per edit |" in text
     rows = table(run / "comparison.csv")
     assert {row["edited"] for row in rows} == {"entity", "relation"} and all(
         row["after"] for row in rows

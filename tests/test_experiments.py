@@ -420,7 +420,7 @@ def test_a_part_without_words_to_put_in_its_place_does_not_take_the_other_with_i
     assert counted["traced"] == {"relation": 0, "subject": 2}
     assert counted["left out of one part"]["relation"]["no replacement"] == 2
     told = " ".join(capsys.readouterr().out.split())
-    assert "of the relation's 2 without words of as many tokens" in told
+    assert "relation corrupted: 2 for which there are no replacement words" in told
     other = replace(config, corrupt="relation", relations="P19", out=str(tmp_path / "other"))
-    with pytest.raises(InputError, match=r"could be traced: .* [1-9]\d* without words of as many"):
+    with pytest.raises(InputError, match=r"no traces to average.* [1-9]\d* for which there are no replacement words"):
         trace_relation.run(other)

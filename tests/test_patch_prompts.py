@@ -163,7 +163,7 @@ def test_one_site_is_patched_in_one_line(toy: HookedTransformer, trace: PromptTr
     assert len(found.to_pandas()) == found.grids["z"].restored.numel()
     with pytest.raises(InputError, match="site 'q': must be one of resid_post"):
         patch(toy, CLEAN, OTHERS[0], site="q", answer="Corum")
-    with pytest.raises(InputError, match="site 'mlp_out': one of z is wanted"):
+    with pytest.raises(InputError, match="site 'mlp_out' was not traced: use one of z"):
         found.plot("mlp_out")
 
 
@@ -264,7 +264,7 @@ def test_figures_name_a_metric_of_ones_own(toy: HookedTransformer):
         assert any("effect on entropy" in text for text in told)
         assert any("corrupted" in text and "2 other texts" in text for text in told)
         assert any("(entropy)" in text for text in told)  # the colour bar's unit
-    with pytest.raises(InputError, match="metric 'prob': entropy is wanted"):
+    with pytest.raises(InputError, match="metric 'prob' was not measured: use entropy"):
         heatmap(found, "z", "prob")
     with pytest.raises(InputError, match="no heads were restored"):
         head_maps(replace(found, grids={"mlp_out": found.grids["mlp_out"]}))

@@ -158,7 +158,7 @@ def test_the_tables_are_of_all_cases_and_of_each_relation(run: Path) -> None:
         "efficacy, harmonic mean", "paraphrase, harmonic mean",
     ]  # fmt: skip
     assert tuple(STATISTICS) == OF_PROMPTS
-    with pytest.raises(InputError, match="a table by 'editor'"):
+    with pytest.raises(InputError, match="by='editor': must be"):
         found.table(by="editor")
     assert "before any edit" in found.plot().get_suptitle()
     assert "by relation" in found.plot(by="relation").get_suptitle()

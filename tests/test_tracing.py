@@ -80,7 +80,7 @@ def test_a_folder_gives_back_what_the_study_returned(
     assert same_averages(loaded.averages(), traces.averages())
     assert same_averages(TraceAverages.load(tmp_path), traces.averages())
     assert loaded.left_out == traces.left_out and loaded.rows() == traces.rows()
-    with pytest.raises(InputError, match="holds no TraceAverages"):
+    with pytest.raises(InputError, match="has no TraceAverages"):
         Traces.load(tmp_path / "tensors")
     next((tmp_path / "tensors").iterdir()).unlink()
     with pytest.raises(InputError, match="cannot be read"):
@@ -93,7 +93,7 @@ def test_averages_draw_themselves(traces: Traces, kind: str) -> None:
     figure = found.plot(kind)
     assert figure.axes and "toy" in figure.get_suptitle()
     alone = replace(found, effects=(found.grids("subject")["mlp_out"],))
-    with pytest.raises(InputError, match=r"no figure 'heads' .*: maps or sides is wanted"):
+    with pytest.raises(InputError, match=r"figure 'heads': .*use maps or sides"):
         alone.plot("heads", "subject")
 
 

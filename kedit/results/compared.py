@@ -65,10 +65,10 @@ class Costs:
         """The costs under the names that tables use."""
         return {
             "failed": float(self.failed),
-            "seconds an edit": self.seconds,
-            "MiB an edit": self.mib,
+            "seconds per edit": self.seconds,
+            "MiB per edit": self.mib,
             "perplexity": self.perplexity,
-            "KL a token (nats)": self.kl,
+            "KL per token (nats)": self.kl,
             "norm of delta / weight": self.norm,
         }
 

@@ -120,7 +120,8 @@ class HeadAnswers(Result):
             note=f"{plural(len(self.facts), 'fact')} of {plural(relations, 'relation')}; the "
             f"heads were chosen on other facts. {self.metric} is {clean:.2f} in clean runs. Means "
             f"with 95 % bootstrap intervals over facts (seed {self.seed}). OV rank: rank of the "
-            "answer if the head attended only to the subject's last token, median (quartiles).",
+            "answer if the head attended only to the subject's last token, median (quartiles). "
+            "together: all these heads ablated at once; random: as many random heads.",
         )
 
     def rows(self) -> list[dict[str, Any]]:
