@@ -51,7 +51,7 @@ def command(
             log_stage("Checked the options")
             with starting("importing torch and TransformerLens"):
                 folder = run(config)
-            log_stage("Closed the folder")
+            log_stage("Finished")
     except InputError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

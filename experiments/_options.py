@@ -77,7 +77,7 @@ def n_cases(default: int) -> Any:
 
 
 def skip() -> Any:
-    text = "Skip this many of the drawn cases, for example those that settings were tuned on."
+    text = "Skip this many cases, the first drawn ones, such as those that settings were tuned on."
     return option(default=0, help=text)
 
 

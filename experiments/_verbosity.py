@@ -27,15 +27,18 @@ def verbosity(quiet: bool, verbose: bool) -> Iterator[None]:
     global _quiet, _stage_began
     from kedit.progress import silence
 
-    before = _quiet, log.level
+    others = logging.getLogger()  # the packages that kedit uses
+    before = _quiet, log.level, others.level
     _quiet, _stage_began = quiet, time.perf_counter()
     log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+    others.setLevel(logging.ERROR if quiet else logging.WARNING)
     try:
         with silence() if quiet else contextlib.nullcontext():
             yield
     finally:
         _quiet = before[0]
         log.setLevel(before[1])
+        others.setLevel(before[2])
 
 
 def log_stage(done: str) -> None:
