@@ -177,7 +177,7 @@ def test_a_switch_that_changes_what_blocks_read_is_refused_by_name(
     hookable: HookedTransformer, noised: Corruption, switch: str
 ):
     setattr(hookable.cfg, switch, True)
-    with pytest.raises(InputError, match=f"these off: model.cfg.{switch}"):
+    with pytest.raises(InputError, match=f"these switched off: model.cfg.{switch}"):
         clean = Run(encode(hookable, FACT).tokens[None])
         setattr(hookable.cfg, switch, False)
         states = clean.states(hookable), noised.run.states(hookable)
