@@ -28,7 +28,7 @@ def parse_facts(location: str, record: Record) -> Iterator[Fact | Skipped]:
     The zero-shot templates are wordings too and follow the others.
 
     Raises:
-        RecordError: names location and field.
+        RecordError: a field is missing or unusable; the message names location and field.
     """
     name = field(location, record, "name")
     properties = optional(location, record, "properties", dict)
