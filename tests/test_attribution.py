@@ -110,7 +110,7 @@ def test_what_has_no_gradient_is_refused(toy: HookedTransformer):
     clean, corrupted = runs(toy)
     with pytest.raises(InputError, match="severed effects cannot be estimated by gradients"):
         attributed(toy, clean, corrupted, [Patch("resid_post", severed="mlp_out")], QUESTION)
-    with pytest.raises(InputError, match="0 steps"):
+    with pytest.raises(InputError, match="steps 0: must be at least 1"):
         attributed(toy, clean, corrupted, PLAIN, QUESTION, steps=0)
     longer = Run(torch.cat([encode(toy, FACT).tokens, torch.tensor([5])])[None]).states(toy)
     with pytest.raises(InputError, match="tokens, the corrupted run"):

@@ -183,7 +183,7 @@ def refused(name: str, wanted: str, **told: object) -> object:
         refused("position", "position 7: the prompt has positions", answer="Corum", positions=[7]),
         refused("patches", "patches: at least one", answer="Corum", patches=()),
         refused("empty", "got an empty one", corrupted=" ", answer="Corum"),
-        refused("same text", "is the clean one", corrupted=f"{CLEAN} ", answer="x"),
+        refused("same text", "has the same tokens", corrupted=f"{CLEAN} ", answer="x"),
         refused("no tensor", "'own metric' gives list", metric=lambda logits: logits.tolist()),
         refused("a mean", r"'own metric' gives \(\) of", metric=lambda logits: logits.mean()),
         refused("NaN", "gives NaN or infinity", metric=lambda logits: logits[:, 0] * torch.nan),
