@@ -232,8 +232,8 @@ def _rows(axes: Sequence[Axes], side: str, groups: Sequence[str]) -> None:
 
 def _head(ax: Axes, side: str, edited: str, over: bool) -> None:
     """Writes the probed side over a panel and, for the top row, the edited side over the column."""
-    asked = edited in (side, "together")
-    weight, role = ("bold", "edited") if asked else ("normal", "transfer")
+    is_edited = edited in (side, "together")
+    weight, role = ("bold", "edited") if is_edited else ("normal", "transfer")
     ax.set_title(f"{side.capitalize()} probes ({role})", fontweight=weight, pad=3)
     if over:  # not in_layout, since the text may extend over the next panel
         how = {"fontsize": 7.5, "color": "black", "ha": "left", "in_layout": False}

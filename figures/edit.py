@@ -54,8 +54,8 @@ def before_after(found: BeforeAfter) -> Figure:
     first = found.exchanges[0]
     answers = (first.question.new, first.question.old)  # bars of their first tokens are coloured
     likeliest = (first.before.likeliest, first.after.likeliest)
-    asked = shorten(readable(first.question.prompt), 240, placeholder=" …")
-    title = titled(f"Edited: “{asked}”", found.model) + f"\n{readable(found.verdict.short)}"
+    prompt = shorten(readable(first.question.prompt), 240, placeholder=" …")
+    title = titled(f"Edited: “{prompt}”", found.model) + f"\n{readable(found.verdict.short)}"
     blocks = {
         name: exchanges
         for name, changes in (("should change", True), ("should stay", False))

@@ -12,7 +12,7 @@ from kedit.tables import plural
 
 TITLES = {
     "restored": "Restored: attention / (attention + MLP)",
-    "severed": "Severed above the last corrupted token",
+    "severed": "Severed: drop of the residual’s effect",
 }
 WIDTH = 0.38
 
@@ -34,8 +34,10 @@ def attention_shares(found: KindsCompared) -> Figure:
     title = titled("Attention’s share of the indirect effect, by kind of relation", study.model)
     chance = "; ".join(f"{test.measure}, {test.part}: p = {test.p:.2g}" for test in tests)
     caption = (
-        f"{study.caption('lines', over='relations')} Test whether kinds differ (kinds "
-        f"permuted among relations): {chance}."
+        f"{study.caption('lines', over='relations')} Restored: effects of restoring single "
+        "outputs, summed over layers and tokens. Severed: how much the effect of the residual at "
+        "the last corrupted token drops when attention, or MLPs, above it stay corrupted. Test "
+        f"whether kinds differ (kinds permuted among relations): {chance}."
     )
     figure = new_figure(DOUBLE, 2.3, title, caption)
     axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]

@@ -90,8 +90,10 @@ class Ablation(Result):
     """Scores of edits that may change MLPs, attention, or both.
 
     Args:
+        model: name of the model.
         perspective: the side that was edited.
         seed: seed of the draws of heads and of the bootstrap.
+        arms: the arms, with their editors.
         lines: sorted by budget, then by kind of relation, then by arm.
     """
 

@@ -71,8 +71,8 @@ class BeforeAfter(Result):
     @property
     def about(self) -> str:
         """What is edited: the subject, or the subject and object that should get the relation."""
-        asked = self.made.requests[0]
-        return " and ".join(filter(None, (asked["subject"], asked["mentioned"])))
+        request = self.made.requests[0]
+        return " and ".join(filter(None, (request["subject"], request["mentioned"])))
 
     def in_words(self) -> str:
         """The verdict in sentences: on the edited prompt, then on the other prompts by role."""
@@ -97,10 +97,10 @@ class BeforeAfter(Result):
 
     def tables(self) -> list[Table]:
         """One table of the prompts that should change, and one of those that should stay."""
-        asked = self.exchanges[0].question
+        question = self.exchanges[0].question
         neighbours = "neighbours, drawn from kedit's own facts" if self.are_drawn else "neighbours"
         titled = {
-            f"Should change ({self.about}: {asked.old} → {asked.new})": [
+            f"Should change ({self.about}: {question.old} → {question.new})": [
                 exchange for exchange in self.exchanges if exchange.question.changes
             ],
             f"Should stay ({neighbours})": self.stay,
@@ -144,22 +144,22 @@ class BeforeAfter(Result):
 def _edited_in_words(found: BeforeAfter) -> str:
     """What the model says after the edited prompt, in sentences."""
     first, outcome = found.exchanges[0], found.verdict.outcome
-    asked, after = first.question, first.after
+    question, after = first.question, first.after
     rise = f"probability {probability(first.before.new)} → {probability(after.new)}"
     if outcome == "fails":
-        now = f"still says {asked.old}"
-        if not opens_with_answer(after.said, [asked.old]):
+        now = f"still says {question.old}"
+        if not opens_with_answer(after.said, [question.old]):
             now = f"says {after.answer or 'nothing'}"
         return (
-            f"The edit fails: after the edited prompt the model {now}, not {asked.new} ({rise}). "
-            "The edit is saved nevertheless."
+            f"The edit fails: after the edited prompt the model {now}, not {question.new} "
+            f"({rise}). The edit is saved nevertheless."
         )
     beginnings = {
         "works": "The edit works",
         "at a price": "Warning: the model says the target, but at a price",
     }
     start = beginnings[outcome]
-    return f"{start}: after the edited prompt the model now says {asked.new} ({rise})."
+    return f"{start}: after the edited prompt the model now says {question.new} ({rise})."
 
 
 def _others_in_words(exchanges: Sequence[Exchange]) -> Iterator[str]:
@@ -196,9 +196,9 @@ def _others_in_words(exchanges: Sequence[Exchange]) -> Iterator[str]:
 
 def _lines(exchange: Exchange) -> Iterator[tuple[str, ...]]:
     """The rows of COLUMNS before and after the edit."""
-    asked = exchange.question
+    question = exchange.question
     for role, when, prompt, reply in (
-        (asked.role, "before", one_line(asked.prompt), exchange.before),
+        (question.role, "before", one_line(question.prompt), exchange.before),
         ("", "after " + ("✓" if exchange.works else "✗"), "…", exchange.after),
     ):
         yield (
@@ -207,8 +207,8 @@ def _lines(exchange: Exchange) -> Iterator[tuple[str, ...]]:
             prompt,
             one_line(reply.said),
             "  ".join(f"{_token(text)} {probability(p)}" for text, p in reply.likeliest),
-            f"{asked.new} {probability(reply.new)}",
-            f"{asked.old} {probability(reply.old)}",
+            f"{question.new} {probability(reply.new)}",
+            f"{question.old} {probability(reply.old)}",
         )
 
 

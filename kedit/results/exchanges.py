@@ -65,8 +65,10 @@ class Exchange:
     @property
     def works(self) -> bool:
         """Whether the edited model's continuation starts with the expected answer."""
-        asked = self.question
-        return opens_with_answer(self.after.said, [asked.new if asked.changes else asked.old])
+        question = self.question
+        return opens_with_answer(
+            self.after.said, [question.new if question.changes else question.old]
+        )
 
     def to_record(self) -> dict[str, Any]:
         """The record for JSON, with what should happen to the reply and whether it did."""
@@ -82,11 +84,11 @@ class Exchange:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Two rows for a data frame: the reply before the edit and the reply after it."""
-        asked = self.question
+        question = self.question
         for when, reply in (("before", self.before), ("after", self.after)):
             yield {
-                "role": asked.role, "prompt": asked.prompt, "when": when, "said": reply.said,
-                "new answer": asked.new, "p of new": reply.new, "old answer": asked.old,
+                "role": question.role, "prompt": question.prompt, "when": when, "said": reply.said,
+                "new answer": question.new, "p of new": reply.new, "old answer": question.old,
                 "p of old": reply.old, "variety": reply.variety,
             }  # fmt: skip
 

@@ -162,12 +162,12 @@ class FactsEdited(Result):
 def _line(fact: FactEdited) -> tuple[str, ...]:
     """The row of a fact, by COLUMNS."""
     first = fact.exchanges[0]
-    asked, before, after = first.question, first.before, first.after
+    question, before, after = first.question, first.before, first.after
     paraphrases = [
         exchange for exchange in fact.exchanges if exchange.question.role == "paraphrase"
     ]
     return (
-        f"{one_line(asked.prompt)}: {asked.old} → {asked.new}",
+        f"{one_line(question.prompt)}: {question.old} → {question.new}",
         f"{one_line(before.answer)} {probability(before.new)}",
         f"{one_line(after.answer)} {probability(after.new)}",
         _counted(paraphrases),

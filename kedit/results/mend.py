@@ -11,7 +11,7 @@ from kedit.tables import Table, percent
 NOTE = (
     "Percent, with Wilson's 95 % intervals over requests. Own prompt, other wordings: the target "
     "is likelier than the old object (on the relation side: the relation's name is likelier than "
-    "None). Neighbours: the likeliest next token does not change. Each request is edited alone."
+    "None). Neighbours: the likeliest next token does not change. One request is edited at a time."
 )
 
 
