@@ -73,7 +73,7 @@ def heatmap(
         layer, column, head = np.unravel_index(np.abs(effect).argmax(), effect.shape)
         plain, largest = (
             "strongest head of each cell",
-            f"; largest L{layer}H{head}, {labels[column]}",
+            f"; largest effect: L{layer}H{head} at “{labels[column]}”",
         )
         effect = _strongest(effect)
     clean, corrupted = (float(run[grid.index(metric)]) for run in (grid.clean, grid.corrupted))
