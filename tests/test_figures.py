@@ -147,7 +147,7 @@ def test_a_heatmap_by_head_shows_the_largest_effect_of_either_sign():
     np.testing.assert_array_equal(np.abs(drawn), np.abs(by_head).max(2))
     assert (drawn < 0).any()  # the control: a maximum would show none of these
     layer, _, head = np.unravel_index(np.abs(by_head).argmax(), by_head.shape)
-    assert f"largest L{layer}H{head}" in caption_of(figure)
+    assert f"largest effect: L{layer}H{head}" in caption_of(figure)
 
 
 def test_any_token_can_be_a_label():
