@@ -170,7 +170,7 @@ def test_a_file_of_facts_is_edited_saved_and_told(
     screen, text = capsys.readouterr().out, (folder / "report.md").read_text(encoding="utf-8")
     assert [fact["id"] for fact in found["facts"]] == ["line 1", "line 3"]
     assert list(found["skipped"]) == ["f.jsonl, line 2"] and "f.jsonl, line 2" in text
-    assert "skipped: f.jsonl, line 2: read as facts of one's own: template: exactly one" in screen
+    assert "skipped: f.jsonl, line 2: read as your own facts: template: must have" in screen
     assert found["verdict"].startswith("The model says the target, but at a price: the model now")
     assert found["verdict"] in text and found["outcome"] == "at a price"
     assert exit_code(folder) == 0 and len(found["request"]) == 2

@@ -128,7 +128,7 @@ def test_one_half_can_be_searched_alone(tmp_path: Path, half: str) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_single_relation_has_numbers_and_no_pairs_with_others(tmp_path: Path) -> None:
-    found = NeuronFindings.load(experiment.run(replace(TOY, relations=1, out=str(tmp_path))))
+    found = NeuronFindings.load(experiment.run(replace(TOY, n_relations=1, out=str(tmp_path))))
     assert math.isnan(found.sharing["both"].between.mean)
     assert found.sharing["both"].within.mean >= 0
 
@@ -226,7 +226,7 @@ def test_facts_that_the_model_does_not_know_are_counted_and_left_out(tmp_path: P
     few = [{**one, "relation_id": "P1", "relation": "few"} for one in records[-3:]]  # all known
     file = tmp_path / "facts.jsonl"
     file.write_text("\n".join(map(json.dumps, [*records, *few])))
-    config = replace(TOY, facts=str(file), limit=0, out=str(tmp_path / "run"))
+    config = replace(TOY, facts=str(file), facts_per_relation=0, out=str(tmp_path / "run"))
     found = NeuronFindings.load(experiment.run(config))
     assert sorted(found.left_out.relations) == ["P1", "P19"]
     assert (found.left_out.wrong, found.n_facts) == (16 + 2, 14)

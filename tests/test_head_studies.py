@@ -58,7 +58,7 @@ def test_a_screened_run_tells_what_it_missed(tmp_path: Path, capsys: pytest.Capt
     assert screen["grid"] == "z" and 0.5 < screen["recall"]["mean"] <= 1
     assert screen["n_kept"] < screen["n_cells"] / 3 + 1
     assert "truly largest effects" in " ".join(capsys.readouterr().out.split())
-    with pytest.raises(InputError, match="--screen 2.0: a number between 0 and 1 is wanted"):
+    with pytest.raises(InputError, match="--screen 2.0: must be a number between 0 and 1"):
         patch_heads.run(replace(config, screen=2.0, out=str(tmp_path / "other")))
 
 

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformer_lens import HookedTransformer
 
 from kedit.data.choose import of_relations
+from kedit.editing.edit import Edit
+from kedit.editing.provenance import made_by
 from kedit.errors import InputError, NoReplacement
 from kedit.journal import Journal
 from kedit.models import toy as toy_module
@@ -58,6 +61,15 @@ def test_the_same_journal_is_not_worked_on_again(
     fewer = trace_facts(toy, FACTS, HOW, limit=2, journal=journal)
     assert [len(done) for done in fewer.by_part.values()] == [2, 2]
     assert traces.model == "toy" and set(traces.relations) == {one.relation.id for one in FACTS}
+
+
+def test_an_edited_model_gets_no_traces_of_the_unedited_one(
+    toy: HookedTransformer, journal: Journal, traces: Traces
+) -> None:
+    weight = toy.blocks[1].mlp.W_out
+    edit = Edit({"blocks.1.mlp.W_out": torch.ones_like(weight)}, made_by("x", {}, [], toy))
+    with edit.applied(toy), pytest.raises(InputError, match="trace_facts with model="):
+        trace_facts(toy, FACTS, HOW, limit=4, journal=journal)
 
 
 def test_averages_are_read_back_as_they_were(traces: Traces) -> None:
@@ -167,7 +179,7 @@ def test_the_reasons_are_those_that_studies_record() -> None:
     of_one = {"subject": {tracing.NO_REPLACEMENT: 1}}
     told = str(Counts({"subject": 1}, {"subject": 1}, some, of_one))
     assert told == (
-        "Facts left out: 2 that the model answers otherwise, 3 without words of as many tokens to "
-        "put in the place of theirs; of the subject's 1 without words of as many tokens to put in "
-        "the place of theirs; --by noise needs no other words"
+        "Facts left out: 2 that the model does not know, 3 for which there are no replacement words "
+        "with the same number of tokens; subject corrupted: 1 for which there are no replacement "
+        "words with the same number of tokens; --by noise needs no replacement words"
     )

@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.data.choose import fact_key, spread_facts
 from kedit.data.enough import require_facts_to_ask
-from kedit.editing.provenance import fingerprint
+from kedit.editing.provenance import current_fingerprint
 from kedit.errors import InputError
 from kedit.facts import Fact
 from kedit.heads import Head
@@ -77,7 +77,7 @@ def ask_heads(
     journal = Journal() if journal is None else journal
     journal.ask(
         "ask_heads",
-        model=fingerprint(model),
+        model=current_fingerprint(model),
         heads=heads,
         choose=choose,
         n_heads=n_heads,

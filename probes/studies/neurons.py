@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.data.enough import FEWEST_TO_SEARCH, require_facts_of_a_relation
 from kedit.editing.neurons import Neuron
-from kedit.editing.provenance import fingerprint
+from kedit.editing.provenance import current_fingerprint
 from kedit.editing.write_sites import Half
 from kedit.errors import InputError
 from kedit.facts import Fact
@@ -72,7 +72,7 @@ def find_neurons(
     journal = Journal() if journal is None else journal
     journal.ask(
         "find_neurons",
-        model=fingerprint(model),
+        model=current_fingerprint(model),
         wordings=wordings,
         halves=halves,
         gradient_steps=gradient_steps,

@@ -15,7 +15,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.data import builtin
 from kedit.data.choose import fact_key, spread_facts
-from kedit.editing.provenance import fingerprint
+from kedit.editing.provenance import current_fingerprint
 from kedit.errors import InputError, NoReplacement
 from kedit.facts import Fact
 from kedit.journal import Entry, Journal, skip
@@ -61,7 +61,7 @@ def trace_facts(
         InputError: no fact could be traced, or a setting does not fit the model or the facts.
     """
     journal = Journal() if journal is None else journal
-    journal.ask("trace_facts", model=fingerprint(model), settings=settings)
+    journal.ask("trace_facts", model=current_fingerprint(model), settings=settings)
     order = spread_facts(facts, settings.seed)
     prepared = _prepared(
         model, [worded[0] for worded in order], facts if pool is None else pool, settings

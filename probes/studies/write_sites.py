@@ -14,7 +14,7 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Editor, PreparedEditor
-from kedit.editing.provenance import fingerprint
+from kedit.editing.provenance import current_fingerprint
 from kedit.editors.joint import Joint
 from kedit.facts import EditCase
 from kedit.journal import Journal
@@ -90,7 +90,7 @@ def choose_sites(
     journal = Journal() if journal is None else journal
     journal.ask(
         "choose_sites",
-        model=fingerprint(model),
+        model=current_fingerprint(model),
         n_neighbours=n_neighbours,
         settings=settings,
         text=text,
