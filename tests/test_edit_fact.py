@@ -156,7 +156,7 @@ def test_an_edit_that_fails_is_saved_and_the_command_says_so(
     found, screen = report(place), capsys.readouterr().out
     assert (found["outcome"], found["prices"]) == ("fails", [])
     assert found["verdict"].startswith("The edit fails: after the edited prompt the model st")
-    assert "It is saved all the same" in " ".join(screen.split())
+    assert "The edit is saved nevertheless" in " ".join(screen.split())
     assert Edit.load(place / "edit.safetensors").deltas
     assert f"with Edit.load('{place}/edit.safetensors').applied(load('toy')) as model:" in screen
 

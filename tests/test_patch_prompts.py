@@ -261,7 +261,7 @@ def test_figures_name_a_metric_of_ones_own(toy: HookedTransformer):
     found = patch_prompts(toy, CLEAN, OTHERS, metric=entropy)
     for figure in (heatmap(found, "z", "entropy"), head_maps(found)):
         told = [text.get_text() for text in figure.findobj(Text)]
-        assert any("effect on entropy" in text for text in told)
+        assert any("on entropy" in text for text in told)
         assert any("corrupted" in text and "2 other texts" in text for text in told)
         assert any("(entropy)" in text for text in told)  # the colour bar's unit
     with pytest.raises(InputError, match="metric 'prob' was not measured: use entropy"):

@@ -166,9 +166,9 @@ def test_where_nothing_replaces_its_words_a_fact_is_traced_under_noise(
 
 def test_settings_out_of_bounds_are_refused() -> None:
     for changed, wanted in (
-        ({"samples": 0}, "samples=0: must be a number of at least 1"),
-        ({"sites": ("elbow",)}, "sites=elbow: must be one of resid_post"),
-        ({"sites": ()}, f"no sites are told: any of {', '.join(SITES)}"),
+        ({"samples": 0}, "samples=0: a number of at least 1 is wanted"),
+        ({"sites": ("elbow",)}, "sites=elbow: one of resid_post"),
+        ({"sites": ()}, f"sites is empty: needs at least one of {', '.join(SITES)}"),
     ):
         with pytest.raises(InputError, match=wanted):
             Tracing(**changed)  # pyright: ignore[reportArgumentType]
@@ -179,7 +179,7 @@ def test_the_reasons_are_those_that_studies_record() -> None:
     of_one = {"subject": {tracing.NO_REPLACEMENT: 1}}
     told = str(Counts({"subject": 1}, {"subject": 1}, some, of_one))
     assert told == (
-        "Facts left out: 2 that the model does not know, 3 for which there are no replacement words "
-        "with the same number of tokens; subject corrupted: 1 for which there are no replacement "
-        "words with the same number of tokens; --by noise needs no replacement words"
+        "Facts left out: 2 that the model does not know, 3 for which there are no replacement "
+        "words with the same number of tokens; subject corrupted: 1 for which there are no "
+        "replacement words with the same number of tokens; --by noise needs no replacement words"
     )
