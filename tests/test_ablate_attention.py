@@ -74,7 +74,7 @@ def test_random_heads_are_drawn_by_seed_in_the_layers_of_both() -> None:
 
 @pytest.mark.parametrize("n", [-1, 4, 5])
 def test_as_many_heads_as_a_layer_has_are_not_drawn(n: int) -> None:
-    with pytest.raises(InputError, match=f"--n-random-heads {n}: from 1 to 3 of a layer's 4"):
+    with pytest.raises(InputError, match="from 1 to 3"):
         with_random_heads(Joint(layers=(0,)), 4, n, draws=1, seed=0)
 
 

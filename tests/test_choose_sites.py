@@ -226,7 +226,7 @@ def test_a_bad_record_costs_only_itself(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(choose, "usable_cases", benchmark)
     monkeypatch.setattr(choose, "spread_cases", lambda every, limit, seed: cases)
-    config = replace(TOY, layers=[1], positions=["last"], probes=0, out=str(tmp_path))
+    config = replace(TOY, layers=[1], positions=["last"], prompts_per_kind=0, out=str(tmp_path))
     folder = command.run(config)
     skipped = SiteFindings.load(folder).skipped
     assert sorted(reason[:12] for reason in skipped.values()) == ["'far far far", "no other rel"]

@@ -158,7 +158,11 @@ def test_a_study_in_memory_does_nothing_twice(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("done again")
 
-    for module, name in ((study, "search"), (neuron_scaling, "effects"), (neuron_search, "says")):
+    for module, name in (
+        (study, "search"),
+        (neuron_scaling, "effects"),
+        (neuron_search, "answers_right"),
+    ):
         monkeypatch.setattr(module, name, never)
     found = find_neurons(
         toy,
@@ -259,7 +263,7 @@ def test_halves_are_searched_under_one_threshold(searched: dict[str, Sequence[Se
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (Config(halves=["elbow"]), "--halves elbow: one of mlp attn is wanted"),
+        (Config(halves=["elbow"]), "--halves elbow: must be one of mlp attn"),
         (Config(halves=[]), "--halves: at least one value is needed"),
         (Config(facts_per_relation=3), "--facts-per-relation 3: at least 4 facts"),
     ],

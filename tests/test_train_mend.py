@@ -143,13 +143,13 @@ def test_validation_falls_and_the_best_is_kept(toy_mend: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "wanted"),
     [
-        *(("lr", value, "at most 1 is wanted") for value in (math.nan, math.inf, 99.0, -1.0, 0.0)),
-        ("lr_rate", math.nan, "--lr-rate nan: must be a number above 0"),
-        ("lr_rate", 1e12, "--lr-rate 1000000000000.0: must be a number above 0"),
-        ("rate", 1e12, "--rate 1000000000000.0: must be a number above 0 and of at most 1"),
-        ("edit_weight", -0.5, "--edit-weight -0.5: must be a number above 0"),
+        *(("lr", value, "at most 1") for value in (math.nan, math.inf, 99.0, -1.0, 0.0)),
+        ("lr_rate", math.nan, "--lr-rate nan: (must be )?a number above 0"),
+        ("lr_rate", 1e12, "--lr-rate 1000000000000.0: (must be )?a number above 0"),
+        ("rate", 1e12, "--rate 1000000000000.0: (must be )?a number above 0 and of at most 1"),
+        ("edit_weight", -0.5, "--edit-weight -0.5: (must be )?a number above 0"),
         *(
-            (name, -1, f"--{name.replace('_', '-')} -1: a number of at least 1 is wanted")
+            (name, -1, f"--{name.replace('_', '-')} -1: (must be )?a number of at least 1")
             for name in (
                 "rank", "batch", "accumulate", "steps", "validate_every", "patience", "n_validate"
             )
