@@ -401,8 +401,8 @@ def test_the_study_runs_in_memory_and_a_journal_saves_it_from_doing_work_again(
 def test_what_a_study_cannot_look_at_is_refused(toy: HookedTransformer) -> None:
     for layers, positions, message in (
         ([1, 4], POSITIONS, "layers 4: the model has layers 0 to 3"),
-        ([], [], "positions : any of subject_last, object_last, last"),
-        ([], ["pair_last"], "positions pair_last: any of subject_last"),
+        ([], [], r"positions .none.: must be one or more of subject_last"),
+        ([], ["pair_last"], "positions pair_last: must be one or more of subject_last"),
     ):
         with pytest.raises(InputError, match=message):
             choose_sites(toy, [], layers=layers, positions=positions)  # pyright: ignore
