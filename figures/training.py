@@ -20,7 +20,7 @@ COLOURS = {"training": "0.6", "entity": PART_COLOURS["subject"], "relation": "#D
 
 @styled
 def losses(trained: TrainedMend) -> Figure:
-    """Draws the loss of edits (left, dashed: unedited model) and of unrelated tokens (right)."""
+    """Draws the edit loss (left; dashed: unedited model) and the locality loss (right)."""
     caption = (
         f"n = {plural(trained.n_held_out, 'validation edit')}, {trained.n_train:,} training edits; "
         f"seed {trained.seed}. Dots: means over validation edits; grey: means over the training "
@@ -44,10 +44,10 @@ def losses(trained: TrainedMend) -> Figure:
                 points[-1].before, color=COLOURS[name], linestyle="--", linewidth=0.8,
                 label=f"before the edit, {name} edits",
             )  # fmt: skip
-    _labelled(edit, "Edited prompts", "negative log-likelihood\nof the target (nats)", trained.best)
+    _labelled(edit, "Edit loss", "negative log-likelihood\nof the target (nats)", trained.best)
     _labelled(
         kl,
-        "Text that should not change",
+        "Locality loss",
         "KL(unedited ‖ edited) of the\nnext token (nats)",
         trained.best,
     )

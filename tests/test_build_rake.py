@@ -191,7 +191,7 @@ def test_the_figure_has_a_bar_for_each_relation_in_its_kinds_colour() -> None:
     assert colours == [KIND_COLOURS[kind] for kind in ("", "hierarchical", "symmetric")]
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == {
-        "hierarchical", "symmetric", "kind not known",
+        "hierarchical", "symmetric", "unknown kind",
     }  # fmt: skip
     assert "n = 52 records of 1,234 subjects, 3 relations" in caption_of(figure)
 

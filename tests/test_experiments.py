@@ -422,5 +422,5 @@ def test_a_part_without_words_to_put_in_its_place_does_not_take_the_other_with_i
     told = " ".join(capsys.readouterr().out.split())
     assert "relation corrupted: 2 for which there are no replacement words" in told
     other = replace(config, corrupt="relation", relations="P19", out=str(tmp_path / "other"))
-    with pytest.raises(InputError, match=r"no traces to average.* [1-9]\d* for which there are"):
+    with pytest.raises(InputError, match=r"could be traced: .* [1-9]\d* for which there are"):
         trace_relation.run(other)
