@@ -166,8 +166,8 @@ def test_where_nothing_replaces_its_words_a_fact_is_traced_under_noise(
 
 def test_settings_out_of_bounds_are_refused() -> None:
     for changed, wanted in (
-        ({"samples": 0}, "samples=0: a number of at least 1 is wanted"),
-        ({"sites": ("elbow",)}, "sites=elbow: one of resid_post"),
+        ({"samples": 0}, "samples=0: must be a number of at least 1"),
+        ({"sites": ("elbow",)}, "sites=elbow: must be one of resid_post"),
         ({"sites": ()}, f"sites is empty: needs at least one of {', '.join(SITES)}"),
     ):
         with pytest.raises(InputError, match=wanted):

@@ -144,12 +144,12 @@ def test_validation_falls_and_the_best_is_kept(toy_mend: Path) -> None:
     ("option", "value", "wanted"),
     [
         *(("lr", value, "at most 1") for value in (math.nan, math.inf, 99.0, -1.0, 0.0)),
-        ("lr_rate", math.nan, "--lr-rate nan: (must be )?a number above 0"),
-        ("lr_rate", 1e12, "--lr-rate 1000000000000.0: (must be )?a number above 0"),
-        ("rate", 1e12, "--rate 1000000000000.0: (must be )?a number above 0 and of at most 1"),
-        ("edit_weight", -0.5, "--edit-weight -0.5: (must be )?a number above 0"),
+        ("lr_rate", math.nan, "--lr-rate nan: must be a number above 0"),
+        ("lr_rate", 1e12, "--lr-rate 1000000000000.0: must be a number above 0"),
+        ("rate", 1e12, "--rate 1000000000000.0: must be a number above 0 and of at most 1"),
+        ("edit_weight", -0.5, "--edit-weight -0.5: must be a number above 0"),
         *(
-            (name, -1, f"--{name.replace('_', '-')} -1: (must be )?a number of at least 1")
+            (name, -1, f"--{name.replace('_', '-')} -1: must be a number of at least 1")
             for name in (
                 "rank", "batch", "accumulate", "steps", "validate_every", "patience", "n_validate"
             )
@@ -165,7 +165,7 @@ def test_options_out_of_range_are_refused_before_the_model_is_loaded(
         run(config)
     assert not (tmp_path / "run").exists()
     if option != "n_validate":
-        with pytest.raises(InputError, match=wanted.split(": ")[-1].removesuffix(" is wanted")):
+        with pytest.raises(InputError, match=wanted.split(": ")[-1]):
             replace(SHORT, **{option: value})
 
 
