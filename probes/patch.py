@@ -167,7 +167,7 @@ def sweep(
         if len(waiting) * len(done[1]) >= ROWS_UNEMBEDDED:
             unembed()
     unembed()
-    if patch.site == "resid_post" and not patch.severed and first == n_pos - 1 in columns:
+    if patch.site == "resid_post" and not patch.severed and first == n_pos - 1 and first in columns:
         # Only the last position, where the answer is read, is corrupted. All positions before it
         # are clean, so its restored residual continues exactly as in the clean run, whose score is
         # known. `_column` has left these cells out: no position after them needs to be run.

@@ -270,7 +270,7 @@ def test_options_for_drawing_do_not_make_another_run(tmp_path: Path) -> None:
         (["--model", "no-such-model"], "unknown model 'no-such-model'"),
         (["--model", "toy", "--sites", "elbow"], "--sites elbow: must be one of resid_post"),
         (["--model", "toy", "--by", "noise", "--noise", "loud"], "noise 'loud'"),
-        (["--model", "toy", "--relations", "²"], "no facts of the relation '²'; there are"),
+        (["--model", "toy", "--relations", "²"], "no facts of the relation '²'; the relations are"),
         (["--model", "toy", "--relations", "9" * 5000], "no facts of the relation '999"),
         (["--samples", "0"], "--samples 0: must be a number of at least 1"),
         (["--samples", "-2"], "--samples -2: must be a number of at least 1"),

@@ -289,7 +289,7 @@ def test_a_damaged_file_is_noticed_and_made_anew(
         made = moment(toy, [MLP], text, N)
     assert sum(forwards) == 8 and torch.equal(made.matrix, right.matrix)
     (warning,) = caplog.records
-    assert file.name in warning.getMessage() and "made anew" in warning.getMessage()
+    assert file.name in warning.getMessage() and "computed again" in warning.getMessage()
     forwards.clear()
     caplog.clear()
     assert torch.equal(moment(toy, [MLP], text, N).matrix, right.matrix)

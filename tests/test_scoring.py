@@ -51,7 +51,7 @@ def test_a_journal_gives_no_scores_of_the_unedited_model_to_an_edited_one(
     score_cases(toy, cases[:1], say=False, journal=journal)
     before = score_cases(toy, cases, say=False, journal=journal)  # more cases: the same question
     with edit.applied(toy):
-        with pytest.raises(InputError, match="score_cases with model=.*give another journal"):
+        with pytest.raises(InputError, match="score_cases with model=.*use another journal"):
             score_cases(toy, cases, say=False, journal=journal)
         with pytest.raises(InputError, match="scoring with model="):
             score_each(toy, cases, FAST, journal=journal)  # as other studies do

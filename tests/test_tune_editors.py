@@ -112,7 +112,7 @@ def test_it_goes_on_and_is_read_by_the_comparison(
     )
     for name in ("tuning", "frontier"):
         assert (run / f"{name}.png").stat().st_size > 10_000
-    with pytest.raises(InputError, match="no file of tune_editors"):
+    with pytest.raises(InputError, match="not a file that tune_editors wrote"):
         parse_specs(str(run / "config.json"))
 
 
