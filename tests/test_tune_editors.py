@@ -84,8 +84,8 @@ def test_the_best_is_the_one_with_the_highest_score_then_mean(run: Path) -> None
     for name, best in told["editors"].items():
         own = [row for row in rows if row["editor"] == name]
         ranked = sorted(own, key=lambda r: [-float(r[one]) for one in RANKED_BY])
-        assert own[0]["told"] == best and own == ranked
-        assert [one["place"] for one in own] == ["1", "2", "3"]
+        assert own[0]["spec"] == best and own == ranked
+        assert [one["rank"] for one in own] == ["1", "2", "3"]
     gained = ("efficacy", "paraphrase", "removal")
     groups = (*gained, "neighbours kept", "other objects kept", "other relations kept")
     names = [name + how for name in groups for how in ("", ", magnitude")]

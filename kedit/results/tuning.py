@@ -40,7 +40,7 @@ class Try:
             **self.shares,
         }  # fmt: skip
         return {
-            "told": self.spec,
+            "spec": self.spec,
             "failed": self.n_failed,
             **{
                 column: value
@@ -111,7 +111,7 @@ class Tuning(Result):
     def rows(self) -> list[dict[str, Any]]:
         """A row for each try, the best of each editor first."""
         return [
-            {"editor": editor.name, "place": rank, **tried.row()}
+            {"editor": editor.name, "rank": rank, **tried.row()}
             for editor in self.tuned
             for rank, tried in enumerate(editor.tries, 1)
         ]
