@@ -109,7 +109,7 @@ def loaded(config: Any, folder: "RunFolder") -> "HookedTransformer":
     from kedit.models.load import load
 
     require_bytes(config)
-    model = load(config.model, config.device, getattr(config, "dtype", None))
+    model = load(config.model, config.device, config.dtype)
     cfg = model.cfg
     log_stage(f"Loaded {config.model}: {cfg.n_layers} layers, {cfg.dtype}, on {cfg.device}")
     folder.require_weights(fingerprint(model))

@@ -127,12 +127,9 @@ def train(
             losses = _step(model, network, optimiser, practice, recipe, step)
             _require_finite({"training": losses}, recipe, step)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value / recipe.validate_every
+                sums[name] = sums.get(name, 0.0) + value
             step += 1
-            # the sums are divided by validate_every, but before the last validation there may be
-            # fewer steps
-            share = recipe.validate_every / (step - validated_at)
-            means = {name: value * share for name, value in sums.items()}
+            means = {name: total / (step - validated_at) for name, total in sums.items()}
             bars.update(bar, advance=1, description=_in_words(means))
             is_last = step == recipe.steps or step - at == recipe.patience
             if step % recipe.validate_every == 0 or is_last:
