@@ -24,7 +24,7 @@ from kedit.data import load_facts
 from kedit.data.choose import spread_facts
 from kedit.facts import Fact
 from kedit.forward.metrics import METRICS
-from kedit.forward.runs import Run, States
+from kedit.forward.runs import Run, States, both_states
 from kedit.models.load import load
 from kedit.models.prompts import encode
 from kedit.stats import bootstrap_ratio, rank_correlation
@@ -96,7 +96,7 @@ def _runs(
             corruption = add_noise(model, prompt, "relation", noise, SAMPLES, seed)
         else:
             corruption = replaced(model, fact, "relation", pool, 0)
-        states = (Run(prompt.tokens[None]).states(model), corruption.run.states(model))
+        states = both_states(model, Run(prompt.tokens[None]), corruption.run)
         yield (
             fact,
             states,

@@ -24,7 +24,7 @@ from transformer_lens.utilities.components_utils import get_act_name
 from kedit.errors import InputError
 from kedit.forward.metrics import METRICS, answer_scores
 from kedit.forward.patched import require_patchable
-from kedit.forward.runs import Run, States
+from kedit.forward.runs import Run, States, both_states
 from kedit.heads import Head
 from kedit.models.sites import is_parallel
 from probes.patch import AnswerMetric
@@ -153,7 +153,7 @@ def path_patch(
     if mlps not in ("held", "recomputed"):
         raise InputError(f"mlps {mlps!r}: must be held or recomputed")
     _require_runs(model, clean, corrupted, restored_at)
-    clean_states, base = clean.states(model), corrupted.states(model)
+    clean_states, base = both_states(model, clean, corrupted)
     for receiver in receivers:
         _require_path(model, sender, receiver, n_kv_heads=base.keys[0].shape[2])
 

@@ -17,7 +17,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.forward.metrics import OwnMetric
-from kedit.forward.runs import Run
+from kedit.forward.runs import Run, both_states
 from kedit.models.prompts import (
     Prompt,
     answers_ids,
@@ -84,7 +84,7 @@ def patch_prompts(
     prompt, foil_token = _scored(model, clean, answer.strip(), foil.strip())
     require_room(model, clean, len(prompt.tokens))
     rows = torch.stack([_aligned(model, prompt, text) for text in others])
-    states = Run(prompt.tokens[None]).states(model), Run(rows).states(model)
+    states = both_states(model, Run(prompt.tokens[None]), Run(rows))
     if metric is not None:
         question = metric if isinstance(metric, OwnMetric) else OwnMetric(_name_of(metric), metric)
     elif foil_token is not None:

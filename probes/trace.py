@@ -17,7 +17,7 @@ from transformer_lens import HookedTransformer
 from kedit.errors import InputError
 from kedit.facts import Fact
 from kedit.forward.metrics import METRICS, last_logits
-from kedit.forward.runs import Run, States
+from kedit.forward.runs import Run, States, both_states
 from kedit.models.prompts import Prompt, decoded, encode, with_given_tokens
 from kedit.progress import progress
 from kedit.results.averages import finite_grid
@@ -153,8 +153,7 @@ def _swept(
     screening: Screening | None,
 ) -> tuple[AnswerMetric, dict[str, EffectGrid]]:
     """Sweeps one prompt with every patch; returns the metric and the grids by name."""
-    clean = Run(prompt.tokens[None]).states(model)
-    corrupted = corruption.run.states(model)
+    clean, corrupted = both_states(model, Run(prompt.tokens[None]), corruption.run)
     question = question_of(model, prompt.answer_ids[0], corrupted)
     estimated: dict[str, Tensor] = {}
     generator = torch.Generator()

@@ -15,7 +15,7 @@ from transformer_lens import HookedTransformer
 from kedit.data.choose import fact_key
 from kedit.errors import InputError, NoReplacement
 from kedit.facts import Fact
-from kedit.forward.runs import Run, States
+from kedit.forward.runs import Run, States, both_states
 from kedit.heads import Head
 from kedit.journal import Journal, skip
 from kedit.models.prompts import Prompt, encode
@@ -75,7 +75,7 @@ def fact_runs(
             probability with them.
     """
     prompt, corruption = encode(model, fact), replaced(model, fact, corrupt, pool, seed)
-    clean, corrupted = Run(prompt.tokens[None]).states(model), corruption.run.states(model)
+    clean, corrupted = both_states(model, Run(prompt.tokens[None]), corruption.run)
     question = question_of(model, prompt.answer_ids[0], corrupted)
     before, after = (question.scores(model, run.last)[0].mean() for run in (clean, corrupted))
     if after > KEPT_SHARE * before:
