@@ -8,42 +8,68 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.components.transformer_block import TransformerBlock
 
 from kedit.forward.paths import CellPath
 from kedit.forward.runs import Held, States
 from kedit.models.sites import (
-    after_past,
-    attend,
     attn_read,
     attn_written,
     has_plain_attention,
     is_parallel,
     mlp_out,
+    rotated,
     sees_all,
     w_o,
 )
 
+Past = tuple[Float[Tensor, "_ _ kv_head d_head"], Float[Tensor, "_ _ kv_head d_head"]]
+
+
+class Pasts:
+    """Keys and values of whole runs, for the positions before a path; keys are rotated only once.
+
+    Args:
+        corrupted: the run whose keys and values are used if a column names no other run.
+    """
+
+    def __init__(self, corrupted: States) -> None:
+        self.corrupted = corrupted
+        self._rotated: dict[tuple[int, int], Tensor] = {}  # by the run's id and the layer
+
+    def before(self, path: CellPath, layer: int) -> Past:
+        """Returns keys, not rotated, and values at the positions before the path's."""
+        run, first = path.column.before or self.corrupted, path.column.first
+        return run.keys[layer][:, :first], run.values[layer][:, :first]
+
+    def rotated_before(self, path: CellPath, block: TransformerBlock, layer: int) -> Past:
+        """Returns rotated keys, and values, at the positions before the path's."""
+        run, first = path.column.before or self.corrupted, path.column.first
+        if (id(run), layer) not in self._rotated:
+            n_rows, n_pos = run.keys[layer].shape[:2]
+            positions = torch.arange(n_pos, device=run.keys[layer].device).repeat(n_rows)
+            keys = rotated(block, run.keys[layer].flatten(0, 1), positions, n_pos)
+            self._rotated[id(run), layer] = keys.unflatten(0, (n_rows, n_pos))
+        return self._rotated[id(run), layer][:, :first], run.values[layer][:, :first]
+
 
 def run_block(
-    block: TransformerBlock, layer: int, is_last: bool, corrupted: States, paths: Sequence[CellPath]
+    block: TransformerBlock, layer: int, is_last: bool, pasts: Pasts, paths: Sequence[CellPath]
 ) -> None:
     """Runs all paths through one block, and updates their residuals.
 
     After the last block only the last position is read, so only this position is computed there.
     """
     pre = _joined([path.resid for path in paths])
-    pasts = []
-    for path in paths:
-        run, first = path.column.before or corrupted, path.column.first
-        pasts.append((run.keys[layer][:, :first], run.values[layer][:, :first]))
     sizes = [path.resid.shape for path in paths]
-    if has_plain_attention(block) and sees_all(block, corrupted.resid[0].shape[1]):
-        written = _plain_attention(block, pre, sizes, pasts, is_last)
+    if has_plain_attention(block) and sees_all(block, pasts.corrupted.resid[0].shape[1]):
+        before = [pasts.rotated_before(path, block, layer) for path in paths]
+        written = _plain_attention(block, pre, sizes, before, is_last)
     else:
-        written = _lens_attention(block, pre, sizes, pasts, is_last)
+        before = [pasts.before(path, layer) for path in paths]
+        written = _lens_attention(block, pre, sizes, before, is_last)
     if is_last:
         pre = _joined([path.resid[:, :, -1:] for path in paths])
         sizes = [torch.Size([*size[:2], 1, size[3]]) for size in sizes]
@@ -62,7 +88,7 @@ def run_block(
 
     for part, value in held("attn_out", written):
         part[:] = value
-    mid = pre + written
+    mid = written.add_(pre)  # `written` is new memory, and allocating more takes time
     read = pre if is_parallel(block) else mid
     # held outputs of the MLP are not computed at all
     computed = torch.ones(len(read), dtype=torch.bool, device=read.device)
@@ -77,11 +103,8 @@ def run_block(
             out[computed] = mlp_out(block, read[computed][None])[0]
         for part, value in held("mlp_out", out):
             part[:] = value
-    for path, resid in zip(paths, _apart(mid + out, sizes), strict=True):
+    for path, resid in zip(paths, _apart(out.add_(mid), sizes), strict=True):
         path.resid = resid
-
-
-Past = tuple[Float[Tensor, "_ _ kv_head d_head"], Float[Tensor, "_ _ kv_head d_head"]]
 
 
 def _plain_attention(
@@ -91,22 +114,87 @@ def _plain_attention(
     pasts: Sequence[Past],
     is_last: bool,
 ) -> Float[Tensor, "written_token d_model"]:
-    """attn_out of all tokens (if `is_last`, of the last positions), for each path over its past."""
+    """attn_out of all tokens (if `is_last`, of the last positions), for each path over its past.
+
+    It computes the same as `block.attn`, up to rounding, for blocks for which `has_plain_attention`
+    and `sees_all` hold. The keys in `pasts` are rotated.
+    """
     read = attn_read(block, pre)
-    queried = _joined([part[:, :, -1:] for part in _apart(read, sizes)]) if is_last else read
+    queried, query_sizes = read, sizes
+    if is_last:
+        queried = _joined([part[:, :, -1:] for part in _apart(read, sizes)])
+        query_sizes = [torch.Size([*size[:2], 1, size[3]]) for size in sizes]
     query, keys, values = block.attn.calculate_qkv_matrices(queried[None], read[None], read[None])
-    query_sizes = [torch.Size([*size[:2], 1 if is_last else size[2], size[3]]) for size in sizes]
+    n_ctx = pasts[0][0].shape[1] + sizes[0][2]
+    query = rotated(block, query[0], _positions(query_sizes, n_ctx, pre.device), n_ctx)
+    keys = rotated(block, keys[0], _positions(sizes, n_ctx, pre.device), n_ctx)
     z = [
-        attend(block, q, k, v, *past).flatten(0, 2)
+        _attended(block, q, k, v, *past).flatten(0, 2)
         for q, k, v, past in zip(
-            _apart(query[0], query_sizes),
-            _apart(keys[0], sizes),
+            _apart(query, query_sizes),
+            _apart(keys, sizes),
             _apart(values[0], sizes),
             pasts,
             strict=True,
         )
     ]
     return attn_written(block, F.linear(torch.cat(z), w_o(block), block.attn.b_O))
+
+
+def _positions(
+    sizes: Sequence[torch.Size], n_ctx: int, device: torch.device
+) -> Int[Tensor, " token"]:
+    """The positions of the tokens of all paths; the last token of each path is the text's last."""
+    return torch.cat(
+        [
+            torch.arange(n_ctx - size[2], n_ctx, device=device).repeat(size[0] * size[1])
+            for size in sizes
+        ]
+    )
+
+
+def _attended(
+    block: TransformerBlock,
+    query: Float[Tensor, "row sample query_pos head d_head"],
+    keys: Float[Tensor, "row sample pos kv_head d_head"],
+    values: Float[Tensor, "row sample pos kv_head d_head"],
+    past_keys: Float[Tensor, "#sample past_pos kv_head d_head"],
+    past_values: Float[Tensor, "#sample past_pos kv_head d_head"],
+) -> Float[Tensor, "row sample query_pos key"]:
+    """The heads' outputs z, flattened, at new positions after a past that all rows share.
+
+    Args:
+        query: of the last `query_pos` new positions, rotated.
+        keys, values: of all new positions; keys are rotated.
+        past_keys, past_values: of earlier positions, one entry per sample or one for all samples;
+            keys are rotated.
+    """
+    n_past, n_new, n_query = past_keys.shape[1], keys.shape[2], query.shape[2]
+    mask = None
+    if n_query > 1:
+        visible = torch.ones(n_query, n_past + n_new, dtype=torch.bool, device=query.device)
+        mask = visible.tril(n_past + n_new - n_query)
+    z = F.scaled_dot_product_attention(
+        query.flatten(0, 1).transpose(1, 2),
+        _after_past(past_keys, keys.flatten(0, 1), len(keys)).transpose(1, 2),
+        _after_past(past_values, values.flatten(0, 1), len(keys)).transpose(1, 2),
+        attn_mask=mask,
+        scale=1 / block.attn.attn_scale,
+        enable_gqa=keys.shape[3] != query.shape[3],
+    )
+    return z.transpose(1, 2).flatten(2).unflatten(0, query.shape[:2])
+
+
+def _after_past(
+    past: Tensor, new: Tensor, n_rows: int
+) -> Float[Tensor, "row_sample pos kv_head d_head"]:
+    """`new` after a past that is the same for every row, with rows and samples merged.
+
+    The past has one entry per sample, or one for all samples.
+    """
+    new = new.unflatten(0, (n_rows, -1))
+    shared = past.expand(n_rows, new.shape[1], *past.shape[1:])
+    return torch.cat([shared, new], dim=2).flatten(0, 1)
 
 
 def _lens_attention(
@@ -146,6 +234,6 @@ class _SharedPast:
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         return (
-            after_past(self.past_keys, keys, self._n_rows),
-            after_past(self.past_values, values, self._n_rows),
+            _after_past(self.past_keys, keys, self._n_rows),
+            _after_past(self.past_values, values, self._n_rows),
         )

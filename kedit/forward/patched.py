@@ -26,7 +26,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.forward.blocks import run_block
+from kedit.forward.blocks import Pasts, run_block
 from kedit.forward.paths import CellPath, Column, Trunk
 from kedit.forward.runs import States
 from kedit.models.sites import require_unhooked
@@ -50,8 +50,9 @@ def run_on(
         the order in which they are finished.
     """
     budget = max_tokens(model, corrupted.resid[0].shape[1])
+    pasts = Pasts(corrupted)
     for batch in _batches(corrupted, columns, budget):
-        yield from _walk(model, corrupted, batch)
+        yield from _walk(model, pasts, batch)
 
 
 def max_tokens(model: HookedTransformer, n_ctx: int) -> int:
@@ -104,10 +105,10 @@ def _batches(corrupted: States, columns: Iterable[Column], budget: int) -> Itera
 
 
 def _walk(
-    model: HookedTransformer, corrupted: States, columns: Sequence[Column]
+    model: HookedTransformer, pasts: Pasts, columns: Sequence[Column]
 ) -> Iterator[tuple[int, Tensor]]:
     """Takes one batch of columns up the layers, and yields each cell with its final residual."""
-    n_layers = model.cfg.n_layers
+    corrupted, n_layers = pasts.corrupted, model.cfg.n_layers
     paths = [
         CellPath(
             column, corrupted.resid[0].new_empty(0, *corrupted.resid[0][:, column.first :].shape)
@@ -120,7 +121,7 @@ def _walk(
         is_last = layer == n_layers - 1
         active = [path for path in paths if path.rows]
         if active:
-            run_block(model.blocks[layer], layer, is_last, corrupted, active)
+            run_block(model.blocks[layer], layer, is_last, pasts, active)
         for path in paths:
             if is_last and not path.rows:
                 path.resid = path.resid[:, :, -1:]
