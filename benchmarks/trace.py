@@ -23,7 +23,7 @@ from functools import partial
 
 import torch
 from transformer_lens import HookedTransformer, patching
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks._gpt2 import (
     HEADS,
@@ -38,11 +38,11 @@ from benchmarks._gpt2 import (
     noisy_runs,
     rome_cell,
 )
+from benchmarks._shapes import hugging_face
 from benchmarks._timing import matmul_peak, report, seconds
-from kedit.errors import ModelUnavailable
-from kedit.forward.runs import Run
+from kedit.forward.runs import Run, both_states
 from kedit.models import toy
-from kedit.models.hugging_face import gemma_270m_folder, hooked
+from kedit.models.hugging_face import hooked
 from kedit.models.load import prepare, quiet
 from kedit.results.grids import EffectGrid
 from probes.patch import AnswerMetric, Patch, sweep
@@ -146,7 +146,7 @@ def whole_sweep(
     positions: Sequence[int] | None = None,
 ) -> EffectGrid:
     """Computes both runs and the sweep."""
-    return sweep(model, clean.states(model), corrupted.states(model), patch, QUESTION, positions)
+    return sweep(model, *both_states(model, clean, corrupted), patch, QUESTION, positions)
 
 
 def lens_cell_seconds(
@@ -181,21 +181,7 @@ def lens_cell_seconds(
 def on_gemma(quick: bool) -> float:
     """Compares a sweep on Gemma 3 270M with one hooked forward pass per cell."""
     samples, n_pos = (2, 8) if quick else (SAMPLES, TOKENS)
-    bars = contextlib.redirect_stderr(io.StringIO())
-    try:
-        with quiet(), bars:
-            hf = AutoModelForCausalLM.from_pretrained(gemma_270m_folder(), dtype=torch.float32)
-        kind = "its weights"
-    except ModelUnavailable:
-        from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-        hf = Gemma3ForCausalLM(
-            Gemma3TextConfig(
-                hidden_size=640, intermediate_size=2048, num_hidden_layers=18, vocab_size=262_144,
-                num_attention_heads=4, num_key_value_heads=1, head_dim=256,
-            )
-        )  # fmt: skip
-        kind = "random weights"
+    hf, name = hugging_face("gemma")
     with quiet():
         model = hooked(hf, torch.float32)
     del hf
@@ -214,7 +200,7 @@ def on_gemma(quick: bool) -> float:
         parameter.data = parameter.data.contiguous()
     plain = cells * hooked_cell_seconds(model, clean, corrupted, patch, timed_cells)
     print(
-        f"Gemma 3 270M ({kind}), resid, {cells} cells, {samples} samples: {ours:.1f} s; plain "
+        f"{name}, resid, {cells} cells, {samples} samples: {ours:.1f} s; plain "
         f"hooks as loaded {plain:.0f} s ({plain / ours:.1f}x)"
     )
     return plain / ours
