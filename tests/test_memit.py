@@ -11,13 +11,13 @@ from transformer_lens import HookedTransformer
 
 from kedit.editing import moments as moments_module
 from kedit.editing.edit import Edit, LowRank
-from kedit.editing.keys import keys, residual, training_rows
+from kedit.editing.keys import key_texts, keys, training_rows
 from kedit.editing.moments import moment
 from kedit.editing.values import Slot, Trained, Training, first_rows, train
 from kedit.editing.write_sites import WriteSite
 from kedit.editors.memit import MEMIT
 from kedit.errors import InputError
-from kedit.facts import EditRequest
+from kedit.facts import Demand, EditRequest
 from kedit.models import toy as toy_module
 from kedit.models.prompts import KeyPosition
 from kedit.scoring.score import Scoring, score
@@ -54,6 +54,14 @@ def made(edit: Edit, layer: int) -> Tensor:
     delta = edit.deltas[WriteSite(layer).parameter]
     assert isinstance(delta, LowRank)
     return delta.left @ delta.right
+
+
+def residual(model: HookedTransformer, layer: int, demand: Demand, where: KeyPosition) -> Tensor:
+    """The residual stream after a layer at the key position, behind no context."""
+    (tokens,) = key_texts(model, demand, [""], where)
+    with torch.no_grad():
+        resid = model(torch.tensor([tokens]), stop_at_layer=layer + 1)
+    return resid[0, -1]
 
 
 def trained(

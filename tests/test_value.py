@@ -38,14 +38,11 @@ def slow(
     model: HookedTransformer, rows: tuple[Row, ...], slots: tuple[Slot, ...], training: Training
 ) -> Trained:
     """The published loop: the whole model at every step, row by row."""
-    written = {}
+    written, keys = {}, {}
     for slot in slots:
-        name = raw_hook(slot)
-        acts = []
-        for row in rows:
-            _, cache = model.run_with_cache(torch.tensor([row.tokens]), names_filter=[name])
-            acts.append(cache[name][0, row.pos])
-        written[slot] = torch.stack(acts)
+        written[slot] = at_rows(model, rows, raw_hook(slot))
+        if slot.part == "mlp":
+            keys[slot] = at_rows(model, rows, WriteSite(slot.layer).key_hook)
     n_groups = 1 + max(row.group for row in rows)
     firsts = [next(i for i, row in enumerate(rows) if row.group == g) for g in range(n_groups)]
     norms = {slot: written[slot][firsts].norm(dim=-1) for slot in slots}
@@ -101,10 +98,20 @@ def slow(
     return Trained(
         {slot: delta.detach() for slot, delta in deltas.items()},
         written,
+        keys,
         {slot: torch.stack(acts) for slot, acts in wanted.items()},
         tuple(losses),
         float((-nll.detach()).exp()),
     )
+
+
+def at_rows(model: HookedTransformer, rows: tuple[Row, ...], name: str) -> Tensor:
+    """An activation at each row's position, one forward per row."""
+    acts = []
+    for row in rows:
+        _, cache = model.run_with_cache(torch.tensor([row.tokens]), names_filter=[name])
+        acts.append(cache[name][0, row.pos])
+    return torch.stack(acts)
 
 
 def words(model: HookedTransformer, rows: tuple[Row, ...], n: int) -> list[int]:
@@ -121,6 +128,9 @@ def words(model: HookedTransformer, rows: tuple[Row, ...], n: int) -> list[int]:
 def assert_same(fast: Trained, twin: Trained) -> None:
     assert fast.losses == pytest.approx(twin.losses, abs=2e-4)
     assert fast.likelihood == pytest.approx(twin.likelihood, abs=1e-4)
+    assert fast.keys.keys() == twin.keys.keys()
+    for slot, keys in twin.keys.items():
+        torch.testing.assert_close(fast.keys[slot], keys, atol=1e-4, rtol=1e-4)
     for slot, delta in twin.deltas.items():
         torch.testing.assert_close(fast.written[slot], twin.written[slot], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(fast.wanted[slot], twin.wanted[slot], atol=2e-3, rtol=1e-2)

@@ -77,6 +77,14 @@ def test_last_tokens_read_from_a_layer_up_have_the_keys_of_a_whole_forward(
                         keys[site][number], alone[site][0, -1], atol=1e-4, rtol=1e-4
                     )
         assert not torch.equal(read.keys(sites)[WriteSite(2)], before[WriteSite(2)])
+        edited = read.keys([WriteSite(2)])[WriteSite(2)]
+        _, cache = model.run_with_cache(torch.tensor(texts[:1]))
+        after = cache[get_act_name("resid_post", 2)][0, -1]
+        for layer in (1, 2):
+            read.advance(layer)
+            torch.testing.assert_close(read.residuals(2)[0], after, atol=1e-4, rtol=1e-4)
+        weight.copy_(kept)  # below the layer that the cache is at: no longer seen
+        torch.testing.assert_close(read.keys([WriteSite(2)])[WriteSite(2)], edited)
     finally:
         weight.copy_(kept)
 

@@ -120,6 +120,14 @@ def staying_row(model: HookedTransformer, demand: Demand) -> Row:
     return Row(*located(model, essence, "subject_last"))
 
 
+def key_texts(
+    model: HookedTransformer, demand: Demand, contexts: Sequence[str], where: KeyPosition
+) -> list[Tokens]:
+    """Returns the demand's prompt after each context, up to the key position."""
+    found = (located(model, demand.fact, where, demand.mentioned, text) for text in contexts)
+    return [tokens[: pos + 1] for tokens, pos in found]
+
+
 def keys(
     model: HookedTransformer,
     sites: Sequence[WriteSite],
@@ -128,22 +136,25 @@ def keys(
     where: KeyPosition,
 ) -> Mapping[WriteSite, Float[Tensor, "context d_key"]]:
     """Returns the demand's key at each site after each context."""
-    found = [located(model, demand.fact, where, demand.mentioned, text) for text in contexts]
-    read = read_keys(model, padded([tokens for tokens, _ in found], device(model)), list(sites))
-    positions = [pos for _, pos in found]
-    return {site: acts[range(len(found)), positions] for site, acts in read.items()}
+    return last_keys(model, sites, key_texts(model, demand, contexts, where))
 
 
 class LastTokens:
-    """Caches the residual stream below `layer`, so keys can be re-read after edits above it.
+    """Reads keys at the last token of each text, again and again while layers are edited upwards.
 
-    Keys are read at the last token of each text. Edits of `layer` itself are seen too.
+    The residual stream before a layer is cached, so the layers below are not run again. Edits of
+    this layer and of those above it are seen.
+
+    Args:
+        texts: token ids.
+        layer: the lowest layer that will be edited or read.
     """
 
     @torch.no_grad()
     def __init__(self, model: HookedTransformer, texts: Sequence[Tokens], layer: int = 0) -> None:
         self._model, self._layer = model, layer
-        self._opened: list[tuple[Tensor, list[int]]] = []
+        self._resids: list[Tensor] = []
+        self._last: list[list[int]] = []
         for start in range(0, len(texts), TEXTS_PER_BATCH):
             batch = texts[start : start + TEXTS_PER_BATCH]
             if is_plain(model):
@@ -152,15 +163,40 @@ class LastTokens:
             else:
                 rows = padded(batch, device(model))
                 resid = model(rows, stop_at_layer=layer, attention_mask=torch.ones_like(rows))
-            self._opened.append((resid, [len(text) - 1 for text in batch]))
+            self._resids.append(resid)
+            self._last.append([len(text) - 1 for text in batch])
+
+    def advance(self, layer: int) -> None:
+        """Moves the cache up to `layer`. Edits below it that are made later are not seen."""
+        self._resids = [self._before(resid, layer) for resid in self._resids]
+        self._layer = layer
 
     def keys(self, sites: Sequence[WriteSite]) -> Mapping[WriteSite, Float[Tensor, "text d_key"]]:
-        """Returns the keys at each site (not below `layer`), in the model's present state."""
+        """Returns the keys at each site, in the model's present state."""
         found = []
-        for resid, last in self._opened:
+        for resid, last in zip(self._resids, self._last, strict=True):
             read = read_keys(self._model, resid, list(sites), self._layer)
             found.append({site: acts[range(len(last)), last] for site, acts in read.items()})
         return {site: torch.cat([part[site] for part in found]) for site in sites}
+
+    def residuals(self, layer: int) -> Float[Tensor, "text d_model"]:
+        """Returns the residual stream after `layer`, in the model's present state."""
+        return torch.cat(
+            [
+                self._before(resid, layer + 1)[range(len(last)), last]
+                for resid, last in zip(self._resids, self._last, strict=True)
+            ]
+        )
+
+    @torch.no_grad()
+    def _before(self, resid: Tensor, layer: int) -> Float[Tensor, "text pos d_model"]:
+        """Runs the model from the cached residual to the one before `layer`."""
+        if layer == self._layer:
+            return resid
+        mask = resid.new_ones(resid.shape[:2], dtype=torch.long)
+        return self._model(
+            resid, start_at_layer=self._layer, stop_at_layer=layer, attention_mask=mask
+        )
 
 
 def last_keys(
@@ -168,14 +204,3 @@ def last_keys(
 ) -> Mapping[WriteSite, Float[Tensor, "text d_key"]]:
     """Returns the key at the last token of each text, at each site."""
     return LastTokens(model, texts).keys(sites)
-
-
-@torch.no_grad()
-def residual(
-    model: HookedTransformer, layer: int, demand: Demand, where: KeyPosition
-) -> Float[Tensor, " d_model"]:
-    """Returns the residual stream after `layer` at the demand's key position, without a context."""
-    tokens, pos = located(model, demand.fact, where, demand.mentioned)
-    rows = padded([tokens], device(model))
-    resid = model(rows, stop_at_layer=layer + 1, attention_mask=torch.ones_like(rows))
-    return resid[0, pos]

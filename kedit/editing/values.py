@@ -16,6 +16,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
+from kedit.editing.write_sites import WriteSite
 from kedit.forward.metrics import Vocabulary, likeliest, losses_and_slope
 from kedit.forward.packed import (
     LayerCache,
@@ -99,6 +100,7 @@ class Trained:
     Args:
         deltas: by slot, one per group.
         written: by slot, the output at each row's position without any delta.
+        keys: by MLP slot, W_out's key at each row's position without any delta.
         wanted: by slot, the output there with all deltas in place. For the upper slots this is not
             `written` plus the slot's delta, because their inputs include what lower slots add.
         losses: the total loss at each evaluation, in nats.
@@ -107,6 +109,7 @@ class Trained:
 
     deltas: Mapping[Slot, Float[Tensor, "group d_model"]]
     written: Mapping[Slot, Float[Tensor, "row d_model"]]
+    keys: Mapping[Slot, Float[Tensor, "row d_mlp"]]
     wanted: Mapping[Slot, Float[Tensor, "row d_model"]]
     losses: tuple[float, ...]
     likelihood: float
@@ -166,6 +169,7 @@ def train(
     return Trained(
         {slot: delta.detach() for slot, delta in deltas.items()},
         frozen.written,
+        frozen.w_out_keys,
         outputs,
         tuple(losses),
         float((-nll).exp()),
@@ -206,6 +210,7 @@ class _Frozen:
         real: which new positions are not padding.
         at: index of each row's position `pos` among the packed positions.
         written: by slot, the output at `pos` without deltas.
+        w_out_keys: by MLP slot, W_out's key at `pos` without deltas.
     """
 
     layers: range
@@ -216,6 +221,7 @@ class _Frozen:
     real: Bool[Tensor, "row new"]
     at: Int[Tensor, " row"]
     written: Mapping[Slot, Tensor]
+    w_out_keys: Mapping[Slot, Tensor]
 
 
 @torch.no_grad()
@@ -229,6 +235,13 @@ def _freeze(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot]
     positions = torch.arange(real.shape[1], device=on)
     is_pos = positions == pos
     written: dict[Slot, Tensor] = {}
+    w_out_keys: dict[Slot, Tensor] = {}
+
+    def keep_key(slot: Slot):
+        def hook(act: Tensor, hook: object) -> None:
+            w_out_keys[slot] = act[0][is_pos[real]]
+
+        return WriteSite(slot.layer).key_hook, hook
 
     def keep(layer: int, part: str, raw: Tensor) -> Tensor:
         if Slot(layer, part) in slots:
@@ -236,7 +249,9 @@ def _freeze(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot]
         return raw
 
     past = empty_cache(model, len(rows), above)
-    _, keys, values = run_blocks(model, above, resid, past, past, mask, real, keep)
+    # hooked: each family of models computes its neurons in its own way
+    with model.hooks(fwd_hooks=[keep_key(slot) for slot in slots if slot.part == "mlp"]):
+        _, keys, values = run_blocks(model, above, resid, past, past, mask, real, keep)
     n_before, from_pos = int(pos.max()), real & (positions >= pos)
     n_new = from_pos.sum(1, keepdim=True)
     # Shift to the right edge. The gap is filled with copies of the first column; `mask` hides it.
@@ -253,6 +268,7 @@ def _freeze(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot]
         real=new < n_new,
         at=is_pos[from_pos].nonzero()[:, 0],
         written=written,
+        w_out_keys=w_out_keys,
     )
 
 

@@ -175,6 +175,7 @@ class Joint:
             deltas: dict[str, Delta] = {}
             with contextlib.ExitStack() as below:
                 for stack in stacks:
+                    texts.advance(stack.sites[0].layer)
                     step = self._step(model, stack, targets, texts, strangers, made)
                     deltas |= step.deltas
                     below.enter_context(step.applied(model))

@@ -15,14 +15,15 @@ from kedit.editing.checks import guarded
 from kedit.editing.closed_form import ridge_insert
 from kedit.editing.contexts import bare_first, memit_contexts
 from kedit.editing.edit import Delta, Edit, PreparedEditor, edit_in_turn
-from kedit.editing.keys import RelationEdit, keys, residual, training_rows, written_for
+from kedit.editing.keys import LastTokens, RelationEdit, key_texts, training_rows, written_for
 from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
 from kedit.editing.spared import settings_of, spared
 from kedit.editing.values import Slot, Training, first_rows, train
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
-from kedit.facts import Demand, EditRequest
+from kedit.facts import EditRequest
+from kedit.forward.reading import Tokens
 from kedit.models.prompts import KeyPosition
 from kedit.models.sites import has_post_norms
 
@@ -130,18 +131,21 @@ class MEMIT:
         goals = [
             goal for request in requests for goal in self._goals(model, request, contexts, slots)
         ]
+        values = {slot: torch.stack([goal.values[slot] for goal in goals]) for slot in slots}
+        texts = LastTokens(model, [text for goal in goals for text in goal.texts], self.layers[0])
+        bare = LastTokens(model, [goal.texts[0] for goal in goals], self.layers[0])
         deltas: dict[str, Delta] = {}
         with contextlib.ExitStack() as below:
             for n_done, (site, second) in enumerate(seconds.items()):
-                n_left = len(seconds) - n_done
-                goal_keys = [self._key(model, site, goal.demand, contexts) for goal in goals]
-                lacking = [
-                    self._lacking(model, site, goal, key, n_left)
-                    for goal, key in zip(goals, goal_keys, strict=True)
-                ]
-                delta = ridge_insert(
-                    torch.stack(goal_keys), torch.stack(lacking), second.solve, self.weight
-                )
+                texts.advance(site.layer)
+                goal_keys = _mean_keys(texts.keys([site])[site], len(contexts))
+                if has_post_norms(model):
+                    lacking = values[Slot(site.layer, "mlp")] - site.raw(model, goal_keys)
+                else:
+                    bare.advance(site.layer)
+                    missing = values[slots[0]] - bare.residuals(self.layers[-1])
+                    lacking = missing / (len(seconds) - n_done)
+                delta = ridge_insert(goal_keys, lacking, second.solve, self.weight)
                 deltas[site.parameter] = delta
                 step = Edit({site.parameter: delta}, made_by("memit", {}, requests, model))
                 below.enter_context(step.applied(model))
@@ -162,7 +166,7 @@ class MEMIT:
         firsts = first_rows(rows)
         return [
             _Goal(
-                demand,
+                key_texts(model, demand, contexts, self.where),
                 {
                     slot: trained.written[slot][firsts[group]] + trained.deltas[slot][group]
                     for slot in slots
@@ -171,40 +175,21 @@ class MEMIT:
             for group, demand in enumerate(written_for(model, request, self.where, upstream))
         ]
 
-    def _key(
-        self,
-        model: HookedTransformer,
-        site: WriteSite,
-        demand: Demand,
-        contexts: Sequence[str],
-    ) -> Float[Tensor, " d_key"]:
-        """Returns the mean of the bare key and the mean key over contexts, as upstream does."""
-        found = keys(model, [site], demand, contexts, self.where)[site]
-        return found[0] if len(found) == 1 else (found[0] + found[1:].mean(0)) / 2
-
-    def _lacking(
-        self,
-        model: HookedTransformer,
-        site: WriteSite,
-        goal: "_Goal",
-        key: Float[Tensor, " d_key"],
-        n_left: int,
-    ) -> Float[Tensor, " d_model"]:
-        """Returns what `site` should add for `goal`, in the model's present state.
-
-        Args:
-            n_left: number of layers that are still to be written; the residual's lack is divided by
-                it.
-        """
-        raw_target = goal.values.get(Slot(site.layer, "mlp"))
-        if raw_target is not None:
-            return raw_target - (key @ site.weight(model) + site.bias(model))
-        ((slot, target),) = goal.values.items()
-        return (target - residual(model, slot.layer, goal.demand, self.where)) / n_left
-
 
 class _Goal(NamedTuple):
-    """A demand, and the raw outputs or the residual that should be at its key position, by slot."""
+    """What a demand's key should give.
 
-    demand: Demand
+    Args:
+        texts: the prompt after each context, up to the key position; the bare prompt first.
+        values: by slot, the raw outputs or the residual that should be there.
+    """
+
+    texts: list[Tokens]
     values: Mapping[Slot, Float[Tensor, " d_model"]]
+
+
+def _mean_keys(found: Float[Tensor, "text d_key"], n_contexts: int) -> Float[Tensor, "goal d_key"]:
+    """Returns the mean of each goal's bare key and its mean key over contexts, as upstream does."""
+    by_goal = found.unflatten(0, (-1, n_contexts))
+    bare, others = by_goal[:, 0], by_goal[:, 1:]
+    return (bare + others.mean(1)) / 2 if n_contexts > 1 else bare

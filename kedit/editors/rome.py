@@ -12,7 +12,7 @@ from kedit.editing.checks import guarded
 from kedit.editing.closed_form import exact_insert, legacy_insert
 from kedit.editing.contexts import ROME_LENGTHS, bare_first, rome_contexts
 from kedit.editing.edit import Edit, LowRank, PreparedEditor, edit_in_turn
-from kedit.editing.keys import RelationEdit, keys, training_rows, written_for
+from kedit.editing.keys import RelationEdit, keys, training_rows
 from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
 from kedit.editing.spared import settings_of, spared
@@ -122,18 +122,14 @@ class ROME:
         removals = UPSTREAM_REMOVALS if upstream else None
         rows = training_rows(model, request, contexts, self.where, removals)
         trained = train(model, rows, [slot], self.training)
-        demands = written_for(model, request, self.where, upstream)
-        # upstream reads the key of the removal's prompt
-        with_keys = request.demands[-1:] if upstream else demands
-        mean_keys = torch.stack(
-            [
-                keys(model, [site], demand, contexts, self.where)[site].mean(0)
-                for demand in with_keys
-            ]
-        )
+        found, firsts = trained.keys[slot], first_rows(rows)
+        if upstream:  # the key of the removal's prompt, after all contexts
+            mean_keys = keys(model, [site], request.demands[-1], contexts, self.where)[site].mean(0)
+            mean_keys = mean_keys[None]
+        else:  # the first demand of each key has one row per context, the bare prompt's first
+            mean_keys = torch.stack([found[row : row + len(contexts)].mean(0) for row in firsts])
         if self.key == "legacy":
-            bare_key = keys(model, [site], demands[0], [""], self.where)[site][0]
-            return legacy_insert(mean_keys[0], bare_key, trained.deltas[slot][0], second.solve)
-        targets = trained.written[slot][first_rows(rows)] + trained.deltas[slot]
+            return legacy_insert(mean_keys[0], found[0], trained.deltas[slot][0], second.solve)
+        targets = trained.written[slot][firsts] + trained.deltas[slot]
         written = mean_keys @ site.weight(model) + site.bias(model)
         return exact_insert(mean_keys, targets - written, second.solve)
