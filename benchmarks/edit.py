@@ -27,8 +27,9 @@ from benchmarks._gpt2 import VOCAB, gpt2_small
 from benchmarks._timing import report, seconds
 from kedit.data import builtin
 from kedit.editing.contexts import ROME_LENGTHS, rome_contexts
+from kedit.editing.frozen import Row, Slot
 from kedit.editing.keys import training_rows
-from kedit.editing.values import Row, Slot, Training, train
+from kedit.editing.values import Training, train
 from kedit.forward.packed import padded
 from kedit.models import toy
 from kedit.models.load import load, prepare

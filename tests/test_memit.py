@@ -11,9 +11,10 @@ from transformer_lens import HookedTransformer
 
 from kedit.editing import moments as moments_module
 from kedit.editing.edit import Edit, LowRank
+from kedit.editing.frozen import Slot
 from kedit.editing.keys import key_texts, keys, training_rows
 from kedit.editing.moments import moment
-from kedit.editing.values import Slot, Trained, Training, first_rows, train
+from kedit.editing.values import Trained, Training, first_rows, train
 from kedit.editing.write_sites import WriteSite
 from kedit.editors.memit import MEMIT
 from kedit.errors import InputError

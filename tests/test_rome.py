@@ -10,9 +10,10 @@ from transformer_lens import HookedTransformer
 
 from kedit.editing.contexts import memit_contexts, rome_contexts
 from kedit.editing.edit import Edit
+from kedit.editing.frozen import Slot
 from kedit.editing.keys import groups, keys, training_rows
 from kedit.editing.moments import moment
-from kedit.editing.values import Slot, Training, train
+from kedit.editing.values import Training, train
 from kedit.editing.write_sites import WriteSite
 from kedit.editors.rome import ROME
 from kedit.errors import SpanError

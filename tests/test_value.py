@@ -8,8 +8,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
+from kedit.editing.frozen import Row, Slot
 from kedit.editing.keys import target_rows
-from kedit.editing.values import Row, Slot, Trained, Training, train
+from kedit.editing.values import Trained, Training, train
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.models import toy as toy_module

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.editing.values import Row
+from kedit.editing.frozen import Row
 from kedit.editing.write_sites import WriteSite, read_keys
 from kedit.facts import NO_RELATION, Demand, EditRequest
 from kedit.forward.packed import is_plain, padded, run_first_layers, unpacked

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.editing.values import Row, Slot, Trained, Training, train
+from kedit.editing.frozen import Row, Slot
+from kedit.editing.values import Trained, Training, train
 from kedit.editing.write_sites import WriteSite
 from kedit.forward.reading import Tokens
 from kedit.models.sites import has_post_norms

@@ -15,11 +15,12 @@ from kedit.editing.checks import guarded
 from kedit.editing.closed_form import ridge_insert
 from kedit.editing.contexts import bare_first, memit_contexts
 from kedit.editing.edit import Delta, Edit, PreparedEditor, edit_in_turn
+from kedit.editing.frozen import Slot
 from kedit.editing.keys import LastTokens, RelationEdit, key_texts, training_rows, written_for
 from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
 from kedit.editing.spared import settings_of, spared
-from kedit.editing.values import Slot, Training, first_rows, train
+from kedit.editing.values import Training, first_rows, train
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.facts import EditRequest

@@ -12,11 +12,12 @@ from kedit.editing.checks import guarded
 from kedit.editing.closed_form import exact_insert, legacy_insert
 from kedit.editing.contexts import ROME_LENGTHS, bare_first, rome_contexts
 from kedit.editing.edit import Edit, LowRank, PreparedEditor, edit_in_turn
+from kedit.editing.frozen import Slot
 from kedit.editing.keys import RelationEdit, keys, training_rows
 from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
 from kedit.editing.spared import settings_of, spared
-from kedit.editing.values import Slot, Training, first_rows, train
+from kedit.editing.values import Training, first_rows, train
 from kedit.editing.write_sites import WriteSite
 from kedit.facts import EditRequest
 from kedit.models.prompts import KeyPosition
