@@ -72,16 +72,25 @@ def test_either_divergence_has_autograds_slope(family: FamilyOf, name: str, way:
     rows = torch.randn(5, model.cfg.d_model, generator=generator)
     before = torch.randn(3, model.cfg.d_vocab, generator=generator).log_softmax(-1)
     targets, shares = torch.tensor([7, 300]), torch.tensor([0.25, 0.5])
-    nll, kl, _, slope = losses_and_slope(model, rows, targets, shares, 2.0, before, way)  # pyright: ignore
+    stay_shares = torch.tensor([1.0, 0.0, 2.0])
+    nll, kl, _, slope = losses_and_slope(
+        model,
+        rows,
+        targets,
+        shares,
+        stay_shares,
+        before,
+        way,  # pyright: ignore
+    )
     with torch.enable_grad():
         read = rows.clone().requires_grad_(True)
         logits = read @ model.unembed.W_U + model.unembed.b_U
         cap = model.cfg.output_logits_soft_cap
         now = (cap * torch.tanh(logits / cap) if cap > 0 else logits).log_softmax(-1)
         first, second = (now[2:], before) if way == "now || before" else (before, now[2:])
-        drifted = (first.exp() * (first - second)).sum(-1).mean()
+        drifted = (first.exp() * (first - second)).sum(-1)
         own = -now[torch.arange(2), targets]
-        ((shares * own).sum() + 2 * drifted).backward()
+        ((shares * own).sum() + (stay_shares * drifted).sum()).backward()
     torch.testing.assert_close(nll, own.detach(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(kl, drifted.detach(), atol=1e-5, rtol=1e-5)
     assert read.grad is not None and read.grad[2:].abs().max() > 1e-2

@@ -95,15 +95,17 @@ def test_few_words_are_a_vocabulary_of_their_own(family: FamilyOf) -> None:
     assert set(words.ids.tolist()) == {*best.flatten().tolist(), *targets.tolist()}
     assert torch.equal(words.ids, words.ids.sort().values) and len(words.ids) < 124
     before = torch.randn(3, len(words.ids), generator=torch.Generator().manual_seed(1))
-    stay = before.log_softmax(-1)
-    nll, kl, _, slope = losses_and_slope(model, rows, targets, shares, 2.0, stay, among=words)
+    stay, stay_shares = before.log_softmax(-1), torch.tensor([2.0, 0.0, 0.5])
+    nll, kl, _, slope = losses_and_slope(
+        model, rows, targets, shares, stay_shares, stay, among=words
+    )
     with torch.enable_grad():
         read = rows.clone().requires_grad_(True)
         now = unembedded(model, read)[:, words.ids].log_softmax(-1)
         places = [words.ids.tolist().index(target) for target in targets.tolist()]
         own = -now[torch.arange(3), places]
-        drifted = (now[3:].exp() * (now[3:] - stay)).sum(-1).mean()
-        ((shares * own).sum() + 2 * drifted).backward()
+        drifted = (now[3:].exp() * (now[3:] - stay)).sum(-1)
+        ((shares * own).sum() + (stay_shares * drifted).sum()).backward()
     torch.testing.assert_close(nll, own.detach(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(kl, drifted.detach(), atol=1e-5, rtol=1e-5)
     assert read.grad is not None

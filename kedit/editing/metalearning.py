@@ -82,13 +82,17 @@ def practise(
     with torch.set_grad_enabled(share is not None):
         changes = network(factors_of(model, network.maps, exercises))
         read = _recited_edited(model, taught, exercise_of, changes)
+        n_staying = len(log_probs) - n_targets
+        stay_shares = shares.new_full((n_staying,), 1 / max(1, n_staying))
         nll, kl, _, slope = losses_and_slope(
-            model, read.detach(), taught.targets, edit_weight * shares, 1.0, log_probs[n_targets:],
-            "before || now",
+            model, read.detach(), taught.targets, edit_weight * shares, stay_shares,
+            log_probs[n_targets:], "before || now",
         )  # fmt: skip
         if share is not None:
             read.backward(share * slope)
-    return Practised(float((shares * nll).sum()), float((shares * before).sum()), float(kl))
+    return Practised(
+        float((shares * nll).sum()), float((shares * before).sum()), float((stay_shares * kl).sum())
+    )
 
 
 def factors_of(

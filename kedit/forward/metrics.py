@@ -213,19 +213,19 @@ def losses_and_slope(
     normed: Float[Tensor, "row d_model"],
     targets: Int[Tensor, " target"],
     shares: Float[Tensor, " target"],
-    kl: float = 0.0,
+    stay_shares: Float[Tensor, " staying"] | None = None,
     stay: Float[Tensor, "staying vocab"] | None = None,
     divergence: Divergence = "now || before",
     among: Vocabulary | None = None,
 ) -> tuple[
     Float[Tensor, " target"],
-    Float[Tensor, ""],
+    Float[Tensor, " staying"],
     Float[Tensor, "staying vocab"],
     Float[Tensor, "row d_model"],
 ]:
     """Computes the loss that editors minimise, and its gradient.
 
-    The loss is Σ share · nll + `kl` · mean KL, in nats. Its gradient is written out and computed
+    The loss is Σ share · nll + Σ share · KL, in nats. Its gradient is written out and computed
     in place in one buffer of logits. Autograd would hold five such buffers, and allocating memory
     for a whole vocabulary of logits per row takes as long as computing them.
 
@@ -234,14 +234,14 @@ def losses_and_slope(
             whose predictions should not change.
         targets: the target tokens.
         shares: the weight of each target token's negative log-likelihood (nll) in the loss.
-        kl: the weight of the staying rows' mean KL in the loss.
+        stay_shares: the weight of each staying row's KL in the loss; None: there are no such rows.
         stay: log-probabilities of the staying rows before training; None: the present ones.
         divergence: the direction of the KL divergence.
         among: the tokens among which probabilities are normalised; None: the whole vocabulary.
 
     Returns:
-        The nll of each target; the mean KL of the staying rows (0 if there are none); their
-        log-probabilities before training; and the gradient with respect to `normed`.
+        The nll of each target; the KL of each staying row; the staying rows' log-probabilities
+        before training; and the gradient with respect to `normed`.
     """
     words, n_targets = among or whole(model), len(targets)
     targets = torch.searchsorted(words.ids, targets)
@@ -259,19 +259,19 @@ def losses_and_slope(
     scale[:n_targets, 0] = shares
     slope.mul_(scale / total)  # the softmax, times its share
     slope[each, targets] -= shares
+    weights = slope.new_zeros(len(now)) if stay_shares is None else stay_shares
     if divergence == "now || before":
         excess = now - stay
         drifted = (now.exp() * excess).sum(-1, keepdim=True)
-        slope[n_targets:] *= (excess - drifted) * (kl / max(1, len(now)))
+        slope[n_targets:] *= (excess - drifted) * weights[:, None]
     else:
         then = stay.exp()
         drifted = (then * (stay - now)).sum(-1, keepdim=True)
         slope[n_targets:] -= then
-        slope[n_targets:] *= kl / max(1, len(now))
+        slope[n_targets:] *= weights[:, None]
     if cap_slope is not None:
         slope.mul_(cap_slope)
-    mean_kl = drifted.mean() if len(now) else drifted.sum()
-    return nll, mean_kl, stay, slope.to(words.weight.dtype) @ words.weight
+    return nll, drifted[:, 0], stay, slope.to(words.weight.dtype) @ words.weight
 
 
 def _over_vocabulary(
