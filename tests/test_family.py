@@ -121,7 +121,7 @@ def test_a_family_is_read_once_and_its_outputs_move_less(
 
 def test_an_edit_in_other_words_says_so_in_them(toy: HookedTransformer) -> None:
     told = joint(wordings=2, weight=1e-9)
-    goals = told._goals(toy, REQUEST, ("",))
+    goals = told._goals(toy, [REQUEST], ("",))
     assert len(goals) == 2 * (1 + 2)
     edit = told(toy, [REQUEST])
     texts = [goal.text for goal in goals]

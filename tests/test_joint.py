@@ -71,7 +71,7 @@ def wanted(
     rows = training_rows(model, request, CONTEXTS, told.where)
     trained = told.trained or told.halves
     sites = sorted(WriteSite(layer, half) for layer in told.layers for half in trained)
-    return sites, goals(model, rows, sites, told.training)
+    return sites, goals(model, [rows], sites, told.training)
 
 
 @torch.no_grad()

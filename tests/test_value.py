@@ -1,6 +1,7 @@
 """Training a value only above the edit, against the whole model under hooks, step by step."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
+from kedit.editing import values
 from kedit.editing.frozen import Row, Slot
 from kedit.editing.keys import target_rows
-from kedit.editing.values import Trained, Training, train
+from kedit.editing.values import Trained, Training, train, train_all
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.models import toy as toy_module
@@ -208,3 +210,48 @@ def test_live_hooks_are_refused(toy: HookedTransformer) -> None:
         pytest.raises(InputError, match=r"live hooks \(blocks\.0\.attn\.hook_z\)"),
     ):
         train(toy, ROWS, SLOTS, TRAINING)
+
+
+PROBLEMS = (
+    ROWS,
+    (Row((0, 9, 8, 7, 6, 30), 5, targets=(50,)),),  # nothing has to stay
+    (*ROWS[2:3], Row((0, 4), 1), Row((0, 5, 9, 33, 34, 35, 36), 2), *ROWS[:2]),
+)
+
+
+@pytest.mark.parametrize("n_words", [0, 12])
+@pytest.mark.parametrize("name", ["gpt2", "gemma3", "llama"])
+def test_several_problems_together_are_trained_as_each_alone(
+    family: FamilyOf, monkeypatch: pytest.MonkeyPatch, name: str, n_words: int
+) -> None:
+    model, slots = family(name).model, SLOTS[:2] if name == "llama" else SLOTS[2:]
+    steps = replace(TRAINING, steps=6, words=n_words)
+    # A loss at which they end after different numbers of steps, and that none of them is near to
+    losses = [train(model, rows, slots, steps).losses for rows in PROBLEMS]
+    gap, stop = max(
+        (high - low, (high + low) / 2)
+        for low, high in pairwise(sorted(loss for each in losses for loss in each))
+        if len({sum(loss > high for loss in each) for each in losses}) > 1
+    )
+    assert gap > 0.05
+    stopping = replace(steps, stop=stop)
+    alone = [train(model, rows, slots, stopping) for rows in PROBLEMS]
+    assert len({len(found.losses) for found in alone}) > 1
+    together: list[int] = []
+    freeze = values.freeze
+    monkeypatch.setattr(
+        values, "freeze", lambda *given: (together.append(len(given[1])), freeze(*given))[1]
+    )
+    # all in one batch; with a product of logits for each; in batches of at most two
+    n_layers = model.cfg.n_layers - min(slot.layer for slot in slots)
+    for room, held in ((1000, values.HELD), (1000, 1), (36, 1)):
+        monkeypatch.setattr(values, "max_tokens", lambda *given, room=room: room * n_layers)
+        monkeypatch.setattr(values, "HELD", held)
+        for fast, slow in zip(train_all(model, PROBLEMS, slots, stopping), alone, strict=True):
+            assert len(fast.losses) == len(slow.losses)
+            assert_same(fast, slow)
+    assert together == [10, 10, 5, 5]
+
+
+def test_no_problems_are_trained_to_nothing(toy: HookedTransformer) -> None:
+    assert train_all(toy, [], SLOTS, TRAINING) == []

@@ -85,9 +85,6 @@ class Frozen:
         keys, values: by layer, of the positions before `pos`, aligned at the right edge.
         mask: 1 for cached positions of a row's own tokens and for the new positions, 0 for the gap.
         real: which new positions are not padding.
-        at: index of each row's position `pos` among the packed positions.
-        written: by slot, the output at `pos` without deltas.
-        w_out_keys: by MLP slot, W_out's key at `pos` without deltas.
     """
 
     layers: range
@@ -96,13 +93,42 @@ class Frozen:
     values: LayerCache
     mask: Int[Tensor, "row pos"]
     real: Bool[Tensor, "row new"]
-    at: Int[Tensor, " row"]
-    written: Mapping[Slot, Tensor]
-    w_out_keys: Mapping[Slot, Tensor]
+
+    @property
+    def at(self) -> Int[Tensor, " row"]:
+        """The index of each row's position `pos` among the packed positions: its first one."""
+        n_new = self.real.sum(1)
+        return n_new.cumsum(0) - n_new
+
+    def only(self, kept: Bool[Tensor, " row"]) -> "Frozen":
+        """Returns the same for the rows at which `kept` is true."""
+        tokens = kept[:, None].expand_as(self.real)[self.real]
+        return Frozen(
+            self.layers,
+            self.resid[tokens],
+            tuple(layer[kept] for layer in self.keys),
+            tuple(layer[kept] for layer in self.values),
+            self.mask[kept],
+            self.real[kept],
+        )
+
+
+class Clean(NamedTuple):
+    """What is read at each row's position without any delta.
+
+    Args:
+        written: by slot, the output.
+        keys: by MLP slot, W_out's key.
+    """
+
+    written: Mapping[Slot, Float[Tensor, "row d_model"]]
+    keys: Mapping[Slot, Float[Tensor, "row d_mlp"]]
 
 
 @torch.no_grad()
-def freeze(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot]) -> Frozen:
+def freeze(
+    model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot]
+) -> tuple[Frozen, Clean]:
     """Runs the whole rows once, without deltas, and keeps what steps need."""
     on, n_layers = device(model), model.cfg.n_layers
     lowest = min(slot.layer for slot in slots)
@@ -136,17 +162,15 @@ def freeze(model: HookedTransformer, rows: Sequence[Row], slots: Sequence[Slot])
     source = (columns - (n_before - pos)).clamp(min=0)
     new = torch.arange(int(n_new.max()), device=on)
     is_cached = columns >= n_before - pos
-    return Frozen(
+    frozen = Frozen(
         layers=above,
         resid=unpacked(resid, real)[from_pos],
         keys=to_right(keys, source),
         values=to_right(values, source),
         mask=torch.cat([is_cached, torch.ones(len(rows), len(new)).to(is_cached)], 1).long(),
         real=new < n_new,
-        at=is_pos[from_pos].nonzero()[:, 0],
-        written=written,
-        w_out_keys=w_out_keys,
     )
+    return frozen, Clean(written, w_out_keys)
 
 
 def run_from_slots(
@@ -154,13 +178,14 @@ def run_from_slots(
 ) -> tuple[Float[Tensor, "row new d_model"], Mapping[Slot, Float[Tensor, "row d_model"]]]:
     """Returns the final residuals from each row's `pos` on, and the slots' outputs."""
     outputs: dict[Slot, Tensor] = {}
+    at = frozen.at
 
     def write(layer: int, part: str, raw: Tensor) -> Tensor:
         slot = Slot(layer, part)
         if slot not in deltas:
             return raw
-        raw = raw.index_add(0, frozen.at, deltas[slot].to(raw.dtype))
-        outputs[slot] = raw.detach()[frozen.at]
+        raw = raw.index_add(0, at, deltas[slot].to(raw.dtype))
+        outputs[slot] = raw.detach()[at]
         return raw
 
     resid, _, _ = run_blocks(

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.editing.frozen import Row, Slot
-from kedit.editing.values import Trained, Training, train
+from kedit.editing.values import Trained, Training, train_all
 from kedit.editing.write_sites import WriteSite
 from kedit.forward.reading import Tokens
 from kedit.models.sites import has_post_norms
@@ -37,7 +37,7 @@ def slot(site: WriteSite) -> Slot:
 
 def goals(
     model: HookedTransformer,
-    rows: Sequence[Row],
+    problems: Sequence[Sequence[Row]],
     sites: Sequence[WriteSite],
     training: Training,
     balance: float = 0.0,
@@ -45,22 +45,26 @@ def goals(
     """Trains the outputs of `sites` together; returns a goal for each distinct key to edit.
 
     Args:
-        rows: the texts to train on, with their targets.
+        problems: for each request, the texts to train on, with their targets. Requests are trained
+            independently of each other and have their own goals, even at the same key.
         training: settings of the training.
         balance: 0, or attention's share of the change (see `balanced`).
 
     Raises:
         InputError: see `kedit.editing.values.train`.
     """
-    trained = train(model, rows, [slot(site) for site in sites], training)
-    targets = balanced(trained, balance, has_post_norms(model)) if balance else trained.wanted
-    found: dict[Tokens, Goal] = {}
-    for number, row in enumerate(rows):
-        text = row.tokens[: row.pos + 1]
-        if row.targets:
-            raw = {slot: output[number] for slot, output in targets.items()}
-            found.setdefault(text, Goal(text, raw))
-    return list(found.values())
+    all_goals: list[Goal] = []
+    all_trained = train_all(model, problems, [slot(site) for site in sites], training)
+    for rows, trained in zip(problems, all_trained, strict=True):
+        targets = balanced(trained, balance, has_post_norms(model)) if balance else trained.wanted
+        found: dict[Tokens, Goal] = {}
+        for number, row in enumerate(rows):
+            text = row.tokens[: row.pos + 1]
+            if row.targets:
+                raw = {slot: output[number] for slot, output in targets.items()}
+                found.setdefault(text, Goal(text, raw))
+        all_goals += found.values()
+    return all_goals
 
 
 def balanced(

@@ -5,18 +5,20 @@ al. 2022, section 3.1, step 2). A step runs only what the deltas can change: see
 `kedit.editing.frozen`.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
-from kedit.editing.frozen import Row, Slot, freeze, run_from_slots
-from kedit.forward.metrics import Vocabulary, likeliest, losses_and_slope
+from kedit.editing.frozen import Frozen, Row, Slot, freeze, run_from_slots
+from kedit.forward.metrics import HELD, Vocabulary, likeliest, losses_and_slope
 from kedit.forward.packed import require_plain
+from kedit.forward.patched import max_tokens
 from kedit.models.prompts import device
 from kedit.models.sites import norm
 
@@ -80,57 +82,41 @@ def train(
     Raises:
         InputError: the model has blocks that cannot be differentiated here, or live hooks.
     """
+    return train_all(model, [rows], slots, training)[0]
+
+
+def train_all(
+    model: HookedTransformer,
+    problems: Sequence[Sequence[Row]],
+    slots: Sequence[Slot],
+    training: Training,
+) -> list[Trained]:
+    """Trains the deltas of each problem, as `train` would alone, up to rounding.
+
+    Problems share their forwards, as many together as fit in memory; on a CPU fewer, because larger
+    batches are not faster. A problem whose training has ended leaves its batch.
+
+    Args:
+        problems: the rows of each; groups are counted in each problem anew.
+
+    Raises:
+        InputError: see `train`.
+    """
     require_plain(model)
-    frozen = freeze(model, rows, slots)
-    n_groups = 1 + max(row.group for row in rows)
-    group_of = torch.tensor([row.group for row in rows], device=device(model))
-    firsts = first_rows(rows)
-    base_norms = {slot: frozen.written[slot][firsts].norm(dim=-1) for slot in slots}
-    deltas = {
-        slot: torch.zeros(n_groups, model.cfg.d_model, device=device(model), requires_grad=True)
-        for slot in slots
-    }
-    optimiser = torch.optim.Adam(list(deltas.values()), lr=training.lr)
-    (row_index, position), targets, shares = _positions_read(rows, device(model))
-    losses: list[float] = []
-    unedited: Tensor | None = None
-    vocabulary: Vocabulary | None = None
-    nll, outputs = torch.zeros(()), frozen.written
-    for step in range(training.steps):
-        with torch.enable_grad():
-            added = {slot: delta[group_of] for slot, delta in deltas.items()}
-            final, outputs = run_from_slots(model, frozen, added)
-            normed = norm(model.ln_final, final[row_index, position])
-            if training.words and vocabulary is None:
-                vocabulary = likeliest(model, normed.detach(), targets, training.words)
-            nll_each, kl, unedited, slope = losses_and_slope(
-                model, normed.detach(), targets, shares, training.kl, unedited, among=vocabulary
-            )
-            nll = (shares * nll_each).sum()
-            # 1e-12: deltas start at zero, where the norm has no gradient
-            sizes = [
-                (delta.square().sum(-1) + 1e-12).sqrt() / base_norms[slot] ** 2
-                for slot, delta in deltas.items()
-            ]
-            decay = training.weight_decay * torch.cat(sizes).sum()
-        losses.append(float(nll + training.kl * kl + decay.detach()))
-        if losses[-1] < training.stop or step == training.steps - 1:
-            break
-        optimiser.zero_grad()
-        torch.autograd.backward([normed, decay], [slope, torch.ones_like(decay)])
-        optimiser.step()
-        with torch.no_grad():
-            for slot, delta in deltas.items():
-                largest = training.clamp * base_norms[slot]
-                delta.mul_((largest / delta.norm(dim=-1).clamp(min=1e-12)).clamp(max=1)[:, None])
-    return Trained(
-        {slot: delta.detach() for slot, delta in deltas.items()},
-        frozen.written,
-        frozen.w_out_keys,
-        outputs,
-        tuple(losses),
-        float((-nll).exp()),
-    )
+    longest = max((len(row.tokens) for rows in problems for row in rows), default=0)
+    # a step keeps what each of its layers computes, for the gradient
+    room = max_tokens(model, longest) // (model.cfg.n_layers - min(slot.layer for slot in slots))
+    trained: list[Trained] = []
+    batch: list[Sequence[Row]] = []
+    n_tokens = 0
+    for rows in problems:
+        n_own = sum(len(row.tokens) for row in rows)
+        if batch and n_tokens + n_own > room:
+            trained += _train_batch(model, batch, slots, training)
+            batch, n_tokens = [], 0
+        batch.append(rows)
+        n_tokens += n_own
+    return trained + (_train_batch(model, batch, slots, training) if batch else [])
 
 
 def first_rows(rows: Sequence[Row]) -> list[int]:
@@ -139,25 +125,213 @@ def first_rows(rows: Sequence[Row]) -> list[int]:
     return [groups.index(group) for group in range(1 + max(groups))]
 
 
-def _positions_read(
-    rows: Sequence[Row], on: torch.device
-) -> tuple[Int[Tensor, "2 read"], Int[Tensor, " target"], Float[Tensor, " target"]]:
-    """Returns where final residuals are read for the loss.
+@dataclass
+class _Part:
+    """Where final residuals are read for the losses of problems, which share a product of logits.
 
-    These are rows and positions: first one per target token, with its id and its share of the loss;
-    then one per row whose distribution should stay the same. Positions are relative to the row's
-    `pos`.
+    Args:
+        at: rows of the batch, and positions relative to the row's `pos`: first one per target
+            token, then one per row whose distribution should stay the same.
+        problem: for each of these, the number of its problem.
+        targets, shares: the target tokens, and their weights in their problem's loss.
+        stay_shares: the weights of the KL of the rows that should stay.
+        among, stay: see `losses_and_slope`; None before the first evaluation.
     """
-    positions, targets, shares = [], [], []
-    with_targets = [(number, row) for number, row in enumerate(rows) if row.targets]
-    for number, row in with_targets:
+
+    at: Int[Tensor, "2 read"]
+    problem: Int[Tensor, " read"]
+    targets: Int[Tensor, " target"]
+    shares: Float[Tensor, " target"]
+    stay_shares: Float[Tensor, " staying"]
+    among: Vocabulary | None = None
+    stay: Float[Tensor, "staying vocab"] | None = None
+
+    def only(self, kept: Bool[Tensor, " row"]) -> "_Part":
+        """Returns the same for a batch of only those rows at which `kept` is true."""
+        read, n_targets = kept[self.at[0]], len(self.targets)
+        rows, positions = self.at[:, read]
+        said, stays = read[:n_targets], read[n_targets:]
+        return replace(
+            self,
+            at=torch.stack([kept.cumsum(0)[rows] - 1, positions]),
+            problem=self.problem[read],
+            targets=self.targets[said],
+            shares=self.shares[said],
+            stay_shares=self.stay_shares[stays],
+            stay=None if self.stay is None else self.stay[stays],
+        )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The rows of the problems that are being trained.
+
+    Args:
+        frozen: what the deltas cannot change.
+        problem: the number of each row's problem.
+        delta: the index of each row's delta among those of all problems.
+        parts: where final residuals are read.
+    """
+
+    frozen: Frozen
+    problem: Int[Tensor, " row"]
+    delta: Int[Tensor, " row"]
+    parts: Sequence[_Part]
+
+    def only(self, running: Bool[Tensor, " problem"]) -> "_Batch":
+        """Returns the same for only those problems at which `running` is true."""
+        kept = running[self.problem]
+        parts = [part.only(kept) for part in self.parts]
+        parts = [part for part in parts if len(part.problem)]
+        return _Batch(self.frozen.only(kept), self.problem[kept], self.delta[kept], parts)
+
+
+def _train_batch(
+    model: HookedTransformer,
+    problems: Sequence[Sequence[Row]],
+    slots: Sequence[Slot],
+    training: Training,
+) -> list[Trained]:
+    """Trains problems that share their forwards.
+
+    The deltas of all problems are rows of one tensor per slot. Adam, the weight decay and the clamp
+    treat each number or each delta alone, so those of problems that have ended do not matter.
+    """
+    on = device(model)
+    n_groups = [1 + max(row.group for row in rows) for rows in problems]
+    starts = [sum(n_groups[:number]) for number in range(len(problems))]
+    rows = [
+        replace(row, group=start + row.group)
+        for start, own in zip(starts, problems, strict=True)
+        for row in own
+    ]
+    frozen, clean = freeze(model, rows, slots)
+    problem = torch.tensor([n for n, own in enumerate(problems) for _ in own], device=on)
+    delta_of = torch.tensor([row.group for row in rows], device=on)
+    batch = _Batch(frozen, problem, delta_of, _parts(model, problems, training))
+    firsts = first_rows(rows)
+    owner = problem[firsts]  # of each delta
+    base_norms = {slot: clean.written[slot][firsts].norm(dim=-1) for slot in slots}
+    deltas = {
+        slot: torch.zeros(len(firsts), model.cfg.d_model, device=on, requires_grad=True)
+        for slot in slots
+    }
+    optimiser = torch.optim.Adam(list(deltas.values()), lr=training.lr)
+    losses: list[list[float]] = [[] for _ in problems]
+    trained: dict[int, Trained] = {}
+    for step in range(training.steps):
+        with torch.enable_grad():
+            added = {slot: delta[batch.delta] for slot, delta in deltas.items()}
+            final, outputs = run_from_slots(model, batch.frozen, added)
+            at = torch.cat([part.at for part in batch.parts], 1)
+            normed = norm(model.ln_final, final[at[0], at[1]])
+            # 1e-12: deltas start at zero, where the norm has no gradient
+            sizes = [
+                (delta.square().sum(-1) + 1e-12).sqrt() / base_norms[slot] ** 2
+                for slot, delta in deltas.items()
+            ]
+            decay = training.weight_decay * torch.stack(sizes).sum(0)
+        nll, kl, slope = _losses(model, batch.parts, normed.detach(), len(problems), training)
+        total = (nll + kl).index_add(0, owner, decay.detach()).tolist()
+        running = [True] * len(problems)
+        for number in range(len(problems)):
+            if number in trained:
+                running[number] = False
+                continue
+            losses[number].append(total[number])
+            if total[number] < training.stop or step == training.steps - 1:
+                running[number] = False
+                trained[number] = Trained(
+                    {slot: delta.detach()[owner == number] for slot, delta in deltas.items()},
+                    {slot: acts[problem == number] for slot, acts in clean.written.items()},
+                    {slot: acts[problem == number] for slot, acts in clean.keys.items()},
+                    {slot: acts[batch.problem == number] for slot, acts in outputs.items()},
+                    tuple(losses[number]),
+                    float((-nll[number]).exp()),
+                )
+        if not any(running):
+            break
+        optimiser.zero_grad()
+        torch.autograd.backward([normed, decay], [slope, torch.ones_like(decay)])
+        optimiser.step()
+        with torch.no_grad():
+            for slot, delta in deltas.items():
+                largest = training.clamp * base_norms[slot]
+                delta.mul_((largest / delta.norm(dim=-1).clamp(min=1e-12)).clamp(max=1)[:, None])
+        if sum(running) < len(batch.problem.unique()):
+            batch = batch.only(torch.tensor(running, device=on))
+    return [trained[number] for number in range(len(problems))]
+
+
+def _losses(
+    model: HookedTransformer,
+    parts: Sequence[_Part],
+    normed: Float[Tensor, "read d_model"],
+    n_problems: int,
+    training: Training,
+) -> tuple[Float[Tensor, " problem"], Float[Tensor, " problem"], Float[Tensor, "read d_model"]]:
+    """Computes each problem's negative log-likelihood and weighted KL, and their gradient."""
+    nll, kl = torch.zeros(2, n_problems, device=normed.device)
+    slopes = []
+    for part, read in zip(parts, normed.split([len(part.problem) for part in parts]), strict=True):
+        if training.words and part.among is None:
+            part.among = likeliest(model, read, part.targets, training.words)
+        each, drifted, part.stay, slope = losses_and_slope(
+            model, read, part.targets, part.shares, part.stay_shares, part.stay, among=part.among
+        )
+        said, stays = part.problem.split([len(each), len(drifted)])
+        nll.index_add_(0, said, part.shares * each)
+        kl.index_add_(0, stays, part.stay_shares * drifted)
+        slopes.append(slope)
+    return nll, kl, torch.cat(slopes)
+
+
+def _parts(
+    model: HookedTransformer, problems: Sequence[Sequence[Row]], training: Training
+) -> list[_Part]:
+    """Returns where final residuals are read for the losses of a batch.
+
+    With `words`, each problem has a vocabulary of its own and so is a part of its own. Otherwise a
+    part has at most HELD logits, or one problem.
+    """
+    most = 0 if training.words else HELD // model.cfg.d_vocab
+    grouped: list[list[tuple[int, int, Row]]] = []
+    n_read, number = 0, 0
+    for problem, rows in enumerate(problems):
+        n_own = sum(max(1, len(row.targets)) for row in rows)
+        if not grouped or n_read + n_own > most:
+            grouped.append([])
+            n_read = 0
+        grouped[-1] += [(problem, number + index, row) for index, row in enumerate(rows)]
+        n_read += n_own
+        number += len(rows)
+    return [_part(rows, training.kl, device(model)) for rows in grouped]
+
+
+def _part(rows: Sequence[tuple[int, int, Row]], kl: float, on: torch.device) -> _Part:
+    """Returns where the final residuals of some rows are read.
+
+    Args:
+        rows: the number of the problem, the index in the batch, and the row.
+        kl: weight of a problem's mean KL.
+    """
+    positions, problems, targets, shares, stay_shares = [], [], [], [], []
+    n_rows = Counter((problem, bool(row.targets)) for problem, _, row in rows)
+    for problem, index, row in rows:
         for position, target in enumerate(row.targets, len(row.tokens) - len(row.targets)):
-            positions.append((number, position - row.pos))
+            positions.append((index, position - row.pos))
+            problems.append(problem)
             targets.append(target)
-            shares.append(row.weight / len(row.targets) / len(with_targets))
-    positions += [(number, 0) for number, row in enumerate(rows) if not row.targets]
-    return (
+            shares.append(row.weight / len(row.targets) / n_rows[problem, True])
+    for problem, index, row in rows:
+        if not row.targets:
+            positions.append((index, 0))
+            problems.append(problem)
+            stay_shares.append(kl / n_rows[problem, False])
+    return _Part(
         torch.tensor(positions, device=on).T,
+        torch.tensor(problems, device=on),
         torch.tensor(targets, device=on),
         torch.tensor(shares, device=on),
+        torch.tensor(stay_shares, device=on),
     )

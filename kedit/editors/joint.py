@@ -166,9 +166,7 @@ class Joint:
 
         def edit(requests: Sequence[EditRequest]) -> Edit:
             made = made_by("joint", settings, requests, model)
-            targets = [
-                goal for request in requests for goal in self._goals(model, request, contexts)
-            ]
+            targets = self._goals(model, requests, contexts)
             near = self._near(model, requests, targets)
             strangers = self._strangers(model, stacks, requests, families)
             texts = LastTokens(model, [*(goal.text for goal in targets), *near], self.layers[0])
@@ -193,17 +191,20 @@ class Joint:
         return self.on(model)(requests)
 
     def _goals(
-        self, model: HookedTransformer, request: EditRequest, contexts: Sequence[str]
+        self, model: HookedTransformer, requests: Sequence[EditRequest], contexts: Sequence[str]
     ) -> list[Goal]:
-        """Trains the request's values; returns them with the texts at which to write them."""
-        rows = training_rows(model, request, contexts, self.where)
-        for demand in reworded(request, self.wordings):
-            group = 1 + max(row.group for row in rows)
-            rows += target_rows(model, demand, [""], self.where, group)
-        if self.values == "shared":
-            rows = [dataclasses.replace(row, group=0) for row in rows]
+        """Trains the requests' values; returns them with the texts at which to write them."""
+        problems = []
+        for request in requests:
+            rows = training_rows(model, request, contexts, self.where)
+            for demand in reworded(request, self.wordings):
+                group = 1 + max(row.group for row in rows)
+                rows += target_rows(model, demand, [""], self.where, group)
+            if self.values == "shared":
+                rows = [dataclasses.replace(row, group=0) for row in rows]
+            problems.append(rows)
         sites = self._sites(self.trained or self.halves)
-        return goals(model, rows, sites, self.training, self.balance)
+        return goals(model, problems, sites, self.training, self.balance)
 
     def _strangers(
         self,

@@ -20,7 +20,7 @@ from kedit.editing.keys import LastTokens, RelationEdit, key_texts, training_row
 from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
 from kedit.editing.spared import settings_of, spared
-from kedit.editing.values import Training, first_rows, train
+from kedit.editing.values import Training, first_rows, train_all
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.facts import EditRequest
@@ -129,9 +129,7 @@ class MEMIT:
         slots = [Slot(layer, "mlp") for layer in self.layers]
         if not has_post_norms(model):
             slots = [Slot(self.layers[-1], "resid")]
-        goals = [
-            goal for request in requests for goal in self._goals(model, request, contexts, slots)
-        ]
+        goals = self._goals(model, requests, contexts, slots)
         values = {slot: torch.stack([goal.values[slot] for goal in goals]) for slot in slots}
         texts = LastTokens(model, [text for goal in goals for text in goal.texts], self.layers[0])
         bare = LastTokens(model, [goal.texts[0] for goal in goals], self.layers[0])
@@ -155,26 +153,28 @@ class MEMIT:
     def _goals(
         self,
         model: HookedTransformer,
-        request: EditRequest,
+        requests: Sequence[EditRequest],
         contexts: Sequence[str],
         slots: Sequence[Slot],
     ) -> list["_Goal"]:
-        """Trains the request's values; returns one goal for each demand that gets a value."""
-        upstream = self.relation == "upstream" and request.removal is not None
-        removals = len(contexts) if upstream else None
-        rows = training_rows(model, request, contexts, self.where, removals)
-        trained = train(model, rows, slots, self.training)
-        firsts = first_rows(rows)
-        return [
-            _Goal(
-                key_texts(model, demand, contexts, self.where),
-                {
-                    slot: trained.written[slot][firsts[group]] + trained.deltas[slot][group]
+        """Trains all requests' values; returns one goal for each demand that gets a value."""
+        problems, demands = [], []
+        for request in requests:
+            upstream = self.relation == "upstream" and request.removal is not None
+            removals = len(contexts) if upstream else None
+            problems.append(training_rows(model, request, contexts, self.where, removals))
+            demands.append(written_for(model, request, self.where, upstream))
+        goals = []
+        all_trained = train_all(model, problems, slots, self.training)
+        for rows, of_request, trained in zip(problems, demands, all_trained, strict=True):
+            for group, (first, demand) in enumerate(zip(first_rows(rows), of_request, strict=True)):
+                texts = key_texts(model, demand, contexts, self.where)
+                wanted = {
+                    slot: trained.written[slot][first] + trained.deltas[slot][group]
                     for slot in slots
-                },
-            )
-            for group, demand in enumerate(written_for(model, request, self.where, upstream))
-        ]
+                }
+                goals.append(_Goal(texts, wanted))
+        return goals
 
 
 class _Goal(NamedTuple):
