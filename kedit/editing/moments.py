@@ -124,16 +124,21 @@ class Moment:
         fire. Then the result is (C + r·I)⁻¹x, where r is the smallest of RIDGES, times the mean of
         C's diagonal, that makes the matrix invertible. A warning says so.
         """
-        return torch.cholesky_solve(columns.to(self.matrix), self._factor)
+        # torch.cholesky_solve would copy the factor, which can be the largest matrix in memory
+        factor, columns = self._factor, columns.to(self.matrix)
+        half = torch.linalg.solve_triangular(factor, columns, upper=False)
+        return torch.linalg.solve_triangular(factor.T, half, upper=True)
 
     @functools.cached_property
     def _factor(self) -> Tensor:
         """The lower Cholesky factor of C, or of C with a ridge."""
         diagonal = self.matrix.diagonal()
         for ridge in RIDGES:
-            factor = self.matrix.clone()
+            # transposed, so that columns are adjacent, as LAPACK needs them: then the factor takes
+            # the place of the copy
+            factor, failed = self.matrix.clone().T, diagonal.new_zeros((), dtype=torch.int32)
             factor.diagonal().add_(ridge * diagonal.mean())
-            factor, failed = torch.linalg.cholesky_ex(factor)
+            torch.linalg.cholesky_ex(factor, out=(factor, failed))
             # In a singular C, rounding can leave a tiny positive pivot. Cholesky accepts it, but
             # C⁻¹ is then as large as the inverse of this rounding error.
             if not failed and factor.diagonal().min() ** 2 > self._rounding * diagonal.max():
@@ -222,17 +227,13 @@ def moments(
     cache = cache and not live_hooks(model)
     window = min(WINDOW, model.cfg.n_ctx - len(bos_ids(model)))
     jobs = _jobs(model, groups, corpus, n_tokens, window, cache)
-    sums = _sums(model, list(dict.fromkeys(jobs)), corpus, window)
-    return [
-        Moment(
-            job.sites,
-            job.d_keys,
-            (sums[job].upper + sums[job].upper.triu(1).T).cpu() / (sums[job].n_chunks * window),
-            sums[job].n_chunks * window,
-            corpus.name,
-        )
-        for job in jobs
-    ]
+    found = {}
+    for job, total in _sums(model, list(dict.fromkeys(jobs)), corpus, window).items():
+        n_read = total.n_chunks * window
+        _mirror(total.upper)
+        matrix = total.upper.cpu().div_(n_read)
+        found[job] = Moment(job.sites, job.d_keys, matrix, n_read, corpus.name)
+    return [found[job] for job in jobs]
 
 
 @dataclass(frozen=True)
@@ -398,6 +399,15 @@ def _add(total: Float[Tensor, "d_keys d_keys"], keys: Float[Tensor, "token d_key
     for start in range(0, len(total), BLOCK):
         rows = slice(start, start + BLOCK)
         total[rows, start:].addmm_(keys[:, rows].T, keys[:, start:])
+
+
+def _mirror(upper: Float[Tensor, "d_keys d_keys"]) -> None:
+    """Writes the entries above the diagonal below it too, in blocks of rows, without a copy."""
+    for start in range(0, len(upper), BLOCK):
+        stop = start + BLOCK
+        upper[stop:, start:stop] = upper[start:stop, stop:].T
+        block = upper[start:stop, start:stop]
+        block.copy_(block.triu() + block.triu(1).T)
 
 
 def _key(
