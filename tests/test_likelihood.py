@@ -114,7 +114,7 @@ def test_a_reading_can_be_continued_again_and_again(family: FamilyOf, name: str)
     tails = torch.tensor([[100, 200, 300], [101, 201, 301], [102, 202, 302]])
     stage = read(model, prompts).rows(torch.tensor([2, 0, 0]))
     for step in range(3):
-        resid, stage = read_on(model, stage, tails[:, step : step + 1])
+        resid, stage = read_on(model, stage, [(int(token),) for token in tails[:, step]])
         for row, source in enumerate((2, 0, 0)):
             text = torch.tensor([[*prompts[source], *tails[row, : step + 1].tolist()]])
             whole = model(text, stop_at_layer=model.cfg.n_layers)[0, -1]

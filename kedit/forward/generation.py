@@ -127,8 +127,7 @@ def _continued(
             active = [active[row] for row in continuing]
             if len(continuing) < len(chosen):
                 reading = reading.rows(torch.tensor(continuing, device=reading.last.device))
-            tokens = torch.tensor([[said[n][-1]] for n in active], device=reading.last.device)
-            _, reading = read_on(model, reading, tokens)
+            _, reading = read_on(model, reading, [(said[n][-1],) for n in active])
     return [tuple(tokens) for tokens in said]
 
 

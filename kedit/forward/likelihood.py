@@ -12,7 +12,6 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.forward.metrics import token_scores
-from kedit.forward.packed import padded
 from kedit.forward.reading import Reading, Tokens, batches, nearness, read, read_on
 
 
@@ -155,9 +154,9 @@ def _whole_answers(
     lengths = [len(tokens) - 1 for _, tokens in longer]
     for batch in batches(model, lengths, n_past=reading.mask.shape[1]):
         rows = torch.tensor([longer[index][0] for index in batch], device=reading.last.device)
-        inputs = padded([longer[index][1][:-1] for index in batch], reading.last.device)
+        inputs = [longer[index][1][:-1] for index in batch]
         resid, _ = read_on(model, reading.rows(rows), inputs)
-        width = inputs.shape[1]
+        width = resid.shape[1]
         pairs = [
             (batch_row * width + step, token)
             for batch_row, index in enumerate(batch)

@@ -135,17 +135,16 @@ def _read_after(model: HookedTransformer, before: Reading, rows: Sequence[Tokens
 
 @torch.no_grad()
 def read_on(
-    model: HookedTransformer, reading: Reading, tokens: Int[Tensor, "prompt new"]
+    model: HookedTransformer, reading: Reading, rows: Sequence[Tokens]
 ) -> tuple[Float[Tensor, "prompt new d_model"], Reading]:
-    """Continues each prompt by its row of `tokens`.
-
-    Padding at the right of `tokens` changes no residual before it, but it is a part of the new
-    reading, which must then not be continued.
+    """Continues each prompt by its row of `rows`, of at least one token each.
 
     Returns:
-        The final residuals of `tokens`, and the reading that includes them.
+        The final residuals of the new tokens, padded at the right, and the reading that includes
+        them. It can be continued only if all rows have the same length.
     """
-    lengths = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+    tokens = padded(rows, reading.mask.device)
+    lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
     return _forward(model, reading, tokens, lengths)
 
 
