@@ -11,10 +11,12 @@ from transformer_lens import HookedTransformer
 from kedit.data.corpus import corpus_of
 from kedit.errors import InputError
 from kedit.forward.metrics import chosen_logits, expected_unembedding, normalisers, unembedded
+from kedit.forward.packed import embedded, empty_cache, is_plain, run_blocks, unpacked
 from kedit.models.prompts import bos_ids, device
 from kedit.models.sites import norm
 from kedit.progress import working
 
+CHUNKS = 8  # chunks in one forward
 WINDOW = 128  # tokens per chunk, without BOS
 ROWS = 64  # positions whose logits over the vocabulary are in memory at once
 
@@ -125,18 +127,35 @@ def drift(model: HookedTransformer, before: Baseline) -> Drift:
     return Drift(before.nll.mean(1), nll.mean(1), kl.mean(1))
 
 
-def _resid(model: HookedTransformer, chunks: Tensor) -> Float[Tensor, "chunk pos d_model"]:
+def _resid(
+    model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]
+) -> Float[Tensor, "chunk pos d_model"]:
     """Runs the model on the chunks, up to the residual stream before ln_final."""
-    return torch.cat(
-        [
-            model(
-                part,
-                stop_at_layer=model.cfg.n_layers,
-                # without it, TransformerLens takes tokens that equal the padding token for padding
-                attention_mask=torch.ones_like(part),
-            )
-            for part in chunks.split(8)
-        ]
+    if not is_plain(model):
+        return torch.cat([_lens_resid(model, part) for part in chunks.split(CHUNKS)])
+    return torch.cat([_packed_resid(model, part) for part in chunks.split(CHUNKS)])
+
+
+def _packed_resid(
+    model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]
+) -> Float[Tensor, "chunk pos d_model"]:
+    """The same as `_lens_resid`, packed: for models with plain attention and without hooks."""
+    mask, real = torch.ones_like(chunks), torch.ones_like(chunks, dtype=torch.bool)
+    layers = range(model.cfg.n_layers)
+    past = empty_cache(model, len(chunks), layers)
+    resid = embedded(model, chunks, mask, real)
+    return unpacked(run_blocks(model, layers, resid, past, past, mask, real)[0], real)
+
+
+def _lens_resid(
+    model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]
+) -> Float[Tensor, "chunk pos d_model"]:
+    """The final residuals of a few chunks, by HookedTransformer's own forward."""
+    return model(
+        chunks,
+        stop_at_layer=model.cfg.n_layers,
+        # without it, TransformerLens takes tokens that equal the padding token for padding
+        attention_mask=torch.ones_like(chunks),
     )
 
 
