@@ -97,9 +97,9 @@ def test_only_competitors_that_may_win_are_worked_out(
     n_worked_out = []
     worked_out = likelihood._whole_answers
 
-    def counting(model: HookedTransformer, read: object, firsts: object, answers: list):
+    def counting(model: HookedTransformer, read: object, firsts: object, answers: list, *rest):
         n_worked_out.append(len(answers))
-        return worked_out(model, read, firsts, answers)  # pyright: ignore[reportArgumentType]
+        return worked_out(model, read, firsts, answers, *rest)  # pyright: ignore
 
     monkeypatch.setattr(likelihood, "_whole_answers", counting)
     (found,) = likelihoods(model, [Query((0, 5, 9), (best,), LABELS)])

@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer
 from kedit.editing.edit import Edit, PreparedEditor
 from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest
+from kedit.forward.kept import KeptStates
 from kedit.forward.packed import require_plain
 from kedit.forward.reading import Tokens, read
 from kedit.models.prompts import prompt_ids
@@ -89,6 +90,7 @@ def checked(
     requests: Sequence[EditRequest],
     before: Baseline,
     blown_up: float = BLOWN_UP,
+    kept: KeptStates | None = None,
 ) -> Checked:
     """Applies `edit` to the model it was made for, measures what it does, and removes it again.
 
@@ -100,9 +102,10 @@ def checked(
         requests: those the edit was made for.
         before: the unedited model's result on held-out text.
         blown_up: perplexity after over perplexity before.
+        kept: states of the prompts and of the text in the layers below the lowest edited one.
     """
     prompts = [demand.fact.prompt for request in requests for demand in request.demands]
-    unedited = _last(model, prompts)
+    unedited = _last(model, prompts, kept)
     try:
         n_moved = sum(edit.n_moved(model).values())
     except InputError as error:
@@ -110,7 +113,7 @@ def checked(
     if not n_moved:
         return Checked("it moves no weight: its deltas are rounded away", None)
     with edit.applied(model):
-        edited, drifted = _last(model, prompts), drift(model, before)
+        edited, drifted = _last(model, prompts, kept), drift(model, before, kept)
     if not edited.isfinite().all():
         return Checked("logits are no longer finite", drifted)
     # `_last` reads the residual stream before these, so it cannot show what they change
@@ -124,6 +127,8 @@ def checked(
 
 
 @torch.no_grad()
-def _last(model: HookedTransformer, prompts: Sequence[str]) -> Float[Tensor, "prompt d_model"]:
+def _last(
+    model: HookedTransformer, prompts: Sequence[str], kept: KeptStates | None
+) -> Float[Tensor, "prompt d_model"]:
     """Returns the final residual after each prompt, bit for bit the same at every call."""
-    return read(model, [prompt_ids(model, text) for text in prompts]).last
+    return read(model, [prompt_ids(model, text) for text in prompts], kept).last

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from kedit.editing.weights import applied_digests, weight_digests
+from kedit.editing.weights import applied_digests, lowest_edited, weight_digests
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.models.load import source_of
@@ -107,3 +107,11 @@ def fingerprint(model: HookedTransformer) -> str:
     fields = {field: getattr(model.cfg, field) for field in ARCHITECTURE}
     text = json.dumps([fields, sorted(weight_digests(model).items())])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def unedited_part(model: HookedTransformer) -> tuple[int, str]:
+    """Returns the lowest layer that applied edits may have changed, and `fingerprint(model)`.
+
+    Together they say what the layers below compute. `kedit.forward.kept.KeptStates` asks for them.
+    """
+    return lowest_edited(model), fingerprint(model)

@@ -109,6 +109,22 @@ def applied_digests(model: HookedTransformer) -> dict[str, str]:
     return {name: digests.of_tensor(parameters[name], orders.get(name, ())) for name in held}
 
 
+def lowest_edited(model: HookedTransformer) -> int:
+    """Returns the lowest layer whose weights applied edits may have changed.
+
+    It is 0 if they may have changed the embedding, and the number of layers if they changed no
+    block, or nothing at all.
+    """
+    n_layers = model.cfg.n_layers
+    parts = [(n_layers, model.unembed), (n_layers, model.ln_final)]
+    # the lowest part last, because it counts if parts share a weight
+    parts += [*reversed([*enumerate(model.blocks)]), (0, model.embed)]
+    layer_of = {id(weight): layer for layer, part in parts for weight in part.parameters()}
+    parameters = dict(model.named_parameters())
+    held = (parameters[name] for name in _state(model).held)
+    return min((layer_of.get(id(weight), 0) for weight in held), default=n_layers)
+
+
 def enter(model: HookedTransformer) -> Applied:
     """Begins an edit of `model`, inside the edits that are already applied.
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.forward.kept import KeptStates
 from kedit.forward.metrics import last_logits
 from kedit.forward.reading import Tokens, batches, nearness, read, read_on
 from kedit.models.prompts import decoded, end_ids
@@ -23,14 +24,22 @@ ROWS_UNEMBEDDED = 32  # prompts whose logits over the vocabulary are in memory a
 Choice = Callable[[int, Float[Tensor, " vocab"]], int]  # (prompt's number, its logits) -> token
 
 
-def greedy(model: HookedTransformer, prompts: Sequence[Tokens], n_tokens: int) -> list[Tokens]:
+def greedy(
+    model: HookedTransformer,
+    prompts: Sequence[Tokens],
+    n_tokens: int,
+    kept: KeptStates | None = None,
+) -> list[Tokens]:
     """Continues prompts by the likeliest tokens.
 
     A continuation ends at the end of the line or of the text, after `n_tokens` tokens, or at the
     end of the model's context.
+
+    Args:
+        kept: states of the prompts in the layers below the lowest edited one.
     """
     room = [min(n_tokens, model.cfg.n_ctx - len(prompt)) for prompt in prompts]
-    return _continued(model, prompts, room, lambda _, logits: int(logits.argmax()), line=True)
+    return _continued(model, prompts, room, lambda _, logits: int(logits.argmax()), True, kept)
 
 
 def sampled(
@@ -63,7 +72,7 @@ def sampled(
 
     length = min(length, model.cfg.n_ctx)
     room = [max(0, length - len(prompt)) for prompt in prompts]
-    return _continued(model, prompts, room, choice, line=False)
+    return _continued(model, prompts, room, choice, False, None)
 
 
 def ngram_entropy(text: str) -> float:
@@ -96,6 +105,7 @@ def _continued(
     room: Sequence[int],
     choice: Choice,
     line: bool,
+    kept: KeptStates | None,
 ) -> list[Tokens]:
     """Continues prompts[i] by at most room[i] tokens; with `line`, only to the end of the line."""
     ends = set(end_ids(model))
@@ -106,7 +116,7 @@ def _continued(
         active = [order[index] for index in batch if room[order[index]]]
         if not active:
             continue
-        reading = read(model, [prompts[number] for number in active])
+        reading = read(model, [prompts[number] for number in active], kept)
         while True:
             chosen = []
             for rows in torch.arange(len(active)).split(ROWS_UNEMBEDDED):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.forward.kept import KeptStates
 from kedit.forward.metrics import token_scores
-from kedit.forward.reading import Reading, Tokens, batches, nearness, read, read_on
+from kedit.forward.reading import Reading, Tokens, batches, nearness, read, read_some
 
 
 class Likelihood(NamedTuple):
@@ -61,7 +62,9 @@ class QueryAnswers:
 Answer = tuple[int, Tokens]  # the row of its prompt in the reading, and its tokens
 
 
-def likelihoods(model: HookedTransformer, queries: Sequence[Query]) -> list[QueryAnswers]:
+def likelihoods(
+    model: HookedTransformer, queries: Sequence[Query], kept: KeptStates | None = None
+) -> list[QueryAnswers]:
     """Scores all answers of all queries.
 
     Equal prompts are read once, and their answers continue from the same keys and values.
@@ -71,6 +74,11 @@ def likelihoods(model: HookedTransformer, queries: Sequence[Query]) -> list[Quer
     first token's log-probability divided by n. If this bound is not above the score of the ranked
     answer, the competitor cannot be likelier and does not change the rank. The first tokens of all
     competitors are scored from the prompt's last residual, without another forward.
+
+    Args:
+        kept: states of the layers below the lowest edited one. The scores of answers are those
+            without it, to the bit; competitors are compared by scores that are equal up to
+            rounding.
     """
     by_prompt: dict[Tokens, list[int]] = {}
     for number, query in enumerate(queries):
@@ -78,16 +86,20 @@ def likelihoods(model: HookedTransformer, queries: Sequence[Query]) -> list[Quer
     prompts = sorted(by_prompt, key=nearness)
     found: dict[int, QueryAnswers] = {}
     for batch in batches(model, [len(prompt) for prompt in prompts]):
-        reading = read(model, [prompts[index] for index in batch])
+        reading = read(model, [prompts[index] for index in batch], kept)
         row_of = {
             number: row for row, index in enumerate(batch) for number in by_prompt[prompts[index]]
         }
-        found |= _query_answers(model, reading, row_of, queries)
+        found |= _query_answers(model, reading, row_of, queries, kept)
     return [found[number] for number in range(len(queries))]
 
 
 def _query_answers(
-    model: HookedTransformer, reading: Reading, row_of: Mapping[int, int], queries: Sequence[Query]
+    model: HookedTransformer,
+    reading: Reading,
+    row_of: Mapping[int, int],
+    queries: Sequence[Query],
+    kept: KeptStates | None,
 ) -> dict[int, QueryAnswers]:
     """The results of the queries whose prompts were read, by their numbers.
 
@@ -103,18 +115,17 @@ def _query_answers(
             for answer in queries[n].answers + queries[n].field
         ],
     )
-    known = _whole_answers(
-        model, reading, firsts, [(row, a) for n, row in row_of.items() for a in queries[n].answers]
-    )
+    asked = [(row, answer) for n, row in row_of.items() for answer in queries[n].answers]
+    known = _whole_answers(model, reading, firsts, asked, asked, kept)
     # competitors whose bound (see `likelihoods`) is above the score of the ranked answer
-    may_win = [
-        (row, rival)
-        for n, row in row_of.items()
-        for rival in queries[n].field
-        if firsts[row, rival[0]].logprob / len(rival)
-        > known[row, queries[n].answers[queries[n].ranked]].logprob
-    ]
-    known |= _whole_answers(model, reading, firsts, [key for key in may_win if key not in known])
+    others, may_win = [], []
+    for n, row in row_of.items():
+        ranked = known[row, queries[n].answers[queries[n].ranked]].logprob
+        for rival in (rival for rival in queries[n].field if (row, rival) not in known):
+            others.append((row, rival))
+            if firsts[row, rival[0]].logprob / len(rival) > ranked:
+                may_win.append((row, rival))
+    known |= _whole_answers(model, reading, firsts, may_win, others, kept)
     found = {}
     for n, row in row_of.items():
         answers = tuple(known[row, answer] for answer in queries[n].answers)
@@ -141,21 +152,32 @@ def _whole_answers(
     reading: Reading,
     firsts: Mapping[tuple[int, int], Likelihood],
     answers: Sequence[Answer],
+    possible: Sequence[Answer],
+    kept: KeptStates | None,
 ) -> dict[Answer, Likelihood]:
     """The scores of whole answers: the tokens after the first one run after the prompt's reading.
 
     Args:
         firsts: the scores of their first tokens.
+        possible: the answers that may be asked for under any edit, among them `answers`.
     """
     done: dict[Answer, Likelihood] = {
         (row, tokens): firsts[row, tokens[0]] for row, tokens in answers if len(tokens) == 1
     }
-    longer = list(dict.fromkeys((row, tokens) for row, tokens in answers if len(tokens) > 1))
+    wanted = set(answers)
+    longer = [
+        (row, tokens)
+        for row, tokens in dict.fromkeys(answers if kept is None else possible)
+        if len(tokens) > 1
+    ]
     lengths = [len(tokens) - 1 for _, tokens in longer]
-    for batch in batches(model, lengths, n_past=reading.mask.shape[1]):
-        rows = torch.tensor([longer[index][0] for index in batch], device=reading.last.device)
-        inputs = [longer[index][1][:-1] for index in batch]
-        resid, _ = read_on(model, reading.rows(rows), inputs)
+    for together in batches(model, lengths, n_past=reading.mask.shape[1]):
+        chosen = [place for place, index in enumerate(together) if longer[index] in wanted]
+        if not chosen:
+            continue
+        inputs = [(longer[index][0], longer[index][1][:-1]) for index in together]
+        resid = read_some(model, reading, inputs, chosen, kept)
+        batch = [together[place] for place in chosen]
         width = resid.shape[1]
         pairs = [
             (batch_row * width + step, token)

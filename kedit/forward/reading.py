@@ -9,19 +9,23 @@ Prompts are padded at the right. Attention is causal, so no token attends to the
 positions are not shifted. Before the prompts are continued, their keys and values move to the right
 edge (`to_right` in packed.py has a sketch). The gap is then at the left, and masked.
 
+With `kept` (`kedit.forward.kept`), prompts that were read before are read from the lowest edited
+layer on. The results are equal to the bit.
+
 Models with plain attention and without live hooks run on the packed forward
 (`kedit.forward.packed`). All others, and models that hooks patch or ablate, run on
 HookedTransformer's own forward.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 
+from kedit.forward.kept import KeptStates
 from kedit.forward.openings import Tokens, shared_openings
 from kedit.forward.packed import (
     LayerCache,
@@ -38,6 +42,7 @@ from kedit.models.prompts import device
 
 CACHE_BYTES = 2**29  # most bytes of keys and values in memory at once
 TOKENS_PER_BATCH = 4096  # most tokens in one forward: larger batches are not faster
+Continuation = tuple[int, Tokens]  # the row of its prompt in a reading, and the tokens after it
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,14 @@ class Reading:
             forward made them, and unrotated if HookedTransformer did: only the forward that made a
             reading can continue it.
         mask: 1 at tokens, 0 in the gap at the left.
+        prompts: the prompts, if this is the reading of whole prompts that `read` returned.
     """
 
     last: Float[Tensor, "prompt d_model"]
     keys: LayerCache
     values: LayerCache
     mask: Int[Tensor, "prompt pos"]
+    prompts: tuple[Tokens, ...] = ()
 
     def rows(self, index: Int[Tensor, " row"]) -> "Reading":
         """Returns the reading of these prompts, in this order; a prompt may occur several times."""
@@ -102,24 +109,41 @@ def nearness(prompt: Tokens) -> tuple[int, Tokens]:
 
 
 @torch.no_grad()
-def read(model: HookedTransformer, prompts: Sequence[Tokens]) -> Reading:
-    """Reads `prompts` in one batch (use `batches` to bound it); shared openings are read once."""
+def read(
+    model: HookedTransformer, prompts: Sequence[Tokens], kept: KeptStates | None = None
+) -> Reading:
+    """Reads `prompts` in one batch (use `batches` to bound it); shared openings are read once.
+
+    Args:
+        kept: states of the layers below the lowest edited one, which need not run again.
+    """
     groups = shared_openings(prompts)
     nothing = _empty_reading(model, len(groups))
     openings = [prompts[members[0]][:length] for length, members in groups]
-    opened = _read_after(model, nothing, openings) if any(openings) else nothing
+    whole = tuple(prompts)
+    opened = (
+        _read_after(model, nothing, openings, kept, ("openings", whole))
+        if any(openings)
+        else nothing
+    )
     group_of = {index: group for group, (_, members) in enumerate(groups) for index in members}
     before = opened.rows(torch.tensor([group_of[index] for index in range(len(prompts))]))
     tails = [prompt[groups[group_of[index]][0] :] for index, prompt in enumerate(prompts)]
-    return _read_after(model, before, tails)
+    return replace(_read_after(model, before, tails, kept, ("tails", whole)), prompts=whole)
 
 
-def _read_after(model: HookedTransformer, before: Reading, rows: Sequence[Tokens]) -> Reading:
+def _read_after(
+    model: HookedTransformer,
+    before: Reading,
+    rows: Sequence[Tokens],
+    kept: KeptStates | None,
+    text: Hashable,
+) -> Reading:
     """The reading of `rows`, which may differ in length, each after its row of `before`."""
     on = before.mask.device
     tokens = padded(rows, on)
     lengths = torch.tensor([len(row) for row in rows], device=on)
-    resid, unaligned = _forward(model, before, tokens, lengths)
+    resid, unaligned = _forward(model, before, tokens, lengths, kept, text)
     # The padding at the right becomes a part of the gap at the left. There, column 0 is repeated:
     # any finite keys and values will do.
     padding = (tokens.shape[1] - lengths)[:, None]
@@ -148,6 +172,48 @@ def read_on(
     return _forward(model, reading, tokens, lengths)
 
 
+@torch.no_grad()
+def read_some(
+    model: HookedTransformer,
+    reading: Reading,
+    continuations: Sequence[Continuation],
+    chosen: Sequence[int],
+    kept: KeptStates | None = None,
+) -> Float[Tensor, "chosen new d_model"]:
+    """Reads some of the texts that may continue the prompts; returns the new tokens' residuals.
+
+    Args:
+        continuations: all texts that may be chosen, under any edit: with `kept`, all of them pass
+            the layers below the lowest edited one, once, and only the chosen ones the layers above.
+        chosen: the numbers of those that are read.
+    """
+    if kept is None or not reading.prompts or not is_plain(model):
+        rows = torch.tensor([continuations[n][0] for n in chosen], device=reading.mask.device)
+        return read_on(model, reading.rows(rows), [continuations[n][1] for n in chosen])[0]
+    on = reading.mask.device
+    rows = torch.tensor([row for row, _ in continuations], device=on)
+    tokens = padded([each for _, each in continuations], on)
+    lengths = torch.tensor([len(each) for _, each in continuations], device=on)
+    real = torch.arange(tokens.shape[1], device=on) < lengths[:, None]
+
+    def run(
+        resid: Tensor | None, layers: range, of: Tensor | slice = slice(None)
+    ) -> tuple[Tensor, LayerCache, LayerCache]:
+        mask = torch.cat([reading.mask[rows[of]], torch.ones_like(tokens[of])], 1)
+        resid = embedded(model, tokens[of], mask, real[of]) if resid is None else resid
+        keys, values = (
+            tuple(cache[layer][rows[of]] for layer in layers)
+            for cache in (reading.keys, reading.values)
+        )
+        return run_blocks(model, layers, resid, keys, values, mask, real[of])
+
+    text = ("continuations", reading.prompts, tuple(continuations))
+    layer, resid, _, _ = kept.below(model, text, run, cache=False)
+    of = torch.tensor(chosen, device=on)
+    resid = unpacked(resid, real)[of][real[of]]
+    return unpacked(run(resid, range(layer, model.cfg.n_layers), of)[0], real[of])
+
+
 def _empty_reading(model: HookedTransformer, n_rows: int) -> Reading:
     """The reading of empty prompts, which the first tokens continue."""
     cfg, on = model.cfg, device(model)
@@ -165,11 +231,13 @@ def _forward(
     before: Reading,
     tokens: Int[Tensor, "row new"],
     lengths: Int[Tensor, " row"],
+    kept: KeptStates | None = None,
+    text: Hashable = None,
 ) -> tuple[Float[Tensor, "row new d_model"], Reading]:
     """The final residuals of `tokens` after `before`, and the reading with keys and values of all.
 
     Only the first `lengths` tokens of each row are not padding. The residuals, keys and values of
-    padding are arbitrary.
+    padding are arbitrary. In `kept`, the states of `tokens` after `before` are called `text`.
     """
     mask = torch.cat([before.mask, torch.ones_like(tokens)], 1)
     columns = torch.arange(tokens.shape[1], device=tokens.device)
@@ -178,9 +246,18 @@ def _forward(
         real = columns < lengths[:, None].clamp(min=1)
         return _lens_forward(model, before, tokens, mask, real)
     real = columns < lengths[:, None]
-    resid = embedded(model, tokens, mask, real)
-    layers = range(model.cfg.n_layers)
-    packed, keys, values = run_blocks(model, layers, resid, before.keys, before.values, mask, real)
+
+    def run(resid: Tensor | None, layers: range) -> tuple[Tensor, LayerCache, LayerCache]:
+        resid = embedded(model, tokens, mask, real) if resid is None else resid
+        keys, values = (cache[layers.start : layers.stop] for cache in (before.keys, before.values))
+        return run_blocks(model, layers, resid, keys, values, mask, real)
+
+    if kept is None:
+        packed, keys, values = run(None, range(model.cfg.n_layers))
+    else:
+        layer, resid, keys, values = kept.below(model, text, run)
+        packed, *above = run(resid, range(layer, model.cfg.n_layers))
+        keys, values = keys + above[0], values + above[1]
     final = unpacked(packed, real)
     return final, Reading(final[:, -1], keys, values, mask)
 

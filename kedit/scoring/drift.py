@@ -10,8 +10,9 @@ from transformer_lens import HookedTransformer
 
 from kedit.data.corpus import corpus_of
 from kedit.errors import InputError
+from kedit.forward.kept import KeptStates
 from kedit.forward.metrics import chosen_logits, expected_unembedding, normalisers, unembedded
-from kedit.forward.packed import embedded, empty_cache, is_plain, run_blocks, unpacked
+from kedit.forward.packed import LayerCache, embedded, empty_cache, is_plain, run_blocks, unpacked
 from kedit.models.prompts import bos_ids, device
 from kedit.models.sites import norm
 from kedit.progress import working
@@ -119,32 +120,43 @@ def surprise(
 
 
 @torch.no_grad()
-def drift(model: HookedTransformer, before: Baseline) -> Drift:
-    """Compares the edited `model` with the baseline on the same text."""
-    rows = _normed(model, _resid(model, before.chunks))
+def drift(model: HookedTransformer, before: Baseline, kept: KeptStates | None = None) -> Drift:
+    """Compares the edited `model` with the baseline on the same text.
+
+    Args:
+        kept: states of the text in the layers below the lowest edited one.
+    """
+    rows = _normed(model, _resid(model, before.chunks, kept))
     total, nll = _likelihood(model, rows, before.chunks)
     kl = _divergence(model, before, rows, total).view(nll.shape)
     return Drift(before.nll.mean(1), nll.mean(1), kl.mean(1))
 
 
 def _resid(
-    model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]
+    model: HookedTransformer, chunks: Int[Tensor, "chunk pos"], kept: KeptStates | None = None
 ) -> Float[Tensor, "chunk pos d_model"]:
     """Runs the model on the chunks, up to the residual stream before ln_final."""
     if not is_plain(model):
         return torch.cat([_lens_resid(model, part) for part in chunks.split(CHUNKS)])
-    return torch.cat([_packed_resid(model, part) for part in chunks.split(CHUNKS)])
+    return torch.cat([_packed_resid(model, part, kept) for part in chunks.split(CHUNKS)])
 
 
 def _packed_resid(
-    model: HookedTransformer, chunks: Int[Tensor, "chunk pos"]
+    model: HookedTransformer, chunks: Int[Tensor, "chunk pos"], kept: KeptStates | None
 ) -> Float[Tensor, "chunk pos d_model"]:
     """The same as `_lens_resid`, packed: for models with plain attention and without hooks."""
     mask, real = torch.ones_like(chunks), torch.ones_like(chunks, dtype=torch.bool)
-    layers = range(model.cfg.n_layers)
-    past = empty_cache(model, len(chunks), layers)
-    resid = embedded(model, chunks, mask, real)
-    return unpacked(run_blocks(model, layers, resid, past, past, mask, real)[0], real)
+
+    def run(resid: Tensor | None, layers: range) -> tuple[Tensor, LayerCache, LayerCache]:
+        resid = embedded(model, chunks, mask, real) if resid is None else resid
+        past = empty_cache(model, len(chunks), layers)
+        return run_blocks(model, layers, resid, past, past, mask, real)
+
+    layer, resid = 0, None
+    if kept:
+        text = ("text", tuple(map(tuple, chunks.tolist())))
+        layer, resid, _, _ = kept.below(model, text, run, cache=False)
+    return unpacked(run(resid, range(layer, model.cfg.n_layers))[0], real)
 
 
 def _lens_resid(

@@ -15,6 +15,7 @@ from transformer_lens import HookedTransformer
 from kedit.errors import InputError
 from kedit.facts import EditCase, Probe
 from kedit.forward.generation import greedy, ngram_entropy, sampled
+from kedit.forward.kept import KeptStates
 from kedit.forward.likelihood import Query, QueryAnswers, likelihoods
 from kedit.forward.metrics import last_logits
 from kedit.forward.reading import batches, read
@@ -70,12 +71,15 @@ def score(
     cases: Sequence[EditCase],
     scoring: Scoring,
     own_words: Mapping[str, int] | None = None,
+    kept: KeptStates | None = None,
 ) -> list[EditScore]:
     """Scores `cases`, in order. One call with many cases is faster than many calls.
 
     Args:
         own_words: by prompt, the unedited model's own word as a token id, for probes that name no
             answer. The function `own_words` returns it, and `EditScore.own_words` keeps it.
+        kept: states of the prompts in the layers below the lowest edited one, so that an edited
+            model reads prompts from this layer on. The scores are the same.
 
     Raises:
         InputError: a prompt with its answer is longer than the model's context, or `own_words`
@@ -92,8 +96,8 @@ def score(
                 "score(..., own_words=own_words(model, cases)), computed before the edit"
             )
     queries = [_query(model, probe, scoring.labels, own_words) for probe in probes]
-    answers = likelihoods(model, queries)
-    said = _said(model, probes, queries) if scoring.say else [None] * len(probes)
+    answers = likelihoods(model, queries, kept)
+    said = _said(model, probes, queries, kept) if scoring.say else [None] * len(probes)
     scores = iter(
         [_probe_score(model, *parts) for parts in zip(probes, queries, answers, said, strict=True)]
     )
@@ -167,14 +171,17 @@ def _aliases(probe: Probe, text: str) -> tuple[str, ...]:
 
 
 def _said(
-    model: HookedTransformer, probes: Sequence[Probe], queries: Sequence[Query]
+    model: HookedTransformer,
+    probes: Sequence[Probe],
+    queries: Sequence[Query],
+    kept: KeptStates | None,
 ) -> list[str | None]:
     """Generates greedy text after the probes in the groups GENERATED; None for other probes."""
     pairs = list(zip(probes, queries, strict=True))
     prompts = list(
         dict.fromkeys(query.prompt for probe, query in pairs if probe.group in GENERATED)
     )
-    said = greedy(model, prompts, SAID_TOKENS)
+    said = greedy(model, prompts, SAID_TOKENS, kept)
     texts = {prompt: decoded(model, *tokens) for prompt, tokens in zip(prompts, said, strict=True)}
     return [texts[query.prompt] if probe.group in GENERATED else None for probe, query in pairs]
 

@@ -5,7 +5,8 @@ Every editor edits every case. Finished edits are kept in a journal, from which 
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
@@ -13,8 +14,10 @@ from transformer_lens import HookedTransformer
 
 from kedit.editing.checks import checked
 from kedit.editing.edit import Edit
+from kedit.editing.provenance import unedited_part
 from kedit.errors import InputError
 from kedit.facts import EditCase
+from kedit.forward.kept import KeptStates
 from kedit.journal import Journal
 from kedit.models.prompts import device
 from kedit.records import require_finite, to_record
@@ -33,10 +36,12 @@ class Assessment:
     Args:
         scoring: what is measured of each case.
         text: held-out text, with the unedited model's predictions on it.
+        kept: states of the cases' prompts and of the text in the layers that no edit changes.
     """
 
     scoring: Scoring
     text: Baseline
+    kept: KeptStates = field(default_factory=partial(KeptStates, unedited_part))
 
     @classmethod
     def by(
@@ -134,7 +139,8 @@ def effect_of(
         before: the score of the case before any edit.
         cost: the outcome with the time and memory that making the edit took.
     """
-    found = checked(model, edit, requests_of(case, arm.side), assessment.text)
+    kept = assessment.kept
+    found = checked(model, edit, requests_of(case, arm.side), assessment.text, kept=kept)
     outcome = replace(cost, trouble=found.trouble)
     if found.drift is None:
         return outcome
@@ -147,7 +153,7 @@ def effect_of(
     )
     outcome = replace(outcome, **numbers)
     with edit.applied(model):
-        (after,) = score(model, [case], assessment.scoring, before.own_words)
+        (after,) = score(model, [case], assessment.scoring, before.own_words, kept)
     try:
         require_finite("after the edit", after.to_record())
     except InputError as error:
