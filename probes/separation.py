@@ -109,9 +109,9 @@ def separation(
     )
     found = []
     for metric in metrics:
-        similarity = alike(keys[metric.site].cpu()[:, metric.rows], metric.solve)
+        similarity = alike(keys[metric.site][:, metric.rows], metric.solve)
         within = similarity[edited][:, edited]
-        pairs = within[~torch.eye(len(edited), dtype=torch.bool)]
+        pairs = within[~torch.eye(len(edited), dtype=torch.bool, device=within.device)]
         apart = (1 - similarity[edited][:, neighbours].mean(), 1 - pairs.mean())
         found.append(Separation(*map(float, apart)))
     return found

@@ -56,7 +56,8 @@ class Moment:
     Args:
         sites: read at the same tokens, so a moment of several sites has cross blocks too.
         d_keys: length of each site's key.
-        matrix: exactly symmetric; positive semidefinite up to rounding.
+        matrix: exactly symmetric; positive semidefinite up to rounding. `moments` leaves it on the
+            model's device, where `solve` then computes.
         n_tokens: number of tokens in the mean.
         corpus: name of the text.
 
@@ -231,7 +232,7 @@ def moments(
     for job, total in _sums(model, list(dict.fromkeys(jobs)), corpus, window).items():
         n_read = total.n_chunks * window
         _mirror(total.upper)
-        matrix = total.upper.cpu().div_(n_read)
+        matrix = total.upper.div_(n_read)
         found[job] = Moment(job.sites, job.d_keys, matrix, n_read, corpus.name)
     return [found[job] for job in jobs]
 

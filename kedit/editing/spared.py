@@ -21,6 +21,7 @@ from kedit.cache import hashed
 from kedit.editing.moments import BLOCK, Moment, moments
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
+from kedit.models.prompts import device
 
 # largest asymmetry of a given moment, relative to its largest diagonal entry: sums in float32, as
 # in the published files, are accurate to about 1e-5
@@ -95,7 +96,7 @@ def settings_of(
 def _validated(
     model: HookedTransformer, sites: tuple[WriteSite, ...], given: Moment | str
 ) -> Moment:
-    """Checks a given moment of `sites`; returns it in float64, exactly symmetric."""
+    """Checks a given moment of `sites`; returns it in float64 on the model's device, symmetric."""
     d_keys = tuple(site.d_key(model) for site in sites)
     if isinstance(given, Moment):
         name, found = f"the moment of {given.corpus}", given
@@ -111,7 +112,7 @@ def _validated(
             f"moments: {name} is {' x '.join(map(str, found.matrix.shape))}, but keys of "
             f"{_listed(sites)} have {size[0]} numbers in {model.cfg.model_name}"
         )
-    matrix = found.matrix.to("cpu", torch.float64)
+    matrix = found.matrix.to(device(model), torch.float64)
     asymmetry = _asymmetry(matrix)
     problem = ""
     if found.n_tokens < 1:

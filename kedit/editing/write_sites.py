@@ -15,6 +15,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
+from kedit.models.prompts import device
 from kedit.models.sites import Half, attn_written, mlp_written
 
 
@@ -65,7 +66,7 @@ class WriteSite:
 
     def rows(self, model: HookedTransformer, heads: Sequence[int]) -> Int[Tensor, " row"]:
         """Returns W_O's rows that belong to `heads`; all rows for an MLP or without heads."""
-        rows = torch.arange(self.d_key(model))
+        rows = torch.arange(self.d_key(model), device=device(model))
         if self.half == "mlp" or not heads:
             return rows
         return rows.view(model.cfg.n_heads, -1)[sorted(set(heads))].flatten()
