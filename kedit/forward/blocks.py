@@ -91,7 +91,7 @@ def run_block(
     mid = written.add_(pre)  # `written` is new memory, and allocating more takes time
     read = pre if is_parallel(block) else mid
     # held outputs of the MLP are not computed at all
-    computed = torch.ones(len(read), dtype=torch.bool, device=read.device)
+    computed = torch.ones(len(read), dtype=torch.bool)  # on the CPU: CUDA is not waited for
     overwritten = held("mlp_out", computed)
     if not any(part.numel() for part, _ in overwritten):
         out = mlp_out(block, read[None])[0]
@@ -100,7 +100,8 @@ def run_block(
             part[:] = False
         out = torch.empty_like(read)
         if computed.any():
-            out[computed] = mlp_out(block, read[computed][None])[0]
+            index = computed.nonzero()[:, 0].to(read.device, non_blocking=True)
+            out[index] = mlp_out(block, read[index][None])[0]
         for part, value in held("mlp_out", out):
             part[:] = value
     for path, resid in zip(paths, _apart(out.add_(mid), sizes), strict=True):

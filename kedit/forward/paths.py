@@ -119,4 +119,5 @@ class CellPath:
         order = [index for index, _ in free + held]
         self.rows = [cells for _, cells in free + held]
         if order != list(range(len(self.resid))):
-            self.resid = self.resid[torch.tensor(order, device=self.resid.device)]
+            index = torch.tensor(order).to(self.resid.device, non_blocking=True)
+            self.resid = self.resid[index]
