@@ -112,10 +112,11 @@ def run_blocks(
         positions at each layer.
     """
     keys, values = [], []
+    at = real.nonzero(as_tuple=True)  # once for all layers, because CUDA is waited for
     for layer, old_keys, old_values in zip(layers, past_keys, past_values, strict=True):
         block = model.blocks[layer]
         read = write(layer, "attn_in", attn_read(block, resid))
-        z, new_keys, new_values = _attend(block, read, old_keys, old_values, mask, real)
+        z, new_keys, new_values = _attend(block, read, old_keys, old_values, mask, real, at)
         raw = F.linear(write(layer, "z", z), w_o(block), block.attn.b_O)
         mid = resid + attn_written(block, write(layer, "attn", raw))
         read = write(layer, "mlp_in", mlp_read(block, resid if is_parallel(block) else mid))
@@ -249,8 +250,15 @@ def padded(rows: Sequence[Sequence[int]], on: torch.device) -> Int[Tensor, "row 
 
 def unpacked(tokens: Float[Tensor, "token *width"], real: Bool[Tensor, "row new"]) -> Tensor:
     """Puts packed tokens back at their rows and positions, with zeros at padding."""
-    rows = tokens.new_zeros(*real.shape, *tokens.shape[1:])
-    rows[real] = tokens
+    return _placed(tokens, real.shape, real)
+
+
+def _placed(
+    tokens: Float[Tensor, "token *width"], shape: torch.Size, at: Tensor | tuple[Tensor, ...]
+) -> Float[Tensor, "row new *width"]:
+    """Zeros, with the packed tokens at the positions `at`: a mask, or rows and columns."""
+    rows = tokens.new_zeros(*shape, *tokens.shape[1:])
+    rows[at] = tokens
     return rows
 
 
@@ -261,6 +269,7 @@ def _attend(
     past_values: Float[Tensor, "row past kv_head d_head"],
     mask: Int[Tensor, "row pos"],
     real: Bool[Tensor, "row new"],
+    at: tuple[Int[Tensor, " token"], Int[Tensor, " token"]],
 ) -> tuple[
     Float[Tensor, "token key"],
     Float[Tensor, "row pos kv_head d_head"],
@@ -268,11 +277,12 @@ def _attend(
 ]:
     """All heads' z at new tokens, packed, and the keys and values of past and new positions.
 
-    The arguments are as for `run_blocks`; `read` is the packed input of attention.
+    The arguments are as for `run_blocks`; `read` is the packed input of attention, and `at` are the
+    rows and columns at which `real` is true.
     """
     n_past = past_keys.shape[1]
     packed = block.attn.calculate_qkv_matrices(read[None], read[None], read[None])
-    query, keys, values = (unpacked(each[0], real) for each in packed)
+    query, keys, values = (_placed(each[0], real.shape, at) for each in packed)
     if block.cfg.positional_embedding_type == "rotary":
         counted = _without_padding(mask, real)
         query = block.attn.apply_rotary(query, n_past, counted)
@@ -286,7 +296,7 @@ def _attend(
         scale=1 / block.attn.attn_scale,
         enable_gqa=keys.shape[2] != query.shape[2],
     )
-    return z.transpose(1, 2)[real].flatten(1), keys, values
+    return z.transpose(1, 2)[at].flatten(1), keys, values
 
 
 def _visible(

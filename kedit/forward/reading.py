@@ -127,7 +127,8 @@ def read(
         else nothing
     )
     group_of = {index: group for group, (_, members) in enumerate(groups) for index in members}
-    before = opened.rows(torch.tensor([group_of[index] for index in range(len(prompts))]))
+    row_of = [group_of[index] for index in range(len(prompts))]
+    before = opened.rows(torch.tensor(row_of, device=opened.last.device))
     tails = [prompt[groups[group_of[index]][0] :] for index, prompt in enumerate(prompts)]
     return replace(_read_after(model, before, tails, kept, ("tails", whole)), prompts=whole)
 
