@@ -21,7 +21,8 @@ from kedit.forward.reading import Tokens, batches, nearness, read, read_on
 from kedit.models.prompts import decoded, end_ids
 
 ROWS_UNEMBEDDED = 32  # prompts whose logits over the vocabulary are in memory at once
-Choice = Callable[[int, Float[Tensor, " vocab"]], int]  # (prompt's number, its logits) -> token
+# (numbers of prompts, logits of each) -> a token for each
+Choice = Callable[[Sequence[int], Float[Tensor, "prompt vocab"]], list[int]]
 
 
 def greedy(
@@ -39,7 +40,9 @@ def greedy(
         kept: states of the prompts in the layers below the lowest edited one.
     """
     room = [min(n_tokens, model.cfg.n_ctx - len(prompt)) for prompt in prompts]
-    return _continued(model, prompts, room, lambda _, logits: int(logits.argmax()), True, kept)
+    return _continued(
+        model, prompts, room, lambda _, logits: logits.argmax(-1).tolist(), line=True, kept=kept
+    )
 
 
 def sampled(
@@ -60,15 +63,20 @@ def sampled(
         generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
         times[prompt] += 1
 
-    def choice(number: int, logits: Float[Tensor, " vocab"]) -> int:
+    def choice(numbers: Sequence[int], logits: Float[Tensor, "prompt vocab"]) -> list[int]:
+        drawing = [generators[number] for number in numbers]
         # without a restriction, because sorting a whole vocabulary takes longer than the forward
-        if top_k >= len(logits):
+        if top_k >= logits.shape[1]:
             shares = logits.softmax(-1).cumsum(-1)
-            drawn = torch.rand(1, generator=generators[number], dtype=torch.float64).to(shares)
-            return min(int(torch.searchsorted(shares, drawn * shares[-1])), len(logits) - 1)
+            drawn = [torch.rand(1, generator=one, dtype=torch.float64) for one in drawing]
+            at = torch.stack(drawn).to(shares) * shares[:, -1:]
+            return torch.searchsorted(shares, at)[:, 0].clamp(max=logits.shape[1] - 1).tolist()
         values, tokens = logits.topk(top_k)
-        drawn = torch.multinomial(values.softmax(-1).cpu(), 1, generator=generators[number])
-        return int(tokens[drawn])
+        shares, tokens = values.softmax(-1).cpu(), tokens.tolist()
+        return [
+            of_prompt[int(torch.multinomial(own, 1, generator=one))]
+            for of_prompt, own, one in zip(tokens, shares, drawing, strict=True)
+        ]
 
     length = min(length, model.cfg.n_ctx)
     room = [max(0, length - len(prompt)) for prompt in prompts]
@@ -118,13 +126,10 @@ def _continued(
             continue
         reading = read(model, [prompts[number] for number in active], kept)
         while True:
-            chosen = []
-            for rows in torch.arange(len(active)).split(ROWS_UNEMBEDDED):
-                logits = last_logits(model, reading.last[rows])
-                chosen += [
-                    choice(active[row], row_logits)
-                    for row, row_logits in zip(rows, logits, strict=True)
-                ]
+            chosen: list[int] = []
+            for start in range(0, len(active), ROWS_UNEMBEDDED):
+                part = slice(start, start + ROWS_UNEMBEDDED)
+                chosen += choice(active[part], last_logits(model, reading.last[part]))
             continuing = []
             for row, (number, token) in enumerate(zip(active, chosen, strict=True)):
                 if token in ends or (line and "\n" in decoded(model, token)):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
-import torch
 from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
@@ -208,11 +207,12 @@ def own_words(model: HookedTransformer, cases: Sequence[EditCase]) -> dict[str, 
     words: dict[str, int] = {}
     for batch in batches(model, [len(tokens) for tokens in ids]):
         reading = read(model, [ids[index] for index in batch])
-        for part in torch.arange(len(batch)).split(LOGIT_ROWS):
-            likeliest = last_logits(model, reading.last[part]).topk(OWN_WORD_TOP_K).indices.tolist()
-            for row, tokens in zip(part.tolist(), likeliest, strict=True):
-                meaningful = (token for token in tokens if _has_meaning(decoded(model, token)))
-                words[prompts[batch[row]]] = next(meaningful, tokens[0])
+        likeliest: list[list[int]] = []
+        for part in reading.last.split(LOGIT_ROWS):
+            likeliest += last_logits(model, part).topk(OWN_WORD_TOP_K).indices.tolist()
+        for index, tokens in zip(batch, likeliest, strict=True):
+            meaningful = (token for token in tokens if _has_meaning(decoded(model, token)))
+            words[prompts[index]] = next(meaningful, tokens[0])
     return words
 
 
