@@ -250,13 +250,13 @@ def padded(rows: Sequence[Sequence[int]], on: torch.device) -> Int[Tensor, "row 
 
 def unpacked(tokens: Float[Tensor, "token *width"], real: Bool[Tensor, "row new"]) -> Tensor:
     """Puts packed tokens back at their rows and positions, with zeros at padding."""
-    return _placed(tokens, real.shape, real)
+    return _placed(tokens, real.shape, real.nonzero(as_tuple=True))
 
 
 def _placed(
-    tokens: Float[Tensor, "token *width"], shape: torch.Size, at: Tensor | tuple[Tensor, ...]
+    tokens: Float[Tensor, "token *width"], shape: torch.Size, at: tuple[Tensor, ...]
 ) -> Float[Tensor, "row new *width"]:
-    """Zeros, with the packed tokens at the positions `at`: a mask, or rows and columns."""
+    """Zeros, with the packed tokens at the rows and columns `at`."""
     rows = tokens.new_zeros(*shape, *tokens.shape[1:])
     rows[at] = tokens
     return rows
