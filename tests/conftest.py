@@ -150,7 +150,7 @@ TOLERANCES = {"prob": 1e-5, "logprob": 5e-5, "logit_diff": 5e-5}
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A family that is not among the quick ones makes a test slow."""
+    """A family that is not among the quick ones makes a test slow; CUDA is not everywhere."""
     others = set(FAMILIES) - set(QUICK)
     for item in items:
         callspec = getattr(item, "callspec", None)  # of a test with parameters
@@ -158,6 +158,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             isinstance(one, str) and one in others for one in callspec.params.values()
         ):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="PyTorch sees no CUDA device here"))
 
 
 class Family(NamedTuple):
