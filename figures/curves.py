@@ -20,7 +20,6 @@ from figures.style import (
     new_figure,
     site_name,
     styled,
-    titled,
 )
 from figures.trace import layer_label, window_note
 from kedit.errors import InputError
@@ -63,7 +62,7 @@ def severed(
         total: total effect by metric, drawn as a dotted line.
     """
     n_tokens = ordinary.n_tokens[ordinary.buckets.index(LAST)]
-    title = titled(f"Effect with modules severed, {ordinary.part} corrupted", study.model)
+    title = study.titled(f"Effect with modules severed, {ordinary.part} corrupted")
     caption = (
         f"{study.caption('bands')} Restored: a single residual at the last corrupted token "
         f"({plural(n_tokens, 'token')}); severed: outputs held at their corrupted values."
@@ -111,7 +110,7 @@ def sides(
         raise InputError(
             f"relation traced at {sites[0]}, subject at {sites[1]}: both need the same sites"
         )
-    title = titled("Corrupted subject compared with corrupted relation", study.model)
+    title = study.titled("Corrupted subject compared with corrupted relation")
     caption = study.caption("bands") + window_note(relation)
     if totals:
         caption += TOTALS

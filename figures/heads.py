@@ -21,7 +21,6 @@ from figures.style import (
     norm,
     styled,
     text_width,
-    titled,
 )
 from figures.trace import colour_bar, draw_map, outline, too_few
 from kedit.errors import InputError
@@ -64,7 +63,7 @@ def heads(effect: AverageEffect, study: Study) -> Figure:
     buckets = [row for row in range(len(mean)) if finite(mean[row]).size] or [0]
     n_rows = 1 if len(buckets) <= COLUMNS else 2
     height = n_rows * (0.65 + max(0.9, ROW * mean.shape[-1]))
-    title = titled(f"Average indirect effect of each head, {effect.part} corrupted", study.model)
+    title = study.titled(f"Average indirect effect of each head, {effect.part} corrupted")
     caption = study.caption("bars") + too_few(effect)
     figure = new_figure(DOUBLE, height + RANKING, title, caption)
     maps, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, RANKING))[:, 0]

@@ -87,6 +87,7 @@ class Study:
         metric: one of `kedit.forward.metrics.METRICS`, or the name of a user's own metric.
         seed: seed of the noise and of the bootstrap.
         model: name of the model, or the path from which it was read.
+        so_far: how far an unfinished study is, such as "4 of 32 facts"; empty if it is finished.
     """
 
     n_facts: int | tuple[int, ...]
@@ -94,6 +95,11 @@ class Study:
     metric: str = "prob"
     seed: int = 0
     model: str = ""
+    so_far: str = ""
+
+    def titled(self, title: str) -> str:
+        """A title with the model's name, which says how far an unfinished study is."""
+        return titled(title, self.model) + (f" (so far: {self.so_far})" if self.so_far else "")
 
     def caption(self, interval: str, over: str = "facts") -> str:
         """The caption.

@@ -131,7 +131,7 @@ def averages(
     means = [effect.mean[index] for effect in effects]
     if any(mean.ndim != 2 for mean in means):
         raise InputError("these are effects by head: draw them with figures.heads.heads")
-    title = titled(f"Average indirect effect, {effects[0].part} corrupted", study.model)
+    title = study.titled(f"Average indirect effect, {effects[0].part} corrupted")
     if total is not None:
         title += f"; total effect {estimate(*(float(values[index]) for values in total))}"
     n_buckets = len(effects[0].buckets)

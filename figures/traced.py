@@ -20,7 +20,7 @@ TOTAL = "total effect"
 Kind = Literal["maps", "heads", "severed", "sides"]
 
 
-def effects(found: TraceAverages, kind: Kind = "maps", part: str = "") -> Figure:
+def effects(found: TraceAverages, kind: Kind = "maps", part: str = "", so_far: str = "") -> Figure:
     """Draws one figure of average effects.
 
     Args:
@@ -28,6 +28,7 @@ def effects(found: TraceAverages, kind: Kind = "maps", part: str = "") -> Figure
         kind: "maps": by token bucket and layer; "heads": by head; "severed": residuals with modules
             severed; "sides": corrupted subject compared with corrupted relation.
         part: whose words were corrupted; "" for the first part with averages.
+        so_far: how many facts are traced of how many, while the study runs, for the title.
 
     Raises:
         InputError: there is no such figure, or its data were not traced.
@@ -40,9 +41,10 @@ def effects(found: TraceAverages, kind: Kind = "maps", part: str = "") -> Figure
             f"{' or '.join(able)}"
         )
     if kind == "sides":
-        return _sides(found)
+        return _sides(found, so_far)
     grids, total = found.grids(part), found.total_effects[part][TOTAL]
-    study = _study(found, found.counts.traced[part], f"the {part}'s {found.settings.corruption}")
+    corruption = f"the {part}'s {found.settings.corruption}"
+    study = _study(found, found.counts.traced[part], corruption, so_far)
     if kind == "maps":
         return averages([grids[name] for name in grids if name in MAPPED], study, total)
     if kind == "heads":
@@ -51,14 +53,14 @@ def effects(found: TraceAverages, kind: Kind = "maps", part: str = "") -> Figure
     return severed(grids[ORDINARY], cut, study, total)
 
 
-def every(found: TraceAverages) -> Iterator[tuple[str, Figure]]:
-    """Draws all figures that are possible, each with a name for its files."""
+def every(found: TraceAverages, so_far: str = "") -> Iterator[tuple[str, Figure]]:
+    """Draws all figures that are possible, each with a name for its files; see `effects`."""
     for part in found.parts:
         for kind in ("maps", "heads", "severed"):
             if kind in _allowed(found, part):
-                yield f"{part}-{kind}", effects(found, kind, part)
+                yield f"{part}-{kind}", effects(found, kind, part, so_far)
     if "sides" in _allowed(found, found.parts[0]):
-        yield "relation-against-subject", effects(found, "sides")
+        yield "relation-against-subject", effects(found, "sides", so_far=so_far)
 
 
 def single_facts(traces: Traces, limit: int, metric: str = "prob") -> Iterator[tuple[str, Figure]]:
@@ -83,7 +85,7 @@ def _allowed(found: TraceAverages, part: str) -> tuple[Kind, ...]:
     return tuple(kind for kind, is_there in there.items() if is_there)
 
 
-def _sides(found: TraceAverages) -> Figure:
+def _sides(found: TraceAverages, so_far: str) -> Figure:
     """Draws the figure that compares both corrupted parts."""
     relation, subject = (
         [effect for name, effect in found.grids(part).items() if name in MAPPED]
@@ -91,9 +93,12 @@ def _sides(found: TraceAverages) -> Figure:
     )
     counts = tuple(found.counts.traced[part] for part in found.settings.parts)
     totals = {part: total[TOTAL] for part, total in found.total_effects.items()}
-    return sides(relation, subject, _study(found, counts, found.settings.corruption), totals)
+    study = _study(found, counts, found.settings.corruption, so_far)
+    return sides(relation, subject, study, totals)
 
 
-def _study(found: TraceAverages, n_facts: int | tuple[int, ...], corruption: str) -> Study:
+def _study(
+    found: TraceAverages, n_facts: int | tuple[int, ...], corruption: str, so_far: str
+) -> Study:
     """The data of a figure's title and caption."""
-    return Study(n_facts, corruption, found.metric, found.settings.seed, found.model)
+    return Study(n_facts, corruption, found.metric, found.settings.seed, found.model, so_far)

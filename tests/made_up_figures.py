@@ -65,7 +65,7 @@ LONG = "In the third volume of the letters, of whose author nothing is known, so
 RELATION = "the administrative unit of which this one is a part"
 ANY = "東京都庁舎 $x_1$ \n"
 STUDY = Study(60, "the relation’s words replaced by others of as many tokens", model=MODEL)
-FEW = {n: replace(STUDY, n_facts=n) for n in (1, 2)}
+FEW = {n: replace(STUDY, n_facts=n, so_far=f"{n} of 32 facts") for n in (1, 2)}
 SOURCE = Source(MODEL, f"1,100 cases of {'a_file_of_cases/' * 6}rake.jsonl; seed 0")
 TOTAL = Interval(*np.array([[0.34, 3, 5], [0.27, 2, 4], [0.43, 4, 6]]))
 NOTHING = Interval(*[np.array(np.nan)] * 3)
