@@ -63,6 +63,27 @@ def test_the_same_journal_is_not_worked_on_again(
     assert traces.model == "toy" and set(traces.relations) == {one.relation.id for one in FACTS}
 
 
+def test_traces_so_far_are_given_at_four_facts_and_whenever_they_have_doubled(
+    toy: HookedTransformer,
+) -> None:
+    how = Tracing(corrupt="subject", sites=("resid_post",))
+    given: dict[str, Traces] = {}
+
+    def so_far(traces: Traces, n_facts: str) -> None:
+        given[n_facts] = traces
+
+    journal = Journal()
+    trace_facts(toy, FACTS, how, limit=9, journal=journal, so_far=so_far)
+    assert list(given) == ["4 of 9 facts", "8 of 9 facts"]
+    four = trace_facts(toy, FACTS, how, limit=4, journal=journal)
+    assert same_averages(given["4 of 9 facts"].averages(), four.averages())
+    given.clear()
+    trace_facts(toy, FACTS, how, limit=9, journal=journal, so_far=so_far)
+    assert not given  # nothing was left to trace
+    trace_facts(toy, FACTS, how, limit=10, journal=journal, so_far=so_far)
+    assert list(given) == ["9 of 10 facts"]  # once, before the first fact that is traced now
+
+
 def test_an_edited_model_gets_no_traces_of_the_unedited_one(
     toy: HookedTransformer, journal: Journal, traces: Traces
 ) -> None:

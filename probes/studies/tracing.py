@@ -6,7 +6,7 @@ many facts that the model knows, over many relations, for averages by token role
 traces a single fact, for a first look or in a notebook.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,13 +24,14 @@ from kedit.models.load import name_of
 from kedit.models.prompts import encode, readable
 from kedit.results.traced import Traces, left_out_of
 from kedit.results.traces import FactTrace, fact_traces
-from kedit.results.tracing import NO_REPLACEMENT, SITES, WRONG, Tracing
+from kedit.results.tracing import NO_REPLACEMENT, SITES, WRONG, LeftOut, Tracing
 from probes.corrupt import Corruption, Noise, add_noise, noise_rule, prompt_seed, replaced
 from probes.known import first_known, with_likeliest_rival
 from probes.screen import Screening
 from probes.trace import PAPER_WINDOW, patches_at, trace
 
 PAPERS = Tracing()  # the default settings: Meng et al.'s windows, at every site
+FIRST_LOOK = 4  # counted facts; fewer show little more than the facts themselves
 
 
 def trace_facts(
@@ -41,6 +42,7 @@ def trace_facts(
     pool: Sequence[Fact] | None = None,
     limit: int = 0,
     journal: Journal | None = None,
+    so_far: Callable[[Traces, str], None] | None = None,
 ) -> Traces:
     """Traces facts that the model answers right, spread evenly over the relations.
 
@@ -56,6 +58,9 @@ def trace_facts(
         pool: facts whose words replace others and whose objects are rivals; `facts` if None.
         limit: number of facts to trace; 0: all.
         journal: records that exist already are not computed again.
+        so_far: is called while facts are traced, with the traces so far and their number as a
+            phrase ("4 of 32 facts"): at FIRST_LOOK counted facts, and whenever there are twice as
+            many as at the last call.
 
     Raises:
         InputError: no fact could be traced, or a setting does not fit the model or the facts.
@@ -66,39 +71,56 @@ def trace_facts(
     prepared = _prepared(
         model, [worded[0] for worded in order], facts if pool is None else pool, settings
     )
+    total = min(limit, len(order)) if limit else len(order)
     found: dict[str, dict[str, FactTrace]] = {}
+    left_out: list[LeftOut] = []
+    n_counted = 0
+
+    def collected() -> Traces:
+        return Traces(
+            model=name_of(model),
+            settings=settings,
+            by_part={
+                part: tuple(traced[part] for traced in found.values() if part in traced)
+                for part in settings.parts
+            },
+            left_out=tuple(left_out),
+            relations={worded[0].relation.id: worded[0].relation.name for worded in order},
+        )
+
+    def in_turn() -> Iterator[list[Fact]]:
+        """The facts; before one is traced, `so_far` is called if it is due."""
+        n_due = FIRST_LOOK
+        for worded in order:
+            # not before facts that an earlier run has traced: they follow at once
+            is_new = fact_key(worded[0]) not in journal.records
+            if so_far is not None and is_new and n_due <= n_counted < total:
+                n_due = 2 * n_counted
+                so_far(collected(), f"{n_counted} of {total} facts")
+            yield worded
 
     def corrupts(entry: Entry[list[Fact]]) -> bool:
+        nonlocal n_counted
         if not entry.skipped:
             found[entry.key] = fact_traces(entry.record, journal.tensors(entry.key))
         traced = found.get(entry.key, {})
-        return any(settings.corrupts(part_trace.kept_share) for part_trace in traced.values())
+        counts = any(settings.corrupts(part_trace.kept_share) for part_trace in traced.values())
+        n_counted += counts
+        return counts
 
-    left_out = [
-        reason
-        for entry in journal.each(
-            order,
-            lambda worded: fact_key(worded[0]),
-            lambda worded: _traced(model, worded, prepared),
-            unit="facts",
-            doing="tracing",
-            total=min(limit, len(order)) if limit else len(order),
-            counts=corrupts,
-            name=lambda worded: f"{worded[0].subject[:20]}: {worded[0].relation.name[:18]}",
-            about=lambda worded: {"prompt": worded[0].prompt},
-        )
-        for reason in left_out_of(entry.record)
-    ]
-    traces = Traces(
-        model=name_of(model),
-        settings=settings,
-        by_part={
-            part: tuple(traced[part] for traced in found.values() if part in traced)
-            for part in settings.parts
-        },
-        left_out=tuple(left_out),
-        relations={worded[0].relation.id: worded[0].relation.name for worded in order},
-    )
+    for entry in journal.each(
+        in_turn(),
+        lambda worded: fact_key(worded[0]),
+        lambda worded: _traced(model, worded, prepared),
+        unit="facts",
+        doing="tracing",
+        total=total,
+        counts=corrupts,
+        name=lambda worded: f"{worded[0].subject[:20]}: {worded[0].relation.name[:18]}",
+        about=lambda worded: {"prompt": worded[0].prompt},
+    ):
+        left_out += left_out_of(entry.record)
+    traces = collected()
     if not any(traces.averaged.values()):
         raise InputError(f"no fact could be traced: {traces.counts}; see {journal.where}")
     return traces
