@@ -260,9 +260,8 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
-    figure.draw_without_rendering()  # computes the layout
-    figure.set_layout_engine("none")  # computing it again for the PDF would take long
     figure.savefig(png, dpi=DPI, metadata={"Software": None})
+    figure.set_layout_engine("none")  # computing it again for the PDF would take long
     figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return png, pdf
 
