@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiments._command import loaded, open_run
 from experiments._printing import say, say_skipped, show
+from experiments._so_far import drawn_so_far
 from experiments._trace import DRAWING, Config, settled
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ def traced(
         folder.write_json("skipped.json", skipped)
         model = loaded(config, folder)
         traces = trace_facts(
-            model, facts, tracing(config), pool=pool, limit=config.limit, journal=folder
-        )
+            model, facts, tracing(config), pool=pool, limit=config.limit, journal=folder,
+            so_far=drawn_so_far(config, folder),
+        )  # fmt: skip
         _write(config, folder, traces)
         yield Traced(folder, model, pool, traces)
 
@@ -101,5 +103,5 @@ averages.json  the numbers of the figures: average effects by bucket of position
 table.csv      the same numbers as one table
 heads.*        only patch_heads: which heads each relation uses, and how relations compare
 kinds.*        only relation_kinds: attention's share of recall by kind of relation
-*.png, *.pdf   the figures
+*.png, *.pdf   the figures; while facts are traced, those of the facts so far
 """

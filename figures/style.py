@@ -266,6 +266,19 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     return png, pdf
 
 
+@styled
+def save_for_now(figure: Figure, folder: Path, name: str) -> Path:
+    """Writes `name`.png alone, in half the time, for a figure that is drawn again later.
+
+    An older `name`.pdf is removed, so that no file shows other numbers.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    png = folder / f"{name}.png"
+    png.with_suffix(".pdf").unlink(missing_ok=True)
+    figure.savefig(png, dpi=DPI, metadata={"Software": None})
+    return png
+
+
 def norm(*effects: ndarray) -> CenteredNorm:
     """One colour scale for several panels: symmetric about zero, wide enough for all effects."""
     largest = max((np.abs(finite(values)).max(initial=0.0) for values in effects), default=0.0)
