@@ -1,8 +1,15 @@
-"""Threads that spin while they wait: no command has them."""
+"""Threads that spin while they wait: no command has them, and a notebook that has them is told."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import torch
+
+from kedit.models.load import load
+from kedit.models.threads import WAITING, warn_of_spinning_threads
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,3 +49,20 @@ def test_every_command_imports_kedit_before_torch() -> None:
     order = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     assert {"benchmarks.trace", "experiments.trace_relation", "figures.report"} <= set(order)
     assert set(order.values()) == {"kedit first or no torch"}
+
+
+@pytest.mark.parametrize("name", [None, *WAITING])
+def test_a_user_whose_threads_spin_is_told_once(
+    name: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for variable in WAITING:
+        monkeypatch.delenv(variable, raising=False)
+    if name is not None:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    warn_of_spinning_threads.cache_clear()
+    with caplog.at_level(logging.WARNING, "kedit"):
+        load("toy", device="cpu")
+        load("toy", device="cpu")
+    assert caplog.text.count("import kedit before torch") == (name is None)
+    warn_of_spinning_threads.cache_clear()

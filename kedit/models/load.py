@@ -17,6 +17,7 @@ from kedit.models import hugging_face, toy
 from kedit.models.devices import n_cuda, require_device
 from kedit.models.outline import DEFAULT, official_name, path_of, unavailable
 from kedit.models.sites import TANH_GELUS, tanh_gelu
+from kedit.models.threads import warn_of_spinning_threads
 from kedit.progress import working
 
 SOURCE = "kedit_source"  # an attribute of a loaded model, which deepcopy copies too
@@ -46,6 +47,8 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
         device = "cuda" if n_cuda() else "cpu"
     if device == "cpu" and weights not in (torch.float32, torch.float64):
         raise ModelUnavailable(f"--dtype {dtype}: on a CPU kedit computes in float32")
+    if device == "cpu":
+        warn_of_spinning_threads()
     with working(f"loading {name}"), quiet():
         model, tokenizer = _find(name, weights)
         model.to(torch.device(device), print_details=False)
