@@ -219,6 +219,7 @@ def _train_batch(
     optimiser = torch.optim.Adam(list(deltas.values()), lr=training.lr)
     losses: list[list[float]] = [[] for _ in problems]
     trained: dict[int, Trained] = {}
+    n_running = len(problems)
     for step in range(training.steps):
         with torch.enable_grad():
             added = {slot: delta[batch.delta] for slot, delta in deltas.items()}
@@ -258,7 +259,8 @@ def _train_batch(
             for slot, delta in deltas.items():
                 largest = training.clamp * base_norms[slot]
                 delta.mul_((largest / delta.norm(dim=-1).clamp(min=1e-12)).clamp(max=1)[:, None])
-        if sum(running) < len(batch.problem.unique()):
+        if sum(running) < n_running:
+            n_running = sum(running)
             batch = batch.only(torch.tensor(running, device=on))
     return [trained[number] for number in range(len(problems))]
 
