@@ -1,5 +1,6 @@
 """Loading: what comes back, what is refused and with which words, and that nothing is printed."""
 
+import gc
 import logging
 import os
 import re
@@ -355,6 +356,7 @@ def _process_state() -> list[Any]:
         list(warnings.filters),
         transformers_logging.get_verbosity(),
         transformers_logging.is_progress_bar_enabled(),
+        gc.isenabled(),
     ]
 
 

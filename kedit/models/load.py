@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from kedit import collector
 from kedit.errors import InputError, ModelUnavailable
 from kedit.models import hugging_face, toy
 from kedit.models.devices import n_cuda, require_device
@@ -49,7 +50,7 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
         raise ModelUnavailable(f"--dtype {dtype}: on a CPU kedit computes in float32")
     if device == "cpu":
         warn_of_spinning_threads()
-    with working(f"loading {name}"), quiet():
+    with working(f"loading {name}"), quiet(), collector.paused():
         model, tokenizer = _find(name, weights)
         model.to(torch.device(device), print_details=False)
     setattr(model, SOURCE, name)
@@ -88,7 +89,7 @@ def both_forms(
     """
     if name == "toy":
         raise ModelUnavailable("the toy has no Hugging Face form: choose another model")
-    with quiet():
+    with quiet(), collector.paused():
         hf, tokenizer, official = _read(name)
         return hugging_face.hooked(hf, torch.float32, official), hf, tokenizer
 
