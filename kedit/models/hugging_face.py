@@ -163,7 +163,8 @@ def hooked(
     # embeddings ...), so the logits are compared
     tokens = torch.arange(2, 2 + _n_probed(hf, model))[None] % hf.config.vocab_size
     expected, converted = hf(tokens).logits.float(), model(tokens).float()
-    largest = float((expected - converted).abs().max() / expected.std())
+    # in place, because the logits of a large vocabulary take many megabytes
+    largest = float(converted.sub_(expected).abs_().max() / expected.std())
     if not largest < (1e-2 if dtype.itemsize >= 4 else 0.5):
         raise ModelUnavailable(
             f"TransformerLens converts this {type(hf).__name__} wrongly: its logits differ by "
