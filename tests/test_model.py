@@ -1,5 +1,6 @@
 """Loading: what comes back, what is refused and with which words, and that nothing is printed."""
 
+import copy
 import gc
 import logging
 import os
@@ -224,6 +225,27 @@ def test_an_unusual_configuration_is_loaded_right_or_refused(tmp_path: Path, nam
     with torch.no_grad():
         expected = transformers.AutoModelForCausalLM.from_pretrained(path)(tokens).logits
     torch.testing.assert_close(model(tokens), expected, atol=1e-4, rtol=0)
+
+
+def test_a_tokenizer_needs_no_list_of_what_it_was_built_from(tmp_path: Path) -> None:
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *"adl▁", "ad", "▁a"]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    merges: Any = [("a", "d"), ("▁", "a")]  # pairs, though the annotation there says strings
+    words = transformers.GemmaTokenizer(vocab, merges)
+    words.save_pretrained(tmp_path / "made")
+    random_module(CONFIGS["llama"]()).save_pretrained(tmp_path / "made")
+    plain = transformers.AutoTokenizer.from_pretrained(tmp_path / "made")
+    _, ours = hugging_face.read_folder(tmp_path / "made")
+    assert {"_vocab", "_merges"} <= set(vars(plain)) and type(ours) is type(plain)
+    assert not {"_vocab", "_merges"} & set(vars(ours))
+    for text in ("ad add", "lad<eos> a", "xyz"):
+        ids = plain(text).input_ids
+        assert ours(text).input_ids == ids and ours.decode(ids) == plain.decode(ids)
+    assert ours.get_vocab() == plain.get_vocab() == vocab
+    for name, tokenizer in (("plain", plain), ("ours", copy.deepcopy(ours))):
+        tokenizer.save_pretrained(tmp_path / name)
+    for file in (tmp_path / "plain").iterdir():
+        assert (tmp_path / "ours" / file.name).read_bytes() == file.read_bytes()
 
 
 SLIDING: dict[str, Any] = {
