@@ -227,6 +227,70 @@ def test_an_unusual_configuration_is_loaded_right_or_refused(tmp_path: Path, nam
     torch.testing.assert_close(model(tokens), expected, atol=1e-4, rtol=0)
 
 
+def _obviously_converted(hf: Any, scale: float) -> dict[str, torch.Tensor]:
+    """The weights of a Llama or a Gemma as TransformerLens names them, as views of the module's.
+
+    Args:
+        scale: what token embeddings are multiplied by.
+    """
+    config, weights = hf.config, {"embed.W_E": hf.model.embed_tokens.weight * scale}
+    weights["unembed.W_U"] = hf.lm_head.weight.T
+    for layer, block in enumerate(hf.model.layers):
+        attn, mlp, at = block.self_attn, block.mlp, f"blocks.{layer}"
+        n_heads, n_keys = config.num_attention_heads, config.num_key_value_heads
+        for name, part, n in (("W_Q", "q", n_heads), ("_W_K", "k", n_keys), ("_W_V", "v", n_keys)):
+            weight = getattr(attn, f"{part}_proj").weight
+            weights[f"{at}.attn.{name}"] = weight.unflatten(0, (n, -1)).transpose(1, 2)
+        weights[f"{at}.attn.W_O"] = attn.o_proj.weight.unflatten(1, (n_heads, -1)).permute(1, 2, 0)
+        weights[f"{at}.mlp.W_gate"] = mlp.gate_proj.weight.T
+        weights[f"{at}.mlp.W_in"] = mlp.up_proj.weight.T
+        weights[f"{at}.mlp.W_out"] = mlp.down_proj.weight.T
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        (lambda: transformers.Qwen2Config(**GROUPED, tie_word_embeddings=True), 1.0),
+        (lambda: transformers.Gemma3TextConfig(**GEMMA_3), GROUPED["hidden_size"] ** 0.5),
+    ],
+    ids=["tied", "scaled"],
+)
+def test_weights_of_a_folder_are_its_own_to_the_bit_and_in_its_storage_order(
+    tmp_path: Path, config: Callable[[], PretrainedConfig], scale: float
+) -> None:
+    """So loading them copies none but scaled embeddings, and tied ones stay in memory once."""
+    path = saved(config(), tmp_path / "made")
+    model = load(str(path), device="cpu")
+    hf = transformers.AutoModelForCausalLM.from_pretrained(path)
+    assert hf.lm_head.weight is hf.model.embed_tokens.weight
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, expected in _obviously_converted(hf, scale).items():
+        assert torch.equal(parameters[name], expected), name
+        assert parameters[name].stride() == expected.stride(), name
+    tied = model.embed.W_E.data_ptr() == model.unembed.W_U.data_ptr()
+    assert tied is (scale == 1)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_what_is_written_into_weights_reaches_neither_the_file_nor_another_model(
+    tmp_path: Path, name: str
+) -> None:
+    path = saved(CONFIGS[name](), tmp_path / "made")
+    file = path / "model.safetensors"
+    before = file.read_bytes()
+    one, other = load(str(path), device="cpu"), load(str(path), device="cpu")
+    kept = {key: weight.clone() for key, weight in other.named_parameters()}
+    for weight in one.parameters():
+        weight.add_(1)
+    again = load(str(path), device="cpu")
+    assert file.read_bytes() == before
+    for key, weight in one.named_parameters():
+        assert not torch.equal(weight, kept[key])
+        assert torch.equal(other.get_parameter(key), kept[key])
+        assert torch.equal(again.get_parameter(key), kept[key])
+
+
 def test_a_tokenizer_needs_no_list_of_what_it_was_built_from(tmp_path: Path) -> None:
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *"adl▁", "ad", "▁a"]
     vocab = {piece: index for index, piece in enumerate(pieces)}
