@@ -178,9 +178,8 @@ class _Batch:
     delta: Int[Tensor, " row"]
     parts: Sequence[_Part]
 
-    def only(self, running: Bool[Tensor, " problem"]) -> "_Batch":
-        """Returns the same for only those problems at which `running` is true."""
-        kept = running[self.problem]
+    def only(self, kept: Bool[Tensor, " row"]) -> "_Batch":
+        """Returns the same for the rows at which `kept` is true."""
         parts = [part.only(kept) for part in self.parts]
         parts = [part for part in parts if len(part.problem)]
         return _Batch(self.frozen.only(kept), self.problem[kept], self.delta[kept], parts)
@@ -198,13 +197,7 @@ def _train_batch(
     treat each number or each delta alone, so those of problems that have ended do not matter.
     """
     on = device(model)
-    n_groups = [1 + max(row.group for row in rows) for rows in problems]
-    starts = [sum(n_groups[:number]) for number in range(len(problems))]
-    rows = [
-        replace(row, group=start + row.group)
-        for start, own in zip(starts, problems, strict=True)
-        for row in own
-    ]
+    rows = _renumbered(problems)
     frozen, clean = freeze(model, rows, slots)
     problem = torch.tensor([n for n, own in enumerate(problems) for _ in own], device=on)
     delta_of = torch.tensor([row.group for row in rows], device=on)
@@ -217,15 +210,12 @@ def _train_batch(
         for slot in slots
     }
     optimiser = torch.optim.Adam(list(deltas.values()), lr=training.lr)
-    losses: list[list[float]] = [[] for _ in problems]
+    losses: list[list[float]] = []  # by step, of each problem
     trained: dict[int, Trained] = {}
-    n_running = len(problems)
+    running = list(range(len(problems)))
     for step in range(training.steps):
         with torch.enable_grad():
-            added = {slot: delta[batch.delta] for slot, delta in deltas.items()}
-            final, outputs = run_from_slots(model, batch.frozen, added)
-            at = torch.cat([part.at for part in batch.parts], 1)
-            normed = norm(model.ln_final, final[at[0], at[1]])
+            normed, outputs = _read(model, batch, deltas)
             # 1e-12: deltas start at zero, where the norm has no gradient
             sizes = [
                 (delta.square().sum(-1) + 1e-12).sqrt() / base_norms[slot] ** 2
@@ -233,24 +223,20 @@ def _train_batch(
             ]
             decay = training.weight_decay * torch.stack(sizes).sum(0)
         nll, kl, slope = _losses(model, batch.parts, normed.detach(), len(problems), training)
-        total = (nll + kl).index_add(0, owner, decay.detach()).tolist()
-        running = [True] * len(problems)
-        for number in range(len(problems)):
-            if number in trained:
-                running[number] = False
-                continue
-            losses[number].append(total[number])
-            if total[number] < training.stop or step == training.steps - 1:
-                running[number] = False
-                trained[number] = Trained(
-                    {slot: delta.detach()[owner == number] for slot, delta in deltas.items()},
-                    {slot: acts[problem == number] for slot, acts in clean.written.items()},
-                    {slot: acts[problem == number] for slot, acts in clean.keys.items()},
-                    {slot: acts[batch.problem == number] for slot, acts in outputs.items()},
-                    tuple(losses[number]),
-                    float((-nll[number]).exp()),
-                )
-        if not any(running):
+        losses.append((nll + kl).index_add(0, owner, decay.detach()).tolist())
+        is_last = step == training.steps - 1
+        ended = [number for number in running if is_last or losses[-1][number] < training.stop]
+        for number in ended:
+            trained[number] = Trained(
+                {slot: delta.detach()[owner == number] for slot, delta in deltas.items()},
+                {slot: acts[problem == number] for slot, acts in clean.written.items()},
+                {slot: acts[problem == number] for slot, acts in clean.keys.items()},
+                {slot: acts[batch.problem == number] for slot, acts in outputs.items()},
+                tuple(of_step[number] for of_step in losses),
+                float((-nll[number]).exp()),
+            )
+            running.remove(number)
+        if not running:
             break
         optimiser.zero_grad()
         torch.autograd.backward([normed, decay], [slope, torch.ones_like(decay)])
@@ -259,10 +245,28 @@ def _train_batch(
             for slot, delta in deltas.items():
                 largest = training.clamp * base_norms[slot]
                 delta.mul_((largest / delta.norm(dim=-1).clamp(min=1e-12)).clamp(max=1)[:, None])
-        if sum(running) < n_running:
-            n_running = sum(running)
-            batch = batch.only(torch.tensor(running, device=on))
+        if ended:
+            batch = batch.only(torch.isin(batch.problem, torch.tensor(running, device=on)))
     return [trained[number] for number in range(len(problems))]
+
+
+def _renumbered(problems: Sequence[Sequence[Row]]) -> list[Row]:
+    """Returns the rows of all problems, with groups that differ between problems."""
+    rows: list[Row] = []
+    for own in problems:
+        start = 1 + max((row.group for row in rows), default=-1)
+        rows += [replace(row, group=start + row.group) for row in own]
+    return rows
+
+
+def _read(
+    model: HookedTransformer, batch: _Batch, deltas: Mapping[Slot, Float[Tensor, "delta d_model"]]
+) -> tuple[Float[Tensor, "read d_model"], Mapping[Slot, Float[Tensor, "row d_model"]]]:
+    """Returns the final residuals after ln_final where they are read, and the slots' outputs."""
+    added = {slot: delta[batch.delta] for slot, delta in deltas.items()}
+    final, outputs = run_from_slots(model, batch.frozen, added)
+    row, position = torch.cat([part.at for part in batch.parts], 1)
+    return norm(model.ln_final, final[row, position]), outputs
 
 
 def _losses(
