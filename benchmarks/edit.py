@@ -7,8 +7,16 @@ parameters are frozen and weights are stored as kedit stores them. An edit needs
 published. The published loop's steps all cost the same, so only some are run. Both must reach the
 same value. The last line is JSON: the published loop's time divided by ours, as a median.
 
-  value_gpt2_small  GPT-2 small's shape, random weights, random tokens
-  value_gemma       Gemma 3 270M, built-in requests, contexts by the model; one request per round
+  value_gpt2_small     GPT-2 small's shape, random weights, random tokens
+  value_gemma          Gemma 3 270M, built-in requests, contexts by the model; one request per round
+
+Further ratios, of kedit's own ways:
+
+  together_gpt2_small  the values of eight requests, trained one after the other, against together
+  memit_gemma          whole MEMIT edits of four requests, in batches of one, against in one batch
+  rome_gemma           a whole ROME edit, against the training of its value alone
+
+In whole edits C is the identity, and has been read: its reading is no part of an edit.
 """
 
 import argparse
@@ -29,7 +37,12 @@ from kedit.data import builtin
 from kedit.editing.contexts import ROME_LENGTHS, rome_contexts
 from kedit.editing.frozen import Row, Slot
 from kedit.editing.keys import training_rows
-from kedit.editing.values import Training, train
+from kedit.editing.moments import Moment
+from kedit.editing.values import Training, train, train_all
+from kedit.editing.write_sites import WriteSite
+from kedit.editors.memit import MEMIT
+from kedit.editors.rome import ROME
+from kedit.facts import EditRequest
 from kedit.forward.packed import padded
 from kedit.models import toy
 from kedit.models.load import load, prepare
@@ -38,6 +51,7 @@ EDIT = Training(stop=0.0)  # ROME's settings for GPT-2 XL, but without stopping 
 AGREE = 1e-4  # largest difference: of values, relative to the norm; of losses, in nats
 GPT2_LAYER = 4  # of 12, as published: 8 of GPT-2 medium's 24, 17 of GPT-2 XL's 48
 GEMMA_LAYER = 5  # of 18
+TOGETHER = 8  # requests whose values are trained together
 
 
 @dataclass(frozen=True)
@@ -84,12 +98,16 @@ def main() -> None:
     model = prepare(gpt2_small(), toy.tokenizer())
     by_round = [random_rows() for _ in range(rounds)]
     figures = {"value_gpt2_small": faster(model, by_round, GPT2_LAYER, edit, few)}
+    bare = [[rows[0], rows[-1]] for rows in (random_rows() for _ in range(TOGETHER))]
+    figures["together_gpt2_small"] = together(model, bare, GPT2_LAYER, edit)
     print(f"Gemma 3 270M, layer {GEMMA_LAYER}")
     model = load("gemma-3-270m", device="cpu")
     contexts, cases = rome_contexts(model), builtin.cases()
     cases = cases[len(cases) // 6 :: len(cases) // rounds][:rounds]
     by_round = [training_rows(model, case.entity, contexts, "subject_last") for case in cases]
-    report(figures | {"value_gemma": faster(model, by_round, GEMMA_LAYER, edit, few)})
+    figures |= {"value_gemma": faster(model, by_round, GEMMA_LAYER, edit, few)}
+    figures |= whole_edits(model, [case.entity for case in builtin.cases()[:4]], contexts, edit)
+    report(figures)
 
 
 def random_rows() -> list[Row]:
@@ -131,6 +149,55 @@ def faster(
             f"above the edit, {ratios[-1]:.1f}x; after {few} losses v* differs by {off:.0e}"
         )
     return statistics.median(ratios)
+
+
+def together(
+    model: HookedTransformer, problems: Sequence[list[Row]], layer: int, edit: Training
+) -> float:
+    """Checks that problems have the same values alone and together; returns the ratio of times."""
+    slots = [Slot(layer, "mlp")]
+    same = replace(edit, lr=edit.lr / 10, steps=3)  # a small rate, as in `faster`
+    for rows, packed in zip(problems, train_all(model, problems, slots, same), strict=True):
+        alone = train(model, rows, slots, same)
+        torch.testing.assert_close(packed.losses, alone.losses, atol=AGREE, rtol=0)
+        off = (packed.deltas[slots[0]] - alone.deltas[slots[0]]).norm()
+        assert off < AGREE * alone.written[slots[0]][0].norm(), f"a delta is off by {off}"
+    one_by_one = seconds(lambda: [train(model, rows, slots, edit) for rows in problems], 1)
+    packed_s = seconds(lambda: train_all(model, problems, slots, edit), 1)
+    print(
+        f"  {len(problems)} requests of {len(problems[0])} rows: {one_by_one:.2f} s one after the "
+        f"other, {packed_s:.2f} s together, {one_by_one / packed_s:.1f}x"
+    )
+    return one_by_one / packed_s
+
+
+def whole_edits(
+    model: HookedTransformer,
+    requests: Sequence[EditRequest],
+    contexts: tuple[str, ...],
+    edit: Training,
+) -> dict[str, float]:
+    """Times whole edits of ROME, with all contexts, and of MEMIT, with six, as its own are."""
+    site = WriteSite(GEMMA_LAYER)
+    identity = torch.eye(site.d_key(model), dtype=torch.float64)
+    second = Moment((site,), (len(identity),), identity, 1, "nothing")
+    given = {"training": edit, "moments": (second,)}
+    memit = MEMIT((GEMMA_LAYER,), contexts=contexts[:6], **given)
+    in_turn, at_once = replace(memit, batch=1).on(model), memit.on(model)
+    in_turn_s, at_once_s = (seconds(lambda m=m: m(requests), 1, False) for m in (in_turn, at_once))
+    rome, request = ROME(GEMMA_LAYER, contexts=contexts, **given).on(model), requests[0]
+    rows, slots = (
+        training_rows(model, request, contexts, "subject_last"),
+        [Slot(GEMMA_LAYER, "mlp")],
+    )
+    rome_s = seconds(lambda: rome([request]), 1, False)
+    train_s = seconds(lambda: train(model, rows, slots, edit), 1, False)
+    print(
+        f"  MEMIT of {len(requests)} requests: {in_turn_s:.1f} s in batches of one, "
+        f"{at_once_s:.1f} s in one batch, {in_turn_s / at_once_s:.2f}x\n"
+        f"  ROME: {rome_s:.2f} s, of which training its value alone takes {train_s:.2f} s"
+    )
+    return {"memit_gemma": in_turn_s / at_once_s, "rome_gemma": rome_s / train_s}
 
 
 def plain(model: HookedTransformer, rows: list[Row], layer: int, training: Training) -> Plain:
