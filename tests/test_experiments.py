@@ -68,7 +68,10 @@ def test_help_answers_at_once_without_torch(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"by": "noise", "samples": 2, "heatmaps": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"by": "noise", "samples": 2, "heatmaps": 1, "sites": ["resid_post", "z"]}],
+)
 def test_trace_relation_runs_on_the_toy(tmp_path: Path, options: dict) -> None:
     folder = trace_relation.run(replace(TOY, out=str(tmp_path / "run"), **options))
     wanted = {"config.json", "versions.json", "records.jsonl", "averages.json", "table.csv"}
@@ -170,7 +173,8 @@ def test_a_fact_whose_scores_are_not_finite_is_skipped_with_the_reason(
 def test_a_single_fact_is_told_without_intervals(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = trace_relation.run(replace(TOY, limit=1, out=str(tmp_path / "run")))
+    config = replace(TOY, limit=1, sites=["resid_post"], out=str(tmp_path / "run"))
+    folder = trace_relation.run(config)
     shown = capsys.readouterr().out
     assert "1 fact, 1 relation;" in shown and "[" not in shown
     assert all(row["low"] == row["high"] == "" for row in table(folder) if row["effect"])
@@ -194,8 +198,12 @@ def test_patch_heads_runs_on_the_toy(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    whole = trace_relation.run(replace(TOY, out=str(tmp_path / "whole")))
-    command = [sys.executable, "-m", "experiments.trace_relation", "--model", "toy", "--limit", "3"]
+    config = replace(TOY, corrupt="subject", sites=["mlp_out"])
+    whole = trace_relation.run(replace(config, out=str(tmp_path / "whole")))
+    command = [
+        sys.executable, "-m", "experiments.trace_relation", "--model", "toy", "--limit", "3",
+        "--corrupt", "subject", "--sites", "mlp_out",
+    ]  # fmt: skip
     out = tmp_path / "stopped"
     lines = out / "records.jsonl"
     process = subprocess.Popen(
@@ -212,7 +220,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     finished = lines.read_bytes()
     with lines.open("ab") as torn:
         torn.write(b'{"key": "torn')
-    again = trace_relation.run(replace(TOY, out=str(out)))
+    again = trace_relation.run(replace(config, out=str(out)))
     assert lines.read_bytes().startswith(finished)  # what was finished is not done again
     for name in ("averages.json", "table.csv"):
         assert (again / name).read_text() == (whole / name).read_text()

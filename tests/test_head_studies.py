@@ -86,7 +86,9 @@ def test_kinds_of_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert len(rows(out / "kinds.csv")) == len(found["shares"])
     assert "differ by" in capsys.readouterr().out
     with pytest.raises(InputError, match="needs the sweeps"):
-        relation_kinds.run(replace(config, sites=["mlp_out"], out=str(tmp_path / "other")))
+        relation_kinds.run(
+            replace(config, sites=["mlp_out"], corrupt="subject", out=str(tmp_path / "other"))
+        )
 
 
 def test_shares_are_drawn_as_they_are():
