@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import contextlib
 import functools
 import math
 import random
@@ -35,6 +36,7 @@ from kedit.models import toy as toy_module
 from kedit.models.load import load, prepare, quiet
 from kedit.models.prompts import encode
 from kedit.results.grids import EffectGrid
+from kedit.run_folder import RunFolder
 from kedit.studies import toy_mend as toy_mend_module
 from probes.corrupt import Corruption
 from probes.patch import AnswerMetric, Patch, sweep
@@ -267,6 +269,24 @@ def random_module(config: PretrainedConfig) -> PreTrainedModel:
 def log_odds(logprob: float) -> float:
     """Of a probability; unlike its logarithm it has room left near 1 too."""
     return logprob - math.log1p(-min(math.exp(logprob), 1 - 1e-7))
+
+
+@contextlib.contextmanager
+def stopped_after(n_records: int) -> Iterator[None]:
+    """Runs in the block are interrupted as by Ctrl-C when they would add one more record.
+
+    `test_experiments.py` kills a process; this takes no start of another one.
+    """
+    add = RunFolder.add
+
+    def interrupt(folder: RunFolder, key: str, *told: Any) -> None:
+        if len(folder.records) == n_records:
+            raise KeyboardInterrupt
+        add(folder, key, *told)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RunFolder, "add", interrupt)
+        yield
 
 
 def clean_run(model: HookedTransformer, fact: Fact) -> Run:

@@ -3,10 +3,6 @@
 import csv
 import json
 import math
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,16 +36,12 @@ from kedit.studies.edits import Assessment, edit_cases
 from kedit.studies.memory import peak_since_now
 from kedit.studies.papers_table import COLUMNS
 from kedit.studies.prepare import Arm, prepare
+from tests.conftest import stopped_after
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 TOLD = "ft,ft+l:bound=0.01"
 TOY = Config(model="toy", limit=3, editors=TOLD, chunks=1)
-COMMAND = [
-    sys.executable, "-m", "experiments.compare_editors", "--model", "toy", "--limit", "3",
-    "--editors", TOLD, "--chunks", "1", "--out",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -187,16 +179,12 @@ def test_both_requests_of_a_case_are_one_edit(tmp_path: Path) -> None:
 
 def test_a_stopped_run_goes_on_with_what_is_missing(run: Path, tmp_path: Path) -> None:
     lines = tmp_path / "records.jsonl"
-    process = subprocess.Popen(
-        [*COMMAND, str(tmp_path)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") > 4):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with stopped_after(5), pytest.raises(KeyboardInterrupt):
+        compare_editors.run(replace(TOY, out=str(tmp_path)))
     finished = lines.read_bytes()
+    assert finished.count(b"\n") == 5
     compare_editors.run(replace(TOY, out=str(tmp_path)))
-    assert lines.read_bytes().startswith(finished[: finished.rfind(b"\n") + 1])
+    assert lines.read_bytes().startswith(finished)
     whole = {one["key"]: one for one in records(run)}
     assert {one["key"] for one in records(tmp_path)} == set(whole)
     for one in records(tmp_path):

@@ -2,10 +2,6 @@
 
 import csv
 import json
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +18,10 @@ from kedit.results.measures import OF_PROMPTS, Scores
 from kedit.run_folder import RunFolder
 from kedit.scoring.summary import STATISTICS
 from kedit.studies.scoring import score_cases
+from tests.conftest import stopped_after
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 TOY = Config(model="toy", limit=20, n_texts=2)
 
 
@@ -88,20 +84,12 @@ def test_the_figures_are_drawn(run: Path) -> None:
 
 def test_a_stopped_run_goes_on_and_ends_the_same(run: Path, tmp_path: Path) -> None:
     lines = tmp_path / "records.jsonl"
-    process = subprocess.Popen(
-        [
-            sys.executable, "-m", "experiments.score_model", "--model", "toy", "--limit", "20",
-            "--n-texts", "2", "--out", str(tmp_path),
-        ],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n")):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with stopped_after(3), pytest.raises(KeyboardInterrupt):
+        score_model.run(replace(TOY, out=str(tmp_path)))
     finished = lines.read_bytes()
+    assert finished.count(b"\n") == 3
     score_model.run(replace(TOY, out=str(tmp_path)))
-    assert lines.read_bytes().startswith(finished[: finished.rfind(b"\n") + 1])
+    assert lines.read_bytes().startswith(finished)
     for one, other in zip(Scores.load(tmp_path).overall, Scores.load(run).overall, strict=True):
         assert one.row() == pytest.approx(other.row(), abs=1e-5)
 
