@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import contextlib
 import functools
+import gc
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -162,6 +163,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="PyTorch sees no CUDA device here"))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays to the end: searching it for garbage again and again takes long."""
+    gc.collect()
+    gc.freeze()
 
 
 class Family(NamedTuple):
