@@ -14,6 +14,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kedit import collector
+
 if "torch" not in sys.modules:
     # Threads that spin while they wait make everything several times slower as soon as one other
     # process is busy. OpenMP reads this variable once, when torch is loaded; a value that the user
@@ -88,7 +90,8 @@ def __getattr__(name: str) -> Any:
     module, _, name_there = PUBLIC[name].partition(":")
     if not module:
         return import_module(f"kedit.{name}")
-    return getattr(import_module(module), name_there or name)
+    with collector.paused():
+        return getattr(import_module(module), name_there or name)
 
 
 def __dir__() -> list[str]:

@@ -116,7 +116,9 @@ def run_blocks(
     for layer, old_keys, old_values in zip(layers, past_keys, past_values, strict=True):
         block = model.blocks[layer]
         read = write(layer, "attn_in", attn_read(block, resid))
-        z, new_keys, new_values = _attend(block, read, old_keys, old_values, mask, real, (rows, columns))
+        z, new_keys, new_values = _attend(
+            block, read, old_keys, old_values, mask, real, (rows, columns)
+        )
         raw = F.linear(write(layer, "z", z), w_o(block), block.attn.b_O)
         mid = resid + attn_written(block, write(layer, "attn", raw))
         read = write(layer, "mlp_in", mlp_read(block, resid if is_parallel(block) else mid))
