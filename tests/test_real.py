@@ -199,16 +199,25 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     tracing, patching, editing, comparing = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    Path("held_out.txt").write_text(readme[:2000], encoding="utf-8")
     names: dict = {}
-    exec(tracing, names)
+    exec(tracing.replace('"relation")', '"relation", samples=2)'), names)
     effect = names["trace"].grids["resid_post"].indirect_effect("prob")
     assert effect.shape == (18, len(names["trace"].labels))
     assert effect.max() > 0.1
     exec(patching, names)
     first = names["grid"].strongest()[0]
     assert (first["layer"], first["head"], first["token"]) == (11, 3, " to")
-    exec(comparing.replace("[:5]", "[:1]"), names)
-    assert [one.editor for one in names["result"].editors] == ["rome", "joint:layers=(11,)"]
+    for given, small in (
+        ("[:5]", "[:1]"),
+        ("layers=(11,)", "layers=(11,), n_tokens=4096"),
+        ("model, cases)", 'model, cases, held_out="held_out.txt")'),
+    ):
+        assert given in comparing
+        comparing = comparing.replace(given, small)
+    exec(comparing, names)
+    joint = "joint:layers=(11,):n_tokens=4096"
+    assert [one.editor for one in names["result"].editors] == ["rome", joint]
     assert names["scores"].n_cases == 1
     exec(editing, names)
     model, edit = names["model"], names["edit"]
