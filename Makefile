@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 # checks types and shapes at every call; the tests then take a third longer
 TYPED = --jaxtyping-packages=kedit,probes,beartype.beartype
 
-.PHONY: trace edit test quick clean
+.PHONY: trace edit test quick cuda clean
 
 trace: $(VENV)/installed
 	$(RUN) -m experiments.trace_relation $(ARGS)
@@ -22,6 +22,11 @@ test: $(VENV)/installed
 
 quick: $(VENV)/installed
 	$(RUN) -m pytest -q -n 2 --dist loadfile
+
+# on a machine with CUDA: results there against the CPU's, and times
+cuda: $(VENV)/installed
+	$(RUN) -m pytest -q -m cuda tests
+	$(RUN) -m benchmarks.cuda $(ARGS)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
