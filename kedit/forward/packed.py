@@ -271,7 +271,7 @@ def _attend(
     past_values: Float[Tensor, "row past kv_head d_head"],
     mask: Int[Tensor, "row pos"],
     real: Bool[Tensor, "row new"],
-    at: tuple[Int[Tensor, " token"], Int[Tensor, " token"]],
+    at: tuple[Int[Tensor, " token"], ...],
 ) -> tuple[
     Float[Tensor, "token key"],
     Float[Tensor, "row pos kv_head d_head"],
