@@ -107,6 +107,30 @@ def test_only_competitors_that_may_win_are_worked_out(
     assert n_worked_out[0] == 1 and n_worked_out[1] < len(LABELS) / 2
 
 
+def test_answers_that_begin_alike_are_read_once(
+    family: FamilyOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, n_read = family("gpt2").model, []
+    read_some = likelihood.read_some
+
+    def counting(model: HookedTransformer, reading: object, texts: list, *rest):
+        n_read.append(sum(len(tokens) for _, tokens in texts))
+        return read_some(model, reading, texts, *rest)  # pyright: ignore
+
+    monkeypatch.setattr(likelihood, "read_some", counting)
+    answers = ((7, 8), (7, 8, 9, 4), (7, 8, 9), (7, 5, 3), (6,), (7, 8, 2))
+    prompts: list[Tokens] = [(0, 5, 9), (0, 7)]
+    found = likelihoods(model, [Query(prompt, answers) for prompt in prompts])
+    # after each prompt 7 8 9, which others begin with, and 7 5
+    assert n_read == [2 * (3 + 2)]
+    for prompt, each in zip(prompts, found, strict=True):
+        slow = [twins.likelihood(model, prompt, answer) for answer in answers]
+        assert [answer.exact for answer in each.answers] == [exact for _, exact in slow]
+        assert [answer.logprob for answer in each.answers] == pytest.approx(
+            [logprob for logprob, _ in slow], abs=5e-5
+        )
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_reading_can_be_continued_again_and_again(family: FamilyOf, name: str) -> None:
     model = family(name).model

@@ -3,8 +3,10 @@
 Each prompt is read once, whatever the number of its answers.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -164,35 +166,43 @@ def _whole_answers(
     done: dict[Answer, Likelihood] = {
         (row, tokens): firsts[row, tokens[0]] for row, tokens in answers if len(tokens) == 1
     }
-    wanted = set(answers)
-    longer = [
-        (row, tokens)
-        for row, tokens in dict.fromkeys(answers if kept is None else possible)
-        if len(tokens) > 1
-    ]
-    lengths = [len(tokens) - 1 for _, tokens in longer]
-    for together in batches(model, lengths, n_past=reading.mask.shape[1]):
-        chosen = [place for place, index in enumerate(together) if longer[index] in wanted]
+    longer = [(row, tokens) for row, tokens in dict.fromkeys(answers) if len(tokens) > 1]
+    texts = _longest(longer if kept is None else possible)
+    by_text: dict[int, list[Answer]] = {}
+    for row, tokens in longer:
+        # the first text that is not before this one is this one, or begins with it
+        by_text.setdefault(bisect_left(texts, (row, tokens[:-1])), []).append((row, tokens))
+    lengths = [len(tokens) for _, tokens in texts]
+    for batch in batches(model, lengths, n_past=reading.mask.shape[1]):
+        chosen = [place for place, index in enumerate(batch) if index in by_text]
         if not chosen:
             continue
-        inputs = [(longer[index][0], longer[index][1][:-1]) for index in together]
-        resid = read_some(model, reading, inputs, chosen, kept)
-        batch = [together[place] for place in chosen]
+        resid = read_some(model, reading, [texts[index] for index in batch], chosen, kept)
         width = resid.shape[1]
-        pairs = [
-            (batch_row * width + step, token)
-            for batch_row, index in enumerate(batch)
-            for step, token in enumerate(longer[index][1][1:])
-        ]
-        scores = iter(_scored(model, resid.flatten(0, 1), pairs))
-        for index in batch:
-            row, tokens = longer[index]
+        pairs = {
+            (row, tokens): [(n * width + step, token) for step, token in enumerate(tokens[1:])]
+            for n, place in enumerate(chosen)
+            for row, tokens in by_text[batch[place]]
+        }
+        every = [pair for of_answer in pairs.values() for pair in of_answer]
+        scores = iter(_scored(model, resid.flatten(0, 1), every))
+        for row, tokens in pairs:
             each = [firsts[row, tokens[0]], *(next(scores) for _ in tokens[1:])]
-            done[longer[index]] = Likelihood(
+            done[row, tokens] = Likelihood(
                 sum(score.logprob for score in each) / len(each),
                 all(score.exact for score in each),
             )
     return done
+
+
+def _longest(answers: Sequence[Answer]) -> list[Answer]:
+    """The answers without their last tokens, sorted, and without those that others begin with."""
+    texts = sorted({(row, tokens[:-1]) for row, tokens in answers if len(tokens) > 1})
+    return [
+        (row, tokens)
+        for (row, tokens), (next_row, after) in zip_longest(texts, texts[1:], fillvalue=(-1, ()))
+        if row != next_row or after[: len(tokens)] != tokens
+    ]
 
 
 def _scored(
