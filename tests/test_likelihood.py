@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit.forward import likelihood, reading
+from kedit.forward import likelihood, metrics, reading
 from kedit.forward.likelihood import Query, likelihoods
 from kedit.forward.reading import Tokens, read, read_on
 from tests import twins
@@ -105,6 +105,33 @@ def test_only_competitors_that_may_win_are_worked_out(
     (found,) = likelihoods(model, [Query((0, 5, 9), (best,), LABELS)])
     assert found.rank == 1
     assert n_worked_out[0] == 1 and n_worked_out[1] < len(LABELS) / 2
+
+
+@pytest.mark.parametrize("share", [1, 3])
+def test_competitors_that_surely_lose_are_not_unembedded(
+    family: FamilyOf, monkeypatch: pytest.MonkeyPatch, share: int
+) -> None:
+    model, n_scored = family("gpt2").model, []
+    rivals = tuple((7, *range(start, start + 3)) for start in range(100, 400, 6))
+    asked = [Query((0, 5, 9), (rivals[0],), rivals)]
+    token_scores = likelihood.token_scores
+
+    def counting(model: HookedTransformer, resid: torch.Tensor, *rest):
+        n_scored.append(len(resid))
+        return token_scores(model, resid, *rest)  # pyright: ignore
+
+    monkeypatch.setattr(likelihood, "token_scores", counting)
+    monkeypatch.setattr(metrics, "BOUND_SHARE", share)
+    (found,) = likelihoods(model, asked)
+    slow = [twins.likelihood(model, (0, 5, 9), rival)[0] for rival in rivals]
+    n_better = sum(other > slow[0] for other in slow)
+    assert found.rank == 1 + n_better > 1
+    _, _, n_bounded = n_scored  # after the first tokens and the answer's own
+    if share == 1:  # the bound is the score: the competitors that win are left, with 3 tokens each
+        assert n_bounded == 3 * n_better
+    monkeypatch.setattr(metrics, "BOUND_SHARE", 10**9)  # by one token, which excludes none
+    assert likelihoods(model, asked) == [found]
+    assert n_scored[-1] == 3 * (len(rivals) - 1) > n_bounded
 
 
 def test_answers_that_begin_alike_are_read_once(

@@ -13,6 +13,8 @@ from kedit.forward.metrics import (
     last_logits,
     likeliest,
     losses_and_slope,
+    token_bounds,
+    token_scores,
     unembedded,
 )
 from tests.conftest import FAMILIES, FamilyOf
@@ -49,6 +51,20 @@ def test_scores_equal_softmax_over_all_logits_whatever_the_chunk(
     torch.testing.assert_close(
         answer_scores(model, resid, ANSWER, FOIL), by_hand(model, resid), atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])  # gemma2: capped logits
+def test_a_part_of_the_vocabulary_bounds_log_probabilities(family: FamilyOf, name: str) -> None:
+    model = family(name).model
+    resid = finals(model, 20)
+    rows, tokens = torch.arange(20), torch.arange(20) * 30
+    bounds = token_bounds(model, resid, rows, tokens)
+    logits = unembedded(model, model.ln_final(resid[None])[0]).double()
+    part = logits[:, : model.cfg.d_vocab // metrics.BOUND_SHARE + 1]
+    expected = (logits[rows, tokens] - part.logsumexp(-1)).clamp(max=0).float()
+    torch.testing.assert_close(bounds, expected, atol=1e-4, rtol=0)
+    logprobs, _ = token_scores(model, resid, rows, tokens)
+    assert (bounds >= logprobs).all() and (bounds > logprobs + 0.1).any() and (bounds < 0).any()
 
 
 def test_more_rows_than_are_normalised_at_once_are_scored_alike(toy: HookedTransformer):

@@ -10,11 +10,12 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.forward.kept import KeptStates
-from kedit.forward.metrics import token_scores
+from kedit.forward.metrics import token_bounds, token_scores
 from kedit.forward.reading import Reading, Tokens, batches, nearness, read, read_some
 
 
@@ -62,6 +63,7 @@ class QueryAnswers:
 
 
 Answer = tuple[int, Tokens]  # the row of its prompt in the reading, and its tokens
+Pair = tuple[int, int]  # a row of residuals, and a token after it
 
 
 def likelihoods(
@@ -75,7 +77,10 @@ def likelihoods(
     over a competitor's n tokens is at most that of its first token, and the mean is at most the
     first token's log-probability divided by n. If this bound is not above the score of the ranked
     answer, the competitor cannot be likelier and does not change the rank. The first tokens of all
-    competitors are scored from the prompt's last residual, without another forward.
+    competitors are scored from the prompt's last residual, without another forward. A second bound
+    excludes more of them before the whole vocabulary is computed for their other tokens: a part of
+    the vocabulary has at most the sum of exp(logits) of all of it, so that normalising a token's
+    logit by this part gives at least its log-probability.
 
     Args:
         kept: states of the layers below the lowest edited one. The scores of answers are those
@@ -120,14 +125,15 @@ def _query_answers(
     asked = [(row, answer) for n, row in row_of.items() for answer in queries[n].answers]
     known = _whole_answers(model, reading, firsts, asked, asked, kept)
     # competitors whose bound (see `likelihoods`) is above the score of the ranked answer
-    others, may_win = [], []
+    others: list[Answer] = []
+    may_win: dict[Answer, float] = {}  # the score that they have to exceed
     for n, row in row_of.items():
         ranked = known[row, queries[n].answers[queries[n].ranked]].logprob
         for rival in (rival for rival in queries[n].field if (row, rival) not in known):
             others.append((row, rival))
             if firsts[row, rival[0]].logprob / len(rival) > ranked:
-                may_win.append((row, rival))
-    known |= _whole_answers(model, reading, firsts, may_win, others, kept)
+                may_win[row, rival] = min(ranked, may_win.get((row, rival), ranked))
+    known |= _whole_answers(model, reading, firsts, [*may_win], others, kept, may_win)
     found = {}
     for n, row in row_of.items():
         answers = tuple(known[row, answer] for answer in queries[n].answers)
@@ -156,12 +162,15 @@ def _whole_answers(
     answers: Sequence[Answer],
     possible: Sequence[Answer],
     kept: KeptStates | None,
+    limits: Mapping[Answer, float] | None = None,
 ) -> dict[Answer, Likelihood]:
     """The scores of whole answers: the tokens after the first one run after the prompt's reading.
 
     Args:
         firsts: the scores of their first tokens.
         possible: the answers that may be asked for under any edit, among them `answers`.
+        limits: the score that each answer has to exceed. An answer of several tokens that surely
+            does not exceed it is left out.
     """
     done: dict[Answer, Likelihood] = {
         (row, tokens): firsts[row, tokens[0]] for row, tokens in answers if len(tokens) == 1
@@ -184,8 +193,10 @@ def _whole_answers(
             for n, place in enumerate(chosen)
             for row, tokens in by_text[batch[place]]
         }
-        every = [pair for of_answer in pairs.values() for pair in of_answer]
-        scores = iter(_scored(model, resid.flatten(0, 1), every))
+        resid = resid.flatten(0, 1)
+        if limits:
+            pairs = _within_bounds(model, resid, firsts, pairs, limits)
+        scores = iter(_scored(model, resid, _joined(pairs)))
         for row, tokens in pairs:
             each = [firsts[row, tokens[0]], *(next(scores) for _ in tokens[1:])]
             done[row, tokens] = Likelihood(
@@ -193,6 +204,27 @@ def _whole_answers(
                 all(score.exact for score in each),
             )
     return done
+
+
+def _within_bounds(
+    model: HookedTransformer,
+    resid: Float[Tensor, "row d_model"],
+    firsts: Mapping[tuple[int, int], Likelihood],
+    pairs: Mapping[Answer, list[Pair]],
+    limits: Mapping[Answer, float],
+) -> dict[Answer, list[Pair]]:
+    """The answers that may exceed their limits, by an upper bound from a part of the vocabulary."""
+    bounds = iter(token_bounds(model, *_used(resid, _joined(pairs))).tolist())
+    return {
+        (row, tokens): of_answer
+        for (row, tokens), of_answer in pairs.items()
+        if (firsts[row, tokens[0]].logprob + sum(next(bounds) for _ in of_answer)) / len(tokens)
+        > limits[row, tokens]
+    }
+
+
+def _joined(pairs: Mapping[Answer, list[Pair]]) -> list[Pair]:
+    return [pair for of_answer in pairs.values() for pair in of_answer]
 
 
 def _longest(answers: Sequence[Answer]) -> list[Answer]:
@@ -206,23 +238,29 @@ def _longest(answers: Sequence[Answer]) -> list[Answer]:
 
 
 def _scored(
-    model: HookedTransformer, resid: Tensor, pairs: Sequence[tuple[int, int]]
+    model: HookedTransformer, resid: Float[Tensor, "row d_model"], pairs: Sequence[Pair]
 ) -> list[Likelihood]:
-    """The score of each pair of a row of `resid` and a token after it.
-
-    Only rows that occur in a pair are unembedded, each once.
-    """
+    """The score of each pair."""
     if not pairs:
         return []
-    rows = sorted({row for row, _ in pairs})
-    index_of = {row: index for index, row in enumerate(rows)}
-    logprobs, exact = token_scores(
-        model,
-        resid[torch.tensor(rows, device=resid.device)],
-        torch.tensor([index_of[row] for row, _ in pairs], device=resid.device),
-        torch.tensor([token for _, token in pairs], device=resid.device),
-    )
+    logprobs, exact = token_scores(model, *_used(resid, pairs))
     return [
         Likelihood(logprob, best)
         for logprob, best in zip(logprobs.tolist(), exact.tolist(), strict=True)
     ]
+
+
+def _used(
+    resid: Float[Tensor, "row d_model"], pairs: Sequence[Pair]
+) -> tuple[Float[Tensor, "used d_model"], Int[Tensor, " pair"], Int[Tensor, " pair"]]:
+    """The rows of `resid` that occur in a pair, each once; and each pair's row of them and token.
+
+    Only these rows are unembedded.
+    """
+    rows = sorted({row for row, _ in pairs})
+    index_of = {row: index for index, row in enumerate(rows)}
+    return (
+        resid[torch.tensor(rows, device=resid.device)],
+        torch.tensor([index_of[row] for row, _ in pairs], device=resid.device),
+        torch.tensor([token for _, token in pairs], device=resid.device),
+    )
