@@ -17,6 +17,7 @@ from kedit.editing.checks import checked
 from kedit.editing.edit import Edit
 from kedit.editing.provenance import made_by, unedited_part
 from kedit.editing.weights import lowest_edited
+from kedit.facts import EditCase
 from kedit.forward import kept as kept_module
 from kedit.forward import reading
 from kedit.forward.generation import greedy
@@ -104,13 +105,13 @@ def test_only_layers_from_the_lowest_edited_one_on_run_again(
     text = baseline(toy, held_out(toy, "", 2))
     first, lower, third, same = edits_of(toy)[:4]
 
-    def layers_of(edit: Edit) -> set[int]:
-        """The layers that run when the edit is checked and its case is scored."""
+    def layers_of(edit: Edit, case: EditCase = CASES[0]) -> set[int]:
+        """The layers that run when the edit is checked and the case is scored."""
         layers_run.clear()
-        checked(toy, edit, [CASES[0].entity], text, kept=kept)
+        checked(toy, edit, [case.entity], text, kept=kept)
         with edit.applied(toy):
             # without greedy text, whose tokens are new and pass all layers
-            score(toy, CASES[:1], replace(RANKED, say=False), kept=kept)
+            score(toy, [case], replace(RANKED, say=False), kept=kept)
         return set(layers_run)
 
     assert layers_of(first) == {0, 1, 2, 3}
@@ -118,6 +119,9 @@ def test_only_layers_from_the_lowest_edited_one_on_run_again(
     assert layers_of(lower) == {0, 1, 2, 3}  # the residual that enters layer 1 is not kept yet
     assert layers_of(lower) == {1, 2, 3}
     assert layers_of(first) == {2, 3}
+    # by now it is known that edits of layer 1 will come
+    assert layers_of(first, CASES[1]) == {0, 1, 2, 3}
+    assert layers_of(lower, CASES[1]) == {1, 2, 3}
 
 
 def test_the_lowest_edited_layer(toy: HookedTransformer) -> None:

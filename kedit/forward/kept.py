@@ -57,6 +57,7 @@ class KeptStates:
     def __init__(self, unedited: Unedited, max_bytes: int = KEPT_BYTES) -> None:
         self._unedited, self._max_bytes = unedited, max_bytes
         self._of: tuple[object, ...] = ()  # the model and the weights that all states belong to
+        self._layers: set[int] = set()  # the lowest edited layers so far
         self._texts: dict[Hashable, Below] = {}  # the text that was used last is the last one
 
     def below(
@@ -82,15 +83,17 @@ class KeptStates:
         if self._of != of:
             self._texts.clear()
             self._of = of
+        self._layers.add(layer)
         known = self._texts.pop(text, Below())
         start = max((one for one in known.resids if one <= layer), default=0)
-        if start < layer:
-            resid, keys, values = run(known.resids.get(start), range(start, layer))
-            if cache and layer > len(known.keys):
+        # the residuals that enter other layers are needed by other edits of the same text
+        for stop in sorted(one for one in self._layers if start < one <= layer):
+            resid, keys, values = run(known.resids.get(start), range(start, stop))
+            if cache and stop > len(known.keys):
                 keys, values = known.keys[:start] + keys, known.values[:start] + values
             else:
                 keys, values = known.keys, known.values
-            known = Below(known.resids | {layer: resid}, keys, values)
+            known, start = Below(known.resids | {stop: resid}, keys, values), stop
         self._texts[text] = known
         for oldest in list(self._texts):
             if sum(each.n_bytes for each in self._texts.values()) <= self._max_bytes:
