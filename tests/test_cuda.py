@@ -226,8 +226,8 @@ def assert_alike(found: list[EditScore], expected: list[EditScore], tolerance: f
     """The same probes, with log-probabilities that differ by less than the tolerance."""
     for one, own in zip(found, expected, strict=True):
         for probe, right in zip(one.probes, own.probes, strict=True):
-            assert replace(probe, logprob=0, rival_logprob=0) == replace(
-                right, logprob=0, rival_logprob=0
+            assert replace(probe, logprob=0.0, rival_logprob=0.0) == replace(
+                right, logprob=0.0, rival_logprob=0.0
             )
             assert probe.logprob == pytest.approx(right.logprob, abs=tolerance)
             assert probe.rival_logprob == pytest.approx(right.rival_logprob, abs=tolerance)

@@ -127,7 +127,9 @@ def test_waits_do_not_grow_with_cells_or_prompts(models: list[HookedTransformer]
 def test_a_step_of_training_waits_three_times(models: list[HookedTransformer]) -> None:
     """For the tokens of the blocks, for those of the final residuals, and for the loss."""
     few, many = (
-        waits(lambda steps=steps: train(models[0], ROWS, [Slot(1, "mlp")], Training(steps, stop=0)))
+        waits(
+            lambda steps=steps: train(models[0], ROWS, [Slot(1, "mlp")], Training(steps, stop=0.0))
+        )
         for steps in (2, 6)
     )
     assert many - few <= 3 * 4
