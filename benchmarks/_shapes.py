@@ -49,11 +49,16 @@ def hugging_face(shape: str) -> tuple[PreTrainedModel, str]:
             hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return hf.eval(), "Gemma 3 270M"
     except ModelUnavailable:
-        config = Gemma3TextConfig(
-            hidden_size=640, intermediate_size=2048, num_hidden_layers=18, vocab_size=262_144,
-            num_attention_heads=4, num_key_value_heads=1, head_dim=256,
-        )  # fmt: skip
-        return _random(Gemma3ForCausalLM, config), "Gemma 3 270M's shape"
+        return random_gemma(), "Gemma 3 270M's shape"
+
+
+def random_gemma() -> PreTrainedModel:
+    """Returns a module of Gemma 3 270M's shape with random weights."""
+    config = Gemma3TextConfig(
+        hidden_size=640, intermediate_size=2048, num_hidden_layers=18, vocab_size=262_144,
+        num_attention_heads=4, num_key_value_heads=1, head_dim=256,
+    )  # fmt: skip
+    return _random(Gemma3ForCausalLM, config)
 
 
 def _random(family: type[PreTrainedModel], config) -> PreTrainedModel:

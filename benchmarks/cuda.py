@@ -26,16 +26,15 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 import kedit
+from benchmarks._shapes import random_gemma
 from benchmarks._timing import report, seconds
 from kedit.data import builtin
-from kedit.editing import values
 from kedit.editing.edit import Edit, LowRank
 from kedit.editing.keys import training_rows
 from kedit.editing.moments import Moment, moment
-from kedit.editing.values import Slot, Training, train
+from kedit.editing.values import Slot, Training, train, train_all
 from kedit.editing.write_sites import WriteSite
 from kedit.editors.rome import ROME
 from kedit.errors import ModelUnavailable
@@ -94,12 +93,8 @@ def model_and_cases(name: str) -> tuple[HookedTransformer, list[EditCase]]:
         return model, list(toy.cases() if name == "toy" else builtin.cases())
     except ModelUnavailable as error:
         print(f"{error}: random weights of Gemma 3 270M's shape are used instead")
-    config = Gemma3TextConfig(
-        hidden_size=640, intermediate_size=2048, num_hidden_layers=18, vocab_size=262_144,
-        num_attention_heads=4, num_key_value_heads=1, head_dim=256,
-    )  # fmt: skip
     with quiet():
-        model = hooked(Gemma3ForCausalLM(config), torch.float32)
+        model = hooked(random_gemma(), torch.float32)
     return prepare(model, toy.tokenizer()), toy.cases()
 
 
@@ -319,16 +314,13 @@ def against_one_by_one(
     model: HookedTransformer, cases: Sequence[EditCase], layer: int, rounds: int
 ) -> dict[str, float]:
     """Compares training values together with training one after the other."""
-    together = getattr(values, "train_all", None)
-    if together is None:
-        return {}
     training, slots = Training(stop=0.0), [Slot(layer, "mlp")]
     problems = [training_rows(model, case.entity, CONTEXTS, "subject_last") for case in cases]
     one_by_one = seconds(
         synchronised(model, lambda: [train(model, rows, slots, training) for rows in problems]),
         rounds,
     )
-    fast = seconds(synchronised(model, lambda: together(model, problems, slots, training)), rounds)
+    fast = seconds(synchronised(model, lambda: train_all(model, problems, slots, training)), rounds)
     print(
         f"{len(problems)} values trained together in {fast:.2f} s, one after the other in "
         f"{one_by_one:.2f} s ({one_by_one / fast:.1f}x)"
