@@ -91,9 +91,7 @@ class Pretended(Tensor, metaclass=_Meta):
 
 @contextlib.contextmanager
 def set_up() -> Iterator[None]:
-    """Adds the device to the process for good, and tensors can be made on it in the block."""
-    if not _libraries:
-        _register()
+    """In the block, tensors can be made on the device."""
     # torch.tensor then makes a tensor of the CPU and moves it by an operation that is seen here
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
@@ -101,16 +99,6 @@ def set_up() -> Iterator[None]:
         yield
     finally:
         torch._C._set_only_lift_cpu_tensors(before)
-
-
-def _register() -> None:
-    backend_registration._setup_privateuseone_for_python_backend(DEVICE)
-    _libraries.append(torch.library.Library("_", "IMPL"))
-    _libraries[-1].fallback(_computed, "PrivateUse1")
-    for packet in (getattr(aten, name) for name in MAKING):
-        for func in (getattr(packet, name) for name in packet.overloads() if "out" not in name):
-            _libraries.append(torch.library.Library("aten", "IMPL"))
-            _libraries[-1].impl(func, functools.partial(_computed, func), "PrivateUse1")
 
 
 def _computed(func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -188,3 +176,19 @@ def _line() -> str:
     if frame is None:
         return "elsewhere"
     return f"{Path(frame.f_code.co_filename).relative_to(ROOT)}:{frame.f_lineno}"
+
+
+def _register() -> None:
+    """Adds the device to this process for good."""
+    backend_registration._setup_privateuseone_for_python_backend(DEVICE)
+    _libraries.append(torch.library.Library("_", "IMPL"))
+    _libraries[-1].fallback(_computed, "PrivateUse1")
+    for packet in (getattr(aten, name) for name in MAKING):
+        for func in (getattr(packet, name) for name in packet.overloads() if "out" not in name):
+            _libraries.append(torch.library.Library("aten", "IMPL"))
+            _libraries[-1].impl(func, functools.partial(_computed, func), "PrivateUse1")
+
+
+# at import, so before the first gradient: PyTorch's engine counts the devices when it starts
+if IS_POSSIBLE:
+    _register()
