@@ -5,18 +5,17 @@ one corrupted row. Compared are
   batched   an expert's way: hooks on the Hugging Face module, 32 cells in one forward, each row
             with its own restored cell, and logits of the last position only
   plain     the same hooks, one cell in a forward
+  lens      one hooked forward per cell on a HookedTransformer as TransformerLens loads it, which
+            computes all logits
 All ways give the same scores, which is checked. Cells that are restored by hooks all cost the same,
 so some are timed and their time is multiplied; ours restores all cells of the named positions.
 
 Shapes: gpt2 (GPT-2 small), gemma (Gemma 3 270M), qwen (Qwen2 with 1.5 billion parameters: needs
-8 GB of memory). The last line is JSON: the time of the other ways divided by ours, and the largest
-memory of the whole process until the trace is done (imports, loading, both runs), divided by that
-of the weights.
+14 GB of memory). The last line is JSON: the time of the other ways divided by ours.
 """
 
 import argparse
 import contextlib
-import resource
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ from transformer_lens import HookedTransformer
 
 from benchmarks._shapes import SHAPES, hugging_face
 from benchmarks._timing import report, timed
+from benchmarks.trace import hooked_cell_seconds
 from kedit.forward.runs import Run, both_states
 from kedit.models import toy
 from kedit.models.hugging_face import hooked
@@ -39,6 +39,7 @@ TOKENS, SPAN, ROWS = 12, 4, 32
 QUESTION = AnswerMetric(5, 6)
 AGREE = 1e-4  # largest difference of logit differences
 NAMES = {"resid_post": "resid", "mlp_out": "mlp", "attn_out": "attn", "z": "heads"}
+SITES = tuple(NAMES)
 
 
 class Cell(NamedTuple):
@@ -74,16 +75,12 @@ def main() -> None:
 
 def compared(model: HookedTransformer, hf: Any, positions: Sequence[int]) -> dict[str, float]:
     """Times all ways at every site; returns the ratios."""
-    tokens = torch.randint(0, model.cfg.d_vocab, (1, TOKENS))
-    corrupted_tokens = tokens.clone()
-    corrupted_tokens[:, :SPAN] = torch.randint(0, model.cfg.d_vocab, (1, SPAN))
-    patches = patches_at(tuple(NAMES), PAPER_WINDOW)
-    traced = [
-        timed(partial(trace, model, Run(tokens), Run(corrupted_tokens), patch, positions))
-        for patch in patches
-    ]
-    figures = {"memory": peak_bytes() / weight_bytes(model)}
-    print(f"  peak of memory {peak_bytes() / 1e9:.2f} GB, {figures['memory']:.2f}x the weights")
+    tokens, corrupted_tokens = random_texts(model)
+    patches = patches_at(SITES, PAPER_WINDOW)
+    runs = Run(tokens), Run(corrupted_tokens)
+    trace(model, *runs, Patch("z"), positions[:1])  # warm up
+    traced = [timed(partial(trace, model, *runs, patch, positions)) for patch in patches]
+    figures: dict[str, float] = {}
     hooks = Restoring(hf, tokens, corrupted_tokens)
     spent: dict[str, float] = {}
     for patch, (grid, ours) in zip(patches, traced, strict=True):
@@ -104,8 +101,22 @@ def compared(model: HookedTransformer, hf: Any, positions: Sequence[int]) -> dic
             figures[f"{NAMES[patch.site]}_{way}"] = time / each["ours"]
             print(f" {way} {1e3 * time:.1f} ({time / each['ours']:.1f}x)", end="")
         print(flush=True)
+    for parameter in model.parameters():  # as TransformerLens itself stores them
+        parameter.data = parameter.data.contiguous()
+    few = [(layer, positions[0]) for layer in (0, model.cfg.n_layers // 2)]
+    lens = hooked_cell_seconds(model, *runs, Patch("resid_post"), few)
+    n_cells = sum(len(cells_of(model, patch, positions)) for patch in patches)
+    spent["lens"] = n_cells * lens
+    print(f"  a cell on a HookedTransformer as loaded: {1e3 * lens:.0f} ms")
     whole = {way: time / spent["ours"] for way, time in spent.items()}
     return {name: figure for name, figure in (figures | whole).items() if "ours" not in name}
+
+
+def random_texts(model: HookedTransformer) -> tuple[Tensor, Tensor]:
+    """Returns a text of random tokens, and the same with other tokens in the first places."""
+    tokens = torch.randint(0, model.cfg.d_vocab, (1, TOKENS))
+    other = torch.randint(0, model.cfg.d_vocab, (1, SPAN))
+    return tokens, torch.cat([other, tokens[:, SPAN:]], 1)
 
 
 def trace(
@@ -123,17 +134,6 @@ def require_equal(grid: EffectGrid, cells: Sequence["Cell"], scores: Tensor) -> 
     )
     torch.testing.assert_close(scores, expected, atol=AGREE, rtol=0)
     assert expected.std() > 10 * AGREE, "all cells have the same score: nothing is compared"
-
-
-def peak_bytes() -> int:
-    """Returns the largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def weight_bytes(model: HookedTransformer) -> int:
-    """Returns the bytes of the weights; weights that share their memory count once."""
-    storages = {weight.data_ptr(): weight.nbytes for weight in model.parameters()}
-    return sum(storages.values())
 
 
 def cells_of(model: HookedTransformer, patch: Patch, positions: Sequence[int]) -> list[Cell]:
