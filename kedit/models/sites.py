@@ -242,7 +242,7 @@ def _mlp(mlp: nn.Module, read: Tensor) -> Tensor:
     """Computes `mlp(read)`, for plain and gated MLPs with reused buffers for the neurons.
 
     The neurons are the widest tensors of a forward. On a CPU, allocating new memory for all of them
-    takes a fiftieth of the whole time, and buffers that fit the processor's cache save more.
+    takes a fiftieth of the whole time.
     """
     if not isinstance(mlp, MLP | GatedMLP) or _is_watched(mlp, read):
         return mlp(read)
