@@ -16,13 +16,13 @@ from transformer_lens import HookedTransformer
 
 from benchmarks._shapes import SHAPES, hugging_face
 from benchmarks._timing import report
-from benchmarks.hooks import PAPER_WINDOW, SITES, TOKENS, random_texts, trace
+from benchmarks.hooks import SITES, TOKENS, random_texts, trace
 from kedit.editors.rome import ROME
 from kedit.forward.runs import Run
 from kedit.models import toy
 from kedit.models.hugging_face import hooked
 from kedit.models.load import prepare, quiet
-from probes.trace import patches_at
+from probes.trace import PAPER_WINDOW, patches_at
 
 CONTEXTS = 20
 

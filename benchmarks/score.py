@@ -7,12 +7,11 @@ ratios of prompts per second.
 """
 
 import argparse
-import time
 
 import torch
 from transformer_lens import HookedTransformer
 
-from benchmarks._timing import report
+from benchmarks._timing import report, timed
 from kedit.data import builtin
 from kedit.forward.likelihood import Likelihood, Query, likelihoods
 from kedit.models.load import load
@@ -62,9 +61,8 @@ def batch_per_prompt(model: HookedTransformer, queries: list[Query]) -> list[lis
 def rate(work, model: HookedTransformer, queries: list[Query]) -> tuple[float, list]:
     """Times `work`; returns prompts per second, and its result."""
     work(model, queries[:1])  # warm up
-    start = time.perf_counter()
-    found = work(model, queries)
-    return len(queries) / (time.perf_counter() - start), found
+    found, time = timed(lambda: work(model, queries))
+    return len(queries) / time, found
 
 
 def main() -> None:

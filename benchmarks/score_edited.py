@@ -2,8 +2,8 @@
 
 Compares what `kedit.studies.edits.effect_of` does after an edit, with and without the states that
 are kept below the lowest edited layer. Edits are real ones of built-in cases. Both ways give the
-same scores, and the benchmark checks this. Times are CPU seconds. The last line is JSON: the time
-from the embedding divided by the time from the lowest edited layer.
+same scores, and the benchmark checks this. Times on one thread are CPU seconds. The last line is
+JSON: the time from the embedding divided by the time from the lowest edited layer.
 
   joint, rome       checking the edit and scoring its case, once the states are kept
   *_score, *_check  parts of it: scoring the case; the check, most of which is held-out text
@@ -11,14 +11,13 @@ from the embedding divided by the time from the lowest edited layer.
 """
 
 import argparse
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 from transformer_lens import HookedTransformer
 
-from benchmarks._timing import report
+from benchmarks._timing import clock, report
 from kedit.data import builtin
 from kedit.data.choose import labels_of
 from kedit.editing.checks import checked
@@ -85,18 +84,18 @@ def compare(
     assessment: Assessment,
     spent: dict[str, float],
 ) -> None:
-    """Measures the edits of one case in all ways, and adds the CPU seconds to `spent`."""
+    """Measures the edits of one case in all ways, and adds the seconds to `spent`."""
     for round_ in ("study", "again"):
         for name, edit in edits.items():
             found = []
             for way, states in (("plain", None), ("kept", assessment.kept)):
-                start = time.process_time()
+                start = clock()
                 requests = requests_of(case, arms[name].side)
                 check = checked(model, edit, requests, assessment.text, kept=states)
-                middle = time.process_time()
+                middle = clock()
                 with edit.applied(model):
                     scores = score(model, [case], assessment.scoring, None, states)
-                end = time.process_time()
+                end = clock()
                 found.append((check.trouble, check.drift, scores))
                 if round_ == "study":
                     spent[f"study {way}"] += end - start
