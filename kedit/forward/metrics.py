@@ -131,19 +131,20 @@ def token_bounds(
     """
     normed = norm(model.ln_final, resid[None])[0]
     n_tokens = model.cfg.d_vocab // BOUND_SHARE + 1
-    least = torch.cat([_over_vocabulary(model, part, n_tokens)[0] for part in normed.split(1024)])
+    least, _ = normalisers(model, normed, n_tokens)
     return (chosen_logits(model, normed, rows, tokens) - least[rows]).clamp(max=0)
 
 
 def normalisers(
-    model: HookedTransformer, normed: Float[Tensor, "row d_model"]
+    model: HookedTransformer, normed: Float[Tensor, "row d_model"], n_tokens: int | None = None
 ) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
     """Returns the logsumexp of each row's logits, and its likeliest token.
 
     Args:
         normed: final residuals, after ln_final.
+        n_tokens: use the first tokens of the vocabulary only, this many; None: all.
     """
-    parts = [_over_vocabulary(model, part) for part in normed.split(1024)]
+    parts = [_over_vocabulary(model, part, n_tokens) for part in normed.split(1024)]
     total, best = (torch.cat(values) for values in zip(*parts, strict=True))
     return total, best
 
