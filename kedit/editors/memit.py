@@ -126,19 +126,21 @@ class MEMIT:
         contexts: Sequence[str],
     ) -> dict[str, Delta]:
         """Trains all requests' values, then solves for the layers' deltas one after the other."""
-        slots = [Slot(layer, "mlp") for layer in self.layers]
-        if not has_post_norms(model):
-            slots = [Slot(self.layers[-1], "resid")]
+        slots = [Slot(self.layers[-1], "resid")]
+        if has_post_norms(model):
+            slots = [Slot(layer, "mlp") for layer in self.layers]
         goals = self._goals(model, requests, contexts, slots)
         values = {slot: torch.stack([goal.values[slot] for goal in goals]) for slot in slots}
         texts = LastTokens(model, [text for goal in goals for text in goal.texts], self.layers[0])
-        bare = LastTokens(model, [goal.texts[0] for goal in goals], self.layers[0])
+        bare = None  # the prompts whose residual is read, where the residual was trained
+        if not has_post_norms(model):
+            bare = LastTokens(model, [goal.texts[0] for goal in goals], self.layers[0])
         deltas: dict[str, Delta] = {}
         with contextlib.ExitStack() as below:
             for n_done, (site, second) in enumerate(seconds.items()):
                 texts.advance(site.layer)
                 goal_keys = _mean_keys(texts.keys([site])[site], len(contexts))
-                if has_post_norms(model):
+                if bare is None:
                     lacking = values[Slot(site.layer, "mlp")] - site.raw(model, goal_keys)
                 else:
                     bare.advance(site.layer)
