@@ -17,7 +17,7 @@ test: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
-	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not real" $(TYPED)
+	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not real and not large" $(TYPED)
 	$(RUN) -m pytest -q -n 2 -m real $(TYPED)
 
 quick: $(VENV)/installed

@@ -20,8 +20,9 @@ from transformers import (
 )
 
 from kedit.errors import ModelUnavailable
-from kedit.models.hugging_face import gemma_270m_folder
+from kedit.models.gguf_files import packaged_folder
 from kedit.models.load import quiet
+from kedit.models.outline import DEFAULT
 
 SHAPES = ("gpt2", "gemma", "qwen")
 STD = 0.02  # of random weights
@@ -45,7 +46,7 @@ def hugging_face(shape: str) -> tuple[PreTrainedModel, str]:
         return _random(Qwen2ForCausalLM, config), "Qwen2 1.5B's shape"
     try:
         with quiet(), contextlib.redirect_stderr(io.StringIO()):  # it shows a progress bar
-            folder = gemma_270m_folder()
+            folder = packaged_folder(DEFAULT)
             hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return hf.eval(), "Gemma 3 270M"
     except ModelUnavailable:

@@ -22,10 +22,8 @@ from benchmarks._timing import report
 
 # prints where the weights are, and makes the folder if it is missing
 FIND = """
-from kedit.models import hugging_face
-from kedit.models.outline import DEFAULT
-name = {name!r}
-print(hugging_face.gemma_270m_folder() if name == DEFAULT else name)
+from kedit.models.load import folder_of
+print(folder_of({name!r}) or {name!r})
 """
 PLAIN = """
 import torch

@@ -6,6 +6,7 @@ from simple_parsing import field as option
 
 from experiments._forms import CASES_FORMS, FACTS_FORMS, TEXT_FORMS
 from kedit.bounds import RULES
+from kedit.models.packaged import PACKAGED
 
 SITES = (*RULES["sites"].words,)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -13,8 +14,8 @@ SITES = (*RULES["sites"].words,)  # pyright: ignore[reportAttributeAccessIssue]
 def model() -> Any:
     return option(
         default="gemma-3-270m",
-        help="The model: gemma-3-270m, toy, a name that TransformerLens knows, a Hugging Face "
-        "folder, or a .gguf file.",
+        help=f"The model: {', '.join(PACKAGED)}, toy, a name that TransformerLens knows, a Hugging "
+        "Face folder, or a .gguf file.",
     )
 
 

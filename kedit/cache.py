@@ -1,4 +1,4 @@
-"""Saves tensors to safetensors files with a checksum, and checks it when they are loaded.
+"""The folder of cached files, and safetensors files whose checksum is checked when they are read.
 
 `store` and `load` are for caches: a failure is logged, and the numbers are computed again. `write`
 and `read` are for results: a failure is an error.
@@ -23,6 +23,12 @@ log = logging.getLogger("kedit")
 CHECKSUM = "checksum"
 Tensors = Mapping[str, Tensor]
 Metadata = Mapping[str, str]  # names and texts in the header of a safetensors file
+
+
+def cache_dir() -> Path:
+    """Returns the folder of cached files: KEDIT_CACHE, or kedit/ in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("KEDIT_CACHE") or Path(base) / "kedit")
 
 
 def hashed(tensor: Tensor) -> str:

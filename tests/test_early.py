@@ -21,7 +21,8 @@ from kedit.errors import InputError, ModelUnavailable
 from kedit.models import devices
 from kedit.models.devices import require_device
 from kedit.models.load import load
-from kedit.models.outline import GEMMA_270M, Outline, outline_of
+from kedit.models.outline import Outline, outline_of
+from kedit.models.packaged import PACKAGED
 from tests.test_export import saved
 
 
@@ -124,11 +125,17 @@ def test_an_outline_of_a_gguf_file_is_read_from_its_first_lines(tmp_path: Path) 
     assert outline_of(str(file)) is None  # which loading tells
 
 
-@pytest.mark.real
-def test_gemmas_outline_is_that_of_its_weights() -> None:
-    cfg = load("gemma-3-270m").cfg
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.large if "1.5b" in name else pytest.mark.real)
+        for name in PACKAGED
+    ],
+)
+def test_the_outline_of_a_packaged_model_is_that_of_its_weights(name: str) -> None:
+    cfg = load(name).cfg
     sizes = (cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_head, cfg.d_mlp, cfg.n_ctx)
-    assert Outline(*sizes) == GEMMA_270M  # pyright: ignore[reportArgumentType]
+    assert Outline(*sizes) == outline_of(name)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_text_that_is_too_short_is_told_by_its_bytes_or_its_tokens(

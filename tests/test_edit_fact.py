@@ -28,7 +28,7 @@ from kedit.editing.edit import Edit
 from kedit.editors.rome import ROME
 from kedit.errors import InputError
 from kedit.facts import NO_RELATION, Fact, Relation
-from kedit.models import hugging_face
+from kedit.models import gguf_files
 from kedit.models import toy as toy_module
 from kedit.models.prompts import plain_ids
 from kedit.results.before_after import BeforeAfter
@@ -57,7 +57,7 @@ def loaded(
 ) -> None:
     """The session's toy, and one cache of moments for this file."""
     place = tmp_path_factory.getbasetemp() / "edit_fact"
-    for module in (moments_module, hugging_face):
+    for module in (moments_module, gguf_files):
         monkeypatch.setattr(module, "cache_dir", lambda: place)
     monkeypatch.setattr("kedit.models.load.load", lambda *_: toy)
 

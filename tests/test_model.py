@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -475,28 +474,6 @@ def test_threads_that_load_at_once_leave_the_process_as_it_was(tmp_path: Path):
         same = models[0] if model.cfg.model_name == "toy" else models[1]
         for name, weight in model.state_dict().items():
             assert torch.equal(weight, same.state_dict()[name])
-
-
-def test_a_prepared_folder_that_is_damaged_is_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    made: list[Path] = []
-    hf, tokenizer = random_module(CONFIGS["gpt2"]()), toy_module.tokenizer()
-    monkeypatch.setenv("KEDIT_CACHE", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "gguf", ModuleType("gguf"))
-    for name, found in (("AutoModelForCausalLM", hf), ("AutoTokenizer", tokenizer)):
-        reader = SimpleNamespace(from_pretrained=lambda *_, found=found, **__: found)
-        monkeypatch.setattr(hugging_face, name, reader)
-    weights = hugging_face._dequantised(made.append, "tiny") / "model.safetensors"
-    whole = weights.read_bytes()
-    hugging_face._dequantised(made.append, "tiny")
-    assert len(made) == 1 and "damaged" not in caplog.text  # the control
-    damaged = bytearray(whole)
-    damaged[-5] ^= 1
-    weights.write_bytes(damaged)
-    folder = hugging_face._dequantised(made.append, "tiny")
-    assert len(made) == 2 and f"{folder} is damaged and is made again" in caplog.text
-    assert weights.read_bytes() == whole and list(tmp_path.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from kedit.editors.registry import make_editor
 from kedit.facts import Fact, Perspective, Relation
 from kedit.forward.likelihood import Query, likelihoods
 from kedit.forward.runs import Run
-from kedit.models.hugging_face import gemma_270m_folder, read_folder
-from kedit.models.load import load
+from kedit.models.hugging_face import read_folder
+from kedit.models.load import folder_of, load
 from kedit.models.prompts import answer_ids, answers_ids, decoded, encode, prompt_ids
 from kedit.results.measures import Scores
 from kedit.scoring.score import Scoring, score
@@ -51,7 +51,9 @@ def capital(subject: str):
 
 @torch.no_grad()
 def test_logits_agree_with_the_hugging_face_module() -> None:
-    hf, tokenizer = read_folder(gemma_270m_folder())
+    folder = folder_of("gemma-3-270m")
+    assert folder is not None
+    hf, tokenizer = read_folder(folder)
     model = gemma()
     for text in ("The capital of Japan is", "Côte d'Ivoire, whose language is", "東京は"):
         tokens = tokenizer(text, return_tensors="pt").input_ids

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch.hub
 
+from kedit.cache import cache_dir
 from kedit.errors import InputError
-from kedit.models.hugging_face import cache_dir
 
 URL = "https://rome.baulab.info/data/dsets/counterfact.json"
 SHA256 = "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f"  # 45,108,470 bytes

@@ -22,11 +22,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.cache import hashed, load, store
+from kedit.cache import cache_dir, hashed, load, store
 from kedit.data.corpus import SELF, Corpus, corpus_of
 from kedit.editing.write_sites import WriteSite, read_keys
 from kedit.errors import InputError
-from kedit.models.hugging_face import cache_dir
 from kedit.models.prompts import bos_ids, device, plain_ids
 from kedit.models.sites import live_hooks
 from kedit.progress import progress

