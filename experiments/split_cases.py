@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from simple_parsing import field as option
 
@@ -17,6 +18,9 @@ class Config:
     cases: str = option(
         default="auto", help="The cases, as build_rake writes them (auto: what it wrote)."
     )
+    known: Literal["preferred", "answered"] = "preferred"
+    """Which cases are used. preferred: the model finds the true object likelier than the new one.
+    answered: it also answers the prompt with the true object."""
     tune: int = 250
     """The most cases for tuning, on which settings are chosen."""
     validate: int = 220
@@ -40,7 +44,7 @@ def run(config: Config) -> Path:
 
     from experiments._printing import say, say_skipped, show
     from kedit.data.choose import cases_source, usable_cases
-    from kedit.studies.splits import lines_of, split_by_preference
+    from kedit.studies.splits import lines_of, split_known
 
     config = replace(config, cases=cases_source(config.cases, config.model))
     cases, skipped = usable_cases(config.cases)
@@ -49,9 +53,10 @@ def run(config: Config) -> Path:
     with open_run("split_cases", config) as folder:
         folder.write("README.txt", _EXPLAINED)
         model = loaded(config, folder)
-        splits = split_by_preference(
-            model, cases, sizes, seen=config.seen, seed=config.seed, journal=folder
-        )
+        splits = split_known(
+            model, cases, sizes, known=config.known, seen=config.seen, seed=config.seed,
+            journal=folder,
+        )  # fmt: skip
         for part, lines in lines_of(config.cases, splits.parts).items():
             folder.write(f"{part}.jsonl", lines)
         splits.save(folder)
@@ -66,9 +71,8 @@ splits.json      ids, numbers by relation, and what was left out
 splits.csv       the number of cases of each relation in each part
 records.jsonl    log-probabilities of the true and the new object after the prompt of each edit
 
-A case is in a part only if the model finds its true object likelier than the new one. No subject is
-in two parts. The cases of each relation go to the parts in turn, so that every part has about the
-same number of them.
+A case is in a part only if the model knows it (--known). No subject is in two parts. The cases of
+each relation go to the parts in turn, so that every part has about the same number of them.
 """
 
 

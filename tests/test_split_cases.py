@@ -18,7 +18,8 @@ from kedit.facts import EditCase
 from kedit.journal import Journal
 from kedit.models import toy as toy_module
 from kedit.studies import splits as room
-from kedit.studies.splits import Splits, preferred, split_by_preference
+from kedit.studies.splits import Splits, known_cases, split_known
+from probes.known import answers_right
 from tests.test_cases import written
 from tests.test_rake import RECORDS
 
@@ -75,20 +76,34 @@ def test_relations_are_balanced_in_every_part() -> None:
 
 def test_what_the_model_does_not_prefer_is_in_no_part(toy: HookedTransformer) -> None:
     cases, journal = toy_module.cases(), Journal()
-    known = preferred(toy, cases, journal)
+    known = known_cases(toy, cases, "preferred", journal)
     assert len(known) > 60  # it knows nearly all of its world
     for record in journal.records.values():
         if record["id"] == cases[0].id:
             (probe,) = record["probes"]
             told = {"logprob": probe["rival_logprob"], "rival_logprob": probe["logprob"]}
             record["probes"] = [probe | told]
-    found = split_by_preference(toy, cases, SIZES, journal=journal)  # nothing is scored again
-    assert cases[0].id in known and found.n_preferred == len(known) - 1
+    found = split_known(toy, cases, SIZES, journal=journal)  # nothing is scored again
+    assert cases[0].id in known and found.n_known == len(known) - 1
     assert cases[0].id not in {id for own in found.parts.values() for id in own}
     assert Splits.from_record(json.loads(json.dumps(found.to_record()))) == found
     *relations, every = found.table().rows
     assert every == ("all", *(str(len(own)) for own in found.parts.values()))
     assert [row[0] for row in relations] == sorted(one.name for one in toy_module.WORLD)
+
+
+def test_answered_cases_are_those_that_tracing_counts_as_known(toy: HookedTransformer) -> None:
+    cases = toy_module.cases()
+    objects = {case.id: case.entity.fact.object for case in cases}
+    for case in cases[:20]:  # the objects of other people: likelier than a word of no relation
+        other = next(o for o in objects.values() if o != case.entity.fact.object)
+        probes = tuple(replace(probe, answer="the", rival=other) for probe in case.probes)
+        cases.append(replace(case, id=f"other {case.id}", probes=probes))
+        objects[f"other {case.id}"] = other
+    answered, preferred = (known_cases(toy, cases, known) for known in ("answered", "preferred"))
+    facts = {case.id: replace(case.entity.fact, object=objects[case.id]) for case in cases}
+    assert answered == {id for id, fact in facts.items() if answers_right(toy, fact)[0]}
+    assert answered < preferred
 
 
 def test_cases_that_were_tuned_on_are_never_tested_with() -> None:
@@ -106,7 +121,7 @@ def test_the_files_hold_the_records_as_they_are(
     source = written(tmp_path, *RECORDS, name="made_up.jsonl")
     rake = build_rake.run(build_rake.Config(source=str(source), out=str(tmp_path / "rake")))
     cases = load_cases(rake / "rake.jsonl")
-    monkeypatch.setattr(room, "preferred", lambda *_: {case.id for case in cases})
+    monkeypatch.setattr(room, "known_cases", lambda *_: {case.id for case in cases})
     config = Config(
         model="toy", cases=str(rake / "rake.jsonl"), tune=2, validate=1, seen=0,
         out=str(tmp_path / "run"),
@@ -129,6 +144,6 @@ def test_the_files_hold_the_records_as_they_are(
 def test_a_model_that_knows_nothing_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "preferred", lambda *_: set())
-    with pytest.raises(InputError, match="prefers the true object in no case"):
+    monkeypatch.setattr(room, "known_cases", lambda *_: set())
+    with pytest.raises(InputError, match="the model knows no case"):
         split_cases.run(Config(model="toy", cases="toy", out=str(tmp_path)))

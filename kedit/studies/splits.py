@@ -1,13 +1,13 @@
 """Splits a benchmark into parts without common subjects.
 
-Only cases whose true object a model prefers are used: in the others there is no knowledge to edit.
+Only cases that a model knows are used: in the others there is no knowledge to edit.
 """
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from transformer_lens import HookedTransformer
 
@@ -23,15 +23,19 @@ from kedit.scoring.score import Scoring
 from kedit.studies.scoring import score_each
 from kedit.tables import Table
 
+# whether the model finds the true object likelier than the new one, or also answers with it
+Known = Literal["preferred", "answered"]
+
 
 @dataclass(frozen=True)
 class Splits(Result):
     """The parts of a split benchmark.
 
     Args:
-        model: name of the model whose preferences decided which cases are used.
+        model: name of the model that had to know the cases.
+        known: what counted as known, see `split_known`.
         n_cases: number of all cases.
-        n_preferred: number of cases in which the model prefers the true object.
+        n_known: number of cases that the model knows.
         parts: ids of the cases of each part.
         by_relation: for each part, the number of cases per relation, by the relation's name.
     """
@@ -39,8 +43,9 @@ class Splits(Result):
     FILE: ClassVar[str] = "splits.json"
 
     model: str
+    known: Known
     n_cases: int
-    n_preferred: int
+    n_known: int
     parts: Mapping[str, tuple[str, ...]]
     by_relation: Mapping[str, Mapping[str, int]]
 
@@ -51,8 +56,9 @@ class Splits(Result):
         ]
         total = ("all", *(str(len(ids)) for ids in self.parts.values()))
         return Table(
-            f"{self.n_preferred} of {self.n_cases} cases, in which {self.model} prefers the true "
-            "object",
+            f"{self.n_known} of {self.n_cases} cases, in which {self.model} "
+            + ("prefers" if self.known == "preferred" else "answers with")
+            + " the true object",
             ("relation", *self.parts),
             (*numbers, total),
             "No subject is in two parts.",
@@ -68,36 +74,40 @@ class Splits(Result):
         ]
 
 
-def split_by_preference(
+def split_known(
     model: HookedTransformer,
     cases: Sequence[EditCase],
     sizes: Mapping[str, int],
     *,
+    known: Known = "preferred",
     seen: int = 0,
     seed: int = 0,
     journal: Journal | None = None,
 ) -> Splits:
-    """Splits the cases whose true object `model` prefers into parts without common subjects.
+    """Splits the cases that `model` knows into parts without common subjects.
 
     Args:
         sizes: number of cases of each part, in the order in which the parts are filled; 0: all that
             are left.
+        known: "preferred": the model finds the true object likelier than the new one; "answered":
+            its greedy continuation of the prompt also begins with the true object.
         seen: number of cases, from the first of `kedit.data.choose.spread_cases` on, that somebody
             has seen already: their subjects are in the first part, or in none.
         seed: seed of the split.
         journal: keeps the scores of finished cases, so that a study that was interrupted continues.
 
     Raises:
-        InputError: the model prefers the true object in no case.
+        InputError: the model knows no case.
     """
-    known = preferred(model, cases, journal)
-    if not known:
-        raise InputError("the model prefers the true object in no case")
-    parts = choose.split_cases(cases, known, sizes, seen, seed)
+    found = known_cases(model, cases, known, journal)
+    if not found:
+        raise InputError(f"the model knows no case (known={known!r})")
+    parts = choose.split_cases(cases, found, sizes, seen, seed)
     return Splits(
         model=name_of(model),
+        known=known,
         n_cases=len(cases),
-        n_preferred=len(known),
+        n_known=len(found),
         parts={part: tuple(case.id for case in chosen) for part, chosen in parts.items()},
         by_relation={
             part: Counter(case.entity.fact.relation.name for case in chosen)
@@ -106,16 +116,22 @@ def split_by_preference(
     )
 
 
-def preferred(
-    model: HookedTransformer, cases: Sequence[EditCase], journal: Journal | None = None
+def known_cases(
+    model: HookedTransformer,
+    cases: Sequence[EditCase],
+    known: Known,
+    journal: Journal | None = None,
 ) -> set[str]:
-    """Returns the ids of cases whose true object is likelier than the target under `model`."""
+    """Returns the ids of the cases that `model` knows; for `known` see `split_known`."""
     reduced = [own_prompt_only(case) for case in cases]
+    answered = known == "answered"
     return {
         score.id
-        for score in score_each(model, reduced, Scoring(say=False), journal=journal)
+        for score in score_each(model, reduced, Scoring(say=answered), journal=journal)
         for probe in score.probes
-        if probe.rival_logprob is not None and probe.logprob < probe.rival_logprob
+        if probe.rival_logprob is not None
+        and probe.logprob < probe.rival_logprob
+        and (probe.says_rival or not answered)
     }
 
 
