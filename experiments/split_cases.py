@@ -16,7 +16,8 @@ class Config:
 
     model: str = options.model()
     cases: str = option(
-        default="auto", help="The cases, as build_rake writes them (auto: what it wrote)."
+        default="auto",
+        help="The cases, as build_rake writes them (auto: what it wrote), or builtin.",
     )
     known: Literal["preferred", "answered"] = "preferred"
     """Which cases are used. preferred: the model finds the true object likelier than the new one.
@@ -57,7 +58,7 @@ def run(config: Config) -> Path:
             model, cases, sizes, known=config.known, seen=config.seen, seed=config.seed,
             journal=folder,
         )  # fmt: skip
-        for part, lines in lines_of(config.cases, splits.parts).items():
+        for part, lines in lines_of(config.cases, cases, splits.parts).items():
             folder.write(f"{part}.jsonl", lines)
         splits.save(folder)
         show(splits.table())
@@ -66,7 +67,7 @@ def run(config: Config) -> Path:
 
 
 _EXPLAINED = """\
-tune.jsonl, validate.jsonl, test.jsonl   the records of each part, unchanged
+tune.jsonl, validate.jsonl, test.jsonl   the records of each part; those of a file are unchanged
 splits.json      ids, numbers by relation, and what was left out
 splits.csv       the number of cases of each relation in each part
 records.jsonl    log-probabilities of the true and the new object after the prompt of each edit

@@ -47,7 +47,7 @@ def from_record(kind: type[Value], record: Any) -> Value:
     """Reads back what `to_record` converted, as a value of type `kind`; None in arrays becomes NaN.
 
     Raises:
-        InputError: a field of a dataclass is missing.
+        InputError: a field of a dataclass is missing, or a value is none of the allowed ones.
     """
     return _read(kind, record)
 
@@ -118,7 +118,11 @@ def _read(kind: Any, record: Any) -> Any:
         return _array(record)
     if kind is float:
         return math.nan if record is None else float(record)
-    if kind is Any or origin is Literal or _is_none(record):
+    if origin is Literal:
+        if record not in inner:
+            raise InputError(f"must be one of {', '.join(map(repr, inner))}, got {record!r:.60}")
+        return record
+    if kind is Any or _is_none(record):
         return record
     if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")):
         return _from_fields(kind, record)

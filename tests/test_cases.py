@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kedit.data import load_cases, load_facts, read_cases
+from kedit.data import load_cases, load_facts, rake, read_cases
 from kedit.data.fields import Skipped
 from kedit.data.forms import FORMS
 from kedit.data.relations import STATEMENT
+from kedit.data.written import record_of
 from kedit.errors import InputError, RecordError
 from kedit.facts import NO_RELATION, EditCase, Fact, Probe
 from kedit.models import toy
+from kedit.studies.splits import lines_of
 
 DATA = Path(os.environ.get("KEDIT_DATA", "../shared/data"))
 
@@ -171,6 +173,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "own": OWN,
     "a relation": RELATION,
 }
+GOOD["kedit's own"] = record_of(rake.parse("a record", OURS))
 SEVERAL = ("a relation",)  # one record makes several cases
 
 
@@ -649,6 +652,16 @@ def mutated(draw: st.DrawFn, forms: tuple[str, ...] = tuple(GOOD)) -> dict[str, 
         if not record:
             break
     return record
+
+
+@pytest.mark.parametrize("name", ["builtin", "toy"])
+def test_kedits_own_cases_are_read_back_as_they_were(name: str, tmp_path: Path) -> None:
+    cases = load_cases(name)
+    lines = lines_of(name, cases, {"all": [case.id for case in cases]})["all"]
+    (tmp_path / "cases.jsonl").write_text(lines, encoding="utf-8")
+    assert load_cases(tmp_path / "cases.jsonl") == cases
+    facts = load_facts(tmp_path / "cases.jsonl")
+    assert list(facts) == [case.entity.fact for case in cases]
 
 
 @given(st.one_of(mutated(), st.dictionaries(st.text(max_size=5), JSON)))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from kedit.data import counterfact, easyedit, known, lre, mquake, own, rake, zsre
+from kedit.data import counterfact, easyedit, known, lre, mquake, own, rake, written, zsre
 from kedit.data.fields import MissingField, Record, Skipped, skipped
 from kedit.data.read import records_and_errors
 from kedit.errors import RecordError
@@ -68,6 +68,10 @@ def _no_cases(location: str, record: Record) -> Iterator[EditCase]:
     yield  # makes this function a generator, as other parsers are
 
 
+def _written_fact(location: str, record: Record) -> list[Fact]:
+    return [written.parse(location, record).entity.fact]
+
+
 def _edited_fact(location: str, record: Record) -> list[Fact]:
     return [easyedit.parse_edit(location, record).entity.fact]
 
@@ -92,6 +96,8 @@ FORMS = (
          "case_id, subject, prompt_template (with {}), relation_id, ground_truth, target_new",
          _single(easyedit.parse_edit), _edited_fact),
     Form("known_1000", ("attribute", "prompt"), known.NEEDS, _no_cases, _single(known.parse_fact)),
+    Form("kedit's own cases", ("entity", "probes"), written.NEEDS, _single(written.parse),
+         _written_fact),
     Form("a relation file", ("prompt_templates", "samples"), lre.NEEDS, lre.parse, lre.parse_facts,
          note=f"targets are other objects of each relation, drawn with seed {lre.SEED}"),
     # last: a record with a subject that fits no format is reported with the fields it lacks

@@ -13,7 +13,9 @@ from transformer_lens import HookedTransformer
 
 from kedit.data import choose
 from kedit.data.fields import id_of
+from kedit.data.named import RECORDS
 from kedit.data.read import records_and_errors
+from kedit.data.written import record_of
 from kedit.errors import InputError
 from kedit.facts import EditCase
 from kedit.journal import Journal
@@ -141,21 +143,30 @@ def own_prompt_only(case: EditCase) -> EditCase:
     return replace(case, probes=tuple(probes))
 
 
-def lines_of(source: str, parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Returns the records of each part as JSON Lines, with the fields that they have in `source`.
+def lines_of(
+    source: str, cases: Sequence[EditCase], parts: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
+    """Returns the records of each part as JSON Lines.
+
+    The records of a file have the fields that they have there; "builtin" and "toy", which are not
+    files, get kedit's own form of cases.
 
     Args:
-        source: the file of the benchmark.
+        source: the file of the benchmark, or a name.
+        cases: the cases of `source`.
         parts: ids of the cases of each part.
 
     Raises:
         InputError: the file cannot be read, or one of its records gives several cases.
     """
-    records = {
-        id_of(location, record): record
-        for location, record in records_and_errors(source)
-        if isinstance(record, dict)
-    }
+    if source in RECORDS:
+        records = {case.id: record_of(case) for case in cases}
+    else:
+        records = {
+            id_of(location, record): record
+            for location, record in records_and_errors(source)
+            if isinstance(record, dict)
+        }
     if not all(id in records for ids in parts.values() for id in ids):
         raise InputError(
             f"{source}: cannot be split, because one of its records gives several cases"
