@@ -266,7 +266,7 @@ def written(n_layers: int, score: Estimate) -> Figure:
     told = [Correlation(name, "mean share", EVERYWHERE, rho) for name in sites.AGAINST]
     return sites.sites(SiteFindings(
         MODEL, 0, score.n, n_best=5, skipped={}, totals={}, sites=tuple(made),
-        correlations=tuple(told), controls=(),
+        correlations=tuple(told), controls=(), n_layers=n_layers,
     ))  # fmt: skip
 
 

@@ -370,7 +370,7 @@ def test_draws_of_cases_are_the_same_for_every_quantity() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site_controls, "by_editing", edited)
-        told = write_sites.summed_up(measured, "toy", {}, {}, best=3, seed=0)
+        told = write_sites.summed_up(measured, "toy", 6, {}, {}, best=3, seed=0)
     rho = {one.criterion: one.rho for one in told.correlations if one.where == "last"}
     assert rho["separation"] == pytest.approx((1, 1, 1, 6))
     assert rho["effect of subject × separation"].low < 1
@@ -386,6 +386,7 @@ def test_the_study_runs_in_memory_and_a_journal_saves_it_from_doing_work_again(
     settings = {"layers": LAYERS, "n_neighbours": 6, "settings": STRONG, "best": 3, "chunks": 1}
     told = choose_sites(toy, cases, pool=found.every, **settings, journal=journal)
     assert told.to_record() == saved.to_record()
+    assert saved.n_layers == toy.cfg.n_layers > len(LAYERS)
     made = SiteFindings.from_record(told.to_record())
     assert made.to_record() == told.to_record() and made.best == told.best
     assert repr(made) == repr(told) and str(told.table()) in repr(told)
@@ -484,7 +485,7 @@ def test_layers_that_were_left_out_are_blank_and_wide_scores_hatched() -> None:
         for half in SITE_HALVES
     ]  # fmt: skip
     figure = figure_module.sites(
-        SiteFindings("gemma-3-270m", 0, 4, 5, {}, {}, tuple(made), correlations=(), controls=())
+        SiteFindings("gemma-3-270m", 0, 4, 5, {}, {}, tuple(made), (), (), n_layers=18)
     )
     for name, ax in maps(figure).items():
         values = np.ma.asarray(ax.collections[0].get_array()).reshape(2, -1)

@@ -129,6 +129,7 @@ class SiteFindings(Result):
         sites: the numbers at all sites, and at single heads, where no edit was made.
         correlations: correlations between criteria and editing.
         controls: chosen sites compared with random sites.
+        n_layers: number of layers of the model, measured or not.
     """
 
     FILE = "sites.json"
@@ -142,6 +143,7 @@ class SiteFindings(Result):
     sites: tuple[SiteNumbers, ...]
     correlations: tuple[Correlation, ...]
     controls: tuple[Control, ...]
+    n_layers: int
 
     def __repr__(self) -> str:
         return "\n\n".join(map(str, self.tables()))

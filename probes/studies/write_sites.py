@@ -129,13 +129,14 @@ def choose_sites(
         key: record["skipped"] for key, record in journal.records.items() if "skipped" in record
     }
     specs = {site: spec for site, (spec, _) in editors.items()}
-    return summed_up(measured, name_of(model), specs, skipped, best, seed)
+    return summed_up(measured, name_of(model), model.cfg.n_layers, specs, skipped, best, seed)
 
 
-# six parameters: what was measured, and what the result reports with it
+# seven parameters: what was measured, and what the result reports with it
 def summed_up(
     measured: Measured,
     model: str,
+    n_layers: int,
     specs: Mapping[CandidateSite, str],
     skipped: Mapping[str, str],
     best: int,
@@ -146,6 +147,7 @@ def summed_up(
     Args:
         measured: all measurements.
         model: the model's name.
+        n_layers: its number of layers.
         specs: the spec of each candidate's editor.
         skipped: why cases were skipped, by their records' keys.
         best: number of sites that are chosen by each criterion.
@@ -170,6 +172,7 @@ def summed_up(
         sites=tuple(sites),
         correlations=tuple(correlations(edited, edited_sites)),
         controls=tuple(controls(edited, best, seed)),
+        n_layers=n_layers,
     )
 
 
