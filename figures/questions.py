@@ -67,12 +67,17 @@ def knockouts(found: HeadAnswers) -> Figure:
         ax.fill_between(layers, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.2, lw=0)
         ax.plot(layers, 100 * curve.mean, color=colour)
         layer_axis(ax, len(layers))
-        reader, read, _ = CUTS[name]
-        ax.set_title(f"{read} hidden from\nthe {reader}{' token' if reader == 'last' else ''}")
+        ax.set_title(cut_title(name))
         ax.set_xlabel(layer_label(window))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("change of the answer’s\nprobability (%)")
     return figure
+
+
+def cut_title(name: str) -> str:
+    """One of CUTS in two lines of words: "subject hidden from / the last token"."""
+    reader, read, _ = CUTS[name]
+    return f"{read} hidden from\nthe {reader}{' token' if reader == 'last' else ''}"
 
 
 @styled

@@ -148,8 +148,13 @@ def metric_name(metric: str) -> str:
 
 def titled(title: str, model: str) -> str:
     """A title with the model's name; of a path only the last part is shown."""
-    name = PurePath(model).name or model
+    name = last_part(model)
     return f"{title}, {readable(name, 40)}" if name else title
+
+
+def last_part(model: str) -> str:
+    """The name of a model without the folders in front of it."""
+    return PurePath(model).name or model
 
 
 def new_figure(width: float, height: float, title: str, caption: str) -> Figure:

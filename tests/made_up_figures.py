@@ -12,6 +12,8 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from figures import (
     ablation,
     benchmark,
+    by_depth,
+    by_model,
     compare,
     curves,
     edit,
@@ -50,6 +52,7 @@ from kedit.results.traces import AverageEffect
 from kedit.results.tracing import Counts, Tracing
 from kedit.results.tuning import Try, TunedEditor, Tuning
 from kedit.stats import Interval
+from tests import made_up_models as several
 from tests import test_build_rake as rake
 from tests import test_edit_fact as edits
 from tests import test_figures as effects
@@ -61,6 +64,7 @@ from tests import test_train_mend
 from tests.made_up_heads import fact_of, found_of
 
 MODEL = "/somewhere/else/EleutherAI/a-model-with-a-name-of-many-words-1.4b-deduped.gguf"
+MODELS = (MODEL, *(f"org/model-{n}b" for n in range(7)))
 LONG = "In the third volume of the letters, of whose author nothing is known, somebody says that {}"
 RELATION = "the administrative unit of which this one is a part"
 ANY = "東京都庁舎 $x_1$ \n"
@@ -303,6 +307,35 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
     "benchmark.by_relation": {
         "many": lambda: benchmark.by_relation(rake.counts(records(34), source=MODEL)),
         "one": lambda: benchmark.by_relation(rake.counts({"": RelationCount(ANY, "", 1)})),
+    },
+    "by_depth.effects": {
+        "many": lambda: by_depth.effects(
+            [several.traced(model, 18 + 2 * n) for n, model in enumerate(MODELS)]
+        ),
+        "n = 1": lambda: by_depth.effects([several.traced(MODEL, 30, n_facts=1)]),
+        "nothing": lambda: by_depth.effects([several.traced(MODEL, 4, empty=effects.BUCKETS)]),
+    },
+    "by_depth.knockouts": {
+        "many": lambda: by_depth.knockouts(
+            [several.asked(model, 18 + 2 * n) for n, model in enumerate(MODELS)]
+        ),
+        "n = 1": lambda: by_depth.knockouts([several.asked(MODEL, 1, n_facts=1)]),
+        "none": lambda: by_depth.knockouts([several.asked(MODEL, 18, cuts=())]),
+    },
+    "by_depth.write_sites": {
+        "many": lambda: by_depth.write_sites(
+            [several.written(model, 18 + 2 * n) for n, model in enumerate(MODELS)]
+        ),
+        "one place": lambda: by_depth.write_sites([several.written(MODEL, 3, ["object_last"])]),
+    },
+    "by_model.shares": {
+        "many": lambda: by_model.shares([several.kinds_of(model) for model in MODELS]),
+        "one side": lambda: by_model.shares([several.kinds_of(MODEL, ["relation"])]),
+    },
+    "by_model.editors": {
+        "many": lambda: by_model.editors([several.compared(model, EDITORS) for model in MODELS]),
+        "one": lambda: by_model.editors([several.compared(MODEL, ["rome"], ["relation"])]),
+        "none": lambda: by_model.editors([several.compared(MODEL, ["rome"], [])]),
     },
     "compare.comparison": {
         "many": lambda: compare.comparison(compared.comparison_of(EDITORS, MODEL)),
