@@ -4,6 +4,7 @@ An edit should change little for running text, so that it *spares* the text. Edi
 read its second moments here, before the first edit.
 """
 
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -36,15 +37,24 @@ class Arm:
         name: the spec that the editor was made from, or another name that no other editor has.
         side: the side that it edits.
         make: makes the edit of some requests.
+        settings: the editor with all its settings, as `label_of` writes it; "": the name says all.
     """
 
     name: str
     side: Side
     make: PreparedEditor
+    settings: str = ""
 
     def key(self, case: EditCase) -> str:
-        """Returns the key of the record of one case's edit."""
-        return f"{key_of(case)}-{self.side}-{self.name}"
+        """Returns the key of the record of one case's edit.
+
+        A spec means other settings as soon as others are saved for the model. So the key also has a
+        digest of the settings, and an edit with other settings is never taken for this one.
+        """
+        key = f"{key_of(case)}-{self.side}-{self.name}"
+        if self.settings in ("", self.name):
+            return key
+        return f"{key}-{hashlib.sha256(self.settings.encode()).hexdigest()[:8]}"
 
     def edit(self, case: EditCase) -> Edit:
         """Makes the edit of one case.
@@ -107,6 +117,7 @@ def prepared_arms(
 ) -> list[Arm]:
     """Prepares editors like `prepare`, but editors that have their names and sides already."""
     # a wrong setting of any editor is found here, before the slow part begins
+    settings = [label_of(choice.editor) for choice in choices]
     complete: list[EditorChoice] = []
     for choice in choices:
         editor = with_settings(choice.editor, {"text": text, "seed": seed})
@@ -115,8 +126,10 @@ def prepared_arms(
     read_moments(model, [choice.editor for choice in complete])
     with progress("editors") as bars:
         return [
-            Arm(name, side, editor.on(model))
-            for name, side, editor in bars.track(complete, description="contexts")
+            Arm(choice.name, choice.side, choice.editor.on(model), label)
+            for choice, label in zip(
+                bars.track(complete, description="contexts"), settings, strict=True
+            )
         ]
 
 

@@ -16,6 +16,7 @@ from transformer_lens import HookedTransformer
 from kedit.editing.edit import Editor, PreparedEditor
 from kedit.editing.provenance import current_fingerprint
 from kedit.editors.joint import Joint
+from kedit.editors.registry import label_of
 from kedit.facts import EditCase
 from kedit.journal import Journal
 from kedit.models.load import name_of
@@ -200,8 +201,8 @@ def _edits(
             functools.partial(make, [editor for _, editor in at_position.values()])
         )
         arms = {
-            site: Arm(spec, "relation", _nth_of(prepare_all, index))
-            for index, (site, (spec, _)) in enumerate(at_position.items())
+            site: Arm(spec, "relation", _nth_of(prepare_all, index), label_of(editor))
+            for index, (site, (spec, editor)) in enumerate(at_position.items())
         }
         if any(arm.key(case) not in journal.records for arm in arms.values() for case in cases):
             prepare_all()  # now, so that its time does not count as the first edit's
