@@ -34,6 +34,8 @@ class Config:
     seed: int = options.seed(
         "the tried settings, the choice of cases, the contexts, the text of self, and the bootstrap"
     )
+    save: bool = False
+    """Save the best settings of each editor for this model: from then on, all commands use them."""
     device: str = options.device()
     dtype: str = options.dtype()
     out: str = options.out("tune_editors")
@@ -53,7 +55,7 @@ def run(config: Config) -> Path:
     found = to_edit(config, [config.perspective])
     config = replace(config, cases=found.source)
     cases = [one_sided(case, config.perspective) for case in found.cases]
-    with open_run("tune_editors", config) as folder:
+    with open_run("tune_editors", config, outside=("save",)) as folder:
         folder.write("README.txt", _EXPLAINED)
         result = tune(
             loaded(config, folder), cases, parse_specs(config.editors),
@@ -68,6 +70,8 @@ def run(config: Config) -> Path:
         save(tuning(result), folder.path, "tuning")
         save(of_tuning(result), folder.path, "frontier")
         show(result.table(), 180)
+        if config.save:
+            say(f"The best settings are saved, and used from now on: {result.save_settings()}")
         say("To compare the tuned editors on other cases:")
         file = folder.path / result.FILE
         say(f"python -m experiments.compare_editors --editors {file}")

@@ -189,6 +189,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def config_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No settings that the user has saved, and none that another test saves."""
+    monkeypatch.setenv("KEDIT_CONFIG", str(tmp_path_factory.getbasetemp() / "no config"))
+
+
 @pytest.fixture(scope="session")
 def toy() -> HookedTransformer:
     return load("toy", device="cpu")

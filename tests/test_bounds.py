@@ -161,29 +161,21 @@ def test_what_is_refused_without_torch_is_what_the_editor_refuses(name: str) -> 
 @pytest.mark.parametrize("name", ["rome", "memit", "pmet", "ft+l", "kn", "mend"])
 @pytest.mark.parametrize("model", ["toy", "gpt2-xl", "EleutherAI/gpt-j-6B", "mine.gguf"])
 @pytest.mark.parametrize("side", ["entity", "relation"])
-def test_an_editor_without_settings_is_told_where_to_start(
+def test_layers_are_asked_for_where_nothing_tells_the_depth(
     name: str, model: str, side: Any
 ) -> None:
-    try:
-        make_editor(name, model, side)
-    except InputError as error:
-        assert f"{name} has no settings for {model}: give its layer" in str(error)
-        with pytest.raises(
-            InputError, match=r"a third of its 12 layers is a start\); .*choose_sit"
-        ):
-            told.require_possible(name, model, side, 12)
-    else:
+    told.require_possible(name, model, side, 12)
+    if model != "mine.gguf" or name in ("kn", "mend"):
+        told.require_possible(name, "toy", side)
+        return
+    with pytest.raises(InputError, match="as in ") as early:
         told.require_possible(name, model, side)
-
-
-def test_a_layer_that_is_named_as_a_start_can_be_told() -> None:
-    for name, n_layers in (("rome", 12), ("memit", 12), ("rome", 1), ("memit", 2)):
-        with pytest.raises(InputError) as refused:
-            told.require_possible(name, "mine.gguf", "entity", n_layers)
-        example = str(refused.value).partition("as in ")[2].partition(" (")[0]
-        (values,) = told.require_possible(example, "mine.gguf").values()
-        layers = values.get("layers") or (values["layer"],)
-        assert all(0 <= layer < max(2, n_layers) for layer in layers)
+    with pytest.raises(InputError) as late:
+        make_editor(name, model, side)
+    assert str(late.value) == f"{early.value} (there is no file mine.gguf)"
+    example = str(early.value).partition("as in ")[2]
+    told.require_possible(example, model, side)
+    make_editor(example, model, side)
 
 
 LOOKING = """

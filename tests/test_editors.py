@@ -17,8 +17,7 @@ from kedit.editing import moments as moments_module
 from kedit.editing.edit import Delta, Edit, Editor, LowRank, combined
 from kedit.editing.values import Training
 from kedit.editing.write_sites import Half
-from kedit.editors.ft import FT
-from kedit.editors.joint import Joint
+from kedit.editors.defaults import defaults
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.mend import MEND
@@ -34,6 +33,8 @@ from kedit.models.load import load
 from kedit.scoring.score import Scoring, score
 from tests.conftest import log_odds
 
+DERIVED = defaults(1)
+DERIVED_TRAINING: Any = vars(DERIVED["rome"])["training"]
 EditOf = Callable[[str, Perspective], Edit]
 CASES = toy_module.cases()
 CASE = CASES[0]
@@ -281,43 +282,100 @@ def test_several_requests_are_all_in_the_edit(toy: HookedTransformer, name: str)
         assert other > one + 0.5  # entity efficacy
 
 
+def of(name: str, **changes: Any) -> Any:
+    """The editor as it is for a model that has no settings, with some changes."""
+    return replace(DERIVED[name], **changes)  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize(
     ("told", "model", "wanted"),
     [
         ("rome", "gpt2-xl", PRESETS["gpt2-xl"]["rome"]),
         ("rome:layer=3", "gpt2-medium", ROME(3, Training(clamp=3.0))),
-        ("rome:layer=3", "gpt2", ROME(3)),
-        ("rome:layer=3:training.clamp=1", "gpt2", ROME(3, Training(clamp=1.0))),
-        ("rome:layer=3:where=last:key=legacy", "gpt2", ROME(3, where="last", key="legacy")),
-        ("rome:layer=3:contexts=('','A. ')", "gpt2", ROME(3, contexts=("", "A. "))),
-        ("rome:layer=3:text=wiki.txt:n_tokens=9", "gpt2", ROME(3, text="wiki.txt", n_tokens=9)),
-        ("rome:layer=3:text=hf:a:b:n_tokens=9", "gpt2", ROME(3, text="hf:a:b", n_tokens=9)),
-        ("rome:layer=3:lengths=((5,2),)", "gpt2", ROME(3, lengths=((5, 2),))),
+        ("rome:layer=3", "unknown/model", of("rome", layer=3)),
+        (
+            "rome:layer=3:training.clamp=1",
+            "unknown/model",
+            of("rome", layer=3, training=replace(DERIVED_TRAINING, clamp=1.0)),
+        ),
+        (
+            "rome:layer=3:where=last:key=legacy",
+            "unknown/model",
+            of("rome", layer=3, where="last", key="legacy"),
+        ),
+        (
+            "rome:layer=3:contexts=('','A. ')",
+            "unknown/model",
+            of("rome", layer=3, contexts=("", "A. ")),
+        ),
+        (
+            "rome:layer=3:text=wiki.txt:n_tokens=9",
+            "unknown/model",
+            of("rome", layer=3, text="wiki.txt", n_tokens=9),
+        ),
+        (
+            "rome:layer=3:text=hf:a:b:n_tokens=9",
+            "unknown/model",
+            of("rome", layer=3, text="hf:a:b", n_tokens=9),
+        ),
+        ("rome:layer=3:lengths=((5,2),)", "unknown/model", of("rome", layer=3, lengths=((5, 2),))),
         (
             "rome:contexts=('A:seed=1 & B, ', \"it's:x=2\"):layer=3",
-            "gpt2",
-            ROME(3, contexts=("A:seed=1 & B, ", "it's:x=2")),
+            "unknown/model",
+            of("rome", layer=3, contexts=("A:seed=1 & B, ", "it's:x=2")),
         ),
-        (r"rome:contexts=('It\'s:x=2',):layer=3", "gpt2", ROME(3, contexts=("It's:x=2",))),
-        ("rome:layer=3:text='a:seed=1'", "gpt2", ROME(3, text="a:seed=1")),
-        ("rome:moments=('a.npz',):layer=3", "gpt2", ROME(3, moments=("a.npz",))),
-        ("memit:layers=(1,2):moments=('a','b')", "gpt2", MEMIT((1, 2), moments=("a", "b"))),
-        ("rome:text=Bob's.txt:layer=3", "gpt2", ROME(3, text="Bob's.txt")),
-        ("rome:text='Bob:layer=3", "gpt2", ROME(3, text="'Bob")),  # it is not closed
-        ("memit:layers=(1,2)", "gpt2", MEMIT((1, 2))),
-        ("memit:layers=(1,)", "gpt2", MEMIT((1,))),
-        ("memit:layers=(1,2):weight=3:batch=1", "gpt2", MEMIT((1, 2), 3.0, batch=1)),
-        ("ft:layer=0:removal=True:loss=upstream", "gpt2", FT(0, removal=True, loss="upstream")),
-        ("ft+l:layer=0:bound=5e-4", "gpt2", FT(0, bound=5e-4)),
-        ("kn", "gpt2", KN()),  # it has no layer to be told
+        (
+            r"rome:contexts=('It\'s:x=2',):layer=3",
+            "unknown/model",
+            of("rome", layer=3, contexts=("It's:x=2",)),
+        ),
+        ("rome:layer=3:text='a:seed=1'", "unknown/model", of("rome", layer=3, text="a:seed=1")),
+        (
+            "rome:moments=('a.npz',):layer=3",
+            "unknown/model",
+            of("rome", layer=3, moments=("a.npz",)),
+        ),
+        (
+            "memit:layers=(1,2):moments=('a','b')",
+            "unknown/model",
+            of("memit", layers=(1, 2), moments=("a", "b")),
+        ),
+        ("rome:text=Bob's.txt:layer=3", "unknown/model", of("rome", layer=3, text="Bob's.txt")),
+        (
+            "rome:text='Bob:layer=3",
+            "unknown/model",
+            of("rome", layer=3, text="'Bob"),
+        ),  # it is not closed
+        ("memit:layers=(1,2)", "unknown/model", of("memit", layers=(1, 2))),
+        ("memit:layers=(1,)", "unknown/model", of("memit", layers=(1,))),
+        (
+            "memit:layers=(1,2):weight=3:batch=1",
+            "unknown/model",
+            of("memit", layers=(1, 2), weight=3.0, batch=1),
+        ),
+        (
+            "ft:layer=0:removal=True:loss=upstream",
+            "unknown/model",
+            of("ft", layer=0, removal=True, loss="upstream"),
+        ),
+        ("ft+l:layer=0:bound=5e-4", "unknown/model", of("ft+l", layer=0, bound=5e-4)),
+        ("kn", "unknown/model", of("kn")),  # it has no layer to be told
         ("kn:erase=0:method=upstream", "gpt-j-6b", KN(threshold=0.1, erase=0.0, method="upstream")),
-        ("kn:halves=('attn',)", "gpt2", KN(halves=("attn",))),
-        ("mend:file=a.safetensors:scale=2", "gpt2", MEND("a.safetensors", scale=2.0)),
+        ("kn:halves=('attn',)", "unknown/model", of("kn", halves=("attn",))),
+        ("mend:file=a.safetensors:scale=2", "unknown/model", MEND("a.safetensors", scale=2.0)),
         ("mend:rates=upstream", "gemma-3-270m", MEND(rates="upstream")),
-        ("rome@last:layer=3", "gpt2", ROME(3, where="last")),
-        ("w_o:layers=(3,)", "gpt2", Joint((3,), ("attn",))),
-        ("w_o:layers=(3,):halves=('mlp',)", "gpt2", Joint((3,), ("mlp",))),
-        ("pmet-2:layers=(3,)", "gpt2", Joint((3,), BOTH, BOTH, solve="in_turn")),
+        ("rome@last:layer=3", "unknown/model", of("rome", layer=3, where="last")),
+        ("w_o:layers=(3,)", "unknown/model", of("w_o", layers=(3,))),
+        (
+            "w_o:layers=(3,):halves=('mlp',)",
+            "unknown/model",
+            of("w_o", layers=(3,), halves=("mlp",)),
+        ),
+        (
+            "pmet-2:layers=(3,)",
+            "unknown/model",
+            of("joint", layers=(3,), halves=BOTH, trained=BOTH, solve="in_turn"),
+        ),
     ],
 )
 def test_an_editor_is_told_by_its_name_and_fields(told: str, model: str, wanted: Editor) -> None:
@@ -358,23 +416,23 @@ def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         ("rom", "toy", r"there is no editor 'rom', only rome, memit, ft, .* pmet-2, rets, intat"),
         ("", "toy", "there is no editor ''"),
         ("rome:layer", "toy", "rome:layer: 'layer' is not of the form field=value"),
-        ("rome", "gpt2", r"rome has no settings for gpt2: give its layer, as in rome:layer=5"),
-        ("ft:lr=1", "gpt2", r"ft has no settings for gpt2: give its layer, as in ft:layer=5"),
         (
-            "memit:layer=3",
-            "gpt2",
-            r"memit has no settings for gpt2: give its layers, as in memit:layers=\(4,5,6\)",
+            "rome",
+            "mine.gguf",
+            r"rome has no .* mine.gguf, .* how many layers .*, as in rome:layer=5",
         ),
-        ("w_o", "gpt2", r"w_o has no settings for gpt2: give its layers, as in w_o:layers="),
+        ("ft:lr=1", "unknown/model", r"ft has no settings .* give its layer, as in ft:layer=5"),
+        ("memit:layer=3", "mine.gguf", r"give its layers, as in memit:layers=\(4,5,6\)"),
+        ("w_o", "mine.gguf", r"give its layers, as in w_o:layers=\(4,5,6\) .*there is no file"),
         ("rome:layers=3", "toy", "ROME has no 'layers', only layer, training, where"),
         ("rome:training.rate=3", "toy", "Training has no 'rate', only steps, lr"),
         ("rome:layer.x=3", "toy", "'layer' has no fields"),
         ("rome:layer=x", "toy", "layer must be int, got 'x'"),
         ("rome:layer=1.0", "toy", "layer must be int, got 1.0"),
         ("rome:layer=True", "toy", "layer must be int, got True"),
-        ("rome:training.lr=fast", "toy", "lr must be a finite number, got 'fast'"),
+        ("rome:training.lr=fast", "toy", "lr must be a finite number or None, got 'fast'"),
         *(
-            (f"rome:training.lr={value}", "toy", "lr must be a finite number, got .*")
+            (f"rome:training.lr={value}", "toy", "lr must be a finite number or None, got .*")
             for value in ("nan", "inf", "1e999", "-1e999", "1" + "0" * 400)
         ),
         ("rome:training=3", "toy", "training must be Training, got 3"),
@@ -387,11 +445,11 @@ def test_a_side_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         ("rome:moments=a.npz", "toy", "moments must be tuple.*, got 'a.npz'"),
         ("rome:moments=(1,)", "toy", r"moments must be tuple.*, got \(1,\)"),
         ("rome:lengths=((5,),)", "toy", r"lengths must be tuple.*, got \(\(5,\),\)"),
-        ("memit:layers=4", "gpt2", "layers must be tuple.*, got 4"),
+        ("memit:layers=4", "unknown/model", "layers must be tuple.*, got 4"),
         ("memit:layers=(1,'2')", "toy", r"layers must be tuple.*, got \(1, '2'\)"),
         ("ft:removal=1", "toy", "removal must be bool, got 1"),
         ("ft:loss=right", "toy", "loss must be autoregressive or upstream, got 'right'"),
-        ("kn:layer=5", "gpt2", "KN has no 'layer', only halves, steps, threshold"),
+        ("kn:layer=5", "unknown/model", "KN has no 'layer', only halves, steps, threshold"),
         ("kn:halves=('head',)", "toy", r"halves must be tuple.*, got \('head',\)"),
         ("rome:layer=" + "-" * 3000 + "1", "toy", r"layer must be int, got '-+"),
         ("rome:layer=" + "(" * 100_000, "toy", r"layer must be int, got '\(+"),

@@ -19,6 +19,18 @@ from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.forward.metrics import losses_and_slope
 
+LARGEST_BOUND = 2e-3  # that of GPT-2 medium
+
+
+def bound_for(d_model: int) -> float:
+    """Returns FT+L's bound for a model of this width, from the published bounds.
+
+    Those are 2e-3, 1e-3, 5e-4 and 5e-5 for widths of 1024, 1280, 1600 and 4096. The power of the
+    width through the first and the last of them misses the other two by at most 25 %. For narrower
+    models it would grow beyond what was published, so it ends at the largest published bound.
+    """
+    return min(LARGEST_BOUND, LARGEST_BOUND * (1024 / d_model) ** 2.66)
+
 
 @dataclass(frozen=True)
 class FT:
@@ -32,7 +44,8 @@ class FT:
         layer: the layer whose matrix is trained.
         steps: largest number of passes over all requests.
         lr: Adam's learning rate.
-        bound: largest change of any number (L∞, the L of FT+L); 0: no bound.
+        bound: largest change of any number (L∞, the L of FT+L); 0: no bound; None: `bound_for` the
+            model's width.
         loss: "autoregressive" scores each token of the target after those before it; "upstream"
             scores all of them at the prompt's last token, as the published code does.
         removal: whether a relation edit's removal is trained too; no published code does this.
@@ -43,7 +56,7 @@ class FT:
     layer: int
     steps: int = 25
     lr: float = 5e-4
-    bound: float = 0.0
+    bound: float | None = 0.0
     loss: Literal["autoregressive", "upstream"] = "autoregressive"
     removal: bool = False
     stop: float = 0.01
@@ -55,12 +68,14 @@ class FT:
 
     @guarded
     def on(self, model: HookedTransformer) -> PreparedEditor:
-        """Returns the editor for one model; nothing needs to be prepared.
+        """Returns the editor for one model, with the bound for its width if it has none.
 
         Raises:
             InputError: models of this family cannot be edited; later, if there are no requests.
         """
-        return lambda requests: self._edit(model, requests)
+        bound = bound_for(model.cfg.d_model) if self.bound is None else self.bound
+        resolved = dataclasses.replace(self, bound=bound)
+        return lambda requests: resolved._edit(model, requests)
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
         """Makes one edit for all requests together."""

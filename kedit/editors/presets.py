@@ -28,7 +28,7 @@ _GEMMA = Training(steps=15, lr=0.3, weight_decay=0.05, clamp=1.0)
 # other settings were chosen on tuning records (docs/relation-edits.md says with how many trials).
 # stop=0.25 nats: about the weight decay's part of the loss when the value says its targets
 _GEMMA_RELATION = replace(_GEMMA, steps=12, words=1000, stop=0.25)
-_BARE = ("",)
+BARE = ("",)
 _GEMMA_JOINT = Joint(
     (11,),
     where="pair_last",
@@ -37,9 +37,9 @@ _GEMMA_JOINT = Joint(
     keep=3.0,
     wordings=4,
     neighbours=24,
-    contexts=_BARE,
+    contexts=BARE,
 )
-_FEW = ((5, 3), (10, 2))  # contexts: with twenty, an edit takes twice as long and is no better
+FEW = ((5, 3), (10, 2))  # contexts: with twenty, an edit takes twice as long and is no better
 _TOY = Training(lr=0.1, weight_decay=0.05)
 
 # by model, then by editor; "NAME relation" if relation edits have other settings
@@ -67,14 +67,14 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "kn": KN(threshold=0.1),  # from EasyEdit: RaKE has no KN settings for this model
     },
     "gemma-3-270m": {
-        "rome": ROME(5, _GEMMA, lengths=_FEW),
+        "rome": ROME(5, _GEMMA, lengths=FEW),
         "memit": MEMIT((4, 5, 6), 1.0, _GEMMA),
         "ft": FT(5, steps=15, lr=2e-4),
         "ft+l": FT(5, steps=15, bound=1e-3),
         "kn": KN(erase=0.03, write=0.03),  # at 0.06 the model no longer generates proper text
-        "rome relation": ROME(11, replace(_GEMMA_RELATION, clamp=2.0), contexts=_BARE),
+        "rome relation": ROME(11, replace(_GEMMA_RELATION, clamp=2.0), contexts=BARE),
         "memit relation": MEMIT(
-            (9, 10, 11), 10.0, replace(_GEMMA_RELATION, clamp=2.0), contexts=_BARE
+            (9, 10, 11), 10.0, replace(_GEMMA_RELATION, clamp=2.0), contexts=BARE
         ),
         "joint": _GEMMA_JOINT,
         "w_out": replace(_GEMMA_JOINT, layers=(10, 11), halves=("mlp",)),

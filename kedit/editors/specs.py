@@ -16,8 +16,9 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from kedit.bounds import broken
-from kedit.errors import InputError, ModelUnavailable
-from kedit.models.outline import official_name
+from kedit.errors import InputError
+from kedit.models.outline import short_name
+from kedit.saved_settings import read_settings
 
 SHOWN = 200  # characters of a spec that error messages repeat
 SOURCES = Path(__file__).parents[1]
@@ -96,8 +97,15 @@ def require_setting(settings: type, field: str, value: Any, spec: str) -> None:
     hint = hints[field]
     if not _fits(value, hint):
         needed = " or ".join(get_args(hint)) if _is_choice(hint) else hint
-        needed = "a finite number" if hint is float else getattr(needed, "__name__", str(needed))
+        numbers = {float: "a finite number", float | None: "a finite number or None"}
+        needed = numbers.get(hint) or getattr(needed, "__name__", str(needed))
         raise InputError(f"{shortened(spec)}: {field} must be {needed}, got {value!r:.{SHOWN}}")
+
+
+def as_field(hint: Any, value: Any) -> Any:
+    """Returns a value that fits the annotated type: an integer as a float, where that is needed."""
+    is_number = isinstance(value, (int, float)) and hint in (float, float | None)
+    return float(value) if is_number else value
 
 
 def require_known(name: str) -> None:
@@ -129,7 +137,8 @@ def require_possible(
         n_layers: of the model, if known.
 
     Raises:
-        InputError: an unknown editor, field or value; or an editor whose layer must be given.
+        InputError: an unknown editor, field or value; saved settings that are damaged; or an editor
+            whose layer must be given, because nothing tells how deep the model is.
     """
     found: dict[str, dict[str, Any]] = {}
     for side, side_spec in by_side(spec, perspective).items():
@@ -138,10 +147,9 @@ def require_possible(
         name, _ = parted(side_spec)
         require_known(name)
         settings, values = settings_of(name), changes_of(side_spec)
-        if not has_preset(name, model, side):
-            for layer in ("layer", "layers"):
-                if layer in get_type_hints(settings) and layer not in values:
-                    raise InputError(without_preset(name, model, layer, n_layers))
+        layer = layer_field(name, values)
+        if layer and n_layers is None and not has_preset(name, model, side):
+            raise InputError(without_depth(name, model, layer))
         for path, value in values.items():
             _require_at(settings, path.split("."), value, side_spec)
         found[side] = values
@@ -165,29 +173,29 @@ def asked_of_presets(name: str, perspective: str) -> tuple[str, ...]:
 
 
 def has_preset(name: str, model: str, perspective: str) -> bool:
-    """Returns whether an editor has settings that were published for a model or tuned on it."""
-    of_model = _presets().get(named(model), ())
-    return any(preset in of_model for preset in asked_of_presets(name, perspective))
+    """Returns whether an editor has settings for a model: published, tuned by kedit, or saved.
+
+    Raises:
+        InputError: the file of saved settings is damaged.
+    """
+    model = short_name(model)
+    known = {*_presets().get(model, ()), *read_settings(model)}
+    return any(preset in known for preset in asked_of_presets(name, perspective))
 
 
-def without_preset(name: str, model: str, layer: str, n_layers: int | None = None) -> str:
-    """Returns a message on what to do if an editor has no settings for a model."""
-    third = n_layers // 3 if n_layers else 5
-    around = (third - 1, third, third + 1) if third else (0, 1)
-    example = f"({','.join(map(str, around))})" if layer == "layers" else str(third)
-    start = f" (a third of its {n_layers} layers is a start)" if n_layers else ""
+def layer_field(name: str, values: Mapping[str, Any]) -> str:
+    """Returns the field with an editor's layers, if `values` leave it out; "" otherwise."""
+    fields = get_type_hints(settings_of(name))
+    return next((field for field in ("layer", "layers") if field in {*fields} - {*values}), "")
+
+
+def without_depth(name: str, model: str, layer: str) -> str:
+    """Returns a message on what to do if nothing tells at which layer an editor should edit."""
+    example = "(4,5,6)" if layer == "layers" else "5"
     return (
-        f"{name} has no settings for {model}: give its {layer}, as in {name}:{layer}={example}"
-        f"{start}; python -m experiments.choose_sites --model {model} finds a layer by "
-        "experiment"
+        f"{name} has no settings for {model}, and kedit cannot read how many layers the model has: "
+        f"give its {layer}, as in {name}:{layer}={example}"
     )
-
-
-def named(model: str) -> str:
-    """Returns the name by which presets know a model."""
-    with contextlib.suppress(ModelUnavailable):  # not a model that TransformerLens knows
-        model = official_name(model)
-    return model.rsplit("/")[-1].removesuffix(".gguf").lower()
 
 
 def settings_of(name: str) -> type:
@@ -297,7 +305,7 @@ def _require_at(settings: type, path: list[str], value: Any, spec: str) -> None:
         _require_at(hint, inner, value, spec)
         return
     require_setting(settings, field, value, spec)
-    value = float(value) if hint is float else value
+    value = as_field(hint, value)
     owner = settings.__name__.lower()
     if found := broken(owner, field, value):
         raise InputError(f"{owner}:{field}={found[0]}: must be {found[1]}")

@@ -4,6 +4,7 @@ This needs neither the weights nor torch and TransformerLens, whose imports take
 command can refuse a layer that the model does not have before anything slow happens.
 """
 
+import contextlib
 import difflib
 import functools
 import importlib.util
@@ -122,6 +123,13 @@ def official_name(name: str) -> str:
             f"unknown model {name!r}: not a name of TransformerLens, a folder or a .gguf file{hint}"
         )
     return found
+
+
+def short_name(model: str) -> str:
+    """Returns the name by which settings know a model: the last part of its name or path."""
+    with contextlib.suppress(ModelUnavailable):  # not a model that TransformerLens knows
+        model = official_name(model)
+    return model.rstrip("/").rsplit("/")[-1].removesuffix(".gguf").lower()
 
 
 @functools.cache

@@ -1,12 +1,20 @@
 """The result of `tune_editors`: Scores of all tried settings, the best of each editor first."""
 
+import datetime
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from kedit.errors import InputError
+from kedit.models.outline import short_name
 from kedit.results.base import Result
 from kedit.results.frontier import FrontierPoint
 from kedit.run_folder import RunFolder
+from kedit.saved_settings import SavedEditor, save_settings
 from kedit.stats import Interval
 from kedit.tables import Table, csv_text, percent, plural
 
@@ -23,6 +31,8 @@ class Try:
         point: locality and generalisation.
         shares: the shares of which the Score is the harmonic mean, by name.
         n_failed: number of edits in trouble.
+        settings: all settings that are not the editor's defaults, as `label_of` writes them; "" in
+            results of an earlier version.
     """
 
     spec: str
@@ -32,6 +42,7 @@ class Try:
     point: FrontierPoint
     shares: Mapping[str, Interval]
     n_failed: int
+    settings: str = ""
 
     def row(self) -> dict[str, Any]:
         """All numbers, one column each."""
@@ -124,3 +135,34 @@ class Tuning(Result):
         """Writes tuned.json, which `load` reads, and tries.csv."""
         folder.write_json(self.FILE, self.to_record())
         folder.write("tries.csv", csv_text(self.rows()))
+
+    def save_settings(self) -> Path:
+        """Saves the best settings of each editor for the model, and returns the file.
+
+        From then on, `make_editor` uses them for this model and side, under the editor's plain
+        name. If an editor was tuned twice, say as "rome" and as "rome:where=last", the one with the
+        higher Score is saved.
+
+        Raises:
+            InputError: the settings are not known, or the file cannot be written.
+        """
+        found: dict[str, SavedEditor] = {}
+        for editor in sorted(
+            self.tuned, key=lambda tuned: np.nan_to_num(float(tuned.best.score.mean))
+        ):
+            best, name = editor.best, editor.name.partition(":")[0]
+            if not best.settings:
+                raise InputError(
+                    f"{editor.name}: this result of an earlier version of kedit lacks the settings "
+                    "that were not tried: tune again"
+                )
+            found[f"{name} {self.perspective}"] = SavedEditor(
+                settings=best.settings,
+                tried=best.spec,
+                score=float(best.score.mean),
+                n_cases=self.n_cases,
+                seed=self.seed,
+                saved=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+                version=importlib.metadata.version("kedit"),
+            )
+        return save_settings(short_name(self.model), found)

@@ -113,7 +113,9 @@ def tune(
     before = scores_before(model, cases, scoring, journal)
     outcomes = edit_cases(model, before, arms, assessment, journal)
     scored = {
-        arm.name: score_of(arm.name, perspective, list(before.values()), of_arm, seed)
+        arm.name: score_of(
+            arm.name, label_of(by_spec[arm.name]), perspective, list(before.values()), of_arm, seed
+        )
         for arm, of_arm in outcomes.items()
     }
     tuned = tuple(
@@ -216,8 +218,10 @@ def tried(
     return found
 
 
+# six parameters: what was tried, and what it is measured by
 def score_of(
     spec: str,
+    settings: str,
     perspective: Perspective,
     before: Sequence[EditScore],
     outcomes: Sequence[Outcome],
@@ -226,7 +230,8 @@ def score_of(
     """Summarises the edits that were made with one setting of an editor.
 
     Args:
-        spec: the editor with its settings.
+        spec: the editor with the settings that were tried.
+        settings: the editor with all its settings.
         before: the scores of the cases before any edit.
         outcomes: the outcomes of the edits, in the order of the cases.
         seed: seed of the bootstrap.
@@ -242,6 +247,7 @@ def score_of(
         found.point,
         {part_name(part): row_interval(row) for part, row in found.parts.items()},
         sum(bool(outcome.trouble) for outcome in outcomes),
+        settings,
     )
 
 

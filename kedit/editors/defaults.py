@@ -1,0 +1,81 @@
+"""Settings of the editors for a model that has none of its own, derived from those of other models.
+
+Layers keep their depth relative to the whole:
+
+- ROME is published for layers 8 of 24, 12 of 36, 17 of 48 and 5 of 28, and tuned on layer 5 of 18.
+  The median is a third of the depth. Single-layer edits of subjects are made there.
+- MEMIT's layers end there. Published are 5 of 48 and 6 of 28, tuned are 3 of 18: the median is a
+  sixth of the depth.
+- Relation edits are tuned on Gemma 3 270M only: they end at layer 11 of 18, and are 1, 2 or 3
+  layers deep.
+
+What depends on the scale of a model's numbers is known only when an editor meets its model, so it
+is None here: the rate of training (`kedit.editing.values.STEP`), KN's factors
+(`kedit.editors.kn.NUDGE`) and FT+L's bound (`kedit.editors.ft.bound_for`).
+
+λ (`weight`) has no scale: C and the products of the edited keys are in the same units. So it is
+Gemma's. The clamps are the published ones, 4 for an MLP's output and 0.75 for MEMIT's residual. The
+weight decay depends on the scale and is left out, because the clamp limits a value too. The numbers
+of steps, contexts and words are Gemma's, which make an edit fast.
+
+Some heads write almost nothing on any text, so that a huge change of their rows seems to cost
+nothing (SmolLM2 135M has such heads in layer 18). `shrink` gives it a price.
+
+MEND needs a network that was trained for the model, so it has no such settings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from kedit.editing.edit import Editor
+from kedit.editing.values import Training
+from kedit.editors.ft import FT
+from kedit.editors.joint import Joint
+from kedit.editors.kn import KN
+from kedit.editors.memit import MEMIT
+from kedit.editors.mend import MEND
+from kedit.editors.presets import BARE, FEW
+from kedit.editors.rome import ROME
+
+_TRAINING = Training(steps=15, lr=None, weight_decay=0.0, clamp=4.0, words=1000)
+_RELATION = replace(_TRAINING, steps=12)
+# the residual, which MEMIT trains, is several times as long as what one MLP writes
+_MEMIT = replace(_TRAINING, clamp=0.75)
+_MEMIT_RELATION = replace(_RELATION, clamp=0.75)
+
+
+def defaults(n_layers: int) -> Mapping[str, Editor]:
+    """Returns derived settings for a model with this number of layers, by names as in PRESETS."""
+    third, late = n_layers // 3, 11 * n_layers // 18
+    sixth, ninth = max(1, round(n_layers / 6)), max(1, round(n_layers / 9))
+    joint = Joint(
+        (late,),
+        where="pair_last",
+        training=_RELATION,
+        weight=100.0,
+        keep=3.0,
+        wordings=4,
+        neighbours=24,
+        shrink=0.01,
+        contexts=BARE,
+    )
+    return {
+        "rome": ROME(third, _TRAINING, lengths=FEW),
+        "memit": MEMIT(_ending(third, sixth), 1.0, _MEMIT),
+        "ft": FT(third, steps=15),
+        "ft+l": FT(third, steps=15, bound=None),
+        "kn": KN(erase=None, write=None),
+        "mend": MEND(),
+        "rome relation": ROME(late, _RELATION, contexts=BARE),
+        "memit relation": MEMIT(_ending(late, sixth), 10.0, _MEMIT_RELATION, contexts=BARE),
+        "joint": joint,
+        "w_out": replace(joint, layers=_ending(late, ninth), halves=("mlp",)),
+        "w_o": replace(joint, layers=_ending(late, ninth), halves=("attn",)),
+        "emmet": Joint((third,), ("mlp",), training=_TRAINING),
+        "alphaedit": Joint(_ending(third, sixth), ("mlp",), training=_TRAINING),
+    }
+
+
+def _ending(last: int, width: int) -> tuple[int, ...]:
+    """Returns up to `width` adjacent layers that end at `last`."""
+    return tuple(range(max(0, last + 1 - width), last + 1))
