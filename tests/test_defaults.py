@@ -28,7 +28,7 @@ from kedit.models.load import SOURCE, load
 from kedit.results.tuning import Tuning
 from kedit.saved_settings import SavedEditor, save_settings, settings_file
 from kedit.studies.comparing import compare
-from kedit.studies.prepare import prepare
+from kedit.studies.prepare import SIDES, prepare
 from tests.conftest import CONFIGS, random_module
 
 CASE = toy_module.cases()[0]
@@ -57,12 +57,12 @@ def test_every_editor_edits_a_model_without_settings(family: str, tmp_path: Path
     random_module(CONFIGS[family]()).save_pretrained(folder)
     toy_module.tokenizer().save_pretrained(folder)
     model = load(folder, device="cpu")
-    for side in specs.SIDES:
+    for side in SIDES:
         for name in NAMES:
             spec = name if name.startswith(("ft", "kn")) else f"{name}:text=self:n_tokens=512"
             editor = make_editor(spec, model, side)
             assert editor == make_editor(spec, folder, side)
-            edit = editor(model, [CASE.request(side)])  # pyright: ignore[reportArgumentType]
+            edit = editor(model, [CASE.request(side)])
             norms = [norm.relative for norm in edit.norms(model).values()]
             assert norms and all(math.isfinite(norm) and norm > 0 for norm in norms)
 

@@ -217,9 +217,6 @@ def _train_batch(
         for slot in slots
     }
     optimiser = torch.optim.Adam(list(deltas.values()), lr=training.lr or 1.0)
-    rates = {
-        slot: STEP * norm[:, None] / model.cfg.d_model**0.5 for slot, norm in base_norms.items()
-    }
     losses: list[list[float]] = []  # by step, of each problem
     trained: dict[int, Trained] = {}
     running = list(range(len(problems)))
@@ -250,17 +247,35 @@ def _train_batch(
             break
         optimiser.zero_grad()
         torch.autograd.backward([normed, decay], [slope, torch.ones_like(decay)])
-        before = {slot: delta.detach().clone() for slot, delta in deltas.items()}
-        optimiser.step()
+        if training.lr is None:
+            _step_each(optimiser, deltas, base_norms)
+        else:
+            optimiser.step()
         with torch.no_grad():
             for slot, delta in deltas.items():
-                if training.lr is None:  # Adam has one rate for a tensor, each delta has its own
-                    delta.copy_(before[slot].lerp(delta, rates[slot]))
                 largest = training.clamp * base_norms[slot]
                 delta.mul_((largest / delta.norm(dim=-1).clamp(min=1e-12)).clamp(max=1)[:, None])
         if ended:
             batch = batch.only(torch.isin(batch.problem, torch.tensor(running, device=on)))
     return [trained[number] for number in range(len(problems))]
+
+
+@torch.no_grad()
+def _step_each(
+    optimiser: torch.optim.Adam,
+    deltas: Mapping[Slot, Float[Tensor, "delta d_model"]],
+    base_norms: Mapping[Slot, Float[Tensor, " delta"]],
+) -> None:
+    """Makes Adam's step with a rate for each delta: STEP / sqrt(d_model) of its ‖v₀‖.
+
+    Adam has one rate per tensor, and its step is proportional to this rate. So the optimiser's own
+    rate is 1, and each delta goes only its share of the way.
+    """
+    before = {slot: delta.clone() for slot, delta in deltas.items()}
+    optimiser.step()
+    for slot, delta in deltas.items():
+        rate = STEP / delta.shape[-1] ** 0.5 * base_norms[slot]
+        delta.copy_(before[slot].lerp(delta, rate[:, None]))
 
 
 def _renumbered(problems: Sequence[Sequence[Row]]) -> list[Row]:

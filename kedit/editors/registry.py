@@ -146,10 +146,12 @@ def _derived(
     of_model = defaults(n_layers)
     editor = next(of_model[key] for key in asked_of_presets(name, perspective) if key in of_model)
     if not isinstance(editor, MEND):
-        at = f"its {layer} {getattr(editor, layer)} and " if layer else ""
+        scaled = "its settings are"
+        if layer:
+            scaled = f"its {layer} {getattr(editor, layer)} and its other settings are"
         _tell_once(
             logging.WARNING,
-            f"{name} has no tuned settings for {_name(model)}: {at}its other settings are scaled "
+            f"{name} has no tuned settings for {_name(model)}: {scaled} scaled "
             f"from those of other models; python -m experiments.tune_editors --model "
             f"{_name(model)} --editors {name} --perspective {perspective} --save finds better ones",
         )
