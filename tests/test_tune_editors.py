@@ -38,8 +38,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_editor_has_as_many_tries_and_the_first_is_its_own() -> None:
-    found = tried("toy", EDITORS, "relation", space_of(4), 6, seed=0)
-    assert list(found) == EDITORS
+    editors = [*EDITORS, "joint", "kn"]  # both have wordings: a number, and texts
+    found = tried("toy", editors, "relation", space_of(4), 6, seed=0)
+    assert list(found) == editors
     for name, ones in found.items():
         first, *_ = ones
         assert first == name and len(ones) == 6

@@ -95,7 +95,7 @@ def require_setting(settings: type, field: str, value: Any, spec: str) -> None:
             f"{shortened(spec)}: {settings.__name__} has no {field[:SHOWN]!r}, only {fields}"
         )
     hint = hints[field]
-    if not _fits(value, hint):
+    if not fits(value, hint):
         needed = " or ".join(get_args(hint)) if _is_choice(hint) else hint
         numbers = {float: "a finite number", float | None: "a finite number or None"}
         needed = numbers.get(hint) or getattr(needed, "__name__", str(needed))
@@ -311,7 +311,7 @@ def _require_at(settings: type, path: list[str], value: Any, spec: str) -> None:
         raise InputError(f"{owner}:{field}={found[0]}: must be {found[1]}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Returns whether a value is of the annotated type."""
     if _is_choice(hint):
         return value in get_args(hint)
@@ -319,11 +319,11 @@ def _fits(value: Any, hint: Any) -> bool:
         if not isinstance(value, tuple):
             return False
         hints = get_args(hint)[:1] * len(value) if get_args(hint)[-1] is ... else get_args(hint)
-        return len(hints) == len(value) and all(map(_fits, value, hints))
+        return len(hints) == len(value) and all(map(fits, value, hints))
     if hint is float:
         return type(value) in (int, float) and abs(value) <= sys.float_info.max  # False for NaN
     if get_origin(hint) is UnionType:
-        return any(_fits(value, option) for option in get_args(hint))
+        return any(fits(value, option) for option in get_args(hint))
     return type(value) is hint
 
 

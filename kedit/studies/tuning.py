@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from transformer_lens import HookedTransformer
@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 from kedit.editing.edit import Editor
 from kedit.editing.provenance import current_fingerprint
 from kedit.editors.registry import label_of, make_editor, with_setting
-from kedit.editors.specs import parted
+from kedit.editors.specs import fits, parted
 from kedit.editors.variants import VARIANTS
 from kedit.errors import InputError
 from kedit.facts import EditCase, Perspective
@@ -201,7 +201,7 @@ def tried(
             drawn = {
                 field: value
                 for field, value in _drawn(space, f"{seed} {number}").items()
-                if _has(first, field) and not {field, field.partition(".")[0]} & fixed
+                if _takes(first, field, value) and not {field, field.partition(".")[0]} & fixed
             }
             changes = (f":{field}={_in_spec(value)}" for field, value in drawn.items())
             spec = name + "".join(changes)
@@ -273,12 +273,18 @@ def _fixed(name: str) -> set[str]:
     return {*(change.partition("=")[0] for change in changes), *of_variant}
 
 
-def _has(settings: Any, field: str) -> bool:
-    """Whether an editor has a setting; a dot separates the name of a nested setting."""
+def _takes(settings: Any, field: str, value: Any) -> bool:
+    """Whether an editor has a setting that can have this value.
+
+    Two editors may have settings of one name but of different types, as `wordings` of Joint and KN.
+    A dot separates the name of a nested setting.
+    """
     first, *rest = field.split(".")
     if not is_dataclass(settings) or first not in {each.name for each in fields(settings)}:
         return False
-    return not rest or _has(getattr(settings, first), ".".join(rest))
+    if rest:
+        return _takes(getattr(settings, first), ".".join(rest), value)
+    return fits(value, get_type_hints(type(settings))[first])
 
 
 def _in_spec(value: Any) -> str:
