@@ -6,17 +6,18 @@ Layers keep their depth relative to the whole:
   The median is a third of the depth. Single-layer edits of subjects are made there.
 - MEMIT's layers end there. Published are 5 of 48 and 6 of 28, tuned are 3 of 18: the median is a
   sixth of the depth.
-- Relation edits are tuned on Gemma 3 270M only: they end at layer 11 of 18, and are 1, 2 or 3
-  layers deep.
+- Relation edits are tuned on Gemma 3 270M only: they end at layer 11 of 18, and 1, 2 or 3 of its 18
+  layers are edited.
 
 What depends on the scale of a model's numbers is known only when an editor meets its model, so it
 is None here: the rate of training (`kedit.editing.values.STEP`), KN's factors
 (`kedit.editors.kn.NUDGE`) and FT+L's bound (`kedit.editors.ft.bound_for`).
 
 λ (`weight`) has no scale: C and the products of the edited keys are in the same units. So it is
-Gemma's. The clamps are the published ones, 4 for an MLP's output and 0.75 for MEMIT's residual. The
-weight decay depends on the scale and is left out, because the clamp limits a value too. The numbers
-of steps, contexts and words are Gemma's, which make an edit fast.
+Gemma's. The clamps are the published ones, 4 for an MLP's output and 0.75 for MEMIT's residual; an
+editor that writes several W_out has 2, because each of them adds its share. The weight decay
+depends on the scale and is left out, because the clamp limits a value too. The numbers of steps,
+contexts and words are Gemma's, which make an edit fast.
 
 Some heads write almost nothing on any text, so that a huge change of their rows seems to cost
 nothing (SmolLM2 135M has such heads in layer 18). `shrink` gives it a price.
@@ -47,11 +48,11 @@ _MEMIT_RELATION = replace(_RELATION, clamp=0.75)
 def defaults(n_layers: int) -> Mapping[str, Editor]:
     """Returns derived settings for a model with this number of layers, by names as in PRESETS."""
     third, late = n_layers // 3, 11 * n_layers // 18
-    sixth, ninth = max(1, round(n_layers / 6)), max(1, round(n_layers / 9))
+    sixth, ninth, eighteenth = (max(1, round(n_layers / part)) for part in (6, 9, 18))
     joint = Joint(
-        (late,),
+        _ending(late, eighteenth),
         where="pair_last",
-        training=_RELATION,
+        training=replace(_RELATION, clamp=2.0),
         weight=100.0,
         keep=3.0,
         wordings=4,
@@ -70,7 +71,7 @@ def defaults(n_layers: int) -> Mapping[str, Editor]:
         "memit relation": MEMIT(_ending(late, sixth), 10.0, _MEMIT_RELATION, contexts=BARE),
         "joint": joint,
         "w_out": replace(joint, layers=_ending(late, ninth), halves=("mlp",)),
-        "w_o": replace(joint, layers=_ending(late, ninth), halves=("attn",)),
+        "w_o": replace(joint, layers=_ending(late, ninth), halves=("attn",), training=_RELATION),
         "emmet": Joint((third,), ("mlp",), training=_TRAINING),
         "alphaedit": Joint(_ending(third, sixth), ("mlp",), training=_TRAINING),
     }
