@@ -22,6 +22,7 @@ from kedit.editors.kn import KN, nudge_for
 from kedit.editors.memit import MEMIT
 from kedit.editors.registry import label_of, make_editor
 from kedit.editors.rome import ROME
+from kedit.editors.specs import names
 from kedit.errors import InputError
 from kedit.models import toy as toy_module
 from kedit.models.load import SOURCE, load
@@ -114,6 +115,13 @@ def test_numbers_of_a_models_scale_are_resolved_and_kept_with_the_edit(
         assert bound_for(width) == pytest.approx(bound, rel=0.25)
     scaled = KN(erase=None)(toy, [request])
     assert scaled.made.settings["erase"] == nudge_for(toy) and scaled.made.settings["write"] == 2
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_editor_and_variant_has_derived_settings(name: str, other: HookedTransformer) -> None:
+    for side in SIDES:
+        editor = make_editor(name, other, side)
+        assert all(layer < other.cfg.n_layers for layer in getattr(editor, "layers", ()))
 
 
 def test_a_model_without_settings_is_told_once(
