@@ -1,5 +1,6 @@
 """Tuning: as many tries for each editor, the best by Score, and its file read by others."""
 
+import copy
 import csv
 import json
 from dataclasses import replace
@@ -37,9 +38,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tune_editors.run(config)
 
 
-def test_every_editor_has_as_many_tries_and_the_first_is_its_own() -> None:
+def test_every_editor_has_as_many_tries_and_the_first_is_its_own(toy: HookedTransformer) -> None:
     editors = [*EDITORS, "joint", "kn"]  # both have wordings: a number, and texts
-    found = tried("toy", editors, "relation", space_of(4), 6, seed=0)
+    found = tried("toy", editors, "relation", space_of(toy), 6, seed=0)
     assert list(found) == editors
     for name, ones in found.items():
         first, *_ = ones
@@ -117,11 +118,17 @@ def test_it_goes_on_and_is_read_by_the_comparison(
         parse_specs(str(run / "config.json"))
 
 
-def test_spaces_have_layers_of_the_models_depth() -> None:
-    for n_layers in (4, 18, 48):
-        layers = space_of(n_layers)["layers"]
+def test_spaces_fit_the_models_depth_and_scale(toy: HookedTransformer) -> None:
+    model = copy.deepcopy(toy)
+    for n_layers in (4, 3, 2):
+        model.cfg.n_layers = n_layers
+        layers = space_of(model)["layers"]
         assert {len(one) for one in layers} <= set(range(1, WIDEST + 1))
-        assert all(one[0] >= 0 and one[-1] < n_layers for one in layers) and len(layers) > 3
+        assert all(one[0] >= 0 and one[-1] < n_layers for one in layers) and layers
+    for block in model.blocks:
+        block.mlp.W_out.data.mul_(10)
+    before, after = space_of(toy)["write"], space_of(model)["write"]
+    assert after == pytest.approx([10 * value for value in before], rel=0.1)
 
 
 def test_a_journal_in_memory_is_gone_on_with_and_a_folder_loaded(

@@ -15,6 +15,8 @@ from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Editor
 from kedit.editing.provenance import current_fingerprint
+from kedit.editors.ft import bound_for
+from kedit.editors.kn import nudge_for
 from kedit.editors.registry import label_of, make_editor, with_setting
 from kedit.editors.specs import fits, parted
 from kedit.editors.variants import VARIANTS
@@ -34,22 +36,22 @@ from kedit.studies.scoring import scores_before
 
 Space = Mapping[str, Sequence[Any]]  # the values to try, by the names of settings
 WIDEST = 3  # largest number of layers that one edit changes
-# the values to try of each setting that an editor has; `space_of` adds "layers" from the depth of
-# the model, and "layer" follows from "layers"
+# the values to try of each setting that an editor has, on any model; `space_of` adds those that
+# depend on the model, and "layer" follows from "layers"
 SPACE: Space = {
-    "training.clamp": [0.5, 1.0, 2.0],
-    "training.lr": [0.1, 0.3],
-    "weight": [30.0, 1e2, 3e2, 1e3, 3e3],
+    "training.clamp": [0.5, 1.0, 2.0, 4.0],
+    "weight": [1.0, 30.0, 1e2, 3e2, 1e3],
     "keep": [0.3, 1.0, 3.0, 10.0],
     "neighbours": [0, 8],
     "family": [0, 128, 256],
     "wordings": [0, 4, 8],
     "lr": [1e-4, 2e-4, 5e-4],
-    "bound": [5e-4, 1e-3, 2e-3],
     "scale": [0.5, 1.0, 1.5],
-    "erase": [0.01, 0.03, 0.05],
-    "write": [0.01, 0.03, 0.05],
+    "threshold": [0.1, 0.2, 0.4],
 }
+# times what suits the scale of the model's numbers: KN's factors, and FT+L's bound
+NUDGES = (0.3, 1.0, 3.0)
+BOUNDS = (0.25, 0.5, 1.0, 2.0)
 
 
 # many parameters, all plain settings that are passed by name
@@ -77,7 +79,7 @@ def tune(
     Args:
         editors: specs or editors, see `tried`.
         perspective: which side is edited; only the probes of this side are scored.
-        space: the values to try of each setting; None: `space_of` the model's depth.
+        space: the values to try of each setting; None: `space_of` the model.
         tries: number of settings per editor.
         text, tokens_per_dim, held_out_text, chunks, chunk_tokens, journal: see
             `kedit.studies.comparing.compare`.
@@ -102,7 +104,7 @@ def tune(
     )
     require_sides(cases, [perspective])
     cases = [one_sided(case, perspective) for case in cases]
-    space = space_of(model.cfg.n_layers) if space is None else space
+    space = space_of(model) if space is None else space
     settings = tried(model, editors, perspective, space, tries, seed)
     # two editors with the same spec are tried once
     by_spec = {spec: editor for of_name in settings.values() for spec, editor in of_name.items()}
@@ -130,19 +132,25 @@ def one_sided(case: EditCase, side: Perspective) -> EditCase:
     return replace(case, probes=tuple(probe for probe in case.probes if probe.perspective == side))
 
 
-def space_of(n_layers: int) -> Space:
-    """Returns the values to try of each setting, for a model with this number of layers.
+def space_of(model: HookedTransformer) -> Space:
+    """Returns the values to try of each setting, for a model's depth and the scale of its numbers.
 
     "layers" has every window of 1 to WIDEST adjacent layers, from a fifth of the depth to the layer
     before the last.
+
+    Raises:
+        InputError: the model has no MLPs.
     """
-    lowest, highest = n_layers // 5, n_layers - 1
+    lowest, highest = model.cfg.n_layers // 5, model.cfg.n_layers - 1
     windows = [
         tuple(range(start, start + width))
         for width in range(1, WIDEST + 1)
         for start in range(lowest, highest - width + 1)
     ]
-    return {**SPACE, "layers": windows}
+    nudge, bound = nudge_for(model), bound_for(model.cfg.d_model)
+    nudges = [float(f"{factor * nudge:.2g}") for factor in NUDGES]
+    bounds = [float(f"{factor * bound:.2g}") for factor in BOUNDS]
+    return {**SPACE, "layers": windows, "erase": nudges, "write": nudges, "bound": bounds}
 
 
 def read_space(file: str | Path) -> Space:
