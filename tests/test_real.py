@@ -1,4 +1,4 @@
-"""On Gemma 3 270M: what is claimed for a real model."""
+"""On Gemma 3 270M and SmolLM2 135M: what is claimed for a real model."""
 
 import json
 import re
@@ -41,6 +41,11 @@ def gemma():
     return load("gemma-3-270m")
 
 
+@cache
+def smollm2():
+    return load("smollm2-135m-instruct")
+
+
 def capital(subject: str):
     return next(
         fact
@@ -50,14 +55,16 @@ def capital(subject: str):
 
 
 @torch.no_grad()
-def test_logits_agree_with_the_hugging_face_module() -> None:
-    folder = folder_of("gemma-3-270m")
+@pytest.mark.parametrize("name", ["gemma-3-270m", "smollm2-135m-instruct"])
+def test_logits_agree_with_the_hugging_face_module(name: str) -> None:
+    folder = folder_of(name)
     assert folder is not None
     hf, tokenizer = read_folder(folder)
-    model = gemma()
+    model = gemma() if name == "gemma-3-270m" else smollm2()
     for text in ("The capital of Japan is", "Côte d'Ivoire, whose language is", "東京は"):
         tokens = tokenizer(text, return_tensors="pt").input_ids
-        assert tokens[0, 0] == tokenizer.bos_token_id
+        has_bos = bool(tokens[0, 0] == tokenizer.bos_token_id)
+        assert has_bos == (name == "gemma-3-270m") == model.cfg.default_prepend_bos
         assert (model(tokens) - hf(tokens).logits).abs().max() < 1e-3
 
 
