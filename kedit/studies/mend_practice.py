@@ -18,6 +18,7 @@ from kedit.errors import InputError
 from kedit.facts import Perspective
 from kedit.forward.reading import Tokens
 from kedit.models.prompts import answer_ids, prompt_ids, require_room
+from kedit.progress import progress
 from kedit.studies.mend_requests import Material, Requests
 
 N_NEIGHBOURS = 2  # neighbours per exercise
@@ -142,15 +143,16 @@ def _readable(
         skipped: the others are added here, with the reasons.
     """
     found = []
-    for material in materials:
-        try:
-            demanded(model, [material.request], removal=True)
-            for text, answer in (*material.wordings, *material.neighbours):
-                prompt = prompt_ids(model, text)
-                continuation = answer_ids(model, text, answer) if answer else ()
-                require_room(model, text, len(prompt) + len(continuation) - 1)
-        except InputError as error:
-            skipped[material.id] = str(error)
-        else:
-            found.append(material)
+    with progress("requests") as bars:
+        for material in bars.track(materials, description="checking"):
+            try:
+                demanded(model, [material.request], removal=True)
+                for text, answer in (*material.wordings, *material.neighbours):
+                    prompt = prompt_ids(model, text)
+                    continuation = answer_ids(model, text, answer) if answer else ()
+                    require_room(model, text, len(prompt) + len(continuation) - 1)
+            except InputError as error:
+                skipped[material.id] = str(error)
+            else:
+                found.append(material)
     return found
