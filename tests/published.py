@@ -134,6 +134,7 @@ def value(
     """The trained δ, and what `module` writes without it in the first row."""
     target_init = output_of(hf, module, asked.rows[0].place)
     delta = torch.zeros_like(target_init).requires_grad_()
+    assert training.lr is not None
     optimiser = torch.optim.Adam([delta], lr=training.lr)
     places = [*(row.place for row in asked.rows), asked.essence]
     stay = logprobs(hf, [asked.essence])[0][asked.essence.pos]

@@ -50,6 +50,7 @@ def slow(
     firsts = [next(i for i, row in enumerate(rows) if row.group == g) for g in range(n_groups)]
     norms = {slot: written[slot][firsts].norm(dim=-1) for slot in slots}
     deltas = {slot: torch.zeros(n_groups, model.cfg.d_model, requires_grad=True) for slot in slots}
+    assert training.lr is not None
     optimiser = torch.optim.Adam(list(deltas.values()), lr=training.lr)
     losses, stay, nll = [], {}, torch.zeros(())
     n_wanted = sum(bool(row.targets) for row in rows)
