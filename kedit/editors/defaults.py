@@ -29,20 +29,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from kedit.editing.edit import Editor
-from kedit.editing.values import Training
 from kedit.editors.ft import FT
 from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.mend import MEND
-from kedit.editors.presets import BARE, FEW
+from kedit.editors.presets import BARE, FEW, SCALED, SCALED_RELATION
 from kedit.editors.rome import ROME
 
-_TRAINING = Training(steps=15, lr=None, weight_decay=0.0, clamp=4.0, words=1000)
-_RELATION = replace(_TRAINING, steps=12)
 # the residual, which MEMIT trains, is several times as long as what one MLP writes
-_MEMIT = replace(_TRAINING, clamp=0.75)
-_MEMIT_RELATION = replace(_RELATION, clamp=0.75)
+_MEMIT = replace(SCALED, clamp=0.75)
+_MEMIT_RELATION = replace(SCALED_RELATION, clamp=0.75)
 
 
 def defaults(n_layers: int) -> Mapping[str, Editor]:
@@ -52,7 +49,7 @@ def defaults(n_layers: int) -> Mapping[str, Editor]:
     joint = Joint(
         _ending(late, eighteenth),
         where="pair_last",
-        training=replace(_RELATION, clamp=2.0),
+        training=replace(SCALED_RELATION, clamp=2.0),
         weight=100.0,
         keep=3.0,
         wordings=4,
@@ -61,19 +58,21 @@ def defaults(n_layers: int) -> Mapping[str, Editor]:
         contexts=BARE,
     )
     return {
-        "rome": ROME(third, _TRAINING, lengths=FEW),
+        "rome": ROME(third, SCALED, lengths=FEW),
         "memit": MEMIT(_ending(third, sixth), 1.0, _MEMIT),
         "ft": FT(third, steps=15),
         "ft+l": FT(third, steps=15, bound=None),
         "kn": KN(erase=None, write=None),
         "mend": MEND(),
-        "rome relation": ROME(late, _RELATION, contexts=BARE),
+        "rome relation": ROME(late, SCALED_RELATION, contexts=BARE),
         "memit relation": MEMIT(_ending(late, sixth), 10.0, _MEMIT_RELATION, contexts=BARE),
         "joint": joint,
         "w_out": replace(joint, layers=_ending(late, ninth), halves=("mlp",)),
-        "w_o": replace(joint, layers=_ending(late, ninth), halves=("attn",), training=_RELATION),
-        "emmet": Joint((third,), ("mlp",), training=_TRAINING),
-        "alphaedit": Joint(_ending(third, sixth), ("mlp",), training=_TRAINING),
+        "w_o": replace(
+            joint, layers=_ending(late, ninth), halves=("attn",), training=SCALED_RELATION
+        ),
+        "emmet": Joint((third,), ("mlp",), training=SCALED),
+        "alphaedit": Joint(_ending(third, sixth), ("mlp",), training=SCALED),
     }
 
 
