@@ -54,6 +54,17 @@ _SMOL_JOINT = Joint(
     shrink=0.01,
     contexts=BARE,
 )
+_SMOL_ENTITY = replace(
+    _SMOL_JOINT,
+    layers=(17, 18),
+    where="subject_last",
+    training=replace(SCALED_RELATION, clamp=1.0),
+    weight=0.1,
+    wordings=4,
+    neighbours=24,
+    family=64,
+    keep=10.0,
+)
 _TOY = Training(lr=0.1, weight_decay=0.05)
 
 # by model, then by editor; "NAME relation" if relation edits have other settings
@@ -106,6 +117,16 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "memit relation": MEMIT((22,), 100.0, replace(SCALED_RELATION, clamp=1.0), contexts=BARE),
         "ft+l relation": FT(18, steps=15, lr=2e-4, bound=5e-3),
         "kn relation": KN(erase=0.1, write=0.03),
+        "joint": _SMOL_ENTITY,
+        "w_out": replace(_SMOL_ENTITY, halves=("mlp",)),
+        "w_o": replace(
+            _SMOL_ENTITY,
+            halves=("attn",),
+            where="last",
+            training=SCALED_RELATION,
+            neighbours=0,
+            keep=1.0,
+        ),
         "joint relation": _SMOL_JOINT,
         "w_out relation": replace(_SMOL_JOINT, halves=("mlp",)),
         "w_o relation": replace(_SMOL_JOINT, halves=("attn",), keep=10.0, neighbours=24),
