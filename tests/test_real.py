@@ -281,6 +281,30 @@ def test_romes_edits_from_either_side_are_said_and_undone_to_the_bit() -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
 
 
+@pytest.mark.parametrize(
+    ("name", "side"), [("rome", "entity"), ("joint", "entity"), ("joint", "relation")]
+)
+def test_a_llama_is_edited_from_both_sides_and_given_back_to_the_bit(
+    name: str, side: Perspective
+) -> None:
+    model = smollm2()
+    before = {weight: value.clone() for weight, value in model.named_parameters()}
+    # without post-norms, attention and MLP write into one residual stream
+    editor = f"{name}:text={ROOT / 'docs' / 'architecture.md'}:n_tokens=4096"
+    edits = make_editor(editor, model, side).on(model)
+    n_said = 0
+    for id in ("P30 Poland", "P1034 mosquito"):
+        case = next(one for one in builtin.cases() if one.id == id)
+        own = [p for p in case.probes if (p.perspective, p.group) == (side, "efficacy")]
+        with edits([case.request(side)]).applied(model):
+            (after,) = score(model, [replace(case, probes=tuple(own))], Scoring(say=False))
+        (probe,) = after.probes
+        assert probe.rival_logprob is not None
+        n_said += probe.logprob > probe.rival_logprob
+    assert n_said >= 1
+    assert all(torch.equal(value, before[weight]) for weight, value in model.named_parameters())
+
+
 @pytest.mark.parametrize("name", ["kn", "mend"])
 @pytest.mark.parametrize("side", get_args(Perspective))
 def test_kn_and_the_mend_that_comes_with_kedit_move_the_target(
