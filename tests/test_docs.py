@@ -17,6 +17,7 @@ COMMANDS = [
 EVERYWHERE = {"help", "quiet", "verbose"}
 # on the toy in place of Gemma, and with less work
 ON_THE_TOY = {
+    '["gemma-3-270m", "smollm2-135m-instruct"]': '["toy"]',
     '"gemma-3-270m"': '"toy"',
     '"builtin"': '"toy"',
     'kedit.export(edit, "edited")': "",  # the toy has no Hugging Face form

@@ -130,6 +130,9 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "joint relation": _SMOL_JOINT,
         "w_out relation": replace(_SMOL_JOINT, halves=("mlp",)),
         "w_o relation": replace(_SMOL_JOINT, halves=("attn",), keep=10.0, neighbours=24),
+        # not tuned: at the layers of ROME and MEMIT, as for Gemma
+        "emmet": Joint((6,), ("mlp",), training=SCALED),
+        "alphaedit": Joint((5, 6, 7), ("mlp",), training=SCALED),
     },
     "toy": {
         # where="last": in so small a model, keys differ between facts only at the last token
