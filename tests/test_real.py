@@ -31,6 +31,7 @@ from probes.known import answers_right, with_likeliest_rival
 from probes.patch import AnswerMetric, Patch, sweep
 from probes.trace import paper_patches, question_of, trace
 from tests import twins
+from tests.conftest import downloaded
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,7 @@ def gemma():
 
 @cache
 def smollm2():
-    return load("smollm2-135m-instruct")
+    return downloaded("smollm2-135m-instruct")
 
 
 def capital(subject: str):
@@ -57,10 +58,10 @@ def capital(subject: str):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["gemma-3-270m", "smollm2-135m-instruct"])
 def test_logits_agree_with_the_hugging_face_module(name: str) -> None:
+    model = gemma() if name == "gemma-3-270m" else smollm2()
     folder = folder_of(name)
     assert folder is not None
     hf, tokenizer = read_folder(folder)
-    model = gemma() if name == "gemma-3-270m" else smollm2()
     for text in ("The capital of Japan is", "Côte d'Ivoire, whose language is", "東京は"):
         tokens = tokenizer(text, return_tensors="pt").input_ids
         has_bos = bool(tokens[0, 0] == tokenizer.bos_token_id)
