@@ -34,7 +34,7 @@ from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.mend import MEND
-from kedit.editors.presets import BARE, FEW, SCALED, SCALED_RELATION
+from kedit.editors.presets import BARE, FEW, GEMMA_JOINT, SCALED, SCALED_RELATION
 from kedit.editors.rome import ROME
 
 # the residual, which MEMIT trains, is several times as long as what one MLP writes
@@ -46,16 +46,11 @@ def defaults(n_layers: int) -> Mapping[str, Editor]:
     """Returns derived settings for a model with this number of layers, by names as in PRESETS."""
     third, late = n_layers // 3, 11 * n_layers // 18
     sixth, ninth, eighteenth = (max(1, round(n_layers / part)) for part in (6, 9, 18))
-    joint = Joint(
-        _ending(late, eighteenth),
-        where="pair_last",
+    joint = replace(
+        GEMMA_JOINT,
+        layers=_ending(late, eighteenth),
         training=replace(SCALED_RELATION, clamp=2.0),
-        weight=100.0,
-        keep=3.0,
-        wordings=4,
-        neighbours=24,
         shrink=0.01,
-        contexts=BARE,
     )
     return {
         "rome": ROME(third, SCALED, lengths=FEW),

@@ -29,7 +29,7 @@ _GEMMA = Training(steps=15, lr=0.3, weight_decay=0.05, clamp=1.0)
 # stop=0.25 nats: about the weight decay's part of the loss when the value says its targets
 _GEMMA_RELATION = replace(_GEMMA, steps=12, words=1000, stop=0.25)
 BARE = ("",)
-_GEMMA_JOINT = Joint(
+GEMMA_JOINT = Joint(
     (11,),
     where="pair_last",
     training=_GEMMA_RELATION,
@@ -101,9 +101,9 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "memit relation": MEMIT(
             (9, 10, 11), 10.0, replace(_GEMMA_RELATION, clamp=2.0), contexts=BARE
         ),
-        "joint": _GEMMA_JOINT,
-        "w_out": replace(_GEMMA_JOINT, layers=(10, 11), halves=("mlp",)),
-        "w_o": replace(_GEMMA_JOINT, layers=(10, 11), halves=("attn",)),
+        "joint": GEMMA_JOINT,
+        "w_out": replace(GEMMA_JOINT, layers=(10, 11), halves=("mlp",)),
+        "w_o": replace(GEMMA_JOINT, layers=(10, 11), halves=("attn",)),
         # other authors' methods, at the layers at which ROME and MEMIT edit entities
         "emmet": Joint((5,), ("mlp",), where="subject_last", insert="exact", training=_GEMMA),
         "alphaedit": Joint((4, 5, 6), ("mlp",), where="subject_last", training=_GEMMA),
