@@ -3,14 +3,14 @@
 It writes a figure (PNG and PDF) and a CSV file with the numbers that the figure shows.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from simple_parsing import DashVariant, parse
 from simple_parsing import field as option
+
+from figures._command import command
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,30 +90,14 @@ def run(config: Config) -> tuple[Path, Path]:
     return png, table
 
 
+def _told(config: Config) -> str:
+    png, table = run(config)
+    return f"The figure is in {png}, its numbers are in {table}"
+
+
 def main() -> None:
-    """The command line. Errors that a user can fix are printed in one line."""
-    from kedit.screen import print_anything
-
-    print_anything()
-    config = parse(
-        Config,
-        prog="python -m figures.models",
-        add_config_path_arg=False,
-        add_option_string_dash_variants=DashVariant.DASH,
-        description=__doc__,
-    )
-    from rich.console import Console
-
-    from kedit.errors import InputError
-
-    try:
-        png, table = run(config)
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename or config.out}: {error.strerror}")
-    screen = Console(soft_wrap=True, highlight=False)
-    screen.print(f"The figure is in {png}, its numbers are in {table}", markup=False)
+    """The command line."""
+    command(Config, "figures.models", __doc__, _told)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ import csv
 import itertools
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from simple_parsing import DashVariant, parse
 from simple_parsing import field as option
+
+from figures._command import command
 
 if TYPE_CHECKING:
     from figures._run_files import RunFiles
@@ -255,30 +255,14 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def _told(config: Config) -> str:
+    out = run(config)
+    return f"The page is in {out} ({out.stat().st_size / 1e6:.1f} MB)"
+
+
 def main() -> None:
-    """The command line. Errors that a user can fix are printed in one line."""
-    from kedit.screen import print_anything
-
-    print_anything()
-    config = parse(
-        Config,
-        prog="python -m figures.report",
-        add_config_path_arg=False,
-        add_option_string_dash_variants=DashVariant.DASH,
-        description=__doc__,
-    )
-    from rich.console import Console
-
-    from kedit.errors import InputError
-
-    try:
-        out = run(config)
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename or config.out}: {error.strerror}")
-    screen = Console(soft_wrap=True, highlight=False)
-    screen.print(f"The page is in {out} ({out.stat().st_size / 1e6:.1f} MB)", markup=False)
+    """The command line."""
+    command(Config, "figures.report", __doc__, _told)
 
 
 if __name__ == "__main__":
