@@ -9,6 +9,8 @@ import simple_parsing
 
 from experiments._renamed import require_no_old_spelling
 
+spoken_name = ""  # how the user called the command, if not as `python -m MODULE`
+
 
 class Parsed(NamedTuple):
     """What a command line says."""
@@ -42,8 +44,23 @@ def parsed(config_class: type, default: Any, description: str | None) -> Parsed:
     from kedit.errors import InputError
 
     file, arguments = Path(sys.argv[0]), sys.argv[1:]
+    prog = spoken_name or f"python -m {file.parent.name}.{file.stem}"
+    parser = parser_of(config_class, default, description, prog)
+    names = config_class.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
+    options = {"--quiet", "--verbose", *(f"--{name.replace('_', '-')}" for name in names)}
+    require_no_old_spelling(file.stem, arguments, options)
+    found = parser.parse_args(arguments)
+    if found.quiet and found.verbose:
+        raise InputError("--quiet and --verbose contradict each other: use one of them")
+    return Parsed(found.config, found.quiet, found.verbose)
+
+
+def parser_of(
+    config_class: type, default: Any, description: str | None, prog: str
+) -> simple_parsing.ArgumentParser:
+    """Builds the parser of a command's options, with --quiet and --verbose."""
     parser = simple_parsing.ArgumentParser(
-        prog=f"python -m {file.parent.name}.{file.stem}",
+        prog=prog,
         description=description,
         formatter_class=_Formatter,
         add_config_path_arg=False,
@@ -61,10 +78,4 @@ def parsed(config_class: type, default: Any, description: str | None) -> Parsed:
         help="Print also what is read and loaded, and the seconds that each stage takes.",
     )
     parser.add_arguments(config_class, dest="config", default=default)
-    names = config_class.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
-    options = {"--quiet", "--verbose", *(f"--{name.replace('_', '-')}" for name in names)}
-    require_no_old_spelling(file.stem, arguments, options)
-    found = parser.parse_args(arguments)
-    if found.quiet and found.verbose:
-        raise InputError("--quiet and --verbose contradict each other: use one of them")
-    return Parsed(found.config, found.quiet, found.verbose)
+    return parser

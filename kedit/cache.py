@@ -9,14 +9,17 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from kedit.errors import InputError
 
 log = logging.getLogger("kedit")
 
@@ -29,6 +32,39 @@ def cache_dir() -> Path:
     """Returns the folder of cached files: KEDIT_CACHE, or kedit/ in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("KEDIT_CACHE") or Path(base) / "kedit")
+
+
+def entries() -> dict[str, int]:
+    """Returns the bytes of everything in the cache, by the name of its file or folder there."""
+    base = cache_dir()
+    found = sorted(base.iterdir()) if base.is_dir() else []
+    return {one.name: sum(map(_size, (one, *one.rglob("*")))) for one in found}
+
+
+def clear(names: Sequence[str] = ()) -> int:
+    """Deletes entries of the cache, which are made again when they are needed.
+
+    Args:
+        names: as `entries` gives them; empty: all.
+
+    Returns:
+        the bytes that were freed.
+
+    Raises:
+        InputError: an entry does not exist.
+    """
+    sizes = entries()
+    if unknown := [name for name in names if name not in sizes]:
+        raise InputError(
+            f"the cache has no {', '.join(unknown)}; it has {', '.join(sizes) or 'no entries'}"
+        )
+    for name in names or sizes:
+        path = cache_dir() / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return sum(sizes[name] for name in names or sizes)
 
 
 def hashed(tensor: Tensor) -> str:
@@ -111,6 +147,13 @@ def load(file: Path) -> Tensors | None:
         log.warning("%s is damaged and is computed again: its checksum is wrong", file)
         return None
     return tensors
+
+
+def _size(path: Path) -> int:
+    """Returns the bytes of a file; 0 for a folder, a link, and a file that has just gone."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
+    return 0
 
 
 def _save(file: Path, scratch: Path, tensors: Tensors, metadata: Metadata) -> None:
