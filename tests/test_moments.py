@@ -22,6 +22,7 @@ from kedit.editing.moments import Moment, moment, moments
 from kedit.editing.write_sites import WriteSite, flat_keys
 from kedit.errors import InputError
 from kedit.models.prompts import bos_ids, decoded, device
+from kedit.models.sites import Half
 from kedit.models.toy import texts
 from tests.conftest import FamilyOf
 
@@ -457,3 +458,17 @@ def test_what_cannot_be_made_is_refused(toy: HookedTransformer, text: str, tmp_p
         moment(toy, [MLP, MLP], text)
     with pytest.raises(InputError, match="but got none"):
         moment(toy, [], text)
+
+
+@pytest.mark.parametrize("half", ["attn", "mlp"])
+def test_one_site_is_taken_out_of_the_cached_sum_of_both(
+    toy: HookedTransformer, text: str, half: Half, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = WriteSite(1, half)
+    right = moment(toy, [site], text, N, cache=False)
+    both = moment(toy, [WriteSite(1, "attn"), WriteSite(1, "mlp")], text, N)
+    monkeypatch.setattr("kedit.editing.moments.read_keys", None)  # nothing is read again
+    found = moment(toy, [site], text, N)
+    torch.testing.assert_close(found.matrix, right.matrix, rtol=1e-12, atol=1e-15)
+    assert torch.equal(found.matrix, both.block(site, site))
+    assert found.n_tokens == both.n_tokens

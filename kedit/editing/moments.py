@@ -216,8 +216,9 @@ def moments(
             group's stacked key; if the text is shorter, all of it, provided it has FEWEST_PER_DIM
             per dimension.
         cache: whether to use and save cached sums. A cached sum of the same text over at least as
-            many tokens is used as it is; one over fewer tokens is extended. Sums are identified by
-            the weights below the sites, so after an edit only the moments above it are computed
+            many tokens is used as it is; one over fewer tokens is extended. The sum of one site is
+            taken out of the sum of both sites of its layer, if that is cached. Sums are identified
+            by the weights below the sites, so after an edit only the moments above it are computed
             again. While the model has live hooks, nothing is cached.
 
     Raises:
@@ -244,6 +245,8 @@ class _Job:
         n_chunks: number of chunks to sum over.
         fewest: smallest number of chunks that is acceptable if the text is too short.
         key: identifies the sum in the cache, whatever its number of chunks; "" if it is not cached.
+        both_key: the key of the sum of both sites of the layer, which contains the sum of one site;
+            "" if the job is not of one site, or if nothing is cached.
     """
 
     sites: tuple[WriteSite, ...]
@@ -251,10 +254,7 @@ class _Job:
     n_chunks: int
     fewest: int
     key: str
-
-    @property
-    def file(self) -> Path:
-        return cache_dir() / "moments" / f"{self.key}.safetensors"
+    both_key: str = ""
 
 
 @dataclass
@@ -288,9 +288,13 @@ def _jobs(
         requested, fewest = (
             n_tokens or per_dim * sum(d_keys) for per_dim in (TOKENS_PER_DIM, FEWEST_PER_DIM)
         )
-        key = _key(model, sites, corpus, window, digest_of) if cache else ""
+        both = (WriteSite(sites[0].layer, "attn"), WriteSite(sites[0].layer, "mlp"))
+        key, both_key = (
+            _key(model, group, corpus, window, digest_of) if cache and group else ""
+            for group in (sites, both if len(sites) == 1 and not model.cfg.attn_only else ())
+        )
         numbers = (math.ceil(requested / window), math.ceil(fewest / window))
-        jobs.append(_Job(sites, d_keys, *numbers, key))
+        jobs.append(_Job(sites, d_keys, *numbers, key, both_key))
     return jobs
 
 
@@ -365,11 +369,24 @@ def _require_enough(jobs: Iterable[_Job], corpus: Corpus, n_chunks: int, window:
 
 def _from_cache(job: _Job, on: torch.device) -> _Sum:
     """Returns a job's sum from the cache, or an empty sum."""
-    found = load(job.file) if job.key else None
+    found = load(_file(job.key)) if job.key else None
+    n_found = 0 if found is None else int(found["n_chunks"])
+    if n_found < job.n_chunks and job.both_key and (both := load(_file(job.both_key))) is not None:
+        n_both = int(both["n_chunks"])
+        if n_both >= job.n_chunks:
+            # stacked in the order of `WriteSite`: W_O's keys come first
+            (width,) = job.d_keys
+            rows = slice(None, width) if job.sites[0].half == "attn" else slice(-width, None)
+            return _Sum(both["upper"][rows, rows].to(on, copy=True), n_both)
     if found is not None:
-        return _Sum(found["upper"].to(on), int(found["n_chunks"]))
+        return _Sum(found["upper"].to(on), n_found)
     d_keys = sum(job.d_keys)
     return _Sum(torch.zeros(d_keys, d_keys, dtype=torch.float64, device=on))
+
+
+def _file(key: str) -> Path:
+    """Returns the file of a cached sum."""
+    return cache_dir() / "moments" / f"{key}.safetensors"
 
 
 def _save(model: HookedTransformer, sums: Mapping[_Job, _Sum], corpus: Corpus) -> None:
@@ -380,7 +397,7 @@ def _save(model: HookedTransformer, sums: Mapping[_Job, _Sum], corpus: Corpus) -
         if job.key:
             described = {"model": str(model.cfg.model_name), "sites": _listed(job.sites)}
             numbers = {"upper": total.upper.cpu(), "n_chunks": torch.tensor(total.n_chunks)}
-            store(job.file, numbers, described | {"corpus": corpus.name})
+            store(_file(job.key), numbers, described | {"corpus": corpus.name})
 
 
 def _add(total: Float[Tensor, "d_keys d_keys"], keys: Float[Tensor, "token d_keys"]) -> None:
