@@ -1,6 +1,7 @@
 """Key second moments: equal to all keys at once, kept, gone on with, never taken when damaged."""
 
 import contextlib
+import gc
 import logging
 import math
 from collections.abc import Callable
@@ -34,6 +35,7 @@ N = 500  # tokens; in chunks of 63 (the tiny models' context less BOS) or 64 the
 @pytest.fixture(autouse=True)
 def small_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEDIT_CACHE", str(tmp_path / "cache"))
+    room._HELD.clear()  # what an earlier test still holds
     monkeypatch.setattr(room, "TOKENS_PER_BATCH", 130)  # two chunks
     monkeypatch.setattr(room, "SAVE_AFTER", 0.0)
     monkeypatch.setattr(room, "BLOCK", 40)  # no divisor of a key's length
@@ -472,3 +474,29 @@ def test_one_site_is_taken_out_of_the_cached_sum_of_both(
     torch.testing.assert_close(found.matrix, right.matrix, rtol=1e-12, atol=1e-15)
     assert torch.equal(found.matrix, both.block(site, site))
     assert found.n_tokens == both.n_tokens
+
+
+def test_moments_are_shared_while_they_are_held(
+    toy: HookedTransformer, text: str, forwards: list[int]
+) -> None:
+    both = [WriteSite(1, "attn"), WriteSite(1, "mlp")]
+    held = moment(toy, both, text, N)
+    forwards.clear()
+    (room.cache_dir() / "moments").rename(room.cache_dir() / "gone")
+    assert moment(toy, both, text, N) is held
+    assert moment(toy, both[1:], text, N) is held.of(both[1])
+    assert not forwards
+    del held
+    gc.collect()
+    moment(toy, both, text, N)
+    assert forwards  # it is not kept alive by the module
+
+
+def test_an_inverse_is_that_of_the_shrunk_moment(toy: HookedTransformer, text: str) -> None:
+    made = moment(toy, [WriteSite(1, "attn"), WriteSite(1, "mlp")], text, N, cache=False)
+    columns = torch.randn(sum(made.d_keys), 3, dtype=torch.float64)
+    for shrink in (0.0, 0.1):
+        wanted = torch.linalg.solve(made.shrunk(shrink).matrix, columns)
+        inverse = made.inverse(shrink)
+        torch.testing.assert_close(inverse(columns), wanted, rtol=1e-6, atol=1e-9)
+        assert made.inverse(shrink) is inverse

@@ -332,10 +332,11 @@ class Joint:
             site: site.rows(model, [head for layer, head in self.heads if layer == site.layer])
             for site in second.sites
         }
-        row_moment = (second.at(rows) if self.heads else second).shrunk(self.shrink)
-        solve = (
-            null_space(row_moment.matrix, self.null_space) if self.null_space else row_moment.solve
-        )
+        row_moment = second.at(rows) if self.heads else second
+        if self.null_space:
+            solve = null_space(row_moment.shrunk(self.shrink).matrix, self.null_space)
+        else:
+            solve = row_moment.inverse(self.shrink)
         *others, last = second.sites
         # sites are sorted, so with both halves the last is the MLP, whose input depends on W_O
         moves = others and not is_parallel(model.blocks[last.layer])

@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
 from kedit.editing.checks import guarded
-from kedit.editing.closed_form import ridge_insert
+from kedit.editing.closed_form import Solve, ridge_insert
 from kedit.editing.contexts import bare_first, memit_contexts
 from kedit.editing.edit import Delta, Edit, PreparedEditor, edit_in_turn
 from kedit.editing.frozen import Slot
@@ -99,12 +99,12 @@ class MEMIT:
                 position.
         """
         seconds = spared(model, self)
-        of_site = {second.sites[0]: second for second in seconds}
+        solves = {second.sites[0]: second.inverse() for second in seconds}
         contexts = bare_first(self.contexts or memit_contexts(model, seed=self.seed))
         settings = settings_of(self, contexts, seconds)
 
         def edit(requests: Sequence[EditRequest]) -> Edit:
-            deltas = self._deltas(model, requests, of_site, contexts)
+            deltas = self._deltas(model, requests, solves, contexts)
             return Edit(deltas, made_by("memit", settings, requests, model))
 
         def edits(requests: Sequence[EditRequest]) -> Edit:
@@ -122,7 +122,7 @@ class MEMIT:
         self,
         model: HookedTransformer,
         requests: Sequence[EditRequest],
-        seconds: Mapping[WriteSite, Moment],
+        solves: Mapping[WriteSite, Solve],
         contexts: Sequence[str],
     ) -> dict[str, Delta]:
         """Trains all requests' values, then solves for the layers' deltas one after the other."""
@@ -137,7 +137,7 @@ class MEMIT:
             bare = LastTokens(model, [goal.texts[0] for goal in goals], self.layers[0])
         deltas: dict[str, Delta] = {}
         with contextlib.ExitStack() as below:
-            for n_done, (site, second) in enumerate(seconds.items()):
+            for n_done, (site, solve) in enumerate(solves.items()):
                 texts.advance(site.layer)
                 goal_keys = _mean_keys(texts.keys([site])[site], len(contexts))
                 if bare is None:
@@ -145,8 +145,8 @@ class MEMIT:
                 else:
                     bare.advance(site.layer)
                     missing = values[slots[0]] - bare.residuals(self.layers[-1])
-                    lacking = missing / (len(seconds) - n_done)
-                delta = ridge_insert(goal_keys, lacking, second.solve, self.weight)
+                    lacking = missing / (len(solves) - n_done)
+                delta = ridge_insert(goal_keys, lacking, solve, self.weight)
                 deltas[site.parameter] = delta
                 step = Edit({site.parameter: delta}, made_by("memit", {}, requests, model))
                 below.enter_context(step.applied(model))

@@ -9,7 +9,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
 from kedit.editing.checks import guarded
-from kedit.editing.closed_form import exact_insert, legacy_insert
+from kedit.editing.closed_form import Solve, exact_insert, legacy_insert
 from kedit.editing.contexts import ROME_LENGTHS, bare_first, rome_contexts
 from kedit.editing.edit import Edit, LowRank, PreparedEditor, edit_in_turn
 from kedit.editing.frozen import Slot
@@ -97,10 +97,10 @@ class ROME:
         ((site,),) = self.groups
         (second,) = spared(model, self)
         contexts = bare_first(self.contexts or rome_contexts(model, self.lengths, self.seed))
-        settings = settings_of(self, contexts, [second])
+        settings, solve = settings_of(self, contexts, [second]), second.inverse()
 
         def edit(request: EditRequest) -> Edit:
-            delta = self._delta(model, request, site, second, contexts)
+            delta = self._delta(model, request, site, solve, contexts)
             return Edit({site.parameter: delta}, made_by("rome", settings, [request], model))
 
         return lambda requests: edit_in_turn(model, requests, edit)
@@ -114,7 +114,7 @@ class ROME:
         model: HookedTransformer,
         request: EditRequest,
         site: WriteSite,
-        second: Moment,
+        solve: Solve,
         contexts: Sequence[str],
     ) -> LowRank:
         """Trains the request's values and returns the delta that inserts them."""
@@ -130,7 +130,7 @@ class ROME:
         else:  # the first demand of each key has one row per context, the bare prompt's first
             mean_keys = torch.stack([found[row : row + len(contexts)].mean(0) for row in firsts])
         if self.key == "legacy":
-            return legacy_insert(mean_keys[0], found[0], trained.deltas[slot][0], second.solve)
+            return legacy_insert(mean_keys[0], found[0], trained.deltas[slot][0], solve)
         targets = trained.written[slot][firsts] + trained.deltas[slot]
         written = mean_keys @ site.weight(model) + site.bias(model)
-        return exact_insert(mean_keys, targets - written, second.solve)
+        return exact_insert(mean_keys, targets - written, solve)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Edit, Editor, PreparedEditor
-from kedit.editing.moments import moments
+from kedit.editing.moments import Moment, moments
 from kedit.editing.spared import Sparing
 from kedit.editing.write_sites import WriteSite
 from kedit.editors.registry import label_of, make_editor
@@ -123,14 +123,17 @@ def prepared_arms(
         editor = with_settings(choice.editor, {"text": text, "seed": seed})
         editor = trained_for_toy(editor, model, source_of(model))
         complete.append(choice._replace(editor=with_tokens(model, editor, tokens_per_dim)))
-    read_moments(model, [choice.editor for choice in complete])
+    # held until all editors are prepared, so that editors of the same sites share them
+    held = read_moments(model, [choice.editor for choice in complete])
     with progress("editors") as bars:
-        return [
+        arms = [
             Arm(choice.name, choice.side, choice.editor.on(model), label)
             for choice, label in zip(
                 bars.track(complete, description="contexts"), settings, strict=True
             )
         ]
+    del held
+    return arms
 
 
 def require_sides(cases: Sequence[EditCase], sides: Sequence[Side]) -> None:
@@ -171,19 +174,23 @@ def with_settings(editor: Editor, shared: Mapping[str, Any]) -> Editor:
     return with_each(editor, changed)
 
 
-def read_moments(model: HookedTransformer, editors: Sequence[Editor]) -> None:
-    """Reads the moments that the editors need, so that `editor.on(model)` finds them in the cache.
+def read_moments(model: HookedTransformer, editors: Sequence[Editor]) -> list[Moment]:
+    """Returns the moments that the editors need; `editor.on(model)` finds them while they are held.
 
     Each text is read once for all the editors that spare it. Without this, each editor would read
-    it again.
+    it again. The largest moments come first, because those of single sites are parts of them.
     """
     needed: dict[tuple[str, int, int], list[Sequence[WriteSite]]] = {}
     for editor in itertools.chain.from_iterable(map(parts_of, editors)):
         if isinstance(editor, Sparing) and not editor.moments:
             text = (editor.text, editor.n_tokens, editor.seed)
             needed.setdefault(text, []).extend(editor.groups)
-    for (text, n_tokens, seed), groups in needed.items():
-        moments(model, groups, text, n_tokens, seed)
+    most_first = sorted(needed.items(), key=lambda one: -one[0][1])
+    return [
+        second
+        for (text, n_tokens, seed), groups in most_first
+        for second in moments(model, groups, text, n_tokens, seed)
+    ]
 
 
 def with_tokens(model: HookedTransformer, editor: Editor, tokens_per_dim: int) -> Editor:
