@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 # checks types and shapes at every call; the tests then take a third longer
 TYPED = --jaxtyping-packages=kedit,probes,beartype.beartype
 
-.PHONY: trace edit test quick cuda clean
+.PHONY: trace edit test quick cuda docs clean
 
 trace: $(VENV)/installed
 	$(RUN) -m experiments.trace_relation $(ARGS)
@@ -27,6 +27,15 @@ quick: $(VENV)/installed
 cuda: $(VENV)/installed
 	$(RUN) -m pytest -q -m cuda tests
 	$(RUN) -m benchmarks.cuda $(ARGS)
+
+# the site of the documentation, in build/site; a broken link is an error
+docs: $(VENV)/installed
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	rm -rf build/docs && mkdir -p build/docs/figures
+	cp -r README.md CHANGELOG.md CONTRIBUTING.md LICENSE CITATION.cff docs build/docs
+	cp -r figures/shown build/docs/figures
+	cp --parents $$(grep -oh '(\.\./kedit/[^)#]*' docs/*.md | cut -c 5- | sort -u) build/docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import kedit
+
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 COMMANDS = [
@@ -118,6 +120,16 @@ def test_every_option_that_a_page_names_is_some_commands(page: Path) -> None:
 def test_the_commands_of_the_readme_are_all_commands() -> None:
     table = re.findall(r"`experiments\.(\w+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert sorted(table) == COMMANDS
+
+
+def test_the_site_has_every_page() -> None:
+    listed = re.findall(r"docs/([\w-]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"::: kedit\.(\w+)", page)) == sorted({*kedit.PUBLIC} - {"editors"})
 
 
 @pytest.mark.slow
