@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from kedit.editors import hparams
 from kedit.editors.specs import unquoted
 from kedit.errors import InputError
 
@@ -13,13 +14,14 @@ def parse_specs(text: str) -> list[str]:
     """Splits a comma-separated list of specs, ignoring commas in parentheses.
 
     Commas in quotation marks are ignored too. A .json path is read as tune_editors' output: the
-    best spec that it found for each editor.
+    best spec that it found for each editor; or else as settings of one editor
+    (`kedit.editors.hparams`).
 
     Raises:
         InputError: the file doesn't exist, or holds no specs.
     """
-    if text.endswith(".json"):
-        return list(read_tuned(text).values())
+    if text.endswith(".json") and "," not in text:
+        return [text] if hparams.is_settings(text) else list(read_tuned(text).values())
     plain = unquoted(text)
     depths = accumulate((char == "(") - (char == ")") for char in plain)
     separates = (char == "," and depth == 0 for char, depth in zip(plain, depths, strict=True))

@@ -11,6 +11,7 @@ from transformer_lens import HookedTransformer
 from kedit.editing.edit import Editor
 from kedit.editors.defaults import defaults
 from kedit.editors.ft import FT
+from kedit.editors.hparams import is_file, spec_of
 from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
@@ -68,9 +69,10 @@ def make_editor(
     editor. One of the two may be left out, as in "memit&".
 
     Args:
-        spec: a name from EDITORS or VARIANTS, then any number of `:field=value`. If a value
-            contains a character that would begin another field or editor, put it in quotation
-            marks, as in `rome:contexts=('A: x=1 & B. ',)`.
+        spec: a file of settings that comes with the code of ROME, MEMIT or EasyEdit (see
+            `kedit.editors.hparams`); or a name from EDITORS or VARIANTS, then any number of
+            `:field=value`. If a value contains a character that would begin another field or
+            editor, put it in quotation marks, as in `rome:contexts=('A: x=1 & B. ',)`.
         model: a model that kedit loaded, or its name as for `load`.
         perspective: the side whose settings are used: "entity" or "relation".
 
@@ -84,6 +86,8 @@ def make_editor(
             entity=make_editor(side, model, "entity") if (side := sides["entity"]) else None,
             relation=make_editor(side, model, "relation") if (side := sides["relation"]) else None,
         )
+    if is_file(spec):
+        spec = spec_of(spec)
     name, _ = parted(spec)
     require_known(name)
     kind, fixed = VARIANTS.get(name, Variant(name, {}))

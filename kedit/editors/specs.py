@@ -16,6 +16,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from kedit.bounds import broken
+from kedit.editors.hparams import is_file, spec_of
 from kedit.errors import InputError
 from kedit.models.outline import short_name
 
@@ -143,6 +144,8 @@ def require_possible(
     for side, side_spec in by_side(spec, perspective).items():
         if not side_spec:
             continue
+        if is_file(side_spec):
+            side_spec = spec_of(side_spec)
         name, _ = parted(side_spec)
         require_known(name)
         settings, values = settings_of(name), changes_of(side_spec)
