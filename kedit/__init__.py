@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kedit.data import load_facts as load_facts
     from kedit.editing.edit import Edit as Edit
     from kedit.editing.export import export as export
+    from kedit.editing.export import export_adapter as export_adapter
     from kedit.editors.registry import make_editor as make_editor
     from kedit.errors import InputError as InputError
     from kedit.facts import EditCase as EditCase
@@ -65,6 +66,7 @@ PUBLIC = {
     "make_editor": "kedit.editors.registry",
     "Edit": "kedit.editing.edit",
     "export": "kedit.editing.export",
+    "export_adapter": "kedit.editing.export",
     "compare": "kedit.studies.comparing",
     "score_cases": "kedit.studies.scoring",
     "tune": "kedit.studies.tuning",

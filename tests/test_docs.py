@@ -23,6 +23,7 @@ ON_THE_TOY = {
     '"gemma-3-270m"': '"toy"',
     '"builtin"': '"toy"',
     'kedit.export(edit, "edited")': "",  # the toy has no Hugging Face form
+    'kedit.export_adapter(edit, "adapter")': "",
     "[:20]": "[:2]",
     "[:5]": "[:2]",
     "[:3]": "[:1]",

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from kedit.editing.edit import Edit, LowRank
-from kedit.editing.export import MADE, export
+from kedit.editing.export import MADE, export, export_adapter
 from kedit.editing.factors import LinearMap
 from kedit.editing.provenance import made_by
 from kedit.errors import InputError
@@ -49,6 +49,39 @@ def test_the_checkpoint_has_the_logits_of_the_edited_model(name: str, tmp_path: 
         == toy_module.tokenizer()("The language of Ada").input_ids
     )
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["edited"]  # no scratch is left
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT asks an old name of transformers
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_peft_loads_the_adapter_with_the_logits_of_the_edited_model(
+    name: str, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft")
+    source = saved(name, tmp_path / "source")
+    model = load(source, device="cpu")
+    weights = dict(model.named_parameters())
+    deltas = {one: low_rank(weights[one]) for one in (W_OUT, W_O)}
+    rank_one = LowRank(deltas[W_O].left[:, :1], deltas[W_O].right[:1])
+    edit = Edit(deltas | {W_O: rank_one}, made_by("test", {}, [REQUEST], model))
+    folder = export_adapter(edit, tmp_path / "new" / "adapter")
+    unedited = transformers.AutoModelForCausalLM.from_pretrained(source)
+    plain = unedited(TOKENS).logits
+    adapted = peft.PeftModel.from_pretrained(unedited, folder)
+    again = adapted(TOKENS).logits
+    with edit.applied(model):
+        torch.testing.assert_close(again, model(TOKENS), atol=1e-4, rtol=0)
+    assert (again - plain).abs().max() > 0.01
+    assert json.loads((folder / MADE).read_text())["requests"] == [*edit.made.requests]
+
+
+def test_a_dense_delta_is_no_adapter(tmp_path: Path) -> None:
+    model = load(saved("llama", tmp_path / "source"), device="cpu")
+    dense = torch.ones_like(dict(model.named_parameters())[W_OUT])
+    edit = Edit({W_OUT: dense}, made_by("test", {}, [REQUEST], model))
+    with pytest.raises(InputError, match=f"{W_OUT} is not of low rank"):
+        export_adapter(edit, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.parametrize("name", ["llama", "gptj"])  # grouped heads, and as many as queries have

@@ -1,19 +1,24 @@
-"""Exports an edited model as a Hugging Face checkpoint, which other programs can load.
+"""Exports an edit for other programs: as a Hugging Face checkpoint, or as a LoRA adapter of PEFT.
 
 No table of parameter names is needed: the counterpart of a TransformerLens weight is found as the
 one tensor of the Hugging Face model that has the same numbers.
 """
 
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from kedit.editing.deltas import add
+from kedit.editing.deltas import LowRank, add
 from kedit.editing.edit import Edit
 from kedit.editing.write_sites import flat
 from kedit.errors import InputError
@@ -40,26 +45,16 @@ def export(edit: Edit, folder: str | Path, source: str = "") -> Path:
             edited weight does not have exactly one counterpart there, transformers reads back
             something other than what it wrote, or the folder is in use.
     """
-    folder, source = Path(folder), source or edit.made.source
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} already exists: name a new folder for the checkpoint")
-    if not source:
-        raise InputError(
-            "it is not known where the edited model came from: give its source, as in "
-            "export(edit, folder, source)"
-        )
-    model, hf, tokenizer = both_forms(source)
-    # all counterparts first: they are found by the unedited numbers
-    weights = {name: _counterpart(hf, name, weight) for name, weight in edit.weights(model).items()}
-    for name, weight in weights.items():
-        add(name, edit.deltas[name], weight)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, quiet():
-        made = Path(scratch, "made")
+    source = source or edit.made.source
+    with _new(folder, edit, source) as made, quiet():
+        model, hf, tokenizer = both_forms(source)
+        # all counterparts first: they are found by the unedited numbers
+        weights = edit.weights(model).items()
+        counterparts = {name: _counterpart(hf, name, weight).view for name, weight in weights}
+        for name, weight in counterparts.items():
+            add(name, edit.deltas[name], weight)
         hf.save_pretrained(made)
         tokenizer.save_pretrained(made)
-        record = json.dumps(edit.made.to_record(), indent=1, ensure_ascii=False)
-        (made / MADE).write_text(record, encoding="utf-8")
         reread = read_folder(made)[0].state_dict()
         for name, value in hf.state_dict().items():
             if name not in reread or not torch.equal(reread[name], value):
@@ -67,12 +62,90 @@ def export(edit: Edit, folder: str | Path, source: str = "") -> Path:
                     f"{source} cannot be exported: transformers reads {name} back with other "
                     "numbers than it wrote"
                 )
+    return Path(folder)
+
+
+@torch.no_grad()
+def export_adapter(edit: Edit, folder: str | Path, source: str = "") -> Path:
+    """Writes `edit` to a new folder as a LoRA adapter, which PEFT loads onto the unedited model.
+
+    An adapter holds deltas of low rank only: those of `rome`, `memit` and `joint`. PEFT's delta of
+    a matrix is B A, with the rank r as its scale: B is `right`ᵀ, and A is `left`ᵀ.
+
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(source), folder)
+
+    Args:
+        folder, source: as for `export`.
+
+    Raises:
+        InputError: as for `export`, or a delta is not of low rank.
+    """
+    source = source or edit.made.source
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    is_conv = False
+    with _new(folder, edit, source) as made:
+        model, hf, _ = both_forms(source)
+        for name, weight in edit.weights(model).items():
+            delta = edit.deltas[name]
+            if not isinstance(delta, LowRank):
+                raise InputError(
+                    f"the delta of {name} is not of low rank, so that no adapter can hold it: "
+                    "export(edit, folder) writes a checkpoint"
+                )
+            module = _counterpart(hf, name, weight).name.removesuffix(".weight")
+            is_conv = isinstance(hf.get_submodule(module), Conv1D)
+            ranks[module] = delta.left.shape[1]
+            for part, matrix in (("A", delta.left.T), ("B", delta.right.T)):
+                key = f"base_model.model.{module}.lora_{part}.weight"
+                tensors[key] = matrix.float().cpu().contiguous()
+        largest = max(ranks.values())
+        config: dict[str, Any] = {
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": source,
+            "inference_mode": True, "target_modules": list(ranks), "fan_in_fan_out": is_conv,
+            "bias": "none", "lora_dropout": 0.0, "r": largest, "lora_alpha": largest,
+            # the scale is alpha / r, so that it is 1 for each
+            "rank_pattern": ranks, "alpha_pattern": ranks,
+        }  # fmt: skip
+        (made / "adapter_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        save_file(tensors, made / "adapter_model.safetensors")
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def _new(folder: str | Path, edit: Edit, source: str) -> Iterator[Path]:
+    """Yields a scratch folder, which becomes `folder` with the edit's provenance at the end.
+
+    Raises:
+        InputError: the folder is in use, or the source is unknown.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} already exists: name a new folder for the export")
+    if not source:
+        raise InputError(
+            "it is not known where the edited model came from: give its source, as in "
+            "export(edit, folder, source)"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        made = Path(scratch, "made")
+        made.mkdir()
+        yield made
+        record = json.dumps(edit.made.to_record(), indent=1, ensure_ascii=False)
+        (made / MADE).write_text(record, encoding="utf-8")
         made.rename(folder)
-    return folder
 
 
-def _counterpart(hf: PreTrainedModel, name: str, weight: Tensor) -> Tensor:
-    """Returns a view, shaped like `weight`, of the one tensor of `hf` that has the same numbers."""
+class _Counterpart(NamedTuple):
+    """A tensor of a Hugging Face module: its name, and a view in TransformerLens' shape."""
+
+    name: str
+    view: Tensor
+
+
+def _counterpart(hf: PreTrainedModel, name: str, weight: Tensor) -> _Counterpart:
+    """Returns the one tensor of `hf` that has the numbers of `weight`."""
     # Heads are concatenated along the output axis of W_V. In the other weights with heads, such as
     # W_O, they are along the first axis, which `flat` merges.
     heads = len(weight) if name.endswith("W_V") else 0
@@ -93,6 +166,7 @@ def _counterpart(hf: PreTrainedModel, name: str, weight: Tensor) -> Tensor:
             f"{name} cannot be exported: {type(hf).__name__} "
             f"{held if found else 'has no tensor with its numbers'}"
         )
+    ((hf_name, view),) = found
     if heads:
-        return rearrange(found[0][1], "d_model (head d_head) -> head d_model d_head", head=heads)
-    return found[0][1].view(weight.shape)
+        view = rearrange(view, "d_model (head d_head) -> head d_model d_head", head=heads)
+    return _Counterpart(hf_name, view.view(weight.shape))
