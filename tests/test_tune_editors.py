@@ -71,6 +71,15 @@ def test_too_few_different_settings_are_refused() -> None:
         tried("toy", ["ft+l"], "relation", {"bound": [0.1, 0.2, 0.3]}, 5, seed=0)
 
 
+def test_the_same_settings_are_not_tried_twice_under_two_specs() -> None:
+    bound = make_editor("ft+l", "toy", "relation").bound  # pyright: ignore
+    space = {"bound": [bound, 2 * bound]}
+    (of_bound,) = tried("toy", ["ft+l"], "relation", space, 2, seed=0).values()
+    assert {editor.bound for editor in of_bound.values()} == {*space["bound"]}  # pyright: ignore
+    with pytest.raises(InputError, match="the space has only 2 different settings"):
+        tried("toy", ["ft+l"], "relation", space, 3, seed=0)
+
+
 @pytest.mark.parametrize("text", ["[", "[1]", '{"bound": 3}', '{"bound": []}'])
 def test_a_space_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "space.json"

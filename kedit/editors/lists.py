@@ -21,7 +21,13 @@ def parse_specs(text: str) -> list[str]:
         InputError: the file doesn't exist, or holds no specs.
     """
     if text.endswith(".json") and "," not in text:
-        return [text] if hparams.is_settings(text) else list(read_tuned(text).values())
+        if not hparams.is_settings(text):
+            return list(read_tuned(text).values())
+        try:
+            hparams.spec_of(text)
+        except InputError as error:
+            raise InputError(f"not a file that tune_editors wrote, and {error}") from None
+        return [text]
     plain = unquoted(text)
     depths = accumulate((char == "(") - (char == ")") for char in plain)
     separates = (char == "," and depth == 0 for char, depth in zip(plain, depths, strict=True))

@@ -216,7 +216,8 @@ def tried(
             other = first
             for field, value in drawn.items():
                 other = with_setting(other, field, value)
-            by_spec.setdefault(spec.replace(" ", ""), other)
+            if other not in by_spec.values():  # another spec may say the same settings
+                by_spec[spec.replace(" ", "")] = other
         if len(by_spec) < n:
             raise InputError(
                 f"{name}: tries={n} (--tries), but the space has only {len(by_spec)} different "
