@@ -306,18 +306,22 @@ def test_a_llama_is_edited_from_both_sides_and_given_back_to_the_bit(
     assert all(torch.equal(value, before[weight]) for weight, value in model.named_parameters())
 
 
-@pytest.mark.parametrize("name", ["kn", "mend"])
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [("kn", "gemma-3-270m"), ("mend", "gemma-3-270m"), ("mend", "smollm2-135m-instruct")],
+)
 @pytest.mark.parametrize("side", get_args(Perspective))
 def test_kn_and_the_mend_that_comes_with_kedit_move_the_target(
-    name: str, side: Perspective
+    name: str, of: str, side: Perspective
 ) -> None:
     """Not by how much, which is for compare_editors to say."""
-    model, case = gemma(), next(iter(builtin.cases()))
+    model = gemma() if of == "gemma-3-270m" else smollm2()
+    case = next(iter(builtin.cases()))
     request = case.request(side)
     demand = request.demands[0]
     prompt = demand.fact.prompt
     asked = [Query(prompt_ids(model, prompt), (answer_ids(model, prompt, demand.target),))]
-    edit = make_editor(name, "gemma-3-270m", side)(model, [request])
+    edit = make_editor(name, of, side)(model, [request])
     before = likelihoods(model, asked)[0].answers[0].logprob
     with edit.applied(model):
         after = likelihoods(model, asked)[0].answers[0].logprob
