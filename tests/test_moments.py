@@ -492,6 +492,16 @@ def test_moments_are_shared_while_they_are_held(
     assert forwards  # it is not kept alive by the module
 
 
+def test_a_moment_of_another_device_is_not_shared(toy: HookedTransformer, text: str) -> None:
+    both = [WriteSite(1, "attn"), WriteSite(1, "mlp")]
+    held = moment(toy, both, text, N)
+    window = toy.cfg.n_ctx - len(bos_ids(toy))
+    corpus = room.corpus_of(str(toy.cfg.model_name), text, 0)
+    (job,) = room._jobs(toy, [both], corpus, N, window, True)
+    assert room._held(job, window, "cpu") is held
+    assert room._held(job, window, "cuda:0") is None
+
+
 def test_an_inverse_is_that_of_the_shrunk_moment(toy: HookedTransformer, text: str) -> None:
     made = moment(toy, [WriteSite(1, "attn"), WriteSite(1, "mlp")], text, N, cache=False)
     columns = torch.randn(sum(made.d_keys), 3, dtype=torch.float64)

@@ -210,9 +210,10 @@ class Inverse:
         return torch.linalg.solve_triangular(self.factor.T, half, upper=True)
 
 
-# Moments that somebody still holds, by the key of their sum: editors that spare the same text at
-# the same sites share them, since at 1.5 billion parameters one of them takes 0.6 to 0.9 GB.
-_HELD: "weakref.WeakValueDictionary[str, Moment]" = weakref.WeakValueDictionary()
+# Moments that somebody still holds, by the key of their sum and their device: editors that spare
+# the same text at the same sites share them, since at 1.5 billion parameters one of them takes 0.6
+# to 0.9 GB.
+_HELD: "weakref.WeakValueDictionary[tuple[str, str], Moment]" = weakref.WeakValueDictionary()
 
 
 def moment(
@@ -269,7 +270,8 @@ def moments(
     cache = cache and not live_hooks(model)
     window = min(WINDOW, model.cfg.n_ctx - len(bos_ids(model)))
     jobs = _jobs(model, groups, corpus, n_tokens, window, cache)
-    held = {job: _held(job, window) for job in jobs}
+    on = str(device(model))
+    held = {job: _held(job, window, on) for job in jobs}
     found = {job: second for job, second in held.items() if second is not None}
     missing = [job for job in held if job not in found]
     for job, total in _sums(model, missing, corpus, window).items() if missing else ():
@@ -278,7 +280,7 @@ def moments(
         matrix = total.upper.div_(n_read)
         found[job] = Moment(job.sites, job.d_keys, matrix, n_read, corpus.name)
         if job.key:
-            _HELD[job.key] = found[job]
+            _HELD[job.key, on] = found[job]
     return [found[job] for job in jobs]
 
 
@@ -343,10 +345,10 @@ def _jobs(
     return jobs
 
 
-def _held(job: _Job, window: int) -> Moment | None:
-    """Returns a moment over enough tokens that is still in use, or None."""
+def _held(job: _Job, window: int, on: str) -> Moment | None:
+    """Returns a moment over enough tokens that is still in use on a device, or None."""
     for key in filter(None, (job.key, job.both_key)):
-        second = _HELD.get(key)
+        second = _HELD.get((key, on))
         if second is not None and second.n_tokens >= job.n_chunks * window:
             return second if key == job.key else second.of(job.sites[0])
     return None
