@@ -10,7 +10,7 @@ import pytest
 import kedit
 from kedit.editing.values import Training
 from kedit.editors import FT, KN, MEMIT, ROME
-from kedit.editors.hparams import spec_of
+from kedit.editors.hparams import read_settings
 from kedit.editors.lists import parse_specs
 from kedit.editors.specs import require_possible
 from kedit.errors import InputError
@@ -126,12 +126,12 @@ def test_a_damaged_file_is_one_error(tmp_path: Path, text: str, ending: str) -> 
     file = tmp_path / f"settings{ending}"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="settings"):
-        spec_of(file)
+        read_settings(file)
 
 
 def test_what_is_not_used_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "kedit"):
-        spec_of(written(tmp_path, OF_ROME | {"momentum": 0.9}))
+        read_settings(written(tmp_path, OF_ROME | {"momentum": 0.9}))
     told = [record.getMessage() for record in caplog.records]
     assert any("kedit does not use the fields momentum" in line for line in told)
     assert any("mom2_dataset wikipedia, mom2_n_samples 100000" in line for line in told)

@@ -1,9 +1,9 @@
 """Reads the files of settings that come with the code of ROME, MEMIT and EasyEdit, without torch.
 
 Those of ROME and MEMIT are JSON files such as hparams/ROME/gpt2-xl.json; EasyEdit has YAML files
-with the same fields and `alg_name`. A file becomes a spec, so it can be used wherever an editor is
-named. It sets layers, token, steps, rates and bounds; the methods are kedit's corrected ones, as
-with kedit's presets (see `kedit.editors.presets`), and so is C.
+with the same fields and `alg_name`. A file stands wherever an editor's name does
+(`kedit.editors.specs.read_spec`). It sets layers, token, steps, rates and bounds; the methods are
+kedit's corrected ones, as with kedit's presets (see `kedit.editors.presets`), and so is C.
 """
 
 import json
@@ -40,11 +40,6 @@ UNUSED = {
 OF_C = ("mom2_dataset", "mom2_n_samples", "mom2_dtype")
 
 
-def is_file(spec: str) -> bool:
-    """Returns whether the spec names a file of settings."""
-    return spec.endswith(ENDINGS) and ":" not in Path(spec).name
-
-
 def is_settings(file: str) -> bool:
     """Returns whether a JSON file holds an editor's settings, and not what tune_editors wrote."""
     try:
@@ -54,8 +49,8 @@ def is_settings(file: str) -> bool:
     return isinstance(found, dict) and "editors" not in found
 
 
-def spec_of(file: str | Path) -> str:
-    """Returns the spec of the editor with the settings in a file, such as "rome:layer=17:...".
+def read_settings(file: str | Path) -> tuple[str, dict[str, Any]]:
+    """Returns the name of the editor whose settings a file has, and the settings by field.
 
     Raises:
         InputError: the file cannot be read, its method is unknown, or kedit has no such setting;
@@ -69,8 +64,7 @@ def spec_of(file: str | Path) -> str:
             f"{path}: settings of {method or 'an unknown method'} cannot be read, only those of "
             f"{', '.join(_SETTINGS)}"
         )
-    name, settings = _SETTINGS[method](path, dict(fields))
-    return name + "".join(f":{field}={_in_spec(value)}" for field, value in settings.items())
+    return _SETTINGS[method](path, dict(fields))
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -229,11 +223,6 @@ def _kn(path: Path, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     settings = {"threshold": fields.take("adaptive_threshold"), "steps": fields.take("steps")}
     fields.finish()
     return "kn", settings
-
-
-def _in_spec(value: Any) -> str:
-    """Returns a value as specs have it."""
-    return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)
 
 
 _SETTINGS: Mapping[str, Callable[[Path, dict[str, Any]], tuple[str, dict[str, Any]]]] = {

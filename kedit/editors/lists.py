@@ -24,7 +24,7 @@ def parse_specs(text: str) -> list[str]:
         if not hparams.is_settings(text):
             return list(read_tuned(text).values())
         try:
-            hparams.spec_of(text)
+            hparams.read_settings(text)
         except InputError as error:
             raise InputError(f"not a file that tune_editors wrote, and {error}") from None
         return [text]

@@ -11,7 +11,6 @@ from transformer_lens import HookedTransformer
 from kedit.editing.edit import Editor
 from kedit.editors.defaults import defaults
 from kedit.editors.ft import FT
-from kedit.editors.hparams import is_file, spec_of
 from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
@@ -27,6 +26,7 @@ from kedit.editors.specs import (
     changes_of,
     layer_field,
     parted,
+    read_spec,
     require_known,
     require_setting,
     shortened,
@@ -86,12 +86,9 @@ def make_editor(
             entity=make_editor(side, model, "entity") if (side := sides["entity"]) else None,
             relation=make_editor(side, model, "relation") if (side := sides["relation"]) else None,
         )
-    if is_file(spec):
-        spec = spec_of(spec)
-    name, _ = parted(spec)
+    name, values = read_spec(spec)
     require_known(name)
     kind, fixed = VARIANTS.get(name, Variant(name, {}))
-    values = changes_of(spec)
     editor = _known(name, model, perspective) or _derived(name, values, model, perspective)
     editor = dataclasses.replace(editor, **fixed)  # pyright: ignore[reportArgumentType]
     for field, value in values.items():

@@ -16,7 +16,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from kedit.bounds import broken
-from kedit.editors.hparams import is_file, spec_of
+from kedit.editors.hparams import ENDINGS, read_settings
 from kedit.errors import InputError
 from kedit.models.outline import short_name
 
@@ -79,6 +79,21 @@ def changes_of(spec: str) -> dict[str, Any]:
             )
         values[field] = _parsed(value)
     return values
+
+
+def read_spec(spec: str) -> tuple[str, dict[str, Any]]:
+    """Returns the name of a spec's editor, and the values that the spec sets.
+
+    In place of a name the spec may have a file of settings (`kedit.editors.hparams`).
+
+    Raises:
+        InputError: a change is not of the form field=value, or the file cannot be used.
+    """
+    (name, _), values = parted(spec), changes_of(spec)
+    if name.endswith(ENDINGS):
+        name, of_file = read_settings(name)
+        values = of_file | values
+    return name, values
 
 
 def shortened(spec: str) -> str:
@@ -144,11 +159,9 @@ def require_possible(
     for side, side_spec in by_side(spec, perspective).items():
         if not side_spec:
             continue
-        if is_file(side_spec):
-            side_spec = spec_of(side_spec)
-        name, _ = parted(side_spec)
+        name, values = read_spec(side_spec)
         require_known(name)
-        settings, values = settings_of(name), changes_of(side_spec)
+        settings = settings_of(name)
         layer = layer_field(name, values)
         if layer and n_layers is None and not has_preset(name, model, side):
             raise InputError(without_depth(name, model, layer))
