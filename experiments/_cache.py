@@ -32,8 +32,9 @@ def run(config: Config) -> Path:
         freed = clear([name for name in config.only.split(",") if name])
         show_text(f"{freed / 1e9:.2f} GB were cleared from {cache_dir()}")
         return cache_dir()
-    rows = tuple((name, f"{size / 1e9:.2f}") for name, size in entries().items())
-    total = sum(entries().values())
+    sizes = entries()
+    rows = tuple((name, f"{size / 1e9:.2f}") for name, size in sizes.items())
+    total = sum(sizes.values())
     show(
         Table(f"The cache in {cache_dir()}", ("entry", "GB"), rows, f"{total / 1e9:.2f} GB in all.")
     )

@@ -29,9 +29,9 @@ def run(config: Config) -> Path:
 
 def exit_code(folder: Path) -> int:
     """Returns 1 if something would stop kedit here."""
-    from kedit.models.doctor import doctor
+    from kedit.models.doctor import problems
 
-    return int(bool(doctor().problems))
+    return int(any(problems()))
 
 
 if __name__ == "__main__":

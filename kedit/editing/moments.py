@@ -274,7 +274,7 @@ def moments(
     held = {job: _held(job, window, on) for job in jobs}
     found = {job: second for job, second in held.items() if second is not None}
     missing = [job for job in held if job not in found]
-    for job, total in _sums(model, missing, corpus, window).items() if missing else ():
+    for job, total in _sums(model, missing, corpus, window).items():
         n_read = total.n_chunks * window
         _mirror(total.upper)
         matrix = total.upper.div_(n_read)

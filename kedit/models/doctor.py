@@ -64,7 +64,7 @@ def doctor() -> Checkup:
         machine=dict(_machine()),
         models={name: (_place(name, model), _device(model)) for name, model in PACKAGED.items()},
         caches=entries(),
-        problems=tuple(_problems()),
+        problems=tuple(problems()),
     )
 
 
@@ -91,7 +91,7 @@ def _machine() -> Iterator[tuple[str, str]]:
 
 def _place(name: str, model: Packaged) -> str:
     """Returns where a packaged model is."""
-    folder = cache_dir() / f"{name}-{model.sha256[:12]}"
+    folder = cache_dir() / model.folder(name)
     if (folder / "config.json").exists():
         return "ready in the cache"
     if all(map(_version, (part.distribution for part in model.parts))):
@@ -110,7 +110,8 @@ def _device(model: Packaged) -> str:
     return f"{device}: its weights take {needed / GB:.1f} GB, which {room}"
 
 
-def _problems() -> Iterator[str]:
+def problems() -> Iterator[str]:
+    """Yields what stops kedit here, one sentence each."""
     lens = _version("transformer-lens")
     if not (3, 9) <= tuple(map(int, lens.split(".")[:2])) < (4,):
         yield f"transformer-lens {lens}: kedit needs at least 3.9 and less than 4"

@@ -35,7 +35,7 @@ def packaged_folder(name: str) -> Path:
     """
     model = PACKAGED[name]
     room = 2 * model.n_bytes + 4 * model.n_numbers
-    return _prepared(lambda file: write_gguf(name, file), f"{name}-{model.sha256[:12]}", room)
+    return _prepared(lambda file: write_gguf(name, file), model.folder(name), room)
 
 
 def gguf_folder(path: Path) -> Path:

@@ -61,6 +61,10 @@ class Packaged:
         """The size of the download."""
         return round(self.n_bytes / 1e6)
 
+    def folder(self, name: str) -> str:
+        """Returns the name of its prepared folder in the cache, from the model's name."""
+        return f"{name}-{self.sha256[:12]}"
+
 
 PACKAGED: Mapping[str, Packaged] = {
     # base model, Q4_K_M; https://ai.google.dev/gemma/terms
