@@ -89,6 +89,8 @@ def test_a_file_stands_wherever_an_editor_does(tmp_path: Path) -> None:
     assert parse_specs(f"{rome},{memit},ft+l") == [rome, memit, "ft+l"]
     found = require_possible(rome, "gpt2-xl")
     assert found["entity"]["layer"] == 17
+    changed = kedit.make_editor(f"{rome}:training.clamp=2:where=last", "gpt2-xl")
+    assert changed == ROME(17, Training(clamp=2.0), "last", lengths=((5, 10), (10, 10)))
     sides = kedit.make_editor(f"{memit}&joint", "gemma-3-270m")
     assert sides.entity == kedit.make_editor(memit, "gemma-3-270m")  # pyright: ignore
     tuned = tmp_path / "tuned.json"
