@@ -48,8 +48,10 @@ class Row:
         group: rows with the same group share their deltas, because they have the same key, and one
             key cannot be mapped to two values.
         targets: token ids that should follow the last len(targets) positions, one each. Empty for a
-            row whose next-token distribution at `pos` should stay the same (the KL term).
+            row whose next-token distribution should stay the same (the KL term).
         weight: of the row's negative log-likelihood in the mean over rows with targets.
+        staying: without targets: the position whose next-token distribution should stay; None: that
+            of `pos`.
     """
 
     tokens: Tokens
@@ -57,6 +59,7 @@ class Row:
     group: int = 0
     targets: Tokens = ()
     weight: float = 1.0
+    staying: int | None = None
 
 
 @dataclass(frozen=True)

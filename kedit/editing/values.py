@@ -133,7 +133,7 @@ def first_rows(rows: Sequence[Row]) -> list[int]:
 
 
 @dataclass
-class _Part:
+class LossPart:
     """Where final residuals are read for the losses of problems, which share a product of logits.
 
     Args:
@@ -153,7 +153,7 @@ class _Part:
     among: Vocabulary | None = None
     stay: Float[Tensor, "staying vocab"] | None = None
 
-    def only(self, kept: Bool[Tensor, " row"]) -> "_Part":
+    def only(self, kept: Bool[Tensor, " row"]) -> "LossPart":
         """Returns the same for a batch of only those rows at which `kept` is true."""
         read, n_targets = kept[self.at[0]], len(self.targets)
         rows, positions = self.at[:, read]
@@ -183,7 +183,7 @@ class _Batch:
     frozen: Frozen
     problem: Int[Tensor, " row"]
     delta: Int[Tensor, " row"]
-    parts: Sequence[_Part]
+    parts: Sequence[LossPart]
 
     def only(self, kept: Bool[Tensor, " row"]) -> "_Batch":
         """Returns the same for the rows at which `kept` is true."""
@@ -208,7 +208,7 @@ def _train_batch(
     frozen, clean = freeze(model, rows, slots)
     problem = torch.tensor([n for n, own in enumerate(problems) for _ in own], device=on)
     delta_of = torch.tensor([row.group for row in rows], device=on)
-    batch = _Batch(frozen, problem, delta_of, _parts(model, problems, training))
+    batch = _Batch(frozen, problem, delta_of, loss_parts(model, problems, training))
     firsts = first_rows(rows)
     owner = problem[firsts]  # of each delta
     base_norms = {slot: clean.written[slot][firsts].norm(dim=-1) for slot in slots}
@@ -229,7 +229,7 @@ def _train_batch(
                 for slot, delta in deltas.items()
             ]
             decay = training.weight_decay * torch.stack(sizes).sum(0)
-        nll, kl, slope = _losses(model, batch.parts, normed.detach(), len(problems), training)
+        nll, kl, slope = losses_of(model, batch.parts, normed.detach(), len(problems), training)
         losses.append((nll + kl).index_add(0, owner, decay.detach()).tolist())
         is_last = step == training.steps - 1
         ended = [number for number in running if is_last or losses[-1][number] < training.stop]
@@ -248,7 +248,7 @@ def _train_batch(
         optimiser.zero_grad()
         torch.autograd.backward([normed, decay], [slope, torch.ones_like(decay)])
         if training.lr is None:
-            _step_each(optimiser, deltas, base_norms)
+            step_each(optimiser, deltas, base_norms)
         else:
             optimiser.step()
         with torch.no_grad():
@@ -261,7 +261,7 @@ def _train_batch(
 
 
 @torch.no_grad()
-def _step_each(
+def step_each(
     optimiser: torch.optim.Adam,
     deltas: Mapping[Slot, Float[Tensor, "delta d_model"]],
     base_norms: Mapping[Slot, Float[Tensor, " delta"]],
@@ -297,9 +297,9 @@ def _read(
     return norm(model.ln_final, final[row, position]), outputs
 
 
-def _losses(
+def losses_of(
     model: HookedTransformer,
-    parts: Sequence[_Part],
+    parts: Sequence[LossPart],
     normed: Float[Tensor, "read d_model"],
     n_problems: int,
     training: Training,
@@ -320,9 +320,9 @@ def _losses(
     return nll, kl, torch.cat(slopes)
 
 
-def _parts(
+def loss_parts(
     model: HookedTransformer, problems: Sequence[Sequence[Row]], training: Training
-) -> list[_Part]:
+) -> list[LossPart]:
     """Returns where final residuals are read for the losses of a batch.
 
     With `words`, each problem has a vocabulary of its own and so is a part of its own. Otherwise a
@@ -342,7 +342,7 @@ def _parts(
     return [_part(rows, training.kl, device(model)) for rows in grouped]
 
 
-def _part(rows: Sequence[tuple[int, int, Row]], kl: float, on: torch.device) -> _Part:
+def _part(rows: Sequence[tuple[int, int, Row]], kl: float, on: torch.device) -> LossPart:
     """Returns where the final residuals of some rows are read.
 
     Args:
@@ -359,10 +359,10 @@ def _part(rows: Sequence[tuple[int, int, Row]], kl: float, on: torch.device) -> 
             shares.append(row.weight / len(row.targets) / n_rows[problem, True])
     for problem, index, row in rows:
         if not row.targets:
-            positions.append((index, 0))
+            positions.append((index, 0 if row.staying is None else row.staying - row.pos))
             problems.append(problem)
             stay_shares.append(kl / n_rows[problem, False])
-    return _Part(
+    return LossPart(
         torch.tensor(positions, device=on).T,
         torch.tensor(problems, device=on),
         torch.tensor(targets, device=on),
