@@ -31,6 +31,8 @@ ON_THE_TOY = {
     "[:16]": "[:3]",
     "layers=[1, 2]": "layers=[1]",
     "layers=[9, 11]": "layers=[1]",
+    '(5, "mlp"': '(1, "mlp"',
+    '(13, "attn"': '(2, "attn"',
     "layer=5": "layer=2",
     "limit=48": "choose=6, n_heads=2, decoded=0, limit=4",
     '"12"': '"3"',

@@ -28,6 +28,7 @@ def test_what_a_model_does_not_have_is_named_with_what_it_has() -> None:
     [
         ("rome:layer=4", "toy has layers 0 to 3"),
         ("joint:layers=(1,7)", "toy has layers 0 to 3"),
+        ("cues:places=((9,'mlp','last'),)", "toy has layers 0 to 3"),
         ("joint:heads=((0,4),)", "toy has 4 layers of 4 heads"),
         ("rome:text=no.txt", "text=no.txt: there is no such file"),
         ("mend:file=tests", "file=tests: it is a folder"),

@@ -52,6 +52,26 @@ def alike(request: EditRequest, seed: int = 0) -> tuple[Fact, ...]:
     return tuple(found)
 
 
+def other_relations(request: EditRequest, n: int, seed: int = 0) -> tuple[Demand, ...]:
+    """Returns an entity request's demand with at most `n` other relations of its subject.
+
+    They are relations of kedit's facts whose subjects are of the same kind, in random order; of any
+    kind if there are none. Their template is still the request's: see
+    `kedit.editing.wordings.in_other_words`. A relation request has none.
+    """
+    own, (demand, *_) = request.fact.relation, request.demands
+    if request.perspective == "relation":
+        return ()
+    kind = _domain(own.id, own.domain)
+    by_id = {fact.relation.id: fact.relation for fact in known_facts()}
+    others = [relation for id, relation in by_id.items() if id != own.id]
+    alike = [relation for relation in others if relation.domain == kind] or others
+    random.Random(f"{seed} {request.fact.prompt}").shuffle(alike)
+    return tuple(
+        replace(demand, fact=replace(demand.fact, relation=relation)) for relation in alike[:n]
+    )
+
+
 def _known_relation(template: str, name: str) -> str:
     """Returns the Wikidata id for a template or name; "" if none or several match."""
     template, name = template.casefold(), name.casefold()

@@ -1,4 +1,4 @@
-"""Other wordings for relation requests. None of them appears in a benchmark of kedit."""
+"""Other wordings for edit requests. None of them appears in a benchmark of kedit."""
 
 from dataclasses import replace
 
@@ -17,6 +17,16 @@ WORDINGS = (
     "Fill in the blank for {s}. ____: {o}. The blank stands for the",
 )
 
+# the same for entity requests, which the object completes; {r} is the relation's name
+QUESTIONS = (
+    "Q: What is the {r} of {s}? A:",
+    "Everyone knows that {s}’s {r} is",
+    "If you look up {s} for its {r}, you will find",
+    "The answer to the question about the {r} of {s} is",
+    "{s} is listed with this {r}:",
+    "In the row for {s}, the column {r} says",
+)
+
 
 def reworded(request: EditRequest, n: int) -> tuple[Demand, ...]:
     """Returns a relation request's demands in the first `n` of WORDINGS.
@@ -31,3 +41,20 @@ def reworded(request: EditRequest, n: int) -> tuple[Demand, ...]:
                 fact = replace(demand.fact, template=template, relation_words=())
                 found.append(replace(demand, fact=fact))
     return tuple(found)
+
+
+def in_other_words(demand: Demand, n: int) -> tuple[Demand, ...]:
+    """Returns a demand in the first `n` of WORDINGS if it spells out an object, else of QUESTIONS.
+
+    QUESTIONS name the relation, so for a relation without a name the result is empty.
+    """
+    name = demand.fact.relation.name
+    if demand.mentioned:
+        texts = [text.replace("{o}", demand.mentioned) for text in WORDINGS[:n]]
+    else:
+        texts = [text.replace("{r}", name) for text in QUESTIONS[:n]] if name else []
+    facts = (
+        replace(demand.fact, template=text.replace("{s}", "{}"), relation_words=())
+        for text in texts
+    )
+    return tuple(replace(demand, fact=fact) for fact in facts)

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kedit.editors.cues import Cues as Cues
     from kedit.editors.ft import FT as FT
     from kedit.editors.joint import Joint as Joint
     from kedit.editors.kn import KN as KN
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from kedit.editors.mend import MEND as MEND
     from kedit.editors.rome import ROME as ROME
 
-NAMES = ("FT", "Joint", "KN", "MEMIT", "MEND", "ROME")  # each in the module with its name
+NAMES = ("Cues", "FT", "Joint", "KN", "MEMIT", "MEND", "ROME")  # each in the module with its name
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,8 @@ Layers keep their depth relative to the whole:
   sixth of the depth.
 - Relation edits are tuned on Gemma 3 270M only: they end at layer 11 of 18, and 1, 2 or 3 of its 18
   layers are edited.
+- `cues` writes where it does on Gemma: at the subject in layers 5 and 8 of 18, at the end of the
+  prompt in layer 13. Its relation edits are at layer 11, as those of `joint`, and are not tuned.
 
 What depends on the scale of a model's numbers is known only when an editor meets its model, so it
 is None here: the rate of training (`kedit.editing.values.STEP`), KN's factors
@@ -29,6 +31,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from kedit.editing.edit import Editor
+from kedit.editors.cues import Cues
 from kedit.editors.ft import FT
 from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
@@ -39,12 +42,14 @@ from kedit.editors.rome import ROME
 
 # the residual, which MEMIT trains, is several times as long as what one MLP writes
 _MEMIT = replace(SCALED, clamp=0.75)
+_CUES = replace(SCALED, clamp=0.7, kl=0.5, stop=0.3)
 _MEMIT_RELATION = replace(SCALED_RELATION, clamp=0.75)
 
 
 def defaults(n_layers: int) -> Mapping[str, Editor]:
     """Returns derived settings for a model with this number of layers, by names as in PRESETS."""
     third, late = n_layers // 3, 11 * n_layers // 18
+    second, fetched = 8 * n_layers // 18, 13 * n_layers // 18
     sixth, ninth, eighteenth = (max(1, round(n_layers / part)) for part in (6, 9, 18))
     joint = replace(
         GEMMA_JOINT,
@@ -65,6 +70,22 @@ def defaults(n_layers: int) -> Mapping[str, Editor]:
         "w_out": replace(joint, layers=_ending(late, ninth), halves=("mlp",)),
         "w_o": replace(
             joint, layers=_ending(late, ninth), halves=("attn",), training=SCALED_RELATION
+        ),
+        "cues": Cues(
+            tuple(
+                dict.fromkeys(
+                    (
+                        (third, "mlp", "subject_last"),
+                        (second, "mlp", "subject_last"),
+                        (fetched, "attn", "last"),
+                    )
+                )
+            ),
+            _CUES,
+            shrink=0.01,
+        ),
+        "cues relation": Cues(
+            ((late, "mlp", "pair_last"), (late, "attn", "pair_last")), _CUES, shrink=0.01
         ),
         "emmet": Joint((third,), ("mlp",), training=SCALED),
         "alphaedit": Joint(_ending(third, sixth), ("mlp",), training=SCALED),

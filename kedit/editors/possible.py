@@ -32,5 +32,7 @@ def require_editor(spec: str, model: str, side: str, outline: Outline | None) ->
         elif outline and name in ("layer", "layers"):
             layers = value if isinstance(value, tuple) else (value,)
             require_layers(name_shown, layers, model, outline)
+        elif outline and name == "places":
+            require_layers(name_shown, [layer for layer, *_ in value], model, outline)
         elif outline and name == "heads":
             require_heads(name_shown, [Head(*head) for head in value], model, outline)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from kedit.editing.edit import Editor
 from kedit.editing.values import Training
+from kedit.editors.cues import Cues
 from kedit.editors.ft import FT
 from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
@@ -38,6 +39,17 @@ GEMMA_JOINT = Joint(
     wordings=4,
     neighbours=24,
     contexts=BARE,
+)
+# tuned by hand on 8 records of the tuning part (docs/relation-edits.md)
+_GEMMA_CUES = Cues(
+    (
+        (5, "mlp", "subject_last"),
+        (8, "mlp", "subject_last"),
+        (13, "attn", "last"),
+        (14, "attn", "last"),
+    ),
+    replace(_GEMMA, words=1000, kl=0.5, stop=0.3),
+    clamps=(0.7, 0.7, 0.4, 0.8),
 )
 FEW = ((5, 3), (10, 2))  # contexts: with twenty, an edit takes twice as long and is no better
 # for models without post-norms: the rate follows from the scale of the outputs
@@ -105,6 +117,7 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
             (9, 10, 11), 10.0, replace(_GEMMA_RELATION, clamp=2.0), contexts=BARE
         ),
         "joint": GEMMA_JOINT,
+        "cues entity": _GEMMA_CUES,
         "w_out": replace(GEMMA_JOINT, layers=(10, 11), halves=("mlp",)),
         "w_o": replace(GEMMA_JOINT, layers=(10, 11), halves=("attn",)),
         # other authors' methods, at the layers at which ROME and MEMIT edit entities
@@ -149,6 +162,7 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "rome": ROME(1, _TOY, "last", contexts=("",)),
         "memit": MEMIT((1, 2), 0.1, _TOY, "last"),
         "joint": Joint((0, 1), training=replace(_TOY, clamp=1.0), contexts=("",)),
+        "cues": Cues(((0, "mlp", "subject_last"), (2, "attn", "last")), _TOY, contexts=("",)),
         "ft": FT(1, lr=2e-3),
         "ft+l": FT(1, lr=5e-3, bound=0.02),
         "kn": KN(),

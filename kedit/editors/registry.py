@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Editor
+from kedit.editors.cues import Cues
 from kedit.editors.defaults import defaults
 from kedit.editors.ft import FT
 from kedit.editors.joint import Joint
@@ -19,6 +20,7 @@ from kedit.editors.presets import PRESETS
 from kedit.editors.rome import ROME
 from kedit.editors.sides import Sides
 from kedit.editors.specs import (
+    LAYERS,
     SHOWN,
     as_field,
     asked_of_presets,
@@ -45,7 +47,7 @@ log = logging.getLogger("kedit")
 # "ft" is unbounded, "ft+l" has a bound in its presets; what RaKE calls FT is ft+l
 EDITORS: Mapping[str, type[Editor]] = {
     "rome": ROME, "memit": MEMIT, "ft": FT, "ft+l": FT, "kn": KN, "mend": MEND,
-    "joint": Joint,
+    "joint": Joint, "cues": Cues,
 }  # fmt: skip
 
 
@@ -171,7 +173,7 @@ def _rebuilt(key: str, saved: SavedEditor, model: str) -> Editor:
         if EDITORS.get(name) is not EDITORS.get(kind):
             raise InputError(f"{saved.settings:.{SHOWN}} is not {key}")
         values = changes_of(saved.settings)
-        layers = {field: values[field] for field in ("layer", "layers") if field in values}
+        layers = {field: values[field] for field in LAYERS if field in values}
         for field, value in layers.items():
             require_setting(EDITORS[kind], field, value, saved.settings)
         editor = EDITORS[kind](**layers)

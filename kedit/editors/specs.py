@@ -23,6 +23,8 @@ from kedit.models.outline import short_name
 SHOWN = 200  # characters of a spec that error messages repeat
 SOURCES = Path(__file__).parents[1]
 SIDES: tuple[str, ...] = ("entity", "relation")
+# the fields that say which layers an editor writes, with an example of each
+LAYERS = {"layer": "5", "layers": "(4,5,6)", "places": "((5,'mlp','subject_last'),)"}
 
 
 def parted(spec: str) -> tuple[str, list[str]]:
@@ -203,15 +205,14 @@ def has_preset(name: str, model: str, perspective: str) -> bool:
 def layer_field(name: str, values: Mapping[str, Any]) -> str:
     """Returns the field with an editor's layers, if `values` leave it out; "" otherwise."""
     fields = get_type_hints(settings_of(name))
-    return next((field for field in ("layer", "layers") if field in {*fields} - {*values}), "")
+    return next((field for field in LAYERS if field in {*fields} - {*values}), "")
 
 
 def without_depth(name: str, model: str, layer: str) -> str:
     """Returns a message on what to do if nothing tells at which layer an editor should edit."""
-    example = "(4,5,6)" if layer == "layers" else "5"
     return (
         f"{name} has no settings for {model}, and kedit cannot read how many layers the model has: "
-        f"give its {layer}, as in {name}:{layer}={example}"
+        f"give its {layer}, as in {name}:{layer}={LAYERS[layer]}"
     )
 
 
