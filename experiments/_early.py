@@ -59,6 +59,10 @@ def editors_of(config: Any) -> Iterator[tuple[str, str]]:
         specs = parse_specs(config.editors)
         if not specs:
             raise InputError("--editors: no editor is given; an example is --editors rome,memit,ft")
+        if hasattr(config, "values"):  # compare_frontiers varies a setting of all editors
+            specs = [
+                f"{spec}:{config.field}={value:g}" for spec in specs for value in config.values
+            ]
         sides = SIDES if side == "both" else ("entity",) if side == "together" else (side,)
         yield from ((spec, side) for side in sides for spec in specs)
     elif hasattr(config, "editor"):

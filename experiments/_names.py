@@ -14,6 +14,7 @@ COMMANDS = {
     "neurons": "experiments.find_neurons",
     "edit": "experiments.edit_fact",
     "compare": "experiments.compare_editors",
+    "frontiers": "experiments.compare_frontiers",
     "tune": "experiments.tune_editors",
     "sites": "experiments.choose_sites",
     "ablate": "experiments.ablate_attention",

@@ -22,7 +22,7 @@ from figures.style import (
     styled,
     titled,
 )
-from kedit.results.frontier import FrontierPoint
+from kedit.results.frontier import FrontierPoint, Frontiers, unbeaten
 from kedit.results.tuning import Tuning
 from kedit.stats import Interval
 from kedit.studies.comparison import Comparison
@@ -58,6 +58,20 @@ def of_tuning(found: Tuning) -> Figure:
     return frontier(
         {found.perspective: points}, Source(found.model, f"{found.edits}; seed {found.seed}")
     )
+
+
+def of_frontiers(found: Frontiers) -> Figure:
+    """Draws the frontier of each editor, with the point that has the best Score as a large mark."""
+    points = {
+        curve.editor: [
+            curve.points[curve.best],
+            *(point for index, point in enumerate(curve.points) if index != curve.best),
+        ]
+        for curve in found.curves
+    }
+    values = ", ".join(f"{value:g}" for value in found.values)
+    details = f"{found.edits}; {found.field}: {values}; seed {found.seed}"
+    return frontier({found.perspective: points}, Source(found.model, details))
 
 
 @styled
@@ -168,7 +182,7 @@ def _draw(ax: Axes, points: Sequence[FrontierPoint], colour: str, shape: str, si
     percents = np.array([_percent(point) for point in points])
     if len(points) > 1:
         ax.plot(*percents[1:].T, shape, color=colour, markersize=2, alpha=0.45, zorder=2)
-        best = _unbeaten(percents)
+        best = unbeaten(percents[np.isfinite(percents).all(1)])
         ax.plot(*best.T, color=colour, linewidth=0.7, alpha=0.6, zorder=2)
     (x, y), (across, up) = percents[0], points[0]
     if np.isfinite(x + y):
@@ -179,12 +193,3 @@ def _draw(ax: Axes, points: Sequence[FrontierPoint], colour: str, shape: str, si
         if not np.isfinite(across.low + up.low):
             look = {"mfc": "white", "mec": colour, "mew": 0.8}
         ax.plot([x], [y], shape, color=colour, markersize=size, zorder=3, **look)
-
-
-def _unbeaten(points: np.ndarray) -> np.ndarray:
-    """The Pareto-optimal points, from left to right."""
-    optimal = [
-        point for point in points
-        if not any((other >= point).all() and (other > point).any() for other in points)
-    ]  # fmt: skip
-    return np.array(sorted(map(tuple, optimal))).reshape(-1, 2)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kedit.studies.before_after import edit_and_ask as edit_and_ask
     from kedit.studies.comparing import compare as compare
     from kedit.studies.comparison import Comparison as Comparison
+    from kedit.studies.frontiers import compare_frontiers as compare_frontiers
     from kedit.studies.many_facts import edit_many as edit_many
     from kedit.studies.mend import train_mend as train_mend
     from kedit.studies.scoring import score_cases as score_cases
@@ -68,6 +69,7 @@ PUBLIC = {
     "export": "kedit.editing.export",
     "export_adapter": "kedit.editing.export",
     "compare": "kedit.studies.comparing",
+    "compare_frontiers": "kedit.studies.frontiers",
     "score_cases": "kedit.studies.scoring",
     "tune": "kedit.studies.tuning",
     "edit_and_ask": "kedit.studies.before_after",

@@ -21,6 +21,7 @@ PLOTS: Mapping[str, tuple[str, str]] = {
     "Comparison": ("figures.compare", "comparison"),
     "FactTrace": ("figures.trace", "heatmap"),
     "FactsEdited": ("figures.edit", "many_facts"),
+    "Frontiers": ("figures.frontier", "of_frontiers"),
     "HeadAnswers": ("figures.questions", "answers"),
     "NeuronFindings": ("figures.neurons", "layers"),
     "PromptTrace": ("figures.trace", "heatmap"),

@@ -38,7 +38,7 @@ from kedit.results.ablation import Ablation, AblationLine
 from kedit.results.decoding import Decoded
 from kedit.results.exchanges import Exchange, Question
 from kedit.results.fact_answers import CUTS
-from kedit.results.frontier import FrontierPoint
+from kedit.results.frontier import Curve, FrontierPoint, Frontiers
 from kedit.results.head_answers import HeadAnswers
 from kedit.results.heads import AttentionShare, KindTest, Looks, RelationHeads, Sharing
 from kedit.results.kinds import KindsCompared
@@ -249,6 +249,16 @@ def placed(*ones: tuple[float, float], alone: bool = False) -> list[FrontierPoin
         return made
     bare = [[Interval(side.mean, *NOTHING[1:]) for side in one] for one in made]
     return [FrontierPoint(*one) for one in bare]
+
+
+def frontiers(names: Sequence[str]) -> Frontiers:
+    """A curve of three points for each editor."""
+    found = []
+    for number, name in enumerate(names):
+        shift = number / 40
+        points = placed((0.4 + shift, 0.8), (0.6 + shift, 0.7), (0.9, 0.3 + shift))
+        found.append(Curve(name, tuple(points), tuple(map(interval, (0.5, 0.65, 0.4))), (0, 1, 2)))
+    return Frontiers(MODEL, "relation", "weight", (1.0, 10.0, 100.0), 100, 0, tuple(found), ())
 
 
 def tuned(names: Sequence[str], *tries: tuple[float, float]) -> Tuning:
@@ -482,6 +492,10 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         "48 layers": lambda: trace.averages(effects.sites(shape=(48,), empty=()), STUDY, TOTAL),
         "long bucket": lambda: trace.averages(long_bucket(), STUDY),
         "nothing": lambda: trace.averages(effects.sites(empty=effects.BUCKETS), STUDY),
+    },
+    "frontier.of_frontiers": {
+        "many": lambda: frontier.of_frontiers(frontiers(EDITORS)),
+        "one": lambda: frontier.of_frontiers(frontiers(["joint"])),
     },
     "frontier.of_tuning": {
         "many": lambda: frontier.of_tuning(tuned(EDITORS, (0.86, 0.9), (0.85, 0.89))),
