@@ -8,7 +8,7 @@ from experiments._bounds import require_options_in_bounds
 from kedit.data.named import kind_of, require_file, require_records, require_text
 from kedit.editors.lists import parse_specs, read_tuned
 from kedit.editors.possible import require_editor
-from kedit.editors.specs import SIDES
+from kedit.editors.specs import SIDES, varied
 from kedit.errors import InputError
 from kedit.heads import Head
 from kedit.models.devices import require_device
@@ -60,9 +60,7 @@ def editors_of(config: Any) -> Iterator[tuple[str, str]]:
         if not specs:
             raise InputError("--editors: no editor is given; an example is --editors rome,memit,ft")
         if hasattr(config, "values"):  # compare_frontiers varies a setting of all editors
-            specs = [
-                f"{spec}:{config.field}={value:g}" for spec in specs for value in config.values
-            ]
+            specs = [varied(spec, config.field, value) for spec in specs for value in config.values]
         sides = SIDES if side == "both" else ("entity",) if side == "together" else (side,)
         yield from ((spec, side) for side in sides for spec in specs)
     elif hasattr(config, "editor"):

@@ -15,7 +15,7 @@ from kedit.editing import moments as moments_module
 from kedit.editing.keys import last_keys
 from kedit.editing.reference_prompts import family, skeletons
 from kedit.editing.values import Training
-from kedit.editing.wordings import WORDINGS, reworded
+from kedit.editing.wordings import QUESTIONS, WORDINGS, reworded
 from kedit.editing.write_sites import WriteSite
 from kedit.editors import joint as joint_module
 from kedit.editors.joint import Joint
@@ -45,8 +45,10 @@ def test_wordings_are_none_that_anything_is_scored_with() -> None:
     texts = set(scored["generic"])
     for entry in scored["relations"]:
         texts |= {*entry["add"], *entry["questions"]}
-    assert len(set(WORDINGS)) == len(WORDINGS) and not texts & set(WORDINGS)
+    own = {*WORDINGS, *QUESTIONS}
+    assert len(own) == len(WORDINGS) + len(QUESTIONS) and not texts & own
     assert all(text.count("{s}") == 1 and text.count("{o}") == 1 for text in WORDINGS)
+    assert all(text.count("{s}") == 1 and text.count("{r}") == 1 for text in QUESTIONS)
 
 
 def test_a_relation_request_is_reworded_with_its_own_targets_and_pairs() -> None:

@@ -33,14 +33,8 @@ def reworded(request: EditRequest, n: int) -> tuple[Demand, ...]:
 
     An entity request has no other wordings, so the result is empty.
     """
-    found = []
-    for text in WORDINGS[:n]:
-        for demand in request.demands:
-            if demand.mentioned:
-                template = text.replace("{s}", "{}").replace("{o}", demand.mentioned)
-                fact = replace(demand.fact, template=template, relation_words=())
-                found.append(replace(demand, fact=fact))
-    return tuple(found)
+    by_demand = (in_other_words(demand, n) for demand in request.demands if demand.mentioned)
+    return tuple(demand for of_text in zip(*by_demand, strict=True) for demand in of_text)
 
 
 def in_other_words(demand: Demand, n: int) -> tuple[Demand, ...]:

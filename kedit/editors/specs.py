@@ -98,6 +98,11 @@ def read_spec(spec: str) -> tuple[str, dict[str, Any]]:
     return name, values
 
 
+def varied(spec: str, field: str, value: float) -> str:
+    """Returns the spec with a setting changed to a number."""
+    return f"{spec}:{field}={value:.12g}"
+
+
 def shortened(spec: str) -> str:
     """Returns the spec, cut to SHOWN characters, for a message."""
     return spec if len(spec) <= SHOWN else f"{spec[:SHOWN]}..."

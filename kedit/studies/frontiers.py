@@ -14,6 +14,7 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from kedit.editing.provenance import current_fingerprint
+from kedit.editors.specs import varied
 from kedit.errors import InputError
 from kedit.facts import EditCase, Perspective
 from kedit.journal import Journal
@@ -79,7 +80,7 @@ def compare_frontiers(
     )
     require_sides(cases, [perspective])
     cases = [one_sided(case, perspective) for case in cases]
-    specs = {editor: [f"{editor}:{field}={value:g}" for value in values] for editor in editors}
+    specs = {editor: [varied(editor, field, value) for value in values] for editor in editors}
     every = [spec for of_editor in specs.values() for spec in of_editor]
     arms = prepare(model, every, [perspective], text=text, tokens_per_dim=tokens_per_dim, seed=seed)
     scoring = Scoring(say=False, seed=seed)
