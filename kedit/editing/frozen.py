@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer
 from kedit.editing.write_sites import WriteSite
 from kedit.forward.packed import (
     LayerCache,
+    Write,
     empty_cache,
     run_blocks,
     run_first_layers,
@@ -191,6 +192,13 @@ def run_from_slots(
         outputs[slot] = raw.detach()[at]
         return raw
 
+    return run_frozen(model, frozen, write), outputs
+
+
+def run_frozen(
+    model: HookedTransformer, frozen: Frozen, write: Write
+) -> Float[Tensor, "row new d_model"]:
+    """Returns the final residuals from each row's `pos` on; `write` is as for `run_blocks`."""
     resid, _, _ = run_blocks(
         model,
         frozen.layers,
@@ -201,4 +209,4 @@ def run_from_slots(
         frozen.real,
         write,
     )
-    return unpacked(resid, frozen.real), outputs
+    return unpacked(resid, frozen.real)

@@ -19,11 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.editing.frozen import Frozen, Row, Slot, freeze
+from kedit.editing.frozen import Frozen, Row, Slot, freeze, run_frozen
 from kedit.editing.targets import slot
-from kedit.editing.values import Training, loss_parts, losses_of, step_each
+from kedit.editing.values import Training, loss_parts, losses_of, sizes_of, step_within
 from kedit.editing.write_sites import WriteSite
-from kedit.forward.packed import run_blocks, unpacked
 from kedit.models.prompts import device
 from kedit.models.sites import norm
 
@@ -73,7 +72,7 @@ def fit(
     parts = loss_parts(model, [rows], training)
     row, position = torch.cat([part.at for part in parts], 1)
     norms = {slot(site): insert.norms for site, insert in inserts.items()}
-    clamps = {slot(site): insert.clamps for site, insert in inserts.items()}
+    largest = {slot(site): insert.clamps * insert.norms for site, insert in inserts.items()}
     values = {
         place: torch.zeros(len(each), model.cfg.d_model, device=device(model), requires_grad=True)
         for place, each in norms.items()
@@ -85,11 +84,7 @@ def fit(
         with torch.enable_grad():
             final = _run(model, frozen, inserts, values)
             normed = norm(model.ln_final, final[row, position])
-            # 1e-12: values start at zero, where the norm has no gradient
-            sizes = [
-                ((value.square().sum(-1) + 1e-12).sqrt() / norms[place] ** 2).sum()
-                for place, value in values.items()
-            ]
+            sizes = [size.sum() for size in sizes_of(values, norms)]
             decay = training.weight_decay * torch.stack(sizes).sum()
         nll, kl, slope = losses_of(model, parts, normed.detach(), 1, training)
         losses.append(float(nll + kl + decay.detach()))
@@ -97,14 +92,7 @@ def fit(
             break
         optimiser.zero_grad()
         torch.autograd.backward([normed, decay], [slope, torch.ones_like(decay)])
-        if training.lr is None:
-            step_each(optimiser, values, norms)
-        else:
-            optimiser.step()
-        with torch.no_grad():
-            for place, value in values.items():
-                largest = clamps[place] * norms[place]
-                value.mul_((largest / value.norm(dim=-1).clamp(min=1e-12)).clamp(max=1)[:, None])
+        step_within(optimiser, values, norms, largest, training)
     found = {site: values[slot(site)].detach() for site in inserts}
     return Fitted(found, tuple(losses), float((-nll).exp()))
 
@@ -135,14 +123,4 @@ def _run(
 
     # hooked: each family of models computes its neurons in its own way
     with model.hooks(fwd_hooks=[keep_key(place) for place in sites if place.part == "mlp"]):
-        resid, _, _ = run_blocks(
-            model,
-            frozen.layers,
-            frozen.resid,
-            frozen.keys,
-            frozen.values,
-            frozen.mask,
-            frozen.real,
-            write,
-        )
-    return unpacked(resid, frozen.real)
+        return run_frozen(model, frozen, write)

@@ -212,6 +212,7 @@ def _train_batch(
     firsts = first_rows(rows)
     owner = problem[firsts]  # of each delta
     base_norms = {slot: clean.written[slot][firsts].norm(dim=-1) for slot in slots}
+    largest = {slot: training.clamp * norms for slot, norms in base_norms.items()}
     deltas = {
         slot: torch.zeros(len(firsts), model.cfg.d_model, device=on, requires_grad=True)
         for slot in slots
@@ -223,12 +224,7 @@ def _train_batch(
     for step in range(training.steps):
         with torch.enable_grad():
             normed, outputs = _read(model, batch, deltas)
-            # 1e-12: deltas start at zero, where the norm has no gradient
-            sizes = [
-                (delta.square().sum(-1) + 1e-12).sqrt() / base_norms[slot] ** 2
-                for slot, delta in deltas.items()
-            ]
-            decay = training.weight_decay * torch.stack(sizes).sum(0)
+            decay = training.weight_decay * torch.stack(sizes_of(deltas, base_norms)).sum(0)
         nll, kl, slope = losses_of(model, batch.parts, normed.detach(), len(problems), training)
         losses.append((nll + kl).index_add(0, owner, decay.detach()).tolist())
         is_last = step == training.steps - 1
@@ -247,21 +243,44 @@ def _train_batch(
             break
         optimiser.zero_grad()
         torch.autograd.backward([normed, decay], [slope, torch.ones_like(decay)])
-        if training.lr is None:
-            step_each(optimiser, deltas, base_norms)
-        else:
-            optimiser.step()
-        with torch.no_grad():
-            for slot, delta in deltas.items():
-                largest = training.clamp * base_norms[slot]
-                delta.mul_((largest / delta.norm(dim=-1).clamp(min=1e-12)).clamp(max=1)[:, None])
+        step_within(optimiser, deltas, base_norms, largest, training)
         if ended:
             batch = batch.only(torch.isin(batch.problem, torch.tensor(running, device=on)))
     return [trained[number] for number in range(len(problems))]
 
 
+def sizes_of(
+    deltas: Mapping[Slot, Float[Tensor, "_ d_model"]],
+    base_norms: Mapping[Slot, Float[Tensor, " _"]],
+) -> list[Float[Tensor, " _"]]:
+    """Returns ‖δ‖ / ‖v₀‖² of each slot's deltas, which the weight decay multiplies."""
+    # 1e-12: deltas start at zero, where the norm has no gradient
+    return [
+        (delta.square().sum(-1) + 1e-12).sqrt() / base_norms[slot] ** 2
+        for slot, delta in deltas.items()
+    ]
+
+
 @torch.no_grad()
-def step_each(
+def step_within(
+    optimiser: torch.optim.Adam,
+    deltas: Mapping[Slot, Float[Tensor, "_ d_model"]],
+    base_norms: Mapping[Slot, Float[Tensor, " _"]],
+    largest: Mapping[Slot, Float[Tensor, " _"]],
+    training: Training,
+) -> None:
+    """Makes Adam's step, then shortens each delta that is longer than its `largest` norm."""
+    if training.lr is None:
+        _step_each(optimiser, deltas, base_norms)
+    else:
+        optimiser.step()
+    for slot, delta in deltas.items():
+        norms = delta.norm(dim=-1).clamp(min=1e-12)
+        delta.mul_((largest[slot] / norms).clamp(max=1)[:, None])
+
+
+@torch.no_grad()
+def _step_each(
     optimiser: torch.optim.Adam,
     deltas: Mapping[Slot, Float[Tensor, "delta d_model"]],
     base_norms: Mapping[Slot, Float[Tensor, " delta"]],
