@@ -6,10 +6,9 @@ far an edit there can reach paraphrases, and how far it must reach neighbours an
 other relations.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 from transformer_lens import HookedTransformer
 
 from kedit.editing.keys import LastTokens
@@ -43,9 +42,9 @@ def predict_leaks(
     if not cases:
         raise InputError("cases: no case is given")
     places = sorted({Place(*place) for place in editor.places})
-    # by place and group, the shares of each case's prompts
-    found: dict[tuple[Place, str], list[list[float]]] = {
-        (place, group): [] for place in places for group in GROUPS
+    # by place and group, each case's mean share
+    found: dict[Place, dict[str, list[float]]] = {
+        place: {group: [] for group in GROUPS} for place in places
     }
     wheres: dict[KeyPosition, None] = dict.fromkeys(place.where for place in places)
     for where in wheres:
@@ -54,51 +53,42 @@ def predict_leaks(
         with progress("cases") as bars:
             for case in bars.track(cases, description=f"reading keys at {where}"):
                 inserts = inserts_of(case.entity)
-                read = [*_texts(model, case, where)]
-                if not read:
-                    continue
-                lowest = min(place.layer for place in at_token)
-                keys = LastTokens(model, [text for _, text in read], lowest).keys([*inserts])
-                for place in at_token:
-                    shares = (keys[place.site] @ inserts[place.site].shares)[:, 0].tolist()
-                    for group in GROUPS:
-                        own = [
-                            share
-                            for share, (of_group, _) in zip(shares, read, strict=True)
-                            if of_group == group
-                        ]
-                        found[place, group] += [own] if own else []
+                for group, texts in _texts(model, case, where).items():
+                    lowest = min(place.layer for place in at_token)
+                    keys = LastTokens(model, texts, lowest).keys([*inserts])
+                    for place in at_token:
+                        shares = keys[place.site] @ inserts[place.site].shares
+                        found[place][group].append(float(shares.mean()))
     return Leaks(
         source_of(model),
         len(cases),
         seed,
-        tuple(
-            PlaceLeaks(
-                *place,
-                {
-                    group: bootstrap_groups([[float(np.mean(own))] for own in of_cases], seed=seed)
-                    for group in GROUPS
-                    if (of_cases := found[place, group])
-                },
-                {group: len(found[place, group]) for group in GROUPS if found[place, group]},
-            )
-            for place in places
-        ),
+        tuple(_of_place(place, by_group, seed) for place, by_group in found.items()),
     )
 
 
-def _texts(
-    model: HookedTransformer, case: EditCase, where: KeyPosition
-) -> Iterator[tuple[str, Tokens]]:
-    """Yields the group and the tokens up to the key position of the entity side's test prompts."""
+def _of_place(place: Place, by_group: Mapping[str, Sequence[float]], seed: int) -> PlaceLeaks:
+    """The mean shares of a place, for the groups of which any case has a prompt."""
+    there = {group: means for group, means in by_group.items() if means}
+    shares = {
+        group: bootstrap_groups([[mean] for mean in means], seed=seed)
+        for group, means in there.items()
+    }
+    return PlaceLeaks(*place, shares, {group: len(means) for group, means in there.items()})
+
+
+def _texts(model: HookedTransformer, case: EditCase, where: KeyPosition) -> dict[str, list[Tokens]]:
+    """Returns the tokens up to the key position of the entity side's test prompts, by group."""
+    found: dict[str, list[Tokens]] = {}
     for probe in case.probes:
         if probe.perspective != "entity" or probe.group not in GROUPS:
             continue
         if where == "last":
-            yield probe.group, prompt_ids(model, probe.prompt)
+            found.setdefault(probe.group, []).append(prompt_ids(model, probe.prompt))
         elif fact := _with_subject(case.entity, probe):
             tokens, pos = located(model, fact, where)
-            yield probe.group, tokens[: pos + 1]
+            found.setdefault(probe.group, []).append(tokens[: pos + 1])
+    return found
 
 
 def _with_subject(request: EditRequest, probe: Probe) -> Fact | None:
