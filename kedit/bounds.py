@@ -64,7 +64,7 @@ TWO = Bound(2)
 RULES: Mapping[str, Bound | Choice] = {
     **dict.fromkeys(
         (
-            "batch", "bound", "controls", "decoded", "facts", "facts_per_relation", "family",
+            "batch", "bound", "controls", "decoded", "facts", "facts_per_relation",
             "heads", "heatmaps", "held", "kl", "layer", "layers", "lengths", "limit",
             "n_random_heads", "n_relations", "n_texts", "n_tokens", "neighbours", "others",
             "places", "prompts_per_kind", "seen", "shrink", "skip", "stop", "strongest", "test",
@@ -82,7 +82,8 @@ RULES: Mapping[str, Bound | Choice] = {
         AT_LEAST_ONE,
     ),
     **dict.fromkeys(("clamp", "clamps", "keep", "lr", "weight"), POSITIVE),
-    **dict.fromkeys(("agreement", "balance", "null_space", "screen", "threshold"), SHARE),
+    **dict.fromkeys(("agreement", "screen", "threshold"), SHARE),
+    **dict.fromkeys(("balance", "null_space"), BELOW_ONE),
     **dict.fromkeys(("erase", "scale", "write"), FINITE),
     "seed": Bound(0, 2**63 - 1),
     "sites": Choice(("resid_post", "mlp_out", "attn_out", "z", "severed")),

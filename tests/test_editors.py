@@ -185,7 +185,10 @@ def test_a_compiled_model_is_refused_with_what_to_pass(
         ("rome:n_tokens=-5", "rome:n_tokens=-5: must be a number of at least 0"),
         ("rome:training.steps=0", "training:steps=0: must be a number of at least 1"),
         ("memit:weight=0", "memit:weight=0.0: must be a number above 0"),
-        ("joint:null_space=2", "joint:null_space=2.0: must be a number between 0 and 1"),
+        (
+            "separate:null_space=1",
+            "null_space=1.0: must be a number of at least 0 and below 1",
+        ),
     ],
 )
 def test_a_setting_out_of_its_bounds_is_refused_however_it_is_made(told: str, wanted: str):
@@ -374,7 +377,7 @@ def of(name: str, **changes: Any) -> Any:
         (
             "pmet-2:layers=(3,)",
             "unknown/model",
-            of("joint", layers=(3,), halves=BOTH, trained=BOTH, solve="in_turn"),
+            of("separate", layers=(3,), halves=BOTH, trained=BOTH),
         ),
     ],
 )

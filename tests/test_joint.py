@@ -1,4 +1,4 @@
-"""Joint: what it promises of keys and targets, in any kind of block; it leaves the model alone."""
+"""Joint and Separate: what they promise of keys and targets, in any kind of block."""
 
 import contextlib
 import dataclasses
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.editing import layered as layered_module
 from kedit.editing import moments as moments_module
-from kedit.editing.edit import Edit, LowRank, combined
-from kedit.editing.keys import keys, last_keys, training_rows
+from kedit.editing.closed_form import Solve
+from kedit.editing.edit import Edit, LowRank
+from kedit.editing.keys import keys, last_keys
 from kedit.editing.moments import moment
 from kedit.editing.neighbours import neighbours
 from kedit.editing.targets import Goal, goals
@@ -22,6 +24,7 @@ from kedit.editing.write_sites import Half, WriteSite
 from kedit.editors import joint as joint_module
 from kedit.editors.joint import Joint
 from kedit.editors.rome import ROME
+from kedit.editors.separate import Separate
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.models import toy as toy_module
@@ -58,6 +61,11 @@ def joint(text: str, layers: tuple[int, ...] = (1, 2), **settings: Any) -> Joint
     return Joint(layers, text=text, **settings)
 
 
+def separate(text: str, layers: tuple[int, ...] = (1, 2), **settings: Any) -> Separate:
+    settings = {"weight": LEAST, "training": TRAINING, "contexts": CONTEXTS, **settings}
+    return Separate(layers, text=text, **settings)
+
+
 def dense(edit: Edit, site: WriteSite) -> Tensor:
     delta = edit.deltas[site.parameter]
     assert isinstance(delta, LowRank)
@@ -65,13 +73,12 @@ def dense(edit: Edit, site: WriteSite) -> Tensor:
 
 
 def wanted(
-    model: HookedTransformer, told: Joint, request: EditRequest = RELATION
+    model: HookedTransformer, told: Joint | Separate, request: EditRequest = RELATION
 ) -> tuple[list[WriteSite], list[Goal]]:
     """What shall be written where, and behind which texts."""
-    rows = training_rows(model, request, CONTEXTS, told.where)
-    trained = told.trained or told.halves
+    trained = (isinstance(told, Separate) and told.trained) or told.halves
     sites = sorted(WriteSite(layer, half) for layer in told.layers for half in trained)
-    return sites, goals(model, [rows], sites, told.training)
+    return sites, goals(model, [request], CONTEXTS, told.where, sites, told.training)
 
 
 @torch.no_grad()
@@ -95,12 +102,12 @@ def raws(model: HookedTransformer, text: Sequence[int], sites: Sequence[WriteSit
 
 
 def missing(
-    model: HookedTransformer, edit: Edit, told: Joint, request: EditRequest = RELATION
+    model: HookedTransformer, edit: Edit, told: Joint | Separate, request: EditRequest = RELATION
 ) -> tuple[float, float]:
     """How far the written sites are from their targets, before and after, at the worst text."""
     _, goals = wanted(model, told, request)
     sites = sorted(WriteSite(layer, half) for layer in told.layers for half in told.halves)
-    adds_up = told.solve == "stacked" and not has_post_norms(model)
+    adds_up = isinstance(told, Joint) and not has_post_norms(model)
     worst = []
     for applied in (False, True):
         found = [0.0]
@@ -122,28 +129,29 @@ def missing(
     return worst[0], worst[1]
 
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "stacked": {},
-    "in turn": {"solve": "in_turn"},
-    "W_out": {"halves": ("mlp",)},
-    "W_O": {"halves": ("attn",)},
-    "PMET": {"halves": ("mlp",), "trained": BOTH},
-    "exact": {"insert": "exact", "weight": 1.0},
+ARMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "joint": (joint, {}),
+    "W_out": (joint, {"halves": ("mlp",)}),
+    "W_O": (joint, {"halves": ("attn",)}),
+    "separate": (separate, {"halves": BOTH}),
+    "PMET": (separate, {"trained": BOTH}),
+    "exact": (separate, {"halves": BOTH, "insert": "exact", "weight": 1.0}),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "arm"),
     [
-        *((name, arm) for name in ("gptj", "gemma3") for arm in SETTINGS),
-        *((name, "stacked") for name in ("toy", "gpt2", "llama")),
+        *((name, arm) for name in ("gptj", "gemma3") for arm in ARMS),
+        *((name, "joint") for name in ("toy", "gpt2", "llama")),
     ],
 )
 def test_every_key_is_mapped_to_its_target(
     toy: HookedTransformer, family: FamilyOf, text: str, name: str, arm: str
 ) -> None:
     model = toy if name == "toy" else family(name).model
-    told = joint(text, **SETTINGS[arm])
+    made, settings = ARMS[arm]
+    told = made(text, **settings)
     edit = told(model, [RELATION])
     halves = told.halves
     assert set(edit.deltas) == {
@@ -215,7 +223,7 @@ def test_a_choice_of_all_heads_is_none(toy: HookedTransformer, text: str) -> Non
 
 
 def test_one_mlp_with_bare_prompts_is_rome(toy: HookedTransformer, text: str) -> None:
-    told = joint(text, (1,), halves=("mlp",), insert="exact", weight=1.0)
+    told = separate(text, (1,), insert="exact", weight=1.0)
     bare = dataclasses.replace(told, contexts=("",))
     rome = ROME(1, TRAINING, "last", contexts=("",), text=text)
     for request in (RELATION, CASES[0].entity):
@@ -224,10 +232,12 @@ def test_one_mlp_with_bare_prompts_is_rome(toy: HookedTransformer, text: str) ->
         assert (dense(told(toy, [request]), WriteSite(1)) - other).norm() > 0.01 * other.norm()
 
 
-@pytest.mark.parametrize("insert", ["ridge", "exact"])
+@pytest.mark.parametrize(
+    ("made", "insert"), [(joint, {}), (separate, {}), (separate, {"insert": "exact"})]
+)
 @pytest.mark.parametrize("name", ["toy", "gemma3"])
 def test_neighbours_outputs_move_less_where_they_are_spared(
-    toy: HookedTransformer, family: FamilyOf, text: str, name: str, insert: str
+    toy: HookedTransformer, family: FamilyOf, text: str, name: str, made: Any, insert: Any
 ) -> None:
     model = toy if name == "toy" else family(name).model
     sites = [WriteSite(1, half) for half in BOTH]
@@ -239,14 +249,14 @@ def test_neighbours_outputs_move_less_where_they_are_spared(
     read = last_keys(model, sites, texts)
     moved = []
     for n in (0, 8):
-        told = joint(text, (1,), neighbours=n, insert=insert, weight=1.0, keep=10.0)
+        told = made(text, (1,), halves=BOTH, neighbours=n, weight=1.0, keep=10.0, **insert)
         edit = told(model, [RELATION])
         # as the keys are before the edit, which moves those of W_out as it does the edit's own
         each = [read[site] @ dense(edit, site) for site in sites]
         together = torch.cat(each) if name == "gemma3" else torch.stack(each).sum(0)
         moved.append(float(together.norm()))
         before, after = missing(model, edit, told)
-        assert after < (0.02 if insert == "exact" else 0.5) * before  # the edit still takes hold
+        assert after < (0.02 if insert else 0.5) * before  # the edit still takes hold
     assert moved[1] < 0.5 * moved[0]
 
 
@@ -264,20 +274,17 @@ def test_a_neighbour_with_the_edits_own_key_is_no_neighbour(
 def test_in_the_null_space_the_loudest_directions_are_left_alone(
     toy: HookedTransformer, text: str
 ) -> None:
-    sites = [WriteSite(1, half) for half in BOTH]
-    values, vectors = torch.linalg.eigh(moment(toy, sites, text).matrix)
+    site = WriteSite(1)
+    values, vectors = torch.linalg.eigh(moment(toy, [site], text).matrix)
     loud = vectors[:, values.cumsum(0) > 0.05 * values.sum()].float()
     assert 5 < loud.shape[1] < 200
     heard = []
     for share in (0.05, 0.0):
-        told = joint(text, (1,), null_space=share)
-        monkey = pytest.MonkeyPatch()
-        with monkey.context() as patched:  # W_out's own step has a null space of its own
-            patched.setattr(joint_module, "is_parallel", lambda block: True)
-            edit = told(toy, [RELATION])
-        delta = torch.cat([dense(edit, site) for site in sites])
+        told = separate(text, (1,), null_space=share)
+        edit = told(toy, [RELATION])
+        delta = dense(edit, site)
         heard.append(float((loud.T @ delta).norm() / delta.norm()))
-        assert missing(toy, told(toy, [RELATION]), told)[1] < 2e-3
+        assert missing(toy, edit, told)[1] < 2e-3
     assert heard[0] < 1e-5 < 0.01 < heard[1]
 
 
@@ -293,20 +300,6 @@ def test_a_shrunk_moment_makes_smaller_deltas_that_reach_their_targets_too(
     assert sizes[0] > 1.05 * sizes[1] and sizes[1] > sizes[2]
 
 
-def test_demands_share_a_value_if_told(toy: HookedTransformer, text: str) -> None:
-    site = WriteSite(1)
-    brought = []
-    for values in ("own", "shared"):
-        told = joint(text, (1,), halves=("mlp",), values=values)
-        texts = [goal.text for goal in wanted(toy, told)[1]]
-        brought.append(last_keys(toy, [site], texts)[site] @ dense(told(toy, [RELATION]), site))
-    own, shared = brought
-    assert len(own) == len(shared) == 4  # two demands, two contexts
-    assert (own[0] - own[2]).norm() > 0.1 * own[0].norm()
-    for row in shared:
-        torch.testing.assert_close(row, shared[0], atol=1e-3, rtol=1e-3)
-
-
 @pytest.mark.parametrize("name", ["toy", "gemma3"])
 @pytest.mark.parametrize("balance", [0.25, 0.5, 0.8])
 def test_attention_brings_its_share(
@@ -314,7 +307,7 @@ def test_attention_brings_its_share(
 ) -> None:
     model = toy if name == "toy" else family(name).model
     attn, mlp = (WriteSite(1, half) for half in BOTH)
-    told = joint(text, (1,), solve="in_turn", balance=balance)
+    told = separate(text, (1,), halves=BOTH, balance=balance)
     edit = told(model, [RELATION])
     for goal in wanted(model, told)[1]:
         clean = raws(model, goal.text, (attn, mlp))
@@ -356,19 +349,6 @@ def test_it_makes_the_toy_say_the_target(toy: HookedTransformer, text: str, side
     assert sum(after) > 0  # on the whole likelier than all other tokens together
 
 
-def test_batches_are_nested_one_in_the_other(toy: HookedTransformer, text: str) -> None:
-    requests = [CASES[0].entity, CASES[17].entity]
-    edits = joint(text, (1,), batch=1).on(toy)
-    together, first = edits(requests), edits(requests[:1])
-    with first.applied(toy):
-        second = edits(requests[1:])
-    for half in BOTH:
-        site = WriteSite(1, half)
-        torch.testing.assert_close(dense(together, site), dense(combined([first, second]), site))
-    assert [len(part.requests) for part in together.made.parts] == [1, 1]
-    assert not joint(text, (1,))(toy, requests).made.parts
-
-
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "gemma3"])
 def test_the_model_is_left_as_it_was_and_the_same_seed_gives_the_same_edit(
     family: FamilyOf, text: str, name: str
@@ -391,15 +371,15 @@ def test_the_model_is_left_as_it_was_when_a_later_layer_fails(
     toy: HookedTransformer, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: value.clone() for name, value in toy.state_dict().items()}
-    insert, inserted = joint_module.ridge_insert, []
+    insert, inserted = layered_module.sparing, []
 
-    def fail_at_the_fourth(*args: Any, **settings: Any) -> LowRank:
+    def fail_at_the_fourth(*args: Any) -> Solve:
         inserted.append(toy.state_dict()[WriteSite(1, "attn").parameter].clone())
         if len(inserted) == 4:
             raise RuntimeError("no memory")
-        return insert(*args, **settings)
+        return insert(*args)
 
-    monkeypatch.setattr(joint_module, "ridge_insert", fail_at_the_fourth)
+    monkeypatch.setattr(layered_module, "sparing", fail_at_the_fourth)
     with pytest.raises(RuntimeError, match="no memory"):
         joint(text)(toy, [RELATION])
     assert not torch.equal(inserted[-1], before[WriteSite(1, "attn").parameter])  # the control
@@ -413,18 +393,12 @@ def test_the_model_is_left_as_it_was_when_a_later_layer_fails(
         ({"layers": (2, 1)}, r"layers: must be distinct layers in ascending order, got \(2, 1\)"),
         ({"layers": (1, 9)}, r"has no blocks\.9\.attn\.W_O: it has 4 layers"),
         ({"halves": ()}, "halves: must be mlp, attn or both"),
-        ({"trained": ("mlp",)}, r"trained: must include .*, got \('mlp',\): only outputs"),
         ({"halves": ("mlp",), "heads": ((1, 0),)}, r"heads: .*must include attn, got \('mlp',\)"),
         ({"heads": ((1, 4), (3, 0), (1, 1))}, r"no \(1, 4\), \(3, 0\) among the heads 0 to 3 of"),
         ({"weight": 0.0}, r"joint:weight=0\.0: must be a number above 0"),
         ({"shrink": -1.0}, r"joint:shrink=-1\.0: must be a number of at least 0"),
         ({"keep": 0.0}, r"joint:keep=0\.0: must be a number above 0"),
         ({"neighbours": -1}, "joint:neighbours=-1: must be a number of at least 0"),
-        ({"balance": 0.5}, "balance: needs .* solve=in_turn"),
-        ({"balance": 0.5, "halves": ("mlp",), "solve": "in_turn"}, "balance: needs both halves"),
-        ({"balance": 1.0, "solve": "in_turn"}, "balance: must be below 1, got 1"),
-        ({"null_space": 1.5}, r"joint:null_space=1\.5: must be a number between 0 and 1"),
-        ({"null_space": 1e-30}, "no direction of the keys holds as little as 1e-30"),
     ],
 )
 def test_settings_that_cannot_be_are_named(
@@ -432,6 +406,30 @@ def test_settings_that_cannot_be_are_named(
 ) -> None:
     with pytest.raises(InputError, match=message):
         joint(text, **settings)(toy, [RELATION])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"halves": ()}, "halves: must be mlp, attn or both"),
+        (
+            {"halves": BOTH, "trained": ("mlp",)},
+            r"trained: must include .*, got \('mlp',\): only outputs",
+        ),
+        ({"balance": 0.5}, r"balance: needs both halves, got \('mlp',\)"),
+        ({"balance": 1.0, "halves": BOTH}, r"separate:balance=1\.0: must be a number of at least"),
+        (
+            {"null_space": 1.5},
+            r"separate:null_space=1\.5: must be a number of at least",
+        ),
+        ({"null_space": 1e-30}, "no direction of the keys holds as little as 1e-30"),
+    ],
+)
+def test_settings_of_separate_that_cannot_be_are_named(
+    toy: HookedTransformer, text: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        separate(text, **settings)(toy, [RELATION])
 
 
 def test_an_entity_prompt_has_no_object_to_write_at(toy: HookedTransformer, text: str) -> None:
@@ -447,10 +445,9 @@ def test_one_key_cannot_be_given_two_values(toy: HookedTransformer, text: str) -
         dataclasses.replace(entity, fact=fact, target=target)
         for fact, target in zip((entity.fact, longer), others, strict=False)
     ]
-    exact = joint(text, insert="exact", where="subject_last")  # where both prompts have one key
+    exact = separate(text, insert="exact", where="subject_last")  # both prompts have one key
     with pytest.raises(InputError, match="of 4 keys only 2 are linearly independent"):
         exact(toy, requests)
-    dataclasses.replace(exact, batch=1)(toy, requests)  # one on the other: the last one holds
 
 
 @pytest.mark.parametrize("where", ["subject_last", "object_last", "pair_last", "last"])

@@ -25,6 +25,7 @@ from kedit.editors.joint import Joint
 from kedit.editors.memit import MEMIT
 from kedit.editors.registry import make_editor
 from kedit.editors.rome import ROME
+from kedit.editors.separate import Separate
 from kedit.errors import InputError
 from kedit.models import toy as toy_module
 from kedit.studies.prepare import read_moments, with_tokens
@@ -37,7 +38,7 @@ EDITORS: dict[str, Any] = {
     "rome": ROME(1, TRAINING, contexts=BARE, n_tokens=N),
     "memit": MEMIT((0, 1), 1.0, TRAINING, contexts=BARE, n_tokens=N),
     "joint": Joint((1, 2), training=TRAINING, contexts=BARE, n_tokens=N),
-    "joint in turn": Joint((1,), training=TRAINING, solve="in_turn", contexts=BARE, n_tokens=N),
+    "separate": Separate((1,), ("mlp", "attn"), training=TRAINING, contexts=BARE, n_tokens=N),
 }
 by_editor = pytest.mark.parametrize("name", EDITORS)
 SITE = WriteSite(1)
@@ -109,7 +110,7 @@ def test_handed_moments_make_the_edit_that_their_text_makes(
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", ["rome", "memit", "joint in turn"])
+@pytest.mark.parametrize("name", ["rome", "memit", "separate"])
 def test_romes_statistics_are_read_from_their_file(
     toy: HookedTransformer, text: str, tmp_path: Path, name: str, dtype: str
 ) -> None:

@@ -31,7 +31,8 @@ BLOWN_UP = 2.0  # perplexity after / before, above which the edit counts as havi
 def guarded(on: On) -> On:
     """Wraps an editor's `on` so that it first refuses what no editor can edit.
 
-    This is a model whose gradients cannot be computed here, or requests that contradict each other.
+    This is a model whose gradients cannot be computed here, no request at all, or requests that
+    contradict each other.
     """
 
     @wraps(on)
@@ -41,6 +42,8 @@ def guarded(on: On) -> On:
 
         def edits(requests: Sequence[EditRequest]) -> Edit:
             require_plain(model)
+            if not requests:
+                raise InputError("there is no request: at least one is needed")
             require_consistent(model, requests, removal=getattr(editor, "removal", True))
             count = f"{len(requests)} requests" if len(requests) > 1 else "a request"
             with working(f"editing {count} by {type(editor).__name__}"):

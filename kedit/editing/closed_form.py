@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from kedit.editing.edit import LowRank
@@ -103,16 +103,6 @@ class Spared(NamedTuple):
 
     keys: Float[Tensor, "n d_key"]
     whitened: Float[Tensor, "d_key n"]
-
-    def beside(self, other: "Spared") -> "Spared":
-        """Returns the keys of both."""
-        return Spared(
-            torch.cat([self.keys, other.keys]), torch.cat([self.whitened, other.whitened], 1)
-        )
-
-    def but(self, left_out: Bool[Tensor, " n"]) -> "Spared":
-        """Returns all keys except those at which `left_out` is true."""
-        return Spared(self.keys[~left_out], self.whitened[:, ~left_out])
 
 
 def sparing(solve: Solve, spared: Spared, weight: float) -> Solve:

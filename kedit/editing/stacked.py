@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from kedit.editing.closed_form import Solve, Spared
@@ -76,10 +76,6 @@ class Stack:
             *(keys[site][:, chosen] for site, chosen in self.rows.items())
         ).double()
         return Spared(rows, self.solve(rows.T))
-
-    def rows_of(self, chosen: Bool[Tensor, " n"]) -> Bool[Tensor, " n_rows"]:
-        """Returns which rows of `spared` belong to the chosen keys."""
-        return chosen.repeat(len(self.sites))
 
     def inserted(self, keys: Keys, lacking: Residuals, insert: Insert) -> dict[WriteSite, LowRank]:
         """Returns the deltas that add what is lacking; their rows that may not change are zero."""

@@ -7,10 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.editing.frozen import Row, Slot
+from kedit.editing.frozen import Slot
+from kedit.editing.keys import target_rows, training_rows
 from kedit.editing.values import Trained, Training, train_all
+from kedit.editing.wordings import reworded
 from kedit.editing.write_sites import WriteSite
+from kedit.facts import EditRequest
 from kedit.forward.reading import Tokens
+from kedit.models.prompts import KeyPosition
 from kedit.models.sites import has_post_norms
 
 
@@ -37,34 +41,48 @@ def slot(site: WriteSite) -> Slot:
 
 def goals(
     model: HookedTransformer,
-    problems: Sequence[Sequence[Row]],
+    requests: Sequence[EditRequest],
+    contexts: Sequence[str],
+    where: KeyPosition,
     sites: Sequence[WriteSite],
     training: Training,
+    wordings: int = 0,
     balance: float = 0.0,
 ) -> list[Goal]:
     """Trains the outputs of `sites` together; returns a goal for each distinct key to edit.
 
+    Each demand of a request has its own value wherever its key differs from the other's. Requests
+    are trained independently of each other and have their own goals, even at the same key.
+
     Args:
-        problems: for each request, the texts to train on, with their targets. Requests are trained
-            independently of each other and have their own goals, even at the same key.
+        contexts: prefixes; "" is the bare prompt.
+        where: the key position.
         training: settings of the training.
+        wordings: number of other wordings in which a relation request is also edited.
         balance: 0, or attention's share of the change (see `balanced`).
 
     Raises:
-        InputError: see `kedit.editing.values.train`.
+        InputError: a prompt has no token at the key position, or see `kedit.editing.values.train`.
     """
-    all_goals: list[Goal] = []
+    problems = []
+    for request in requests:
+        rows = training_rows(model, request, contexts, where)
+        for demand in reworded(request, wordings):
+            group = 1 + max(row.group for row in rows)
+            rows += target_rows(model, demand, [""], where, group)
+        problems.append(rows)
+    found: list[Goal] = []
     all_trained = train_all(model, problems, [slot(site) for site in sites], training)
     for rows, trained in zip(problems, all_trained, strict=True):
         targets = balanced(trained, balance, has_post_norms(model)) if balance else trained.wanted
-        found: dict[Tokens, Goal] = {}
+        by_text: dict[Tokens, Goal] = {}
         for number, row in enumerate(rows):
             text = row.tokens[: row.pos + 1]
             if row.targets:
                 raw = {slot: output[number] for slot, output in targets.items()}
-                found.setdefault(text, Goal(text, raw))
-        all_goals += found.values()
-    return all_goals
+                by_text.setdefault(text, Goal(text, raw))
+        found += by_text.values()
+    return found
 
 
 def balanced(

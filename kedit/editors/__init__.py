@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from kedit.editors.memit import MEMIT as MEMIT
     from kedit.editors.mend import MEND as MEND
     from kedit.editors.rome import ROME as ROME
+    from kedit.editors.separate import Separate as Separate
 
-NAMES = ("Cues", "FT", "Joint", "KN", "MEMIT", "MEND", "ROME")  # each in the module with its name
+# each in the module with its name
+NAMES = ("Cues", "FT", "Joint", "KN", "MEMIT", "MEND", "ROME", "Separate")
 
 
 def __getattr__(name: str) -> Any:

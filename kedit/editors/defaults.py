@@ -33,12 +33,12 @@ from dataclasses import replace
 from kedit.editing.edit import Editor
 from kedit.editors.cues import Cues
 from kedit.editors.ft import FT
-from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.mend import MEND
 from kedit.editors.presets import BARE, FEW, GEMMA_JOINT, SCALED, SCALED_RELATION
 from kedit.editors.rome import ROME
+from kedit.editors.separate import Separate, separated
 
 # the residual, which MEMIT trains, is several times as long as what one MLP writes
 _MEMIT = replace(SCALED, clamp=0.75)
@@ -87,8 +87,9 @@ def defaults(n_layers: int) -> Mapping[str, Editor]:
         "cues relation": Cues(
             ((late, "mlp", "pair_last"), (late, "attn", "pair_last")), _CUES, shrink=0.01
         ),
-        "emmet": Joint((third,), ("mlp",), training=SCALED),
-        "alphaedit": Joint(_ending(third, sixth), ("mlp",), training=SCALED),
+        "separate": separated(joint),
+        "emmet": Separate((third,), training=SCALED),
+        "alphaedit": Separate(_ending(third, sixth), training=SCALED),
     }
 
 

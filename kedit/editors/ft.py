@@ -15,7 +15,6 @@ from kedit.editing.edit import Delta, Edit, PreparedEditor
 from kedit.editing.provenance import made_by
 from kedit.editing.teaching import TargetText, demanded, lesson, recited, trainable
 from kedit.editing.write_sites import WriteSite
-from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.forward.metrics import losses_and_slope
 
@@ -71,7 +70,7 @@ class FT:
         """Returns the editor for one model, with the bound for its width if it has none.
 
         Raises:
-            InputError: models of this family cannot be edited; later, if there are no requests.
+            InputError: models of this family cannot be edited.
         """
         bound = bound_for(model.cfg.d_model) if self.bound is None else self.bound
         resolved = dataclasses.replace(self, bound=bound)
@@ -83,8 +82,6 @@ class FT:
 
     def _edit(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
         texts = demanded(model, requests, self.removal)
-        if not texts:
-            raise InputError("there is no request: at least one is needed")
         site = WriteSite(self.layer)
         site.weight(model)  # raises InputError if the layer doesn't exist
         with trainable(model, _trained_names(model, site)) as weights:

@@ -63,8 +63,6 @@ class MEND:
 
         def edit(requests: Sequence[EditRequest]) -> Edit:
             texts = demanded(model, requests, self.removal)
-            if not texts:
-                raise InputError("there is no request: at least one is needed")
             factors, _ = gradient_factors(model, lesson(model, lowest, texts), network.maps)
             with torch.no_grad():
                 changes = network(factors)

@@ -18,6 +18,7 @@ from kedit.editors.joint import Joint
 from kedit.editors.kn import KN
 from kedit.editors.memit import MEMIT
 from kedit.editors.rome import ROME
+from kedit.editors.separate import Separate, separated
 
 # Meng et al. 2022 and 2023, and RaKE's copies of their files. Their C is measured on 100,000
 # Wikipedia articles, in float32; kedit's, by default, on the text that comes with it, in float64.
@@ -74,7 +75,6 @@ _SMOL_ENTITY = replace(
     weight=0.1,
     wordings=4,
     neighbours=24,
-    family=64,
     keep=10.0,
 )
 # Qwen was tuned on 6 of the built-in cases whose object it says, each editor on one side with 4
@@ -121,8 +121,9 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "w_out": replace(GEMMA_JOINT, layers=(10, 11), halves=("mlp",)),
         "w_o": replace(GEMMA_JOINT, layers=(10, 11), halves=("attn",)),
         # other authors' methods, at the layers at which ROME and MEMIT edit entities
-        "emmet": Joint((5,), ("mlp",), where="subject_last", insert="exact", training=_GEMMA),
-        "alphaedit": Joint((4, 5, 6), ("mlp",), where="subject_last", training=_GEMMA),
+        "emmet": Separate((5,), training=_GEMMA),
+        "alphaedit": Separate((4, 5, 6), training=_GEMMA),
+        "separate": separated(GEMMA_JOINT),
     },
     "smollm2-135m-instruct": {
         "rome": ROME(6, SCALED, lengths=FEW),
@@ -147,8 +148,10 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "w_out relation": replace(_SMOL_JOINT, halves=("mlp",)),
         "w_o relation": replace(_SMOL_JOINT, halves=("attn",), keep=10.0, neighbours=24),
         # not tuned: at the layers of ROME and MEMIT, as for Gemma
-        "emmet": Joint((6,), ("mlp",), training=SCALED),
-        "alphaedit": Joint((5, 6, 7), ("mlp",), training=SCALED),
+        "emmet": Separate((6,), training=SCALED),
+        "alphaedit": Separate((5, 6, 7), training=SCALED),
+        "separate": separated(_SMOL_ENTITY),
+        "separate relation": separated(_SMOL_JOINT),
     },
     "qwen2.5-coder-1.5b-instruct": {
         "rome entity": ROME(9, replace(SCALED, clamp=2.0), lengths=((5, 1), (10, 1))),
@@ -156,12 +159,14 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "joint relation": _QWEN_JOINT,
         "w_out relation": replace(_QWEN_JOINT, halves=("mlp",)),
         "w_o relation": replace(_QWEN_JOINT, halves=("attn",)),
+        "separate relation": separated(_QWEN_JOINT),
     },
     "toy": {
         # where="last": in so small a model, keys differ between facts only at the last token
         "rome": ROME(1, _TOY, "last", contexts=("",)),
         "memit": MEMIT((1, 2), 0.1, _TOY, "last"),
         "joint": Joint((0, 1), training=replace(_TOY, clamp=1.0), contexts=("",)),
+        "separate": Separate((0, 1), training=replace(_TOY, clamp=1.0), contexts=("",)),
         "cues": Cues(((0, "mlp", "subject_last"), (2, "attn", "last")), _TOY, contexts=("",)),
         "ft": FT(1, lr=2e-3),
         "ft+l": FT(1, lr=5e-3, bound=0.02),

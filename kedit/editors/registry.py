@@ -18,6 +18,7 @@ from kedit.editors.memit import MEMIT
 from kedit.editors.mend import MEND
 from kedit.editors.presets import PRESETS
 from kedit.editors.rome import ROME
+from kedit.editors.separate import Separate
 from kedit.editors.sides import Sides
 from kedit.editors.specs import (
     LAYERS,
@@ -47,7 +48,7 @@ log = logging.getLogger("kedit")
 # "ft" is unbounded, "ft+l" has a bound in its presets; what RaKE calls FT is ft+l
 EDITORS: Mapping[str, type[Editor]] = {
     "rome": ROME, "memit": MEMIT, "ft": FT, "ft+l": FT, "kn": KN, "mend": MEND,
-    "joint": Joint, "cues": Cues,
+    "joint": Joint, "separate": Separate, "cues": Cues,
 }  # fmt: skip
 
 

@@ -23,30 +23,23 @@ VARIANTS: Mapping[str, Variant] = {
     "w_o": Variant("joint", {"halves": _ATTN}),
     # Both halves are trained, only W_out is written (Li et al. 2023, arXiv 2308.08742). The paper
     # spreads one change over layers by square roots; here each layer has its own value.
-    "pmet": Variant("joint", {"trained": _BOTH, "halves": _MLP, "solve": "in_turn"}),
-    "pmet-2": Variant("joint", {"trained": _BOTH, "halves": _BOTH, "solve": "in_turn"}),
+    "pmet": Variant("separate", {"trained": _BOTH, "halves": _MLP}),
+    "pmet-2": Variant("separate", {"trained": _BOTH, "halves": _BOTH}),
     # One MLP at the last token, with the moment of other subjects' keys added to C (arXiv
     # 2408.15091). The paper uses all prompts of CounterFact; here, the request's own prompt is
     # filled with other subjects.
     "rets": Variant(
-        "joint",
-        {
-            "halves": _MLP,
-            "where": "last",
-            "insert": "exact",
-            "wordings": 0,
-            "neighbours": 64,
-            "family": 0,
-        },
+        "separate",
+        {"halves": _MLP, "where": "last", "insert": "exact", "wordings": 0, "neighbours": 64},
     ),
     # a fixed split of the change between both halves, after IntAttn-Edit (arXiv 2510.27400)
-    "intattn": Variant("joint", {"halves": _BOTH, "solve": "in_turn", "balance": 0.5}),
+    "intattn": Variant("separate", {"halves": _BOTH, "balance": 0.5}),
     # MEMIT with equality constraints (Gupta et al. 2024, arXiv 2403.14236)
     "emmet": Variant(
-        "joint", {"halves": _MLP, "where": "subject_last", "insert": "exact", "neighbours": 0}
+        "separate", {"halves": _MLP, "where": "subject_last", "insert": "exact", "neighbours": 0}
     ),
     # MEMIT with deltas projected onto small directions of C (Fang et al. 2024, arXiv 2410.02355)
     "alphaedit": Variant(
-        "joint", {"halves": _MLP, "where": "subject_last", "null_space": 0.2, "neighbours": 0}
+        "separate", {"halves": _MLP, "where": "subject_last", "null_space": 0.2, "neighbours": 0}
     ),
 }

@@ -22,7 +22,7 @@ POSITIONS: tuple[KeyPosition, ...] = ("subject_last", "object_last", "last")
 HALVES: tuple[Half, ...] = ("mlp", "attn")
 # The study makes one edit per case and candidate, so each edit has to be fast: values are trained
 # against 1000 of the vocabulary's words (Gemma has 262,144), with one wording and without a family.
-FAST_SETTINGS = "training.words=1000:wordings=0:family=0"
+FAST_SETTINGS = "training.words=1000:wordings=0"
 
 
 class CandidateSite(NamedTuple):
