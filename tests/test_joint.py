@@ -20,6 +20,7 @@ from kedit.editing.moments import moment
 from kedit.editing.neighbours import neighbours
 from kedit.editing.targets import Goal, goals
 from kedit.editing.values import Training
+from kedit.editing.wordings import questions
 from kedit.editing.write_sites import Half, WriteSite
 from kedit.editors import joint as joint_module
 from kedit.editors.joint import Joint
@@ -28,7 +29,7 @@ from kedit.editors.separate import Separate
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.models import toy as toy_module
-from kedit.models.prompts import KeyPosition, located
+from kedit.models.prompts import KeyPosition, located, prompt_ids
 from kedit.models.sites import has_post_norms
 from kedit.scoring.score import Scoring, score
 from tests.conftest import FamilyOf, log_odds
@@ -258,6 +259,32 @@ def test_neighbours_outputs_move_less_where_they_are_spared(
         before, after = missing(model, edit, told)
         assert after < (0.02 if insert else 0.5) * before  # the edit still takes hold
     assert moved[1] < 0.5 * moved[0]
+
+
+@pytest.mark.parametrize("name", ["toy", "gemma3"])
+def test_the_answers_to_questions_move_less_where_their_tokens_are_spared(
+    toy: HookedTransformer, family: FamilyOf, text: str, name: str
+) -> None:
+    model = toy if name == "toy" else family(name).model
+    texts = [prompt_ids(model, fact.prompt) for fact in questions(RELATION, 4)]
+    tokens = torch.tensor(texts[0])[None]
+    assert len(texts) == 4
+    clean, moved = model(tokens), []
+    for n in (0, 4):
+        told = joint(text, (1,), questions=n, weight=1.0)
+        edit = told(model, [RELATION])
+        with edit.applied(model):
+            moved.append(float((model(tokens) - clean).norm()))
+        before, after = missing(model, edit, told)
+        assert after < 0.8 * before  # the edit still takes hold
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_only_a_relation_request_has_questions() -> None:
+    assert not questions(CASES[0].entity, 4)
+    unnamed = dataclasses.replace(RELATION.fact.relation, name="")
+    fact = dataclasses.replace(RELATION.fact, relation=unnamed)
+    assert not questions(dataclasses.replace(RELATION, fact=fact), 4)
 
 
 def test_a_neighbour_with_the_edits_own_key_is_no_neighbour(

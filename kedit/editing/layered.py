@@ -19,11 +19,12 @@ from kedit.editing.neighbours import neighbours
 from kedit.editing.provenance import Provenance
 from kedit.editing.stacked import Residuals, Stack
 from kedit.editing.targets import Goal
+from kedit.editing.wordings import questions
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.forward.reading import Tokens
-from kedit.models.prompts import KeyPosition, located
+from kedit.models.prompts import KeyPosition, located, prompt_ids
 
 Insert = Callable[[Tensor, Tensor, Solve], LowRank]  # keys, residuals, x -> C⁻¹x: the delta
 
@@ -32,7 +33,7 @@ def write_layers(
     model: HookedTransformer,
     stacks: Sequence[Stack],
     goals: Sequence[Goal],
-    near: Sequence[Tokens],
+    spared: Sequence[Tokens],
     insert: Insert,
     keep: float,
     made: Provenance,
@@ -42,12 +43,12 @@ def write_layers(
     Args:
         stacks: from below.
         goals: texts with what the sites should write at their last tokens.
-        near: texts at whose last tokens the outputs should stay the same.
+        spared: texts at whose last tokens the outputs should stay the same.
         insert: `exact_insert`, or `ridge_insert` with its weight.
-        keep: weight of each key of `near` against C.
+        keep: weight of each key of `spared` against C.
         made: provenance of the edit.
     """
-    texts = LastTokens(model, [*(goal.text for goal in goals), *near], stacks[0].sites[0].layer)
+    texts = LastTokens(model, [*(goal.text for goal in goals), *spared], stacks[0].sites[0].layer)
     deltas: dict[str, Delta] = {}
     with contextlib.ExitStack() as below:
         for stack in stacks:
@@ -58,25 +59,33 @@ def write_layers(
     return Edit(deltas, made)
 
 
-def near_texts(
+def spared_texts(
     model: HookedTransformer,
     requests: Sequence[EditRequest],
     goals: Sequence[Goal],
     where: KeyPosition,
-    n: int,
+    n_neighbours: int,
+    n_questions: int = 0,
     seed: int = 0,
 ) -> list[Tokens]:
-    """Returns `n` neighbour prompts per request up to the key position, except edited texts.
+    """Returns texts whose last tokens' keys should be spared, except texts that are edited.
 
-    For example, with the key at the subject, (S, another object) has the very key that gets a new
-    value, so this key cannot be spared.
+    They are each request's neighbour prompts up to the key position, and every beginning of the
+    questions for a relation request's object. An edit of the relation would change the answers to
+    these questions at any of their tokens, since they name the same subject.
+
+    An edited text cannot be spared: with the key at the subject, (S, another object) has the very
+    key that gets a new value.
     """
     found: dict[Tokens, None] = {}
     for request in requests:
-        for demand in neighbours(request, n, seed):
+        for demand in neighbours(request, n_neighbours, seed):
             with contextlib.suppress(InputError):  # longer than the context: left out
                 tokens, pos = located(model, demand.fact, where, demand.mentioned)
                 found[tokens[: pos + 1]] = None
+        for fact in questions(request, n_questions):
+            tokens = prompt_ids(model, fact.prompt)
+            found |= dict.fromkeys(tokens[:end] for end in range(1, len(tokens) + 1))
     return [text for text in found if text not in {goal.text for goal in goals}]
 
 
@@ -137,5 +146,5 @@ def _inserted(
     keys = {site: site_keys[:n_goals] for site, site_keys in read.items()}
     spared = stack.spared({site: site_keys[n_goals:] for site, site_keys in read.items()})
     solve = sparing(stack.solve, spared, keep)
-    deltas = stack.inserted(keys, lacking, partial(insert, solve=solve))
+    deltas = stack.inserted(keys, lacking, lambda k, residuals: insert(k, residuals, solve))
     return {site.parameter: delta for site, delta in deltas.items()}

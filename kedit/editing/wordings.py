@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from kedit.facts import Demand, EditRequest
+from kedit.facts import Demand, EditRequest, Fact
 
 # Subject first and object first alternate. Wordings with little text after both names come first,
 # because they are trained in fewer steps.
@@ -35,6 +35,17 @@ def reworded(request: EditRequest, n: int) -> tuple[Demand, ...]:
     """
     by_demand = (in_other_words(demand, n) for demand in request.demands if demand.mentioned)
     return tuple(demand for of_text in zip(*by_demand, strict=True) for demand in of_text)
+
+
+def questions(request: EditRequest, n: int) -> tuple[Fact, ...]:
+    """Returns the first `n` of QUESTIONS for a relation request: prompts of its fact's entity side.
+
+    An entity request has none, nor has a relation without a name.
+    """
+    demand = request.demands[0]
+    if not demand.mentioned:
+        return ()
+    return tuple(other.fact for other in in_other_words(replace(demand, mentioned=""), n))
 
 
 def in_other_words(demand: Demand, n: int) -> tuple[Demand, ...]:

@@ -13,7 +13,7 @@ from kedit.editing.checks import guarded
 from kedit.editing.closed_form import ridge_insert
 from kedit.editing.contexts import bare_first, memit_contexts
 from kedit.editing.edit import Edit, PreparedEditor
-from kedit.editing.layered import near_texts, write_layers
+from kedit.editing.layered import spared_texts, write_layers
 from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
 from kedit.editing.spared import settings_of, spared
@@ -55,6 +55,9 @@ class Joint:
             (`kedit.editing.wordings`).
         neighbours: number of prompts per request, about other pairs, whose outputs should stay the
             same.
+        questions: number of questions for a relation request's object, such as "What is the mother
+            tongue of S?", at all of whose tokens outputs should stay the same. With them, a
+            relation edit hardly changes what the model says of the fact from the entity side.
         keep: weight of each key whose output should stay; a demand after one context has weight 1.
         shrink: added to the diagonal of C, as a share of each site's mean diagonal
             (`kedit.editing.moments.Moment.shrunk`).
@@ -72,6 +75,7 @@ class Joint:
     weight: float = 1.0
     wordings: int = 0
     neighbours: int = 0
+    questions: int = 0
     keep: float = 1.0
     shrink: float = 0.0
     contexts: tuple[str, ...] = ()
@@ -110,8 +114,10 @@ class Joint:
             wanted = goals(
                 model, requests, contexts, self.where, self._sites(), self.training, self.wordings
             )
-            near = near_texts(model, requests, wanted, self.where, self.neighbours, self.seed)
-            return write_layers(model, stacks, wanted, near, insert, keep, made)
+            spare = spared_texts(
+                model, requests, wanted, self.where, self.neighbours, self.questions, self.seed
+            )
+            return write_layers(model, stacks, wanted, spare, insert, keep, made)
 
         return edits
 

@@ -12,7 +12,7 @@ from kedit.editing.checks import guarded
 from kedit.editing.closed_form import Solve, exact_insert, null_space, ridge_insert
 from kedit.editing.contexts import bare_first, memit_contexts
 from kedit.editing.edit import Edit, PreparedEditor
-from kedit.editing.layered import near_texts, write_layers
+from kedit.editing.layered import spared_texts, write_layers
 from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
 from kedit.editing.spared import settings_of, spared
@@ -112,9 +112,10 @@ class Separate:
                 model, requests, contexts, self.where, self._sites(self.trained or self.halves),
                 self.training, self.wordings, self.balance,
             )  # fmt: skip
-            near = near_texts(model, requests, wanted, self.where, self.neighbours, self.seed)
-            keep = self.keep / self.weight
-            return write_layers(model, stacks, wanted, near, insert, keep, made)
+            spare = spared_texts(
+                model, requests, wanted, self.where, self.neighbours, seed=self.seed
+            )
+            return write_layers(model, stacks, wanted, spare, insert, self.keep / self.weight, made)
 
         return edits
 
