@@ -32,7 +32,9 @@ from figures.style import (
 )
 from kedit.errors import InputError
 from kedit.forward.metrics import METRICS
+from kedit.results.edit_traces import EditTrace
 from kedit.results.prompts import PromptTrace
+from kedit.results.swept import Swept
 from kedit.results.traces import AverageEffect, FactTrace
 from kedit.stats import Interval
 from kedit.tables import estimate, number, plural
@@ -46,7 +48,7 @@ WINDOWS = (
 
 @styled
 def heatmap(
-    trace: FactTrace | PromptTrace, name: str = "", metric: str = "", model: str = ""
+    trace: FactTrace | PromptTrace | EditTrace, name: str = "", metric: str = "", model: str = ""
 ) -> Figure:
     """Draws the effects of one fact or prompt by token and layer.
 
@@ -77,13 +79,13 @@ def heatmap(
         )
         effect = _strongest(effect)
     clean, corrupted = (float(run[grid.index(metric)]) for run in (grid.clean, grid.corrupted))
-    unit = "fact" if isinstance(trace, FactTrace) else "prompt"
+    unit, (source, target) = "fact" if isinstance(trace, FactTrace) else "prompt", trace.RUNS
     figure = new_figure(
         SINGLE,
         0.6 + ROW * max(len(labels), 4),
         titled(f"{plain[0].upper()}{plain[1:]}: effect on {scored(trace, metric)}", model),
-        f"n = 1 {unit}, so no interval; corrupted (*): {readable(trace.corrupted_how)}; "
-        f"metric: {metric_name(metric)}, {number(clean)} clean, {number(corrupted)} corrupted"
+        f"n = 1 {unit}, so no interval; {target} (*): {readable(trace.corrupted_how)}; "
+        f"metric: {metric_name(metric)}, {number(clean)} {source}, {number(corrupted)} {target}"
         f"{largest}.{WINDOWS if grid.window > 1 else ''}",
     )
     ax = figure.subplots()
@@ -98,7 +100,7 @@ def heatmap(
     return figure
 
 
-def scored(trace: FactTrace | PromptTrace, metric: str) -> str:
+def scored(trace: Swept, metric: str) -> str:
     """The token that is scored, in quotes; with a user's own metric, the metric's name."""
     if trace.answer:
         return f"“{readable(trace.answer, LABEL_WIDTH)}”"

@@ -19,6 +19,7 @@ PLOTS: Mapping[str, tuple[str, str]] = {
     "BeforeAfter": ("figures.edit", "before_after"),
     "Ablation": ("figures.ablation", "ablation"),
     "Comparison": ("figures.compare", "comparison"),
+    "EditTrace": ("figures.trace", "heatmap"),
     "FactTrace": ("figures.trace", "heatmap"),
     "FactsEdited": ("figures.edit", "many_facts"),
     "Frontiers": ("figures.frontier", "of_frontiers"),

@@ -102,6 +102,7 @@ def sweep(
     question: AnswerMetric | OwnMetric,
     positions: Sequence[int] | None = None,
     cells: Bool[Tensor, "layer pos *head"] | None = None,
+    other_weights: bool = False,
 ) -> EffectGrid:
     """Restores every cell (layer, position[, head]) alone and averages the score over samples.
 
@@ -115,6 +116,9 @@ def sweep(
         positions: positions to restore at, which are the grid's columns; all if None.
         cells: which of the prompt's cells to restore; all if None. Cells that are not restored get
             the corrupted run's score.
+        other_weights: whether the clean run was made with other weights than the model has now,
+            such as those of an edit (`probes.anatomy`). A cell's activation is then put into a run
+            that goes on with the model's weights.
 
     Raises:
         InputError: the runs differ in length, `cells` has another shape than the model's cells, the
@@ -141,6 +145,8 @@ def sweep(
     touched = (clean.resid[0] != corrupted.resid[0]).any(-1).any(0).tolist()
     # before the first corrupted position both runs are equal, and restoring changes nothing
     first = touched.index(True) if True in touched else n_pos
+    if other_weights:
+        first = 0  # other weights can change any position
     number = torch.arange(torch.Size(shape).numel()).view(shape)
     if cells is not None:
         whole = (model.cfg.n_layers, n_pos, *heads)
@@ -158,7 +164,15 @@ def sweep(
             waiting.clear()
 
     patched = (
-        _column(model, clean, corrupted, patch, pos, pos == first, number[:, index])
+        _column(
+            model,
+            clean,
+            corrupted,
+            patch,
+            pos,
+            pos == first and not other_weights,
+            number[:, index],
+        )  # fmt: skip
         for index, pos in enumerate(columns)
         if pos >= first
     )
@@ -167,7 +181,8 @@ def sweep(
         if len(waiting) * len(done[1]) >= ROWS_UNEMBEDDED:
             unembed()
     unembed()
-    if patch.site == "resid_post" and not patch.severed and first == n_pos - 1 and first in columns:
+    one_left = first == n_pos - 1 and first in columns and not other_weights
+    if patch.site == "resid_post" and not patch.severed and one_left:
         # Only the last position, where the answer is read, is corrupted. All positions before it
         # are clean, so its restored residual continues exactly as in the clean run, whose score is
         # known. `_column` has left these cells out: no position after them needs to be run.

@@ -1,7 +1,7 @@
 """The base class of results of sweeps: records, rows, tables and plots of `EffectGrid`s."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -26,7 +26,11 @@ class Swept:
         answer, foil: the tokens that are scored.
         given: the answer's tokens before the scored token; they end the prompt.
         whole: whether all tokens of the answer are scored.
+
+    RUNS are the names of the run whose activations are put in, and of the run that gets them.
     """
+
+    RUNS: ClassVar[tuple[str, str]] = ("clean", "corrupted")
 
     labels: tuple[str, ...]
     grids: Mapping[str, EffectGrid]
@@ -59,7 +63,8 @@ class Swept:
         metric = metric or self.metrics[0]
         grid = next(iter(self.grids.values()))
         clean, corrupted = (float(run[grid.index(metric)]) for run in (grid.clean, grid.corrupted))
-        scores = f"{metric}: {clean:.2g} in the clean run, {corrupted:.2g} in the corrupted run."
+        source, target = self.RUNS
+        scores = f"{metric}: {clean:.2g} in the {source} run, {corrupted:.2g} in the {target} run."
         if not self.answer:
             return scores
         given = f" after {self.given!r}" if self.given else ""
@@ -88,7 +93,7 @@ class Swept:
             f"The strongest cells of each site ({metric})",
             COLUMNS,
             tuple(map(_shown, self.strongest(n, metric))),
-            f"{self.text!r}, corrupted: {self.corrupted_how}.\n{self.summary(metric)}",
+            f"{self.text!r}, {self.RUNS[1]}: {self.corrupted_how}.\n{self.summary(metric)}",
         )
 
     def table(self) -> Table:
