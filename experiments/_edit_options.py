@@ -33,7 +33,8 @@ def to_edit(config: Any, sides: Sequence[str]) -> ToEdit:
     """Chooses the cases to edit; if no case has a relation side, only the entity side is edited.
 
     Args:
-        config: with model, cases, limit, skip, prompts_per_kind and seed.
+        config: with model, cases, limit, skip and seed, and with prompts_per_kind if the test
+            prompts are used.
         sides: the requested sides (kedit.studies.prepare.Side).
 
     Raises:
@@ -64,5 +65,5 @@ def to_edit(config: Any, sides: Sequence[str]) -> ToEdit:
         raise InputError(
             f"--skip {config.skip}: no case is left to edit, because {source} has {len(cases)}"
         )
-    chosen = [fewer_probes(case, config.prompts_per_kind) for case in drawn]
+    chosen = [fewer_probes(case, getattr(config, "prompts_per_kind", 0)) for case in drawn]
     return ToEdit(cases, chosen, skipped, list(sides), source)

@@ -15,6 +15,7 @@ COMMANDS = {
     "edit": "experiments.edit_fact",
     "compare": "experiments.compare_editors",
     "frontiers": "experiments.compare_frontiers",
+    "explain": "experiments.explain_edit",
     "tune": "experiments.tune_editors",
     "sites": "experiments.choose_sites",
     "ablate": "experiments.ablate_attention",

@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from kedit.studies.scoring import score_cases as score_cases
     from kedit.studies.tuning import tune as tune
     from kedit.tables import Table as Table
+    from probes.anatomy import explain_edit as explain_edit
     from probes.prompts import patch as patch
+    from probes.studies.anatomy import explain_edits as explain_edits
     from probes.studies.heads import ask_heads as ask_heads
     from probes.studies.neurons import find_neurons as find_neurons
     from probes.studies.tracing import trace_fact as trace  # noqa: F401
@@ -72,6 +74,8 @@ PUBLIC = {
     "compare_frontiers": "kedit.studies.frontiers",
     "score_cases": "kedit.studies.scoring",
     "tune": "kedit.studies.tuning",
+    "explain_edit": "probes.anatomy",
+    "explain_edits": "probes.studies.anatomy",
     "edit_and_ask": "kedit.studies.before_after",
     "edit_many": "kedit.studies.many_facts",
     "trace": "probes.studies.tracing:trace_fact",
