@@ -46,10 +46,11 @@ def carried(found: Anatomy) -> Figure:
     for row, editor in zip(axes, found.editors, strict=True):
         for ax, site in zip(row, SITES, strict=False):
             _by_layer(ax, editor, site)
-        drawn = [values for site in SITES for values in editor.carried[site].values()]
-        low, high = min(one.low.min() for one in drawn), max(one.high.max() for one in drawn)
+        # with a single case the bounds of intervals are NaN
+        drawn = np.array([values for site in SITES for values in editor.carried[site].values()])
+        low, high = min(np.nanmin(drawn), 0), max(np.nanmax(drawn), 0)
         for ax in row[: len(SITES)]:
-            ax.set_ylim(min(low, 0) - MARGIN * high, (1 + MARGIN) * high)
+            ax.set_ylim(low - MARGIN * (high - low), high + MARGIN * (high - low))
         for ax in row[1 : len(SITES)]:
             ax.tick_params(labelleft=False)
         _by_head(row[-1], editor)
@@ -82,4 +83,4 @@ def _by_head(ax: Axes, editor: EditorAnatomy) -> None:
         ax.plot(mean, row, "o", color="0.1", markersize=3)
     ax.axvline(0, color="0.6", linewidth=0.6)
     ax.set_yticks(range(len(heads)), [str(head) for head, _ in heads])
-    ax.set_ylim(len(heads) - 0.5, -0.5)
+    ax.set_ylim(max(len(heads), 1) - 0.5, -0.5)

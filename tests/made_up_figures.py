@@ -11,6 +11,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from figures import (
     ablation,
+    anatomy,
     benchmark,
     by_depth,
     by_model,
@@ -35,6 +36,7 @@ from figures.style import Source, Study
 from kedit.heads import Head
 from kedit.models.prompts import ROLES
 from kedit.results.ablation import Ablation, AblationLine
+from kedit.results.anatomy import SITES, TOKENS, Anatomy, EditorAnatomy
 from kedit.results.decoding import Decoded
 from kedit.results.exchanges import Exchange, Question
 from kedit.results.fact_answers import CUTS
@@ -261,6 +263,27 @@ def frontiers(names: Sequence[str]) -> Frontiers:
     return Frontiers(MODEL, "relation", "weight", (1.0, 10.0, 100.0), 100, 0, tuple(found), ())
 
 
+def explained(names: Sequence[str], n: int, n_layers: int, n_heads: int = 16) -> Anatomy:
+    """What carries the edits of every editor; without intervals for one edit."""
+    draw = np.random.default_rng(0)
+
+    def shares(*shape: int) -> Interval:
+        mean = draw.uniform(-0.1, 1.2, shape)
+        width = np.full(shape, 0.1 if n > 1 else np.nan)
+        return Interval(mean, mean - width, mean + width)
+
+    carried = {site: {token: shares(n_layers) for token in TOKENS} for site in SITES}
+    made = tuple(
+        EditorAnatomy(
+            name, n, 2, shares(), carried, needed=shares(n_layers, n_heads),
+            direct=shares(n_layers, n_heads), mlps=shares(n_layers),
+            attention_before=shares(n_layers, n_heads), attention_after=shares(n_layers, n_heads),
+        )
+        for name in names
+    )  # fmt: skip
+    return Anatomy(MODEL, "relation", 0, made)
+
+
 def tuned(names: Sequence[str], *tries: tuple[float, float]) -> Tuning:
     """Tries of every editor: the Score and the mean share of each."""
     point = FrontierPoint(interval(0.8), interval(0.6))
@@ -313,6 +336,11 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
     "ablation.ablation": {
         "kinds": lambda: ablated({"all": 16, "asymmetric": 14, "hierarchical": 1}),
         "n = 1": lambda: ablated({"all": 1}),
+    },
+    "anatomy.carried": {
+        "many": lambda: anatomy.carried(explained(EDITORS, 200, 48)),
+        "n = 1": lambda: anatomy.carried(explained(["rome"], 1, 4)),
+        "no heads": lambda: anatomy.carried(explained(["rome"], 2, 1, n_heads=0)),
     },
     "benchmark.by_relation": {
         "many": lambda: benchmark.by_relation(rake.counts(records(34), source=MODEL)),
