@@ -85,8 +85,10 @@ def explain_edit(
 
 
 def _asked(request: EditRequest) -> Fact:
-    """Returns the request's fact with the target as its object, and on the entity side the old
-    object as its rival."""
+    """Returns the request's fact with the target as its object.
+
+    On the entity side the old object is its rival, from which the answer token distinguishes it.
+    """
     demand = request.demands[0]
     rival = request.fact.object if request.perspective == "entity" else ""
     return replace(demand.fact, object=demand.target, rival=rival)
