@@ -145,8 +145,10 @@ def sweep(
     touched = (clean.resid[0] != corrupted.resid[0]).any(-1).any(0).tolist()
     # before the first corrupted position both runs are equal, and restoring changes nothing
     first = touched.index(True) if True in touched else n_pos
+    # from here on a restored residual continues as in the clean run; not with other weights
+    as_clean = None if other_weights else first
     if other_weights:
-        first = 0  # other weights can change any position
+        first = 0  # they can change any position
     number = torch.arange(torch.Size(shape).numel()).view(shape)
     if cells is not None:
         whole = (model.cfg.n_layers, n_pos, *heads)
@@ -164,15 +166,7 @@ def sweep(
             waiting.clear()
 
     patched = (
-        _column(
-            model,
-            clean,
-            corrupted,
-            patch,
-            pos,
-            pos == first and not other_weights,
-            number[:, index],
-        )  # fmt: skip
+        _column(model, clean, corrupted, patch, pos, pos == as_clean, number[:, index])
         for index, pos in enumerate(columns)
         if pos >= first
     )
@@ -181,12 +175,12 @@ def sweep(
         if len(waiting) * len(done[1]) >= ROWS_UNEMBEDDED:
             unembed()
     unembed()
-    one_left = first == n_pos - 1 and first in columns and not other_weights
-    if patch.site == "resid_post" and not patch.severed and one_left:
+    end = n_pos - 1
+    if patch.site == "resid_post" and not patch.severed and as_clean == end and end in columns:
         # Only the last position, where the answer is read, is corrupted. All positions before it
         # are clean, so its restored residual continues exactly as in the clean run, whose score is
         # known. `_column` has left these cells out: no position after them needs to be run.
-        column = columns.index(first)
+        column = columns.index(end)
         requested = number[:, column] != LEFT_OUT
         restored.view(len(question.metrics), *shape)[:, requested, column] = clean_score[:, None]
     return EffectGrid(
