@@ -48,7 +48,7 @@ class Curve(NamedTuple):
     def rows(self, quantity: str) -> Iterator[dict[str, Any]]:
         """A row for each layer, with the number and its interval under the name `quantity`."""
         for index, (layer, depth) in enumerate(zip(self.layers, self.depths, strict=True)):
-            number = Interval(*(np.asarray(bounds[index]) for bounds in self.values))
+            number = self.values.at(index)
             place = {"layer": layer, "depth": float(depth)}
             yield {"model": self.model, **self.where, **place, **number.named(quantity)}
 

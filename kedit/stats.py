@@ -29,6 +29,10 @@ class Interval(NamedTuple):
         """Returns mean, low and high of a single estimate, multiplied by `unit`."""
         return unit * float(self.mean), unit * float(self.low), unit * float(self.high)
 
+    def at(self, *index: int) -> "Interval":
+        """Returns one of several estimates, with its bounds."""
+        return Interval(*(np.asarray(values[index]) for values in self))
+
     def named(self, name: str) -> dict[str, float | None]:
         """Returns a single estimate as three columns of a table; None replaces NaN."""
         columns = (name, f"{name} low", f"{name} high")

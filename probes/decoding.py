@@ -31,7 +31,7 @@ from kedit.facts import Fact
 from kedit.forward.openings import Tokens
 from kedit.models.prompts import device, encode
 from kedit.results.decoding import Decoded
-from kedit.stats import Interval, bootstrap_ratio, rate_interval
+from kedit.stats import bootstrap_ratio, rate_interval
 
 SITES = ("resid_post", "mlp_out", "attn_out", "z")
 ROWS_PER_BATCH = 64
@@ -150,12 +150,9 @@ def decode(
     rates = rate_interval(sums[..., :2], counts)
     gaps = bootstrap_ratio(sums[..., 2], counts, draws, seed)
 
-    def at(found: Interval, *index: int) -> Interval:
-        return Interval(*(np.asarray(bound[index]) for bound in found))
-
     chance = float(np.bincount(relations).max() / len(relations))
     return [
-        Decoded(*read_at, at(rates, cell, 0), at(rates, cell, 1), at(gaps, cell), chance)
+        Decoded(*read_at, rates.at(cell, 0), rates.at(cell, 1), gaps.at(cell), chance)
         for cell, (read_at, _) in enumerate(cells)
     ]
 

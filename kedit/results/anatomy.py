@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
 
 from kedit.heads import Head
 from kedit.results.base import Result
@@ -55,18 +53,13 @@ class EditorAnatomy:
         """Returns the layer with the largest share, and this share."""
         shares = self.carried[site][token]
         layer = int(np.argmax(shares.mean))
-        return layer, at(shares, layer)
+        return layer, shares.at(layer)
 
     def most_needed(self, n: int = HEADS_SHOWN) -> list[tuple[Head, Interval]]:
         """Returns the heads with the largest shares that are lost without them."""
         loss = np.maximum(self.needed.mean, 0)
         cells = [cell for cell in largest(loss, n) if loss[cell]]
-        return [(Head(*cell), at(self.needed, *cell)) for cell in cells]
-
-
-def at(interval: Interval, *cell: int) -> Interval:
-    """Returns one entry of an interval of arrays."""
-    return Interval(*(values[cell] for values in interval))
+        return [(Head(*cell), self.needed.at(*cell)) for cell in cells]
 
 
 @dataclass(frozen=True)
@@ -98,8 +91,8 @@ class Anatomy(Result):
             ]
             heads = "; ".join(f"{head} {two_digits(share)}" for head, share in editor.most_needed())
             drift = ", ".join(
-                f"{head} {at(editor.attention_before, *head).mean:.2f} to "
-                f"{at(editor.attention_after, *head).mean:.2f}"
+                f"{head} {editor.attention_before.at(*head).mean:.2f} to "
+                f"{editor.attention_after.at(*head).mean:.2f}"
                 for head, _ in editor.most_needed()
             )
             rows.append((editor.editor, str(editor.n), *cells, heads, drift))
@@ -143,25 +136,20 @@ def _rows(editor: EditorAnatomy) -> Iterator[dict[str, Any]]:
             for layer in range(len(shares.mean)):
                 yield {
                     **common, "measure": f"carried by {site}", "token": token, "layer": layer,
-                    "head": None, **at(shares, layer).named("value"),
+                    "head": None, **shares.at(layer).named("value"),
                 }  # fmt: skip
     by_head: dict[str, Interval] = {
         "needed": editor.needed, "direct": editor.direct,
         "attention before": editor.attention_before, "attention after": editor.attention_after,
     }  # fmt: skip
     for measure, values in by_head.items():
-        for layer, head in np.ndindex(*_shape(values.mean)):
+        for layer, head in np.ndindex(values.mean.shape):
             yield {
                 **common, "measure": measure, "token": None, "layer": layer, "head": head,
-                **at(values, layer, head).named("value"),
+                **values.at(layer, head).named("value"),
             }  # fmt: skip
     for layer in range(len(editor.mlps.mean)):
         yield {
             **common, "measure": "direct effect of the MLP", "token": None, "layer": layer,
-            "head": None, **at(editor.mlps, layer).named("value"),
+            "head": None, **editor.mlps.at(layer).named("value"),
         }  # fmt: skip
-
-
-def _shape(values: Float[ndarray, "layer head"]) -> tuple[int, int]:
-    n_layers, n_heads = values.shape
-    return n_layers, n_heads
