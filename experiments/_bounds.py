@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from typing import Any, Literal
 
-NEVER_EMPTY = ("sites", "positions", "halves")
+NEVER_EMPTY = ("counts", "sites", "positions", "halves")
 
 
 def require_options_in_bounds(config: Any, experiment: str = "") -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "experiments.compare_editors",
     "frontiers": "experiments.compare_frontiers",
     "explain": "experiments.explain_edit",
+    "many": "experiments.edit_many",
     "tune": "experiments.tune_editors",
     "sites": "experiments.choose_sites",
     "ablate": "experiments.ablate_attention",

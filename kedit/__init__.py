@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kedit.studies.comparing import compare as compare
     from kedit.studies.comparison import Comparison as Comparison
     from kedit.studies.frontiers import compare_frontiers as compare_frontiers
+    from kedit.studies.many_edits import compare_many as compare_many
     from kedit.studies.many_facts import edit_many as edit_many
     from kedit.studies.mend import train_mend as train_mend
     from kedit.studies.scoring import score_cases as score_cases
@@ -72,6 +73,7 @@ PUBLIC = {
     "export_adapter": "kedit.editing.export",
     "compare": "kedit.studies.comparing",
     "compare_frontiers": "kedit.studies.frontiers",
+    "compare_many": "kedit.studies.many_edits",
     "score_cases": "kedit.studies.scoring",
     "tune": "kedit.studies.tuning",
     "explain_edit": "probes.anatomy",

@@ -74,8 +74,8 @@ RULES: Mapping[str, Bound | Choice] = {
     ),
     **dict.fromkeys(
         (
-            "accumulate", "best", "choose", "chunks", "draws", "gradient_steps", "n_heads",
-            "n_neighbours", "n_validate", "patience", "rank", "rounds", "samples",
+            "accumulate", "best", "choose", "chunks", "counts", "draws", "gradient_steps",
+            "n_heads", "n_neighbours", "n_validate", "patience", "rank", "rounds", "samples",
             "screen_steps", "steps", "tokens_per_dim", "tries", "validate_every",
             "window",
         ),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # the module and the function that draw a result, by the name of the result's type
 PLOTS: Mapping[str, tuple[str, str]] = {
     "Anatomy": ("figures.anatomy", "carried"),
+    "ManyEdits": ("figures.many_edits", "many_edits"),
     "BeforeAfter": ("figures.edit", "before_after"),
     "Ablation": ("figures.ablation", "ablation"),
     "Comparison": ("figures.compare", "comparison"),

@@ -21,6 +21,7 @@ from figures import (
     frontier,
     heads,
     kinds,
+    many_edits,
     neurons,
     prompts,
     questions,
@@ -44,6 +45,7 @@ from kedit.results.frontier import Curve, FrontierPoint, Frontiers
 from kedit.results.head_answers import HeadAnswers
 from kedit.results.heads import AttentionShare, KindTest, Looks, RelationHeads, Sharing
 from kedit.results.kinds import KindsCompared
+from kedit.results.many_edits import ORDERS, EditedModels, ManyEdits
 from kedit.results.many_facts import FactEdited, FactsEdited
 from kedit.results.prompts import PromptTrace
 from kedit.results.rake import RelationCount
@@ -284,6 +286,32 @@ def explained(names: Sequence[str], n: int, n_layers: int, n_heads: int = 16) ->
     return Anatomy(MODEL, "relation", 0, made)
 
 
+def many(names: Sequence[str], *counts: int) -> ManyEdits:
+    """Every editor with these numbers of edits in a model; one edited model has no intervals."""
+    draw = np.random.default_rng(0)
+
+    def share(n: int, scale: float = 1.0) -> Interval:
+        mean = draw.uniform(0, scale)
+        width = np.array(0.1 * scale if n > 1 else np.nan)
+        return Interval(np.array(mean), mean - width, mean + width)
+
+    n_cases = max(counts)
+    points = tuple(
+        EditedModels(
+            name, order, count, n_cases // count, 2,
+            {way: share(n_cases) for way in ("lifts", "magnitude lifts", "all lifts")},
+            gained=share(n_cases), kept=share(n_cases), first=share(n_cases), last=share(n_cases),
+            perplexity=share(n_cases // count, 1e4), kl=share(n_cases // count, 7.0),
+            norm=share(n_cases // count), seconds=share(n_cases // count, 60.0),
+        )
+        for name in names
+        for order in ORDERS
+        for count in counts
+        if count > 1 or order == ORDERS[0]
+    )  # fmt: skip
+    return ManyEdits(MODEL, "relation", n_cases, 0, "the text of kedit", 27.0, points)
+
+
 def tuned(names: Sequence[str], *tries: tuple[float, float]) -> Tuning:
     """Tries of every editor: the Score and the mean share of each."""
     point = FrontierPoint(interval(0.8), interval(0.6))
@@ -341,6 +369,10 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
         "many": lambda: anatomy.carried(explained(EDITORS, 200, 48)),
         "n = 1": lambda: anatomy.carried(explained(["rome"], 1, 4)),
         "no heads": lambda: anatomy.carried(explained(["rome"], 2, 1, n_heads=0)),
+    },
+    "many_edits.many_edits": {
+        "many": lambda: many_edits.many_edits(many(EDITORS, 1, 10, 100, 1000, 10000)),
+        "n = 1": lambda: many_edits.many_edits(many(["rome"], 1)),
     },
     "benchmark.by_relation": {
         "many": lambda: benchmark.by_relation(rake.counts(records(34), source=MODEL)),

@@ -12,11 +12,11 @@ from typing import Any
 from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
 from transformer_lens import HookedTransformer
 
-from kedit.editing.checks import checked
-from kedit.editing.edit import Edit
+from kedit.editing.checks import checked, require_consistent
+from kedit.editing.edit import Edit, PreparedEditor
 from kedit.editing.provenance import unedited_part
 from kedit.errors import InputError
-from kedit.facts import EditCase
+from kedit.facts import EditCase, EditRequest
 from kedit.forward.kept import KeptStates
 from kedit.journal import Journal
 from kedit.models.prompts import device
@@ -27,6 +27,9 @@ from kedit.scoring.drift import Baseline, baseline, held_out
 from kedit.scoring.score import Scoring, score
 from kedit.studies.memory import peak_since_now
 from kedit.studies.prepare import Arm, requests_of
+
+# what an editor raises for facts that it cannot edit; they must not end the whole study
+CANNOT_EDIT = (ValueError, LinAlgError)
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,40 @@ def edit_of(model: HookedTransformer, case: EditCase, arm: Arm) -> tuple[Edit | 
     peak, start = peak_since_now(device(model)), time.perf_counter()
     try:
         edit = arm.edit(case)
-    except (ValueError, LinAlgError) as error:
-        # a case that cannot be edited must not end the whole study
+    except CANNOT_EDIT as error:
         return None, Outcome(f"no edit: {error}", seconds=time.perf_counter() - start)
     return edit, Outcome("", seconds=time.perf_counter() - start, memory=peak())
+
+
+def edit_of_all(
+    model: HookedTransformer,
+    asked: Mapping[EditCase, Sequence[EditRequest]],
+    make: PreparedEditor,
+) -> tuple[Edit | None, dict[EditCase, str]]:
+    """Makes one edit of the requests of all cases; returns it with the cases it leaves out.
+
+    If the edit of all cannot be made, it leaves out the cases that cannot be edited alone, and
+    those that contradict a case before them; it is None if nothing is left. The second value has
+    the reasons.
+    """
+    all_requests = [request for of_case in asked.values() for request in of_case]
+    if not all_requests:
+        return None, {}
+    try:
+        return make(all_requests), {}
+    except CANNOT_EDIT as error:
+        if len(asked) == 1:
+            return None, {case: str(error) for case in asked}
+    requests: list[EditRequest] = []
+    refused: dict[EditCase, str] = {}
+    for case, of_case in asked.items():
+        try:
+            require_consistent(model, [*requests, *of_case])
+            make(list(of_case))
+            requests += of_case
+        except CANNOT_EDIT as error:
+            refused[case] = str(error)
+    return (make(requests) if requests else None), refused
 
 
 # seven parameters: the edit, its case and editor, and how they are assessed

@@ -10,8 +10,7 @@ from itertools import islice
 
 from transformer_lens import HookedTransformer
 
-from kedit.editing.checks import require_consistent
-from kedit.editing.edit import Edit, Editor, PreparedEditor
+from kedit.editing.edit import Editor
 from kedit.editors.registry import label_of
 from kedit.errors import InputError
 from kedit.facts import EditCase, EditRequest, Perspective
@@ -23,6 +22,7 @@ from kedit.records import from_record, key_of, to_record
 from kedit.results.exchanges import Exchange, Question, Reply
 from kedit.results.many_facts import FactEdited, FactsEdited
 from kedit.studies.before_after import editor_with_options, made_of, ready
+from kedit.studies.edits import edit_of_all
 from kedit.studies.held_out import held_out_text
 from kedit.studies.questions_of_cases import CaseQuestions, questions_of_cases
 from kedit.studies.replies import replies
@@ -76,7 +76,9 @@ def edit_many(
     without = [case for case in cases if perspective == "relation" and not case.relation]
     skipped = {case.id: "it has no relation side" for case in without} | refused
     start = time.perf_counter()
-    edit, not_edited = _edit_of(model, asked, edits)
+    edit, not_edited = edit_of_all(
+        model, {case: list(by_request) for case, by_request in asked.items()}, edits
+    )
     seconds = time.perf_counter() - start
     skipped |= {case.id: reason for case, reason in not_edited.items()}
     edited = {case: questions for case, questions in asked.items() if case not in not_edited}
@@ -175,32 +177,3 @@ def _asked_after(
             found |= {case: list(islice(replied, len(_flat(asked[case])))) for case in batch}
             bars.update(bar, advance=len(batch))
     return found
-
-
-def _edit_of(
-    model: HookedTransformer, asked: Mapping[EditCase, CaseQuestions], edits: PreparedEditor
-) -> tuple[Edit | None, dict[EditCase, str]]:
-    """Makes one edit of the requests of all cases, and returns it with the cases it leaves out.
-
-    If the edit of all cannot be made, it leaves out the cases that cannot be edited alone, and
-    those that contradict a case before them; it is None if nothing is left. The second value has
-    the reasons.
-    """
-    all_requests = [request for by_request in asked.values() for request in by_request]
-    if not all_requests:
-        return None, {}
-    try:
-        return edits(all_requests), {}
-    except InputError as error:
-        if len(asked) == 1:
-            return None, {case: str(error) for case in asked}
-    requests: list[EditRequest] = []
-    refused: dict[EditCase, str] = {}
-    for case, by_request in asked.items():
-        try:
-            require_consistent(model, [*requests, *by_request])
-            edits(list(by_request))
-            requests += by_request
-        except InputError as error:
-            refused[case] = str(error)
-    return (edits(requests) if requests else None), refused

@@ -45,13 +45,13 @@ class Arm:
     make: PreparedEditor
     settings: str = ""
 
-    def key(self, case: EditCase) -> str:
-        """Returns the key of the record of one case's edit.
+    def key(self, edited: EditCase | tuple[EditCase, ...]) -> str:
+        """Returns the key of the record of the edit of a case, or of several cases.
 
         A spec means other settings as soon as others are saved for the model. So the key also has a
         digest of the settings, and an edit with other settings is never taken for this one.
         """
-        key = f"{key_of(case)}-{self.side}-{self.name}"
+        key = f"{key_of(edited)}-{self.side}-{self.name}"
         if self.settings in ("", self.name):
             return key
         return f"{key}-{hashlib.sha256(self.settings.encode()).hexdigest()[:8]}"
