@@ -64,7 +64,7 @@ TWO = Bound(2)
 RULES: Mapping[str, Bound | Choice] = {
     **dict.fromkeys(
         (
-            "batch", "bound", "controls", "decoded", "facts", "facts_per_relation",
+            "attention_kl", "batch", "bound", "controls", "decoded", "facts", "facts_per_relation",
             "heads", "heatmaps", "held", "kl", "layer", "layers", "lengths", "limit",
             "n_random_heads", "n_relations", "n_texts", "n_tokens", "neighbours", "others",
             "places", "prompts_per_kind", "questions", "seen", "shrink", "skip", "stop",

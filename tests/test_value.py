@@ -52,12 +52,13 @@ def slow(
     deltas = {slot: torch.zeros(n_groups, model.cfg.d_model, requires_grad=True) for slot in slots}
     assert training.lr is not None
     optimiser = torch.optim.Adam(list(deltas.values()), lr=training.lr)
-    losses, stay, nll = [], {}, torch.zeros(())
+    losses, stay, nll, looked = [], {}, torch.zeros(()), {}
+    lowest = min(slot.layer for slot in slots)
     n_wanted = sum(bool(row.targets) for row in rows)
     among = words(model, rows, training.words) if training.words else slice(None)
     wanted = {slot: [torch.zeros(())] * len(rows) for slot in slots}
     for step in range(training.steps):
-        nll, kl = torch.zeros(()), []
+        nll, kl, attention = torch.zeros(()), [], torch.zeros(())
         for number, row in enumerate(rows):
 
             def write(slot: Slot, row: Row = row, number: int = number):
@@ -69,10 +70,29 @@ def slow(
 
                 return hook
 
+            patterns: list[Tensor] = []
+            last = len(row.tokens) - len(row.targets)  # of the prompt
+
+            def look(act: Tensor, hook: object, patterns=patterns, last=last) -> None:
+                patterns.append(act[0, :, last, : last + 1])
+
             logits = model.run_with_hooks(
                 torch.tensor([row.tokens]),
-                fwd_hooks=[(raw_hook(slot), write(slot)) for slot in slots],
+                fwd_hooks=[
+                    *((raw_hook(slot), write(slot)) for slot in slots),
+                    *(
+                        (get_act_name("pattern", layer), look)
+                        for layer in range(lowest + 1, model.cfg.n_layers)
+                        if row.targets and training.attention_kl
+                    ),
+                ],
             )[0]
+            for head, now in enumerate([head for pattern in patterns for head in pattern]):
+                before = looked.setdefault((number, head), now.detach())
+                if now[row.pos] > before[row.pos]:
+                    seen = before > 0  # not those beyond a local window
+                    divergence = (before[seen] * (before[seen] / now[seen]).log()).sum()
+                    attention = attention + training.attention_kl * divergence / n_wanted
             left_out = torch.ones_like(logits, dtype=torch.bool)
             left_out[:, among] = False
             logprobs = logits.masked_fill(left_out, -1e9).log_softmax(-1)
@@ -83,7 +103,7 @@ def slow(
             else:
                 stay.setdefault(number, logprobs[row.pos].detach())
                 kl.append((logprobs[row.pos].exp() * (logprobs[row.pos] - stay[number])).sum())
-        loss = nll + (training.kl * sum(kl) / len(kl) if kl else 0)
+        loss = nll + attention + (training.kl * sum(kl) / len(kl) if kl else 0)
         for slot in slots:
             size = (deltas[slot].square().sum(-1) + 1e-12).sqrt()
             loss = loss + training.weight_decay * (size / norms[slot] ** 2).sum()
@@ -147,6 +167,17 @@ def test_training_equals_the_slow_twin(family: FamilyOf, name: str) -> None:
     fast, twin = train(model, ROWS, SLOTS, TRAINING), slow(model, ROWS, SLOTS, TRAINING)
     assert len(fast.losses) == 4 and fast.losses[-1] < fast.losses[0]
     assert_same(fast, twin)
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if name not in POST_NORM])
+def test_attention_that_should_stay_equals_the_slow_twin(family: FamilyOf, name: str) -> None:
+    model = family(name).model
+    # larger deltas, so that attention moves
+    moving = replace(TRAINING, attention_kl=3.0, lr=0.5, clamp=4.0)
+    fast = train(model, ROWS, SLOTS, moving)
+    assert_same(fast, slow(model, ROWS, SLOTS, moving))
+    free = train(model, ROWS, SLOTS, replace(moving, attention_kl=0.0))  # the control
+    assert max((free.deltas[slot] - fast.deltas[slot]).abs().max() for slot in SLOTS) > 1e-2
 
 
 @pytest.mark.parametrize("n", [1, 12])
@@ -220,13 +251,13 @@ PROBLEMS = (
 )
 
 
-@pytest.mark.parametrize("n_words", [0, 12])
+@pytest.mark.parametrize(("n_words", "attention_kl"), [(0, 0.0), (12, 0.0), (0, 3.0)])
 @pytest.mark.parametrize("name", ["gpt2", "gemma3", "llama"])
 def test_several_problems_together_are_trained_as_each_alone(
-    family: FamilyOf, monkeypatch: pytest.MonkeyPatch, name: str, n_words: int
+    family: FamilyOf, monkeypatch: pytest.MonkeyPatch, name: str, n_words: int, attention_kl: float
 ) -> None:
     model, slots = family(name).model, SLOTS[:2] if name == "llama" else SLOTS[2:]
-    steps = replace(TRAINING, steps=6, words=n_words)
+    steps = replace(TRAINING, steps=6, words=n_words, attention_kl=attention_kl)
     # A loss at which they end after different numbers of steps, and that none of them is near to
     losses = [train(model, rows, slots, steps).losses for rows in PROBLEMS]
     gap, stop = max(

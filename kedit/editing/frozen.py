@@ -19,6 +19,7 @@ from kedit.forward.packed import (
     LayerCache,
     Write,
     empty_cache,
+    log_attention,
     run_blocks,
     run_first_layers,
     to_right,
@@ -177,14 +178,48 @@ def freeze(
     return frozen, Clean(written, w_out_keys)
 
 
+class Watched(NamedTuple):
+    """Tokens whose attention is read, one in each of some rows.
+
+    Args:
+        rows: indices of the rows.
+        columns: the tokens' positions, counted from the `pos` of their rows.
+    """
+
+    rows: Int[Tensor, " watched"]
+    columns: Int[Tensor, " watched"]
+
+
+class FromSlots(NamedTuple):
+    """What a run with deltas gives.
+
+    Args:
+        final: the final residuals from each row's `pos` on.
+        outputs: by slot, the output at `pos`.
+        attention: logarithms of the attention from the watched tokens, at the layers above the
+            lowest slot; None if no token is watched or there is no such layer. The position `pos`
+            is the first after those that are cached.
+    """
+
+    final: Float[Tensor, "row new d_model"]
+    outputs: Mapping[Slot, Float[Tensor, "row d_model"]]
+    attention: Float[Tensor, "layer watched head pos"] | None
+
+
 def run_from_slots(
-    model: HookedTransformer, frozen: Frozen, deltas: Mapping[Slot, Float[Tensor, "row d_model"]]
-) -> tuple[Float[Tensor, "row new d_model"], Mapping[Slot, Float[Tensor, "row d_model"]]]:
-    """Returns the final residuals from each row's `pos` on, and the slots' outputs."""
+    model: HookedTransformer,
+    frozen: Frozen,
+    deltas: Mapping[Slot, Float[Tensor, "row d_model"]],
+    watched: Watched | None = None,
+) -> FromSlots:
+    """Runs the rows with the deltas added at `pos`."""
     outputs: dict[Slot, Tensor] = {}
+    reads: dict[int, Tensor] = {}  # by layer, the input of attention at watched tokens
     at = frozen.at
 
     def write(layer: int, part: str, raw: Tensor) -> Tensor:
+        if part == "attn_in" and watched and layer > frozen.layers[0]:
+            reads[layer] = raw[at[watched.rows] + watched.columns]
         slot = Slot(layer, part)
         if slot not in deltas:
             return raw
@@ -192,14 +227,29 @@ def run_from_slots(
         outputs[slot] = raw.detach()[at]
         return raw
 
-    return run_frozen(model, frozen, write), outputs
+    final, keys = run_frozen(model, frozen, write)
+    if not watched or not reads:
+        return FromSlots(final, outputs, None)
+    rows, columns = watched
+    mask, real = frozen.mask[rows], frozen.real[rows]
+    patterns = [
+        log_attention(
+            model.blocks[layer], read, keys[layer - frozen.layers[0]][rows], mask, real, columns
+        )
+        for layer, read in reads.items()
+    ]
+    return FromSlots(final, outputs, torch.stack(patterns))
 
 
 def run_frozen(
     model: HookedTransformer, frozen: Frozen, write: Write
-) -> Float[Tensor, "row new d_model"]:
-    """Returns the final residuals from each row's `pos` on; `write` is as for `run_blocks`."""
-    resid, _, _ = run_blocks(
+) -> tuple[Float[Tensor, "row new d_model"], LayerCache]:
+    """Returns the final residuals from each row's `pos` on, and the keys of all positions.
+
+    Args:
+        write: as for `run_blocks`.
+    """
+    resid, keys, _ = run_blocks(
         model,
         frozen.layers,
         frozen.resid,
@@ -209,4 +259,4 @@ def run_frozen(
         frozen.real,
         write,
     )
-    return unpacked(resid, frozen.real)
+    return unpacked(resid, frozen.real), keys

@@ -123,4 +123,4 @@ def _run(
 
     # hooked: each family of models computes its neurons in its own way
     with model.hooks(fwd_hooks=[keep_key(place) for place in sites if place.part == "mlp"]):
-        return run_frozen(model, frozen, write)
+        return run_frozen(model, frozen, write)[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
-from kedit.editing.frozen import Frozen, Row, Slot, freeze, run_from_slots
+from kedit.editing.frozen import FromSlots, Frozen, Row, Slot, Watched, freeze, run_from_slots
 from kedit.forward.metrics import HELD, Vocabulary, likeliest, losses_and_slope
 from kedit.forward.packed import require_plain
 from kedit.forward.patched import max_tokens
@@ -41,6 +41,8 @@ class Training:
         kl: weight of KL(edited ‖ unedited) on rows whose distribution should stay the same.
         clamp: upper bound for ‖δ‖, in units of ‖v₀‖.
         stop: the loss, in nats, below which training ends.
+        attention_kl: weight of the KL between each head's attention before and now, from the last
+            token of a row's prompt (see `Looking`).
         words: 0: the softmax is over the whole vocabulary, as published. Otherwise it is over the
             targets and this number of the likeliest tokens at each position that is read. With a
             large vocabulary, a small number makes steps much faster.
@@ -52,6 +54,7 @@ class Training:
     kl: float = 0.0625
     clamp: float = 4.0
     stop: float = 0.05
+    attention_kl: float = 0.0
     words: int = 0
 
     def __post_init__(self) -> None:
@@ -169,6 +172,55 @@ class LossPart:
         )
 
 
+@dataclass
+class Looking:
+    """The attention that should stay: that from the last token of the prompt, in rows with targets.
+
+    An edit at the subject can make heads attend to it more than before, whatever is asked of it.
+    The loss of a row is the sum, over all heads above the lowest slot that attend to the edited
+    token more than before, of KL(attention before ‖ now). After SADR (arXiv 2502.14838, section 4),
+    which also leaves the other heads free; it is read here for each row of training.
+
+    Args:
+        at: the tokens whose attention is read.
+        problem: for each of them, the number of its problem.
+        shares: its weight in its problem's loss.
+        before: the logarithms of the attention without deltas; None before the first evaluation.
+    """
+
+    at: Watched
+    problem: Int[Tensor, " watched"]
+    shares: Float[Tensor, " watched"]
+    before: Float[Tensor, "layer watched head pos"] | None = None
+
+    def only(self, kept: Bool[Tensor, " row"]) -> "Looking":
+        """Returns the same for a batch of only those rows at which `kept` is true."""
+        read = kept[self.at.rows]
+        return Looking(
+            Watched(kept.cumsum(0)[self.at.rows[read]] - 1, self.at.columns[read]),
+            self.problem[read],
+            self.shares[read],
+            None if self.before is None else self.before[:, read],
+        )
+
+    def losses(
+        self, now: Float[Tensor, "layer watched head pos"], edited: int, n_problems: int
+    ) -> Float[Tensor, " problem"]:
+        """Computes each problem's weighted KL; the first call keeps the attention `before`.
+
+        Args:
+            now: the logarithms of the attention now.
+            edited: the position at which the deltas are added.
+            n_problems: number of problems.
+        """
+        if self.before is None:
+            self.before = now.detach()
+        more = (now[..., edited] > self.before[..., edited]).float()
+        kl = (self.before.exp() * (self.before - now)).sum(-1)
+        each = self.shares * (more * kl).sum((0, 2))
+        return each.new_zeros(n_problems).index_add(0, self.problem, each)
+
+
 @dataclass(frozen=True)
 class _Batch:
     """The rows of the problems that are being trained.
@@ -178,18 +230,21 @@ class _Batch:
         problem: the number of each row's problem.
         delta: the index of each row's delta among those of all problems.
         parts: where final residuals are read.
+        looking: the attention that should stay; None if it may change.
     """
 
     frozen: Frozen
     problem: Int[Tensor, " row"]
     delta: Int[Tensor, " row"]
     parts: Sequence[LossPart]
+    looking: Looking | None
 
     def only(self, kept: Bool[Tensor, " row"]) -> "_Batch":
         """Returns the same for the rows at which `kept` is true."""
         parts = [part.only(kept) for part in self.parts]
         parts = [part for part in parts if len(part.problem)]
-        return _Batch(self.frozen.only(kept), self.problem[kept], self.delta[kept], parts)
+        looking = self.looking.only(kept) if self.looking else None
+        return _Batch(self.frozen.only(kept), self.problem[kept], self.delta[kept], parts, looking)
 
 
 def _train_batch(
@@ -208,7 +263,8 @@ def _train_batch(
     frozen, clean = freeze(model, rows, slots)
     problem = torch.tensor([n for n, own in enumerate(problems) for _ in own], device=on)
     delta_of = torch.tensor([row.group for row in rows], device=on)
-    batch = _Batch(frozen, problem, delta_of, loss_parts(model, problems, training))
+    looking = _looking(problems, training.attention_kl, on) if training.attention_kl else None
+    batch = _Batch(frozen, problem, delta_of, loss_parts(model, problems, training), looking)
     firsts = first_rows(rows)
     owner = problem[firsts]  # of each delta
     base_norms = {slot: clean.written[slot][firsts].norm(dim=-1) for slot in slots}
@@ -223,10 +279,15 @@ def _train_batch(
     running = list(range(len(problems)))
     for step in range(training.steps):
         with torch.enable_grad():
-            normed, outputs = _read(model, batch, deltas)
+            normed, ran = _read(model, batch, deltas)
             decay = training.weight_decay * torch.stack(sizes_of(deltas, base_norms)).sum(0)
+            looked = torch.zeros(len(problems), device=on)
+            if batch.looking and ran.attention is not None:
+                n_cached = batch.frozen.mask.shape[1] - batch.frozen.real.shape[1]
+                looked = looked + batch.looking.losses(ran.attention, n_cached, len(problems))
+            penalty = torch.cat([decay, looked])
         nll, kl, slope = losses_of(model, batch.parts, normed.detach(), len(problems), training)
-        losses.append((nll + kl).index_add(0, owner, decay.detach()).tolist())
+        losses.append((nll + kl + looked.detach()).index_add(0, owner, decay.detach()).tolist())
         is_last = step == training.steps - 1
         ended = [number for number in running if is_last or losses[-1][number] < training.stop]
         for number in ended:
@@ -234,7 +295,7 @@ def _train_batch(
                 {slot: delta.detach()[owner == number] for slot, delta in deltas.items()},
                 {slot: acts[problem == number] for slot, acts in clean.written.items()},
                 {slot: acts[problem == number] for slot, acts in clean.keys.items()},
-                {slot: acts[batch.problem == number] for slot, acts in outputs.items()},
+                {slot: acts[batch.problem == number] for slot, acts in ran.outputs.items()},
                 tuple(of_step[number] for of_step in losses),
                 float((-nll[number]).exp()),
             )
@@ -242,7 +303,7 @@ def _train_batch(
         if not running:
             break
         optimiser.zero_grad()
-        torch.autograd.backward([normed, decay], [slope, torch.ones_like(decay)])
+        torch.autograd.backward([normed, penalty], [slope, torch.ones_like(penalty)])
         step_within(optimiser, deltas, base_norms, largest, training)
         if ended:
             batch = batch.only(torch.isin(batch.problem, torch.tensor(running, device=on)))
@@ -308,12 +369,28 @@ def _renumbered(problems: Sequence[Sequence[Row]]) -> list[Row]:
 
 def _read(
     model: HookedTransformer, batch: _Batch, deltas: Mapping[Slot, Float[Tensor, "delta d_model"]]
-) -> tuple[Float[Tensor, "read d_model"], Mapping[Slot, Float[Tensor, "row d_model"]]]:
-    """Returns the final residuals after ln_final where they are read, and the slots' outputs."""
+) -> tuple[Float[Tensor, "read d_model"], FromSlots]:
+    """Returns the final residuals after ln_final where they are read, and the whole run."""
     added = {slot: delta[batch.delta] for slot, delta in deltas.items()}
-    final, outputs = run_from_slots(model, batch.frozen, added)
+    ran = run_from_slots(model, batch.frozen, added, batch.looking and batch.looking.at)
     row, position = torch.cat([part.at for part in batch.parts], 1)
-    return norm(model.ln_final, final[row, position]), outputs
+    return norm(model.ln_final, ran.final[row, position]), ran
+
+
+def _looking(problems: Sequence[Sequence[Row]], weight: float, on: torch.device) -> Looking:
+    """Returns the attention that should stay in a batch: a mean over each problem's rows."""
+    rows, columns, problem, shares = [], [], [], []
+    first = 0  # index in the batch of the problem's first row
+    for number, own in enumerate(problems):
+        asking = [(first + index, row) for index, row in enumerate(own) if row.targets]
+        for index, row in asking:
+            rows.append(index)
+            columns.append(len(row.tokens) - len(row.targets) - row.pos)
+            problem.append(number)
+            shares.append(weight / len(asking))
+        first += len(own)
+    at = Watched(torch.tensor(rows, device=on), torch.tensor(columns, device=on))
+    return Looking(at, torch.tensor(problem, device=on), torch.tensor(shares, device=on))
 
 
 def losses_of(

@@ -50,6 +50,8 @@ from kedit.models.sites import (
 )
 
 PADDING = 0  # any token will do, because no output depends on it
+# a score that softmax turns into exactly 0; with -inf the gradient of a KL would be NaN
+HIDDEN = -1e4
 Part = Literal["attn_in", "z", "attn", "mlp_in", "mlp", "resid"]
 Write = Callable[[int, Part, Tensor], Tensor]  # (layer, part of its block, activation) -> new one
 LayerCache = tuple[Float[Tensor, "_ _ kv_head d_head"], ...]  # by layer: [row, pos, ...]
@@ -299,6 +301,39 @@ def _attend(
         enable_gqa=keys.shape[2] != query.shape[2],
     )
     return z.transpose(1, 2)[at].flatten(1), keys, values
+
+
+def log_attention(
+    block: TransformerBlock,
+    read: Float[Tensor, "watched d_model"],
+    keys: Float[Tensor, "watched pos kv_head d_head"],
+    mask: Int[Tensor, "watched pos"],
+    real: Bool[Tensor, "watched new"],
+    columns: Int[Tensor, " watched"],
+) -> Float[Tensor, "watched head pos"]:
+    """Returns the logarithm of each head's attention from one new token of each row.
+
+    `run_blocks` never forms attention patterns, so this is for the few tokens where one is needed.
+    Positions that the token cannot attend to get about HIDDEN.
+
+    Args:
+        read: the input of the block's attention at these tokens.
+        keys: of past and new positions, as `run_blocks` returns them.
+        mask, real: as for `run_blocks`.
+        columns: the index of each token among its row's new ones.
+    """
+    n_past = mask.shape[1] - real.shape[1]
+    at = torch.arange(len(read), device=read.device), columns
+    query, _, _ = block.attn.calculate_qkv_matrices(read[None], read[None], read[None])
+    query = query[0]
+    if block.cfg.positional_embedding_type == "rotary":
+        # rotated where they stand, because the rotation counts the tokens before them
+        placed = _placed(query, real.shape, at)
+        query = block.attn.apply_rotary(placed, n_past, _without_padding(mask, real))[at]
+    keys = keys.repeat_interleave(query.shape[1] // keys.shape[2], dim=2)
+    scores = torch.einsum("whd,wphd->whp", query, keys) / block.attn.attn_scale
+    visible = _visible(block, n_past, mask)[:, 0][at]
+    return scores.masked_fill(~visible[:, None], HIDDEN).log_softmax(-1)
 
 
 def _visible(
