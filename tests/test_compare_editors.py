@@ -123,6 +123,22 @@ def test_tables_and_figure_are_there(run: Path) -> None:
         assert (run / f"{name}.png").stat().st_size > 10_000 and (run / f"{name}.pdf").exists()
 
 
+def test_the_table_has_how_likely_the_old_object_and_the_old_relation_still_are(run: Path) -> None:
+    found = Comparison.load(run)
+    for side in found.sides:
+        table = found.table(side)
+        rows = [
+            row
+            for row, part in zip(table.rows, table.parts, strict=True)
+            if part == "probability of the old object or relation"
+        ]
+        assert [name for name, *_ in rows] == [
+            "entity efficacy", "relation removal", "relation removal paraphrase",
+        ]  # fmt: skip
+        # before the edit: what the toy was trained to say
+        assert all(float(before.split(" ")[0]) > 90 for _, before, *_ in rows)
+
+
 @pytest.mark.parametrize("n_cases", [1, 2])
 def test_cases_with_their_own_prompt_alone_are_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], n_cases: int

@@ -233,6 +233,7 @@ def test_other_words_name_the_relation_or_the_pair() -> None:
         ({"places": (END, END)}, "places: must be distinct"),
         ({"clamps": (1.0,)}, r"clamps: must be one for each of 2 places, got \(1.0,\)"),
         ({"clamps": (1.0, -1.0)}, "clamps=-1.0: must be a number above 0"),
+        ({"training": Training(attention_kl=1.0)}, "training.attention_kl: must be 0 for cues"),
         ({"places": ((9, "mlp", "last"),)}, "no blocks.9.mlp.W_out"),
     ],
 )

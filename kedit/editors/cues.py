@@ -107,6 +107,11 @@ class Cues:
     def __post_init__(self) -> None:
         """Raises InputError for a number out of its bounds, or if no place is given."""
         require_in_bounds(self)
+        if self.training.attention_kl:
+            raise InputError(
+                "training.attention_kl: must be 0 for cues, whose inserts act at all tokens: there "
+                "is no single edited token that heads could attend to more than before"
+            )
         if not self.places or len(set(self.places)) < len(self.places):
             raise InputError(f"places: must be distinct places to write, got {self.places}")
 

@@ -27,9 +27,13 @@ PRINTED = {
     "magnitude": "magnitude",
     "reciprocal rank": "1/rank among all relations",
     "says it": "says it",
+    "says the rival": "still says the old object or relation",
+    "rival's probability": "probability of the old object or relation",
     **dict.fromkeys(LIFTS, "Scores"),
     "gain": "Scores",
 }
+# groups of prompts whose rival is what the edit should replace: the old object or the old relation
+REPLACED = (("entity", "efficacy"), ("relation", "removal"), ("relation", "removal paraphrase"))
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,8 @@ class Comparison(Result):
                 # the Score of the other side counts as gained what the edit was not asked to change
                 unasked = statistic in LIFTS and side not in (key.perspective, "together")
                 if key.statistic != statistic or unasked:
+                    continue
+                if "rival" in statistic and (key.perspective, key.group) not in REPLACED:
                     continue
                 measures = [editor.measure(key) for editor in editors]
                 cells = [
