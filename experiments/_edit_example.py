@@ -57,9 +57,9 @@ def settled(config: Any) -> Any:
                 f"--facts {config.facts} already gives the facts to edit: leave out --{given[0]}"
             )
         return config
-    example = _toy_example() if config.model == "toy" else EXAMPLE
+    example = example_of(config.model)
     subject = config.subject.strip() or example.subject
-    prompt = _template(config.prompt or example.prompt, subject, "--prompt")
+    prompt = template_of(config.prompt or example.prompt, subject, "--prompt")
     if prompt != example.prompt:
         example = replace(example, paraphrases=(), neighbours=(), relation="")
     relation = config.relation.strip()
@@ -77,7 +77,7 @@ def settled(config: Any) -> Any:
         target=config.target.strip() or example.target,
         old=config.old.strip(),
         paraphrases=[
-            _template(text, subject, "--paraphrases")
+            template_of(text, subject, "--paraphrases")
             for text in config.paraphrases or example.paraphrases
         ],
         neighbours=[name for name in names if name not in ("", subject)],
@@ -85,18 +85,20 @@ def settled(config: Any) -> Any:
     )
 
 
-def _toy_example() -> Example:
-    """The example for the toy: a fact of its world, with other people as neighbours."""
+def example_of(model: str) -> Example:
+    """Returns the example for a model; the toy's is of its world, with people as neighbours."""
+    if model != "toy":
+        return EXAMPLE
     from kedit.models import toy
 
     fact, target = (case := toy.cases()[0]).entity.fact, case.entity.target
-    wordings = [template for template, _ in toy.WORLD[fact.relation][1]]
-    paraphrases = tuple(template for template in wordings if template != fact.template)
+    wordings = (template for template, _ in toy.WORLD[fact.relation][1])
+    paraphrases = tuple(text for text in wordings if text != fact.template)
     neighbours = tuple(person for person in toy.PEOPLE if person != fact.subject)[:4]
     return Example(fact.subject, fact.template, target, paraphrases, neighbours, fact.relation.name)
 
 
-def _template(text: str, subject: str, option: str) -> str:
+def template_of(text: str, subject: str, option: str) -> str:
     """Returns `text` with one {} in place of the subject.
 
     Raises:
@@ -114,6 +116,5 @@ def _template(text: str, subject: str, option: str) -> str:
     try:
         return with_gap(text, subject)
     except RecordError as error:
-        raise InputError(
-            f"{option}: {error}; put {{}} in place of the subject, or give another --subject"
-        ) from None
+        message = f"{option}: {error}; put {{}} in place of the subject, or give another --subject"
+        raise InputError(message) from None

@@ -4,7 +4,7 @@ import ast
 import importlib.util
 from pathlib import Path
 
-# the module of each command, by its short name; the last three have no other name
+# the module of each command, by its short name; the last four have no other name
 COMMANDS = {
     "trace": "experiments.trace_relation",
     "heads": "experiments.patch_heads",
@@ -27,6 +27,7 @@ COMMANDS = {
     "say": "experiments.say_text",
     "report": "figures.report",
     "models": "figures.models",
+    "explore": "experiments._explore",
     "doctor": "experiments._doctor",
     "cache": "experiments._cache",
     "completion": "experiments._completion",

@@ -23,6 +23,7 @@ if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
+    from experiments._explore import explore as explore
     from kedit import editors as editors
     from kedit.data import load_cases as load_cases
     from kedit.data import load_facts as load_facts
@@ -86,6 +87,7 @@ PUBLIC = {
     "ask_heads": "probes.studies.heads",
     "find_neurons": "probes.studies.neurons",
     "choose_sites": "probes.studies.write_sites",
+    "explore": "experiments._explore",
     "train_mend": "kedit.studies.mend",
     "Comparison": "kedit.studies.comparison",
     "Journal": "kedit.journal",

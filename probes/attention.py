@@ -41,6 +41,19 @@ def positions_of(prompt: Prompt, roles: Roles) -> tuple[int, ...]:
 
 
 @torch.no_grad()
+def attention_from(
+    model: HookedTransformer, prompt: Prompt, query: int = -1
+) -> Float[Tensor, "layer head pos"]:
+    """Returns each head's attention from one token of the prompt to all tokens.
+
+    Args:
+        query: the position of the attending token.
+    """
+    patterns, _ = _read(model, prompt)
+    return torch.stack([pattern[:, query].float() for pattern in patterns]).cpu()
+
+
+@torch.no_grad()
 def attention_to_roles(
     model: HookedTransformer, prompt: Prompt, query: Roles = "last"
 ) -> Float[Tensor, "layer head role"]:

@@ -23,6 +23,7 @@ from kedit.errors import InputError, NoReplacement
 from kedit.facts import Fact
 from kedit.forward.runs import Run
 from kedit.models.prompts import Prompt, encode, plain_ids
+from kedit.tables import plural
 from probes.noise_kinds import LARGEST, noise_kind
 
 PARTS = ("relation", "subject")
@@ -164,7 +165,7 @@ def add_noise(
     return Corruption(
         Run(prompt.tokens.expand(samples, -1), (("hook_embed", corrupt),)),
         positions,
-        f"noise on the {part}{size}, {samples} samples",
+        f"noise on the {part}{size}, {plural(samples, 'sample')}",
     )
 
 

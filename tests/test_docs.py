@@ -111,7 +111,9 @@ def test_every_command_has_the_options_that_a_page_gives_it(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_option_that_a_page_names_is_some_commands(page: Path) -> None:
-    configs = [importlib.import_module(f"experiments.{name}").Config for name in COMMANDS]
+    configs = [
+        importlib.import_module(f"experiments.{name}").Config for name in (*COMMANDS, "_explore")
+    ]
     known = {field.name.replace("_", "-") for one in configs for field in dataclasses.fields(one)}
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     found = set(re.findall(r"`--([a-z][\w-]*)", text))

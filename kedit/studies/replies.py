@@ -100,6 +100,12 @@ def answers(model: HookedTransformer, prompts: Sequence[str], texts: Sequence[st
     return found
 
 
+def answer_of(model: HookedTransformer, prompt: str) -> str:
+    """Returns the answer that the model gives to a prompt; "" if it gives none."""
+    (answer,) = answers(model, [prompt], said(model, [prompt]))
+    return answer
+
+
 def _openings(text: str) -> list[str]:
     """Returns the first word with its article, then the same with one, two ... more words.
 

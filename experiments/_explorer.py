@@ -1,0 +1,120 @@
+"""What the page of `explore` does: traces a fact, edits it, and takes the edit back or saves it.
+
+Panel runs the callbacks of all browser windows in one thread, since a model belongs to one thread.
+"""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from experiments._edit_example import Example
+from experiments._explorer_form import SITES, Form
+from figures import interactive
+from kedit.editing.edit import Edit
+from kedit.errors import InputError
+from kedit.heads import Head
+from kedit.models.prompts import encode
+from kedit.results.traces import FactTrace
+from kedit.studies.before_after import edit_and_ask
+from kedit.studies.questions import request_of
+from probes.attention import attention_from
+from probes.studies.tracing import trace_fact
+
+
+class Explorer:
+    """What one browser window shows: a form, and what was found.
+
+    Args:
+        model: shared by all windows; between two callbacks it is unedited.
+        example: the fact that is in the form at first.
+    """
+
+    def __init__(self, model: HookedTransformer, example: Example) -> None:
+        self.model = model
+        self.example = example
+        self.edit: Edit | None = None
+        self.trace: FactTrace | None = None
+        self.attention: Float[Tensor, "layer head pos"] | None = None
+        self.form = form = Form(example)
+        form.trace.on_click(lambda event: self._do(self._trace))
+        form.edit.on_click(lambda event: self._do(self._edit))
+        form.undo.on_click(lambda event: self._do(self._undo))
+        for choice in (form.site, form.metric):
+            choice.param.watch(lambda event: self._draw(), "value")
+        form.save.callback = self._file
+
+    def _do(self, work: Callable[[], str]) -> None:
+        """Does what a button asks for and says what was done, or what is wrong with the input."""
+        self.form.busy(True)
+        try:
+            self.form.say(work())
+        except InputError as error:
+            self.form.say(str(error), "danger")
+        finally:
+            self.form.busy(False)
+
+    def _trace(self) -> str:
+        """Traces the fact in the model, with the window's edit if it has one."""
+        with self.edit.applied(self.model) if self.edit else contextlib.nullcontext():
+            fact, part = self.form.fact(self.model), self.form.corrupt.value
+            # a single sample if noise has to be added: ten take ten times as long
+            self.trace = trace_fact(self.model, fact, part, samples=1, sites=(*SITES, "z"))
+            prompt = encode(self.model, replace(fact, rival=self.trace.rival))
+            self.attention = attention_from(self.model, prompt)
+        self._draw()
+        scores, state = self.trace.summary(), "edited" if self.edit else "unedited"
+        return f"Traced in the {state} model. Corrupted: {self.trace.corrupted_how}. {scores}"
+
+    def _edit(self) -> str:
+        """Edits the unedited model, and shows what it says before and after, on both sides."""
+        form, example, fact = self.form, self.example, self.form.fact(self.model)
+        if not form.target.value.strip():
+            raise InputError("New answer: name what the model should say after the edit")
+        request = request_of(
+            self.model, fact.subject, fact.template, form.target.value.strip(),
+            old=form.answer.value.strip(), relation=fact.relation.name,
+        )  # fmt: skip
+        is_example = (fact.subject, fact.template) == (example.subject, example.prompt)
+        found = edit_and_ask(
+            self.model, request, form.editor.value.strip(), perspective=form.side.value,
+            paraphrases=example.paraphrases if is_example else (),
+            neighbours=example.neighbours if is_example else None,
+        )  # fmt: skip
+        self.edit = found.edit
+        form.show_edit(found)
+        return f"{found.in_words()} Trace shows the edited model now, until Undo."
+
+    def _undo(self) -> str:
+        """Takes the edit back."""
+        self.edit = None
+        self.form.show_edit(None)
+        return "The edit is taken back. Trace shows the unedited model."
+
+    def _file(self) -> io.BytesIO:
+        """Returns the edit as a file that `Edit.load` reads; it is asked only if there is one."""
+        assert self.edit
+        with tempfile.TemporaryDirectory() as folder:
+            return io.BytesIO(self.edit.save(Path(folder) / "edit.safetensors").read_bytes())
+
+    def _draw(self) -> None:
+        """Draws the trace with the chosen site and metric, and the strongest head's attention."""
+        if not self.trace:
+            return
+        form, metric, last = self.form, self.form.metric.value, len(self.trace.labels) - 1
+        form.effects.object = interactive.effects(self.trace, form.site.value, metric)
+        form.heads.object = interactive.heads(self.trace, metric, last, self._look)
+        effects = self.trace.grids["z"].indirect_effect(metric)[:, last]
+        self._look(Head(*divmod(int(effects.argmax()), effects.shape[1])))
+
+    def _look(self, head: Head) -> None:
+        """Draws the attention of a head."""
+        assert self.trace and self.attention is not None
+        labels, weights = self.trace.labels, self.attention[head].numpy()
+        self.form.attention.object = interactive.attention(labels, weights, head, labels[-1])
