@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 # checks types and shapes at every call; the tests then take a third longer
 TYPED = --jaxtyping-packages=kedit,probes,beartype.beartype
 
-.PHONY: trace edit test quick cuda docs clean
+.PHONY: trace edit test quick cuda docs release-check clean
 
 trace: $(VENV)/installed
 	$(RUN) -m experiments.trace_relation $(ARGS)
@@ -36,6 +36,22 @@ docs: $(VENV)/installed
 	cp -r figures/shown build/docs/figures
 	cp --parents $$(grep -oh '(\.\./kedit/[^)#]*' docs/*.md | cut -c 5- | sort -u) build/docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
+
+# before a release, about 15 minutes: the wheel by itself and away from here, the documentation with
+# its notebooks, and the lowest versions that pyproject.toml allows (needs Python >= 3.11)
+release-check: $(VENV)/installed docs
+	rm -rf build/release && mkdir -p build/release
+	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir build/release .
+	$(PYTHON) -m venv build/release/clean
+	build/release/clean/bin/pip install --quiet --constraint constraints.txt build/release/*.whl
+	cd build/release && clean/bin/python -m experiments.trace_relation --model toy --limit 2 --out traced
+	cd build/release && clean/bin/kedit edit --model toy --out edited && clean/bin/kedit report edited
+	$(RUN) -m pytest -q -m "not real and not large" tests/test_notebooks.py tests/test_docs.py
+	$(RUN) .ci/lowest.py > build/release/lowest.txt
+	$(PYTHON) -m venv build/release/lowest
+	build/release/lowest/bin/pip install --quiet --constraint build/release/lowest.txt \
+	    build/release/*.whl pytest pytest-xdist hypothesis
+	build/release/lowest/bin/python -m pytest -q -n 2 --dist loadfile
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
