@@ -50,8 +50,9 @@ release-check: $(VENV)/installed docs
 	$(RUN) .ci/lowest.py > build/release/lowest.txt
 	$(PYTHON) -m venv build/release/lowest
 	build/release/lowest/bin/pip install --quiet --constraint build/release/lowest.txt \
-	    build/release/*.whl pytest pytest-xdist hypothesis
-	build/release/lowest/bin/python -m pytest -q -n 2 --dist loadfile
+	    "$$(ls $(CURDIR)/build/release/*.whl)[gemma,test]"
+	# old versions beside new ones warn of each other
+	build/release/lowest/bin/python -m pytest -q -n 2 --dist loadfile -W default
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
