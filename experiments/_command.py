@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments._early import require_possible
+from experiments._log import log_run, require_library
 from experiments._verbosity import log_stage, verbosity
 
 if TYPE_CHECKING:
@@ -44,13 +45,19 @@ def command(
     print_anything()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        config, quiet, verbose = parsed(config_class, default, sys.modules[run.__module__].__doc__)
+        config, quiet, verbose, place = parsed(
+            config_class, default, sys.modules[run.__module__].__doc__
+        )
         with verbosity(quiet, verbose):
             log.debug("Options: %s", config)
             require_possible(config, Path(sys.argv[0]).stem)
+            if place:
+                require_library(place)
             log_stage("Checked the options")
             with starting("importing torch and TransformerLens"):
                 folder = run(config)
+            if place:
+                log_run(folder, place)
             log_stage("Finished")
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -1,4 +1,4 @@
-"""Reads the command line of a command: its own options, and --quiet and --verbose."""
+"""Reads the command line of a command: its own options, --quiet, --verbose and --log."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import simple_parsing
 
+from experiments._log import PLACES
 from experiments._renamed import require_no_old_spelling
 
 spoken_name = ""  # how the user called the command, if not as `python -m MODULE`
@@ -18,6 +19,7 @@ class Parsed(NamedTuple):
     config: Any
     quiet: bool
     verbose: bool
+    log: str
 
 
 class _Formatter(simple_parsing.SimpleHelpFormatter):
@@ -47,18 +49,18 @@ def parsed(config_class: type, default: Any, description: str | None) -> Parsed:
     prog = spoken_name or f"python -m {file.parent.name}.{file.stem}"
     parser = parser_of(config_class, default, description, prog)
     names = config_class.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
-    options = {"--quiet", "--verbose", *(f"--{name.replace('_', '-')}" for name in names)}
+    options = {"--quiet", "--verbose", "--log", *(f"--{name.replace('_', '-')}" for name in names)}
     require_no_old_spelling(file.stem, arguments, options)
     found = parser.parse_args(arguments)
     if found.quiet and found.verbose:
         raise InputError("--quiet and --verbose contradict each other: use one of them")
-    return Parsed(found.config, found.quiet, found.verbose)
+    return Parsed(found.config, found.quiet, found.verbose, found.log)
 
 
 def parser_of(
     config_class: type, default: Any, description: str | None, prog: str
 ) -> simple_parsing.ArgumentParser:
-    """Builds the parser of a command's options, with --quiet and --verbose."""
+    """Builds the parser of a command's options, with --quiet, --verbose and --log."""
     parser = simple_parsing.ArgumentParser(
         prog=prog,
         description=description,
@@ -76,6 +78,13 @@ def parser_of(
         "--verbose",
         action="store_true",
         help="Print also what is read and loaded, and the seconds that each stage takes.",
+    )
+    parser.add_argument(
+        "--log",
+        choices=PLACES,
+        default="",
+        help="Copy the finished run's options, tables and figures to Weights & Biases (offline) or "
+        "TensorBoard, into the run's folder.",
     )
     parser.add_arguments(config_class, dest="config", default=default)
     return parser
