@@ -52,7 +52,8 @@ def _to_wandb(folder: Path, config: Mapping[str, object]) -> None:
     with run:
         for name, columns, rows in _tables(folder):
             cells: list[list[Any]] = [[_value(cell) for cell in row] for row in rows]
-            run.log({name: wandb.Table(columns=list(columns), data=cells, allow_mixed_types=True)})
+            table = wandb.Table(columns=list(columns), data=cells, allow_mixed_types=True)  # pyright: ignore[reportArgumentType]
+            run.log({name: table})
         for figure in sorted(folder.glob("*.png")):
             run.log({figure.stem: wandb.Image(str(figure))})
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("kedit")
 
 CONFIG, VERSIONS = "config.json", "versions.json"
+FORMAT = "1"  # version of the files of a run; raised if an older kedit could not go on with it
 RECORDS, DAMAGED = "records.jsonl", "records.damaged.jsonl"
 LONGEST = 160  # bytes of a file's name, so that there is room for prefixes and suffixes
 PACKAGES = ("kedit", "torch", "transformer-lens", "transformers", "numpy")
@@ -187,7 +188,7 @@ def open_folder(
             raise InputError(f"{path} is in use by another process") from None
         with held:
             config: dict[str, Any] = {
-                "experiment": experiment, "measured": measured, "inputs": inputs
+                "format": FORMAT, "experiment": experiment, "measured": measured, "inputs": inputs
             }  # fmt: skip
             config |= {"weights": _require_same(path, config), "all": options}
             write_whole(path / CONFIG, json.dumps(config, indent=1))
@@ -259,6 +260,12 @@ def _require_same(path: Path, config: Mapping[str, Any]) -> str:
         raise InputError(
             f"{saved} is damaged, so that its run cannot be continued: {way_out}"
         ) from None
+    written = found.get("format", FORMAT)  # runs of the same form were written without a number
+    if written != FORMAT:
+        raise InputError(
+            f"{path} holds a run of format {written}, but this kedit goes on with format {FORMAT}: "
+            f"use the version that {path / VERSIONS} names, or {way_out}"
+        )
     ran = found.get("experiment", config["experiment"])
     if ran != config["experiment"]:
         raise InputError(f"{path} holds a run of {ran}, this is {config['experiment']}: {way_out}")

@@ -202,6 +202,21 @@ def test_a_run_of_an_earlier_kedit_is_refused(tmp_path: Path) -> None:
         assert json.loads((tmp_path / "config.json").read_text()) == older
 
 
+def test_a_run_of_another_format_is_refused_and_one_without_a_number_goes_on(
+    tmp_path: Path,
+) -> None:
+    opened(Options(out=str(tmp_path)))
+    config = tmp_path / "config.json"
+    told = json.loads(config.read_text())
+    config.write_text(json.dumps({**told, "format": "2"}))
+    with pytest.raises(InputError, match="of format 2, but this kedit goes on with format 1: use"):
+        opened(Options(out=str(tmp_path)))
+    del told["format"]
+    config.write_text(json.dumps(told))
+    opened(Options(out=str(tmp_path)))
+    assert json.loads(config.read_text())["format"] == "1"
+
+
 @pytest.mark.parametrize("content", [b"", b'{"experi', b"{}", b"[]", b"null", b"\xff\xfe{}", b"3"])
 def test_a_torn_configuration_is_told_in_a_sentence(tmp_path: Path, content: bytes) -> None:
     opened(Options(out=str(tmp_path)))
