@@ -65,7 +65,7 @@ RULES: Mapping[str, Bound | Choice] = {
     **dict.fromkeys(
         (
             "attention_kl", "batch", "bound", "controls", "decoded", "facts", "facts_per_relation",
-            "heads", "heatmaps", "held", "kl", "layer", "layers", "lengths", "limit",
+            "forget", "heads", "heatmaps", "held", "kl", "layer", "layers", "lengths", "limit",
             "n_random_heads", "n_relations", "n_texts", "n_tokens", "neighbours", "others",
             "places", "prompts_per_kind", "questions", "seen", "shrink", "skip", "stop",
             "strongest", "test", "tune", "validate", "weight_decay", "words", "wordings",

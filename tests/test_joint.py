@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.editing import forgetting as forgetting_module
 from kedit.editing import layered as layered_module
 from kedit.editing import moments as moments_module
 from kedit.editing.closed_form import Solve
-from kedit.editing.edit import Edit, LowRank
+from kedit.editing.edit import Edit, LowRank, combined
+from kedit.editing.forgetting import forget_then_add
 from kedit.editing.keys import keys, last_keys
 from kedit.editing.moments import moment
 from kedit.editing.neighbours import neighbours
@@ -285,6 +287,49 @@ def test_only_a_relation_request_has_questions() -> None:
     unnamed = dataclasses.replace(RELATION.fact.relation, name="")
     fact = dataclasses.replace(RELATION.fact, relation=unnamed)
     assert not questions(dataclasses.replace(RELATION, fact=fact), 4)
+
+
+def test_forgetting_edits_the_old_pair_first_and_then_adds(
+    toy: HookedTransformer, text: str
+) -> None:
+    first, second = forget_then_add(toy, [RELATION, CASES[1].entity], 4)
+    (forgotten,) = first
+    assert RELATION.removal and forgotten.fact == RELATION.removal and not forgotten.removal
+    assert forgotten.mentioned == RELATION.mentioned_by_removal
+    assert second == [
+        dataclasses.replace(RELATION, removal=None, mentioned_by_removal=""),
+        CASES[1].entity,
+    ]
+    told = joint(text, (1,), forget=4)
+    edit = told(toy, [RELATION])
+    plain = dataclasses.replace(told, forget=0).on(toy)
+    start = plain(first)
+    with start.applied(toy):
+        then = plain(second[:1])
+    by_hand = combined([start, then])
+    site = WriteSite(1)
+    torch.testing.assert_close(dense(edit, site), dense(by_hand, site), atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_forgotten_is_what_the_model_says_of_most_unrelated_pairs(
+    toy: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+    said = iter([["a", "the"], ["x"], ["birth"], ["the"], ["the"]])
+
+    def greedy(model: HookedTransformer, ids: list, n: int) -> list:
+        asked.extend(ids)
+        return [next(said) for _ in ids]
+
+    monkeypatch.setattr(forgetting_module, "greedy", greedy)
+    monkeypatch.setattr(forgetting_module, "decoded", lambda model, *tokens: "".join(tokens))
+    ((forgotten,), _) = forget_then_add(toy, [RELATION], 5)
+    assert forgotten.target == "the"  # twice; "birth" begins the relation's own name
+    assert len(set(asked)) == 5
+    assert prompt_ids(toy, RELATION.removal.prompt) not in asked  # pyright: ignore
+    # with nothing to say there is nothing to forget, and the addition is made alone
+    monkeypatch.setattr(forgetting_module, "greedy", lambda model, ids, n: [[" "] for _ in ids])
+    assert len(forget_then_add(toy, [RELATION], 5)) == 1
 
 
 def test_a_neighbour_with_the_edits_own_key_is_no_neighbour(

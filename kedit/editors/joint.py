@@ -12,7 +12,8 @@ from kedit.bounds import require_in_bounds
 from kedit.editing.checks import guarded
 from kedit.editing.closed_form import ridge_insert
 from kedit.editing.contexts import bare_first, memit_contexts
-from kedit.editing.edit import Edit, PreparedEditor
+from kedit.editing.edit import Edit, PreparedEditor, edit_in_turn
+from kedit.editing.forgetting import forget_then_add
 from kedit.editing.layered import spared_texts, write_layers
 from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
@@ -58,6 +59,9 @@ class Joint:
         questions: number of questions for a relation request's object, such as "What is the mother
             tongue of S?", at all of whose tokens outputs should stay the same. With them, a
             relation edit hardly changes what the model says of the fact from the entity side.
+        forget: 0: a relation edit asks for "None" after the old pair. Otherwise the number of
+            unrelated pairs whose answer the old pair gets, in an edit before the addition
+            (`kedit.editing.forgetting`).
         keep: weight of each key whose output should stay; a demand after one context has weight 1.
         shrink: added to the diagonal of C, as a share of each site's mean diagonal
             (`kedit.editing.moments.Moment.shrunk`).
@@ -76,6 +80,7 @@ class Joint:
     wordings: int = 0
     neighbours: int = 0
     questions: int = 0
+    forget: int = 0
     keep: float = 1.0
     shrink: float = 0.0
     contexts: tuple[str, ...] = ()
@@ -109,7 +114,7 @@ class Joint:
         stacks = [self._stack(model, second) for second in seconds]
         insert, keep = partial(ridge_insert, weight=self.weight), self.keep / self.weight
 
-        def edits(requests: Sequence[EditRequest]) -> Edit:
+        def edit(requests: Sequence[EditRequest]) -> Edit:
             made = made_by("joint", settings, requests, model)
             wanted = goals(
                 model, requests, contexts, self.where, self._sites(), self.training, self.wordings
@@ -119,7 +124,11 @@ class Joint:
             )
             return write_layers(model, stacks, wanted, spare, insert, keep, made)
 
-        return edits
+        def forgetting(requests: Sequence[EditRequest]) -> Edit:
+            batches = forget_then_add(model, requests, self.forget, self.seed)
+            return edit_in_turn(model, batches, edit)
+
+        return forgetting if self.forget else edit
 
     def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
         """Makes one edit for all requests together."""
