@@ -45,19 +45,15 @@ def command(
     print_anything()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        config, quiet, verbose, place = parsed(
-            config_class, default, sys.modules[run.__module__].__doc__
-        )
-        with verbosity(quiet, verbose):
-            log.debug("Options: %s", config)
-            require_possible(config, Path(sys.argv[0]).stem)
-            if place:
-                require_library(place)
+        told = parsed(config_class, default, sys.modules[run.__module__].__doc__)
+        with verbosity(told.quiet, told.verbose):
+            log.debug("Options: %s", told.config)
+            require_possible(told.config, Path(sys.argv[0]).stem)
+            require_library(told.log)
             log_stage("Checked the options")
             with starting("importing torch and TransformerLens"):
-                folder = run(config)
-            if place:
-                log_run(folder, place)
+                folder = run(told.config)
+            log_run(folder, told.log)
             log_stage("Finished")
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -18,7 +18,7 @@ def require_library(place: str) -> None:
     """Raises InputError, before the run, if the library that --log needs is not installed."""
     from kedit.errors import InputError
 
-    if importlib.util.find_spec(place) is None:
+    if place and importlib.util.find_spec(place) is None:
         raise InputError(f"--log {place} needs {place}: pip install 'kedit[{place}]'")
 
 
@@ -27,12 +27,17 @@ def log_run(folder: Path, place: str) -> None:
 
     Weights & Biases is offline unless the variable WANDB_MODE says otherwise.
 
+    Args:
+        place: one of PLACES; "": nothing is copied.
+
     Raises:
         InputError: the folder holds no run.
     """
     from experiments._printing import say
     from kedit.errors import InputError
 
+    if not place:
+        return
     options = folder / "config.json"
     if not options.is_file():
         raise InputError(f"--log {place}: this command makes no run that could be logged")

@@ -1,13 +1,14 @@
-"""Makes one HTML page from a run folder: interactive maps, single facts, figures and tables.
+"""Makes an HTML page from a run folder: interactive maps, single facts, figures and tables.
 
-The page works offline in any browser.
+Several runs get a page each, and an index with the options in which they differ. The pages work
+offline in any browser.
 """
 
 import base64
 import csv
 import itertools
-import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +21,21 @@ from figures._command import command
 if TYPE_CHECKING:
     from figures._run_files import RunFiles
 
+INDEX = "index.html"
 ROWS = 400  # rows shown of a table; longer tables are easier to read in a spreadsheet
 
 
 @dataclass(frozen=True)
 class Config:
-    """Which run is shown, and where the page is written."""
+    """Which runs are shown, and where the page is written."""
 
-    run: str = option(positional=True, metavar="RUN")
-    """The run folder, as printed by the experiment."""
+    runs: list[str] = option(positional=True, metavar="RUN [RUN ...]", nargs="+")
+    """The run folders, as printed by the experiments."""
     facts: int = 40
     """Largest number of single facts on the page; the first traced facts are shown."""
     out: str = ""
-    """The file of the page (default: report.html in the run folder)."""
+    """The file of the page, or of the index of several runs (default: report.html in the run
+    folder; index.html in the folder that holds all of the runs)."""
 
 
 class ReportTable(NamedTuple):
@@ -52,20 +55,32 @@ class ReportTable(NamedTuple):
 
 
 def run(config: Config) -> Path:
-    """Writes the page and returns its path.
+    """Writes the page, or the index with the pages of several runs, and returns its path.
 
     Raises:
         InputError: there is no run folder, a file cannot be read, or `facts` is negative.
     """
+    from figures._report_index import index
     from figures._run_files import PAGE, read_run
     from kedit.bounds import broken
     from kedit.errors import InputError
 
     if found := broken("report", "facts", config.facts):
         raise InputError(f"--facts {found[0]}: must be {found[1]}")
-    folder = Path(config.run)
-    text = page(read_run(folder), config.facts)
-    out = Path(config.out) if config.out else folder / PAGE
+    # each run once, and all of them read before the first page is written
+    runs = [read_run(Path(folder)) for folder in dict.fromkeys(config.runs)]
+    pages = {one.path / PAGE: one for one in runs}
+    if len(runs) == 1:
+        return _written(page(runs[0], config.facts), Path(config.out or next(iter(pages))))
+    for file, one in pages.items():
+        _written(page(one, config.facts), file)
+    whole = Path(os.path.commonpath([one.path.resolve().parent for one in runs]))
+    out = Path(config.out or whole / INDEX).resolve()
+    return _written(index({file.resolve(): one for file, one in pages.items()}, out), out)
+
+
+def _written(text: str, out: Path) -> Path:
+    """Writes a page, and returns its path."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     return out
@@ -73,21 +88,10 @@ def run(config: Config) -> Path:
 
 def page(files: "RunFiles", n_facts: int) -> str:
     """The page as text, with at most `n_facts` single facts; it loads no other files."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     from figures._report_data import page_data
+    from figures._templates import environment
     from figures.style import METRIC_NAMES
 
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # tojson writes <, >, & and ' as escapes, so no token can end the script block
-    compact = {"allow_nan": False, "separators": (",", ":")}
-    templates.policies["json.dumps_kwargs"] = compact
     data = page_data(files, n_facts)
     n_traced = sum("traces" in record for record in files.records)
     parts = {
@@ -99,16 +103,21 @@ def page(files: "RunFiles", n_facts: int) -> str:
         "texts": [(file.name, file.read_text(encoding="utf-8")) for file in files.texts],
         "settings": list(_settings(files)),
     }
-    return templates.get_template("report_page.html").render(
-        title=files.name + (f": {files.settings['model']}" if "model" in files.settings else ""),
-        about=list(_about(files)),
-        sections=[(name, SECTIONS[name]) for name, part in parts.items() if part],
-        metrics=METRIC_NAMES,
-        data=data,
-        n_left_out=len(files.traced) - len(data["facts"]),
-        n_lost=n_traced - len(files.traced),
-        pictures=parts["figures"],
-        **{name: parts[name] for name in ("totals", "tables", "texts", "settings")},
+    return (
+        environment()
+        .get_template("report_page.html")
+        .render(
+            title=files.name
+            + (f": {files.settings['model']}" if "model" in files.settings else ""),
+            about=list(_about(files)),
+            sections=[(name, SECTIONS[name]) for name, part in parts.items() if part],
+            metrics=METRIC_NAMES,
+            data=data,
+            n_left_out=len(files.traced) - len(data["facts"]),
+            n_lost=n_traced - len(files.traced),
+            pictures=parts["figures"],
+            **{name: parts[name] for name in ("totals", "tables", "texts", "settings")},
+        )
     )
 
 
@@ -229,11 +238,12 @@ def _estimate(mean: float | None, low: float | None, high: float | None) -> str:
 
 def _settings(files: "RunFiles") -> Iterator[tuple[str, dict[str, str]]]:
     """The tables of options and versions, and of files that are not on the page."""
+    from figures._report_index import shown
     from kedit.tables import plural
 
     for name, values in (("config.json", files.settings), ("versions.json", files.versions)):
         if values:
-            yield name, {key: _plain(value) for key, value in values.items()}
+            yield name, {key: shown(value) for key, value in values.items()}
     sizes: dict[str, list[int]] = {}
     for file in files.others:
         inside = file.relative_to(files.path)
@@ -250,14 +260,10 @@ def _settings(files: "RunFiles") -> Iterator[tuple[str, dict[str, str]]]:
         )
 
 
-def _plain(value: Any) -> str:
-    """An option's value as text."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _told(config: Config) -> str:
     out = run(config)
-    return f"The page is in {out} ({out.stat().st_size / 1e6:.1f} MB)"
+    what = "page" if len(config.runs) == 1 else "index"
+    return f"The {what} is in {out} ({out.stat().st_size / 1e6:.1f} MB)"
 
 
 def main() -> None:

@@ -182,7 +182,7 @@ def test_a_single_fact_is_told_without_intervals(
     low = json.loads(text, parse_constant=pytest.fail)["averages"][0]["low"]
     assert {value for metric in low for bucket in metric for value in bucket} == {None}
     assert list(folder.glob("*.png"))
-    report.run(report.Config(str(folder)))
+    report.run(report.Config([str(folder)]))
     assert "NaN" not in (folder / "report.html").read_text().partition('id="data"')[2]
 
 

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, traces: list) -> Path:
 
 @pytest.fixture(scope="module")
 def page(folder: Path) -> str:
-    return report.run(report.Config(run=str(folder))).read_text()
+    return report.run(report.Config(runs=[str(folder)])).read_text()
 
 
 class Read(HTMLParser):
@@ -172,7 +172,7 @@ def test_no_token_can_break_out_of_the_data(page: str) -> None:
 
 
 def test_facts_beyond_the_limit_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
-    out = report.run(report.Config(run=str(folder), facts=1, out=str(tmp_path / "a" / "b.html")))
+    out = report.run(report.Config(runs=[str(folder)], facts=1, out=str(tmp_path / "a" / "b.html")))
     assert len(Read(out.read_text()).data["facts"]) == 1
     assert re.search(r"1 of 3 traced facts;\s+the other 2 are left out", out.read_text())
 
@@ -186,7 +186,7 @@ def test_a_run_that_was_stopped_gives_a_page_of_what_it_has(tmp_path: Path, trac
     (tmp_path / "tensors" / "b.safetensors").unlink()
     with (tmp_path / "records.jsonl").open("a") as lines:
         lines.write('{"key": "torn')
-    text = report.run(report.Config(run=str(tmp_path))).read_text()
+    text = report.run(report.Config(runs=[str(tmp_path)])).read_text()
     assert [fact["subject"] for fact in Read(text).data["facts"]] == ["Ada Alder"]
     assert 'id="facts"' in text
     assert "1 of 1 traced facts. The tensors of 1 more facts are missing." in " ".join(text.split())
@@ -205,7 +205,7 @@ def test_a_run_of_another_experiment_gives_a_page(folder: Path, tmp_path: Path) 
     (tmp_path / "config.json").write_text('{"measured": {}, "all": {"model": "m<1>", "say": true}}')
     (tmp_path / "records.jsonl").write_text('{"key": "a", "score": 1}\n')
     shutil.copy(next(folder.glob("*.png")), tmp_path / "frontier.png")
-    text = report.run(report.Config(run=str(tmp_path))).read_text()
+    text = report.run(report.Config(runs=[str(tmp_path)])).read_text()
     read = Read(text)
     assert read.data["maps"] == read.data["facts"] == []
     assert {"b", "em"}.isdisjoint(tag for tag, _ in read.elements)
@@ -225,14 +225,14 @@ def test_a_page_of_edits_opens_with_what_was_edited_and_how_it_went(tmp_path: Pa
     one = {"side": "entity", "editor": "ft", "costs": {"failed": 1}}
     one |= {"generalisation": {"mean": 0.98765}, "locality": {"mean": None}}
     (tmp_path / "comparison.json").write_text(json.dumps({"editors": [one]}))
-    text = report.run(report.Config(run=str(tmp_path))).read_text().partition('id="texts"')[0]
+    text = report.run(report.Config(runs=[str(tmp_path)])).read_text().partition('id="texts"')[0]
     for shown in (
         "Ada: Corum → Delft, by rome.", "The edit works", "2 prompts, each scored before",
         "ft, edited from the entity side: generalisation 0.99; 1 case, 1 failed.",
     ):  # fmt: skip
         assert shown in text
     (tmp_path / "comparison.json").write_text("[]")  # as an earlier kedit wrote it
-    assert "by rome" in report.run(report.Config(run=str(tmp_path))).read_text()
+    assert "by rome" in report.run(report.Config(runs=[str(tmp_path)])).read_text()
 
 
 def test_the_name_is_the_experiments_or_the_folders(tmp_path: Path) -> None:
@@ -241,14 +241,37 @@ def test_the_name_is_the_experiments_or_the_folders(tmp_path: Path) -> None:
     told: dict[str, Any] = {"all": {"model": "toy"}}
     for config, title in ((told, "mine"), ({"experiment": "patch_heads", **told}, "patch_heads")):
         (folder / "config.json").write_text(json.dumps(config))
-        text = report.run(report.Config(run=str(folder))).read_text()
+        text = report.run(report.Config(runs=[str(folder)])).read_text()
         assert f"<h1>{title}: toy</h1>" in text
+
+
+def test_several_runs_get_a_page_each_and_an_index_with_the_options_that_differ(
+    tmp_path: Path,
+) -> None:
+    for name, seed, editor in (("a b", 0, "<b>rome</b>"), ("c", 1, "<b>rome</b>")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        options = {"model": f"m{seed}", "seed": seed, "editors": editor, "out": name}
+        told = {"experiment": "compare_editors", "all": options}
+        (tmp_path / "runs" / name / "config.json").write_text(json.dumps(told))
+    folders = [str(tmp_path / "runs" / name) for name in ("a b", "c", "a b")]
+    out = report.run(report.Config(runs=folders))
+    assert out == tmp_path / "runs" / "index.html"
+    read = Read(out.read_text())
+    links = [attributes["href"] for tag, attributes in read.elements if tag == "a"]
+    assert links == ["a%20b/report.html", "c/report.html"]
+    assert (tmp_path / "runs" / "a b" / "report.html").exists()
+    text = out.read_text()
+    assert ">seed<" in text and ">m1<" in text
+    assert "rome" not in text and ">out<" not in text  # the same in both, and where they are
+    elsewhere = tmp_path / "x" / "all.html"
+    report.run(report.Config(runs=folders, out=str(elsewhere)))
+    assert 'href="../runs/c/report.html"' in elsewhere.read_text()
 
 
 def test_what_cannot_be_shown_is_told(tmp_path: Path) -> None:
     def told(match: str, path: Path = tmp_path, facts: int = 40) -> None:
         with pytest.raises(InputError, match=match):
-            report.run(report.Config(run=str(path), facts=facts))
+            report.run(report.Config(runs=[str(path)], facts=facts))
 
     told("is not a folder", tmp_path / "nowhere")
     told("is empty")

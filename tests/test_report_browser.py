@@ -28,7 +28,7 @@ def traces() -> list[dict[str, FactTrace]]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, traces: list) -> Path:
     folder = traced(tmp_path_factory.mktemp("traced"), traces)
-    return report.run(report.Config(run=str(folder)))
+    return report.run(report.Config(runs=[str(folder)]))
 
 
 @pytest.fixture(scope="module")

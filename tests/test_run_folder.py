@@ -349,7 +349,7 @@ def test_a_page_of_damaged_tensors_is_refused_in_a_sentence(tmp_path: Path) -> N
     folder.add("t", {"traces": []}, {"effect": torch.ones(3)})
     of(tmp_path / "tensors" / "t.safetensors", flip)
     with pytest.raises(InputError, match="t.safetensors is damaged. Repeat the run's command"):
-        report.run(report.Config(run=str(tmp_path)))
+        report.run(report.Config(runs=[str(tmp_path)]))
 
 
 @pytest.mark.parametrize("below", ["", "run"])
