@@ -9,10 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-from jaxtyping import Float
-from torch import Tensor
-from transformer_lens import HookedTransformer
+from typing import TYPE_CHECKING
 
 from experiments._edit_example import Example
 from experiments._explorer_form import SITES, Form
@@ -27,16 +24,19 @@ from kedit.studies.questions import request_of
 from probes.attention import attention_from
 from probes.studies.tracing import trace_fact
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+    from transformer_lens import HookedTransformer
+
 
 class Explorer:
-    """What one browser window shows: a form, and what was found.
+    """What one browser window shows: a form, which begins with an example, and what was found.
 
-    Args:
-        model: shared by all windows; between two callbacks it is unedited.
-        example: the fact that is in the form at first.
+    All windows share the model. Between two callbacks it is unedited.
     """
 
-    def __init__(self, model: HookedTransformer, example: Example) -> None:
+    def __init__(self, model: "HookedTransformer", example: Example) -> None:
         self.model = model
         self.example = example
         self.edit: Edit | None = None

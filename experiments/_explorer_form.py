@@ -1,10 +1,9 @@
 """The widgets of `explore`, and where they stand on the page."""
 
 import html
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import panel as pn
-from transformer_lens import HookedTransformer
 
 from experiments._edit_example import Example, template_of
 from kedit.editors.specs import names
@@ -13,6 +12,9 @@ from kedit.facts import Fact, Relation
 from kedit.forward.metrics import METRICS
 from kedit.results.before_after import BeforeAfter
 from kedit.studies.replies import answer_of
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
 
 SITES = ("resid_post", "mlp_out", "attn_out")
 EXPLAINED = """\
@@ -64,7 +66,7 @@ class Form:
         )
         self.result = pn.pane.HTML("", css_classes=["result"], sizing_mode="stretch_width")
 
-    def fact(self, model: HookedTransformer) -> Fact:
+    def fact(self, model: "HookedTransformer") -> Fact:
         """Returns the fact; if no answer is given, it is what the model says.
 
         Raises:

@@ -18,10 +18,10 @@ OF_SEVERAL = ("by_depth", "by_model")  # name their models in the legend
 
 
 def drawing_functions() -> set[str]:
-    """Public functions of `figures`, but for those of its style, that return a Figure."""
+    """Public functions of `figures` that return a matplotlib Figure, but for those of its style."""
     found = set()
     for module in pkgutil.iter_modules(figures.__path__):
-        if module.name == "style":
+        if module.name in ("style", "interactive"):  # the latter draws with Bokeh
             continue
         content = importlib.import_module(f"figures.{module.name}")
         for name, function in inspect.getmembers(content, inspect.isfunction):
