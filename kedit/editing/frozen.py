@@ -105,6 +105,11 @@ class Frozen:
         n_new = self.real.sum(1)
         return n_new.cumsum(0) - n_new
 
+    @property
+    def n_cached(self) -> int:
+        """The number of cached positions; the first new one, `pos`, comes after them."""
+        return self.mask.shape[1] - self.real.shape[1]
+
     def only(self, kept: Bool[Tensor, " row"]) -> "Frozen":
         """Returns the same for the rows at which `kept` is true."""
         tokens = kept[:, None].expand_as(self.real)[self.real]

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.bounds import require_in_bounds
-from kedit.editing.frozen import FromSlots, Frozen, Row, Slot, Watched, freeze, run_from_slots
+from kedit.editing.attention_drift import AttentionDrift, attention_drift
+from kedit.editing.frozen import FromSlots, Frozen, Row, Slot, freeze, run_from_slots
 from kedit.forward.metrics import HELD, Vocabulary, likeliest, losses_and_slope
 from kedit.forward.packed import require_plain
 from kedit.forward.patched import max_tokens
@@ -42,7 +43,7 @@ class Training:
         clamp: upper bound for ‖δ‖, in units of ‖v₀‖.
         stop: the loss, in nats, below which training ends.
         attention_kl: weight of the KL between each head's attention before and now, from the last
-            token of a row's prompt (see `Looking`).
+            token of a row's prompt (see `kedit.editing.attention_drift`).
         words: 0: the softmax is over the whole vocabulary, as published. Otherwise it is over the
             targets and this number of the likeliest tokens at each position that is read. With a
             large vocabulary, a small number makes steps much faster.
@@ -172,55 +173,6 @@ class LossPart:
         )
 
 
-@dataclass
-class Looking:
-    """The attention that should stay: that from the last token of the prompt, in rows with targets.
-
-    An edit at the subject can make heads attend to it more than before, whatever is asked of it.
-    The loss of a row is the sum, over all heads above the lowest slot that attend to the edited
-    token more than before, of KL(attention before ‖ now). After SADR (arXiv 2502.14838, section 4),
-    which also leaves the other heads free; it is read here for each row of training.
-
-    Args:
-        at: the tokens whose attention is read.
-        problem: for each of them, the number of its problem.
-        shares: its weight in its problem's loss.
-        before: the logarithms of the attention without deltas; None before the first evaluation.
-    """
-
-    at: Watched
-    problem: Int[Tensor, " watched"]
-    shares: Float[Tensor, " watched"]
-    before: Float[Tensor, "layer watched head pos"] | None = None
-
-    def only(self, kept: Bool[Tensor, " row"]) -> "Looking":
-        """Returns the same for a batch of only those rows at which `kept` is true."""
-        read = kept[self.at.rows]
-        return Looking(
-            Watched(kept.cumsum(0)[self.at.rows[read]] - 1, self.at.columns[read]),
-            self.problem[read],
-            self.shares[read],
-            None if self.before is None else self.before[:, read],
-        )
-
-    def losses(
-        self, now: Float[Tensor, "layer watched head pos"], edited: int, n_problems: int
-    ) -> Float[Tensor, " problem"]:
-        """Computes each problem's weighted KL; the first call keeps the attention `before`.
-
-        Args:
-            now: the logarithms of the attention now.
-            edited: the position at which the deltas are added.
-            n_problems: number of problems.
-        """
-        if self.before is None:
-            self.before = now.detach()
-        more = (now[..., edited] > self.before[..., edited]).float()
-        kl = (self.before.exp() * (self.before - now)).sum(-1)
-        each = self.shares * (more * kl).sum((0, 2))
-        return each.new_zeros(n_problems).index_add(0, self.problem, each)
-
-
 @dataclass(frozen=True)
 class _Batch:
     """The rows of the problems that are being trained.
@@ -230,21 +182,21 @@ class _Batch:
         problem: the number of each row's problem.
         delta: the index of each row's delta among those of all problems.
         parts: where final residuals are read.
-        looking: the attention that should stay; None if it may change.
+        drift: the attention that should stay; None if it may change.
     """
 
     frozen: Frozen
     problem: Int[Tensor, " row"]
     delta: Int[Tensor, " row"]
     parts: Sequence[LossPart]
-    looking: Looking | None
+    drift: AttentionDrift | None
 
     def only(self, kept: Bool[Tensor, " row"]) -> "_Batch":
         """Returns the same for the rows at which `kept` is true."""
         parts = [part.only(kept) for part in self.parts]
         parts = [part for part in parts if len(part.problem)]
-        looking = self.looking.only(kept) if self.looking else None
-        return _Batch(self.frozen.only(kept), self.problem[kept], self.delta[kept], parts, looking)
+        drift = self.drift.only(kept) if self.drift else None
+        return _Batch(self.frozen.only(kept), self.problem[kept], self.delta[kept], parts, drift)
 
 
 def _train_batch(
@@ -263,8 +215,8 @@ def _train_batch(
     frozen, clean = freeze(model, rows, slots)
     problem = torch.tensor([n for n, own in enumerate(problems) for _ in own], device=on)
     delta_of = torch.tensor([row.group for row in rows], device=on)
-    looking = _looking(problems, training.attention_kl, on) if training.attention_kl else None
-    batch = _Batch(frozen, problem, delta_of, loss_parts(model, problems, training), looking)
+    drift = attention_drift(problems, training.attention_kl, on) if training.attention_kl else None
+    batch = _Batch(frozen, problem, delta_of, loss_parts(model, problems, training), drift)
     firsts = first_rows(rows)
     owner = problem[firsts]  # of each delta
     base_norms = {slot: clean.written[slot][firsts].norm(dim=-1) for slot in slots}
@@ -281,13 +233,12 @@ def _train_batch(
         with torch.enable_grad():
             normed, ran = _read(model, batch, deltas)
             decay = training.weight_decay * torch.stack(sizes_of(deltas, base_norms)).sum(0)
-            looked = torch.zeros(len(problems), device=on)
-            if batch.looking and ran.attention is not None:
-                n_cached = batch.frozen.mask.shape[1] - batch.frozen.real.shape[1]
-                looked = looked + batch.looking.losses(ran.attention, n_cached, len(problems))
-            penalty = torch.cat([decay, looked])
+            drifted = torch.zeros(len(problems), device=on)
+            if batch.drift and ran.attention is not None:
+                drifted = batch.drift.losses(ran.attention, batch.frozen.n_cached, len(problems))
+            penalty = torch.cat([decay, drifted])
         nll, kl, slope = losses_of(model, batch.parts, normed.detach(), len(problems), training)
-        losses.append((nll + kl + looked.detach()).index_add(0, owner, decay.detach()).tolist())
+        losses.append((nll + kl + drifted.detach()).index_add(0, owner, decay.detach()).tolist())
         is_last = step == training.steps - 1
         ended = [number for number in running if is_last or losses[-1][number] < training.stop]
         for number in ended:
@@ -372,25 +323,9 @@ def _read(
 ) -> tuple[Float[Tensor, "read d_model"], FromSlots]:
     """Returns the final residuals after ln_final where they are read, and the whole run."""
     added = {slot: delta[batch.delta] for slot, delta in deltas.items()}
-    ran = run_from_slots(model, batch.frozen, added, batch.looking and batch.looking.at)
+    ran = run_from_slots(model, batch.frozen, added, batch.drift and batch.drift.at)
     row, position = torch.cat([part.at for part in batch.parts], 1)
     return norm(model.ln_final, ran.final[row, position]), ran
-
-
-def _looking(problems: Sequence[Sequence[Row]], weight: float, on: torch.device) -> Looking:
-    """Returns the attention that should stay in a batch: a mean over each problem's rows."""
-    rows, columns, problem, shares = [], [], [], []
-    first = 0  # index in the batch of the problem's first row
-    for number, own in enumerate(problems):
-        asking = [(first + index, row) for index, row in enumerate(own) if row.targets]
-        for index, row in asking:
-            rows.append(index)
-            columns.append(len(row.tokens) - len(row.targets) - row.pos)
-            problem.append(number)
-            shares.append(weight / len(asking))
-        first += len(own)
-    at = Watched(torch.tensor(rows, device=on), torch.tensor(columns, device=on))
-    return Looking(at, torch.tensor(problem, device=on), torch.tensor(shares, device=on))
 
 
 def losses_of(
