@@ -16,11 +16,11 @@ from experiments._explorer_form import SITES, Form
 from figures import interactive
 from kedit.editing.edit import Edit
 from kedit.errors import InputError
+from kedit.facts import EditRequest
 from kedit.heads import Head
 from kedit.models.prompts import encode
 from kedit.results.traces import FactTrace
 from kedit.studies.before_after import edit_and_ask
-from kedit.studies.questions import request_of
 from probes.attention import attention_from
 from probes.studies.tracing import trace_fact
 
@@ -77,10 +77,7 @@ class Explorer:
         form, example, fact = self.form, self.example, self.form.fact(self.model)
         if not form.target.value.strip():
             raise InputError("New answer: name what the model should say after the edit")
-        request = request_of(
-            self.model, fact.subject, fact.template, form.target.value.strip(),
-            old=form.answer.value.strip(), relation=fact.relation.name,
-        )  # fmt: skip
+        request = EditRequest(fact, form.target.value)
         is_example = (fact.subject, fact.template) == (example.subject, example.prompt)
         found = edit_and_ask(
             self.model, request, form.editor.value.strip(), perspective=form.side.value,

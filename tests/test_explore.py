@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from experiments import _explore
 from kedit.editing.provenance import fingerprint
 from kedit.errors import InputError
 from probes.studies.tracing import trace_fact
+from tests.browser import headless
 
 pytest.importorskip("panel")
 
@@ -187,22 +187,9 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 def browser(address: str) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{flag}")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("SE_OFFLINE", "true")
-        patched.setenv("SE_AVOID_STATS", "true")
-        chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    chrome.set_window_size(1400, 1400)
-    chrome.get(address)
-    yield chrome
-    chrome.quit()
+    with headless(1400, 1400) as chrome:
+        chrome.get(address)
+        yield chrome
 
 
 def until(browser: Any, done: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib.colors import CenteredNorm
 from figures import report
 from figures.style import METRIC_NAMES, SIGNED
 from kedit.results.traces import FactTrace
+from tests.browser import headless
 from tests.made_up_run import HOSTILE, N_HEADS, PARTS, PROMPTS, estimated, four, trace, traced
 
 pytestmark = pytest.mark.slow  # as slow as a browser
@@ -38,23 +38,8 @@ def averages(page: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium, which fetches no driver and tells nobody."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("SE_OFFLINE", "true")
-        patched.setenv("SE_AVOID_STATS", "true")
-        chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    chrome.set_window_size(1300, 1400)
-    yield chrome
-    chrome.quit()
+    with headless(1300, 1400, loggingPrefs={"browser": "ALL", "performance": "ALL"}) as chrome:
+        yield chrome
 
 
 class Shown:
