@@ -31,6 +31,7 @@ from kedit.stats import Interval, bootstrap_ratio, row_interval
 from kedit.studies.edits import CANNOT_EDIT, Assessment, edit_of_all
 from kedit.studies.prepare import Arm, prepare, requests_of, require_sides
 from kedit.studies.scoring import scores_before
+from kedit.studies.tuning import one_sided
 from kedit.tables import plural
 
 COUNTS = (1, 10, 100)  # edits per model
@@ -117,6 +118,7 @@ def compare_many(
         seed=seed,
     )
     require_sides(cases, [perspective])
+    cases = [one_sided(case, perspective) for case in cases]
     arms = prepare(
         model, editors, [perspective], text=text, tokens_per_dim=tokens_per_dim, seed=seed
     )
