@@ -1,6 +1,6 @@
 """Defines facts, edit requests and edit cases as plain text, without tokens or a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kedit.errors import RecordError
@@ -13,6 +13,7 @@ Group = Literal[
     "removal", "removal paraphrase", "other objects",
 ]  # fmt: skip
 CharSpan = tuple[int, int]  # [start, end) in characters of the prompt
+MASK = "[MASK]"  # stands for the object in a prompt that goes on after it
 NO_RELATION = "None"  # RaKE's answer for a pair of subject and object without a relation
 
 
@@ -56,6 +57,7 @@ class Fact:
         rival: another object of the relation, "" for none. The traced token must distinguish
             `object` from it: tokens with which both begin are moved to the end of the prompt
             (`kedit.models.prompts.encode`).
+        ending: text that follows the object. Only masked models (BERT, T5) read it.
 
     Raises:
         RecordError: a field is empty, the template does not have exactly one `{}`, or the relation
@@ -68,6 +70,7 @@ class Fact:
     template: str
     relation_words: tuple[str, ...] = ()
     rival: str = ""
+    ending: str = "."
 
     def __post_init__(self) -> None:
         for field in ("subject", "object", "template"):
@@ -88,19 +91,25 @@ class Fact:
 
         Args:
             prompt: text that ends where the object begins, with {} in place of the subject or with
-                the subject itself, once.
+                the subject itself, once. For masked models the text may go on: [MASK] is then in
+                place of the object ("{} was born in [MASK], a city."), and what follows is the
+                fact's ending.
             relation: the noun phrase that names the relation; edits of the relation side need it.
 
         Raises:
             RecordError: as for `Fact`, or the prompt contains the subject not at all or repeatedly.
         """
+        prompt, *after = prompt.split(MASK)
+        if len(after) > 1:
+            raise RecordError(f"prompt: must have {MASK} at most once, got {prompt!r}")
         if "{}" not in prompt:
             if prompt.count(subject) != 1:
                 raise RecordError(
                     f"prompt: must have {{}} or the subject {subject!r} once, got {prompt!r}"
                 )
             prompt = prompt.replace(subject, "{}")
-        return cls(subject, Relation(relation, relation), object, prompt)
+        fact = cls(subject, Relation(relation, relation), object, prompt)
+        return replace(fact, ending=after[0]) if after else fact
 
     @property
     def prompt(self) -> str:

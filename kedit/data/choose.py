@@ -13,6 +13,7 @@ from kedit.data import builtin, read_cases, read_facts
 from kedit.data.fields import Skipped
 from kedit.errors import InputError, RecordError
 from kedit.facts import EditCase, Fact
+from kedit.models.outline import TOYS
 from kedit.records import key_of
 
 Record = TypeVar("Record")
@@ -66,10 +67,10 @@ def usable_cases(source: str) -> tuple[list[EditCase], dict[str, str]]:
 
 
 def facts_source(source: str, model: str) -> str:
-    """Replaces "auto" by "toy" for the toy model and by "builtin" for any other model."""
+    """Replaces "auto" by "toy" for the toys and by "builtin" for any other model."""
     if source != "auto":
         return source
-    return "toy" if model == "toy" else "builtin"
+    return "toy" if model in TOYS else "builtin"
 
 
 def cases_source(source: str, model: str) -> str:

@@ -19,7 +19,7 @@ NEEDS = "subject, relation, object, template (with {}) or prompt; and target, fo
 LISTS = ("paraphrases", "neighbours", "relation_words")
 FIELDS = {
     "subject", "relation", "object", "target", "template", "prompt", "relation_id", "kind",
-    "domain", *LISTS,
+    "domain", "ending", *LISTS,
 }  # fmt: skip
 # other spellings of field names that are understood
 SPELT = {
@@ -43,7 +43,8 @@ def parse_fact(location: str, record: Record) -> Fact:
 
     Required fields are subject, relation (its name), object, and either template (with `{}`) or
     prompt (which contains the subject). Optional fields are relation_id, relation_words (a list),
-    kind and domain. A field that is null counts as missing.
+    kind, domain, and ending, which masked models read after the object. A field that is null
+    counts as missing.
 
     Raises:
         RecordError: a field is missing or unusable; the message names location and field.
@@ -126,7 +127,8 @@ def _fact(location: str, fields: Mapping[str, Any]) -> Fact:
         domain = optional(location, record, "domain")
         relation = Relation(str(record.get("relation_id", name)), name, kind, domain)
         words = _texts(location, record, "relation_words")
-        return Fact(subject, relation, object_, template, words)
+        ending = optional(location, record, "ending") or "."
+        return Fact(subject, relation, object_, template, words, ending=ending)
     except RecordError as error:
         raise with_location(location, error) from None
 

@@ -13,6 +13,7 @@ from kedit.editing.weights import applied_digests, lowest_edited, weight_digests
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.models.load import source_of
+from kedit.models.masked import AnyModel
 
 ARCHITECTURE = (
     "original_architecture", "n_layers", "d_model", "n_heads", "n_key_value_heads", "d_head",
@@ -84,7 +85,7 @@ def described(request: EditRequest) -> dict[str, str]:
     }
 
 
-def current_fingerprint(model: HookedTransformer) -> str:
+def current_fingerprint(model: AnyModel) -> str:
     """Returns a SHA-256 of the model as it is now, with the edits that are applied to it.
 
     Equal to `fingerprint(model)` while no edit is applied. A study gives it to its journal, so that
@@ -96,7 +97,7 @@ def current_fingerprint(model: HookedTransformer) -> str:
     return hashlib.sha256(json.dumps([unedited, sorted(applied.items())]).encode()).hexdigest()
 
 
-def fingerprint(model: HookedTransformer) -> str:
+def fingerprint(model: AnyModel) -> str:
     """Returns a SHA-256 that identifies a model and is the same before, during and after an edit.
 
     It is computed from the architecture and from all weights, without applied edits, exactly, as

@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer
 from kedit import digests
 from kedit.errors import InputError
 from kedit.models.load import storage_orders
+from kedit.models.masked import AnyModel
 
 SAMPLED = 64  # about this many numbers of each weight are compared to detect a change
 
@@ -74,11 +75,11 @@ class _State:
 
 # Not an attribute of the model: a deep copy of an edited model would copy it, but the copy is a new
 # model whose weights are the edited ones.
-_STATES: WeakKeyDictionary[HookedTransformer, _State] = WeakKeyDictionary()
+_STATES: WeakKeyDictionary[AnyModel, _State] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
-def weight_digests(model: HookedTransformer) -> dict[str, str]:
+def weight_digests(model: AnyModel) -> dict[str, str]:
     """Returns a digest of every weight's numbers as float32, by name, without the applied edits.
 
     Equal numbers give equal digests, whatever the dtype, the device or the order in memory. A
@@ -99,7 +100,7 @@ def weight_digests(model: HookedTransformer) -> dict[str, str]:
     return {name: state.held.get(name) or state.digests[name].value for name in parameters}
 
 
-def applied_digests(model: HookedTransformer) -> dict[str, str]:
+def applied_digests(model: AnyModel) -> dict[str, str]:
     """Digests of the weights that applied edits may have changed, as these weights are now.
 
     Empty while no edit is applied. Read anew at each call.
@@ -125,7 +126,7 @@ def lowest_edited(model: HookedTransformer) -> int:
     return min((layer_of.get(id(weight), 0) for weight in held), default=n_layers)
 
 
-def enter(model: HookedTransformer) -> Applied:
+def enter(model: AnyModel) -> Applied:
     """Begins an edit of `model`, inside the edits that are already applied.
 
     Raises:
@@ -144,7 +145,7 @@ def enter(model: HookedTransformer) -> Applied:
     return applied
 
 
-def hold(model: HookedTransformer, applied: Applied, names: Iterable[str]) -> dict[str, Tensor]:
+def hold(model: AnyModel, applied: Applied, names: Iterable[str]) -> dict[str, Tensor]:
     """Saves the weights that `applied` is about to change, and returns the parameters, by name."""
     state, unedited = _state(model), weight_digests(model)
     parameters = dict(model.named_parameters())
@@ -154,7 +155,7 @@ def hold(model: HookedTransformer, applied: Applied, names: Iterable[str]) -> di
     return weights
 
 
-def leave(model: HookedTransformer, applied: Applied) -> None:
+def leave(model: AnyModel, applied: Applied) -> None:
     """Ends an edit: restores every weight that it changed, bit for bit.
 
     Raises:
@@ -194,7 +195,7 @@ def leave(model: HookedTransformer, applied: Applied) -> None:
         )
 
 
-def _state(model: HookedTransformer) -> _State:
+def _state(model: AnyModel) -> _State:
     return _STATES.setdefault(model, _State())
 
 

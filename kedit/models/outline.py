@@ -60,6 +60,8 @@ class Outline:
 
 
 TOY = Outline(n_layers=4, n_heads=4, d_model=64, d_head=16, d_mlp=256, n_ctx=64)
+MASKED_TOYS = {"toy-bert": TOY, "toy-t5": TOY}  # T5 has as many layers in either stack
+TOYS = {"toy": TOY, **MASKED_TOYS}
 
 
 def outline_of(name: str) -> Outline | None:
@@ -71,8 +73,8 @@ def outline_of(name: str) -> Outline | None:
     Raises:
         ModelUnavailable: the name is unknown, or a package, the file or the network is missing.
     """
-    if name == "toy":
-        return TOY
+    if name in TOYS:
+        return TOYS[name]
     if (packaged := PACKAGED.get(canonical(name))) is not None:
         return _of_settings(packaged.config)
     path = path_of(name)
@@ -116,7 +118,7 @@ def official_name(name: str) -> str:
     """
     found = _aliases().get(name.lower())
     if found is None:
-        known = ["toy", *PACKAGED, *dict.fromkeys(_aliases().values())]
+        known = [*TOYS, *PACKAGED, *dict.fromkeys(_aliases().values())]
         close = difflib.get_close_matches(name, known, 3, 0.4)
         hint = f"; close names: {', '.join(close)}" if close else ""
         raise ModelUnavailable(

@@ -5,7 +5,7 @@ after its prompt, which can differ from its tokens alone: they depend on the bla
 two (`kedit.spacing`) and on the tokenizer.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError, SpanError
 from kedit.facts import CharSpan, Fact
+from kedit.models.masked import AnyModel, require_decoder, token_embedding
 from kedit.spacing import completed
 
 TokenSpan = tuple[int, int]  # [start, end) in positions of the prompt, BOS included
@@ -101,16 +102,6 @@ def encode(model: HookedTransformer, fact: Fact) -> Prompt:
     return prompt
 
 
-def readable(model: HookedTransformer, facts: Iterable[Fact]) -> Iterator[Fact]:
-    """Yields the facts that the model can read: those that `encode` does not refuse."""
-    for fact in facts:
-        try:
-            encode(model, fact)
-        except InputError:
-            continue
-        yield fact
-
-
 def encode_text(model: HookedTransformer, text: str, answer_ids: Sequence[int] = ()) -> Prompt:
     """Encodes any text as a prompt without subject and relation."""
     tokens, labels, _ = _read(model, text, ())
@@ -126,7 +117,7 @@ def _read(
     ids = _with_bos(model, encoded["input_ids"])
     first = len(ids) - len(offsets)
     labels = (BOS_LABEL,) * first + tuple(text[start:end] for start, end in offsets)
-    found = [_token_span(offsets, span, text, first) for span in spans]
+    found = [token_span(offsets, span, text, first) for span in spans]
     return torch.tensor(ids, device=device(model)), labels, found
 
 
@@ -139,9 +130,7 @@ def with_given_tokens(model: HookedTransformer, prompt: Prompt, n: int) -> Promp
     return replace(prompt, tokens=tokens, labels=labels, answer_ids=rest, given=given)
 
 
-def distinguishing_token(
-    model: HookedTransformer, answer: Sequence[int], rival: Sequence[int] = ()
-) -> int:
+def distinguishing_token(model: AnyModel, answer: Sequence[int], rival: Sequence[int] = ()) -> int:
     """Returns the index of the first token of `answer` that distinguishes it from `rival`.
 
     Tokens that are bare blanks are skipped. If no token distinguishes them, because the rival
@@ -164,7 +153,7 @@ def prompt_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
     return _with_bos(model, plain_ids(model, text))
 
 
-def require_room(model: HookedTransformer, text: str, n_tokens: int) -> None:
+def require_room(model: AnyModel, text: str, n_tokens: int) -> None:
     """Checks that `text`, which has `n_tokens` tokens, fits into the model's context.
 
     Raises:
@@ -205,12 +194,12 @@ def _after_new_line(model: HookedTransformer, text: str) -> tuple[int, ...]:
     return both[len(line) :] if both[: len(line)] == line else plain_ids(model, text)
 
 
-def plain_ids(model: HookedTransformer, text: str) -> tuple[int, ...]:
+def plain_ids(model: AnyModel, text: str) -> tuple[int, ...]:
     """Returns the token ids of `text` alone: without BOS, and without a blank before it."""
     return tuple(_encoded(model, text)["input_ids"])
 
 
-def decoded(model: HookedTransformer, *tokens: int) -> str:
+def decoded(model: AnyModel, *tokens: int) -> str:
     """Returns the text of tokens, including special tokens."""
     return _tokenizer(model).decode(list(tokens))
 
@@ -231,7 +220,7 @@ def markup_ids(model: HookedTransformer) -> set[int]:
     return {token for text, token in added.items() if text.strip()}
 
 
-def bos_ids(model: HookedTransformer) -> list[int]:
+def bos_ids(model: AnyModel) -> list[int]:
     """Returns [BOS] if the model was trained with BOS (Gemma, Llama), else [] (GPT-2, GPT-J).
 
     `kedit.models.load.prepare` finds this out from the tokenizer that the authors published.
@@ -243,23 +232,28 @@ def bos_ids(model: HookedTransformer) -> list[int]:
 
 
 def _with_bos(model: HookedTransformer, ids: Sequence[int]) -> tuple[int, ...]:
-    """`ids` after BOS, unless they begin with BOS already, as texts in chat formats do."""
+    """`ids` after BOS, unless they begin with BOS already, as texts in chat formats do.
+
+    Raises:
+        InputError: the model is BERT or T5, for which texts are encoded in another way.
+    """
+    require_decoder(model, "this")
     bos = bos_ids(model)
     return tuple(ids) if bos and list(ids[:1]) == bos else (*bos, *ids)
 
 
-def device(model: HookedTransformer) -> torch.device:
+def device(model: AnyModel) -> torch.device:
     """Returns the device of the model's weights, which the configuration may not know."""
-    return model.embed.W_E.device
+    return token_embedding(model).W_E.device
 
 
-def _tokenizer(model: HookedTransformer) -> Any:
+def _tokenizer(model: AnyModel) -> Any:
     if model.tokenizer is None:
         raise InputError("the model has no tokenizer: load it with kedit.load")
     return model.tokenizer
 
 
-def _encoded(model: HookedTransformer, text: str | list[str], **options: bool) -> Any:
+def _encoded(model: AnyModel, text: str | list[str], **options: bool) -> Any:
     """The tokenizer's output for one text or several, without special tokens around them.
 
     A tokenizer may have tokens that the embedding lacks: tokens that were added without resizing
@@ -270,22 +264,40 @@ def _encoded(model: HookedTransformer, text: str | list[str], **options: bool) -
         InputError: a text has a token without a row in the embedding.
     """
     encoded = _tokenizer(model)(text, add_special_tokens=False, **options)
-    texts, rows = [text], [encoded["input_ids"]]
-    if isinstance(text, list):
-        texts, rows = text, encoded["input_ids"]
+    texts, rows = (
+        (text, encoded["input_ids"]) if isinstance(text, list) else ([text], [encoded["input_ids"]])
+    )
     for string, ids in zip(texts, rows, strict=True):
-        last = max(ids, default=0)
-        if last >= model.cfg.d_vocab:
-            raise InputError(
-                f"{string[:60]!r} has the token {decoded(model, last)!r}, number {last}, but the "
-                f"model's embedding has {model.cfg.d_vocab} rows: after adding tokens call "
-                "resize_token_embeddings(len(tokenizer)) of the Hugging Face model, and save it"
-            )
+        require_rows(model, string, ids)
     return encoded
 
 
-def _token_span(offsets: list[CharSpan], span: CharSpan, text: str, first: int) -> TokenSpan:
-    """The token span of a character span; `first` is the position of the first of `offsets`."""
+def require_rows(model: AnyModel, text: str, ids: Sequence[int]) -> None:
+    """Checks that the model's embedding has a row for each token of `text`.
+
+    Raises:
+        InputError: it has not.
+    """
+    last = max(ids, default=0)
+    if last >= model.cfg.d_vocab:
+        raise InputError(
+            f"{text[:60]!r} has the token {decoded(model, last)!r}, number {last}, but the "
+            f"model's embedding has {model.cfg.d_vocab} rows: after adding tokens call "
+            "resize_token_embeddings(len(tokenizer)) of the Hugging Face model, and save it"
+        )
+
+
+def token_span(offsets: list[CharSpan], span: CharSpan, text: str, first: int) -> TokenSpan:
+    """Returns the token span of a character span.
+
+    Args:
+        offsets: the character span of each token.
+        text: the text that was encoded, for the error.
+        first: the position of the first of these tokens.
+
+    Raises:
+        SpanError: the character span covers no token.
+    """
     start, end = span
     # a token counts if it overlaps the span in at least one character; empty tokens never do
     inside = [i for i, (a, b) in enumerate(offsets) if b > a and b > start and a < end]
@@ -326,4 +338,4 @@ def located(
         object_span = (start, start + len(mentioned))
         span = object_span if where == "object_last" else max(span, object_span)
     span = (span[0] + len(before), span[1] + len(before))
-    return ids, _token_span(encoded["offset_mapping"], span, text, first)[1] - 1
+    return ids, token_span(encoded["offset_mapping"], span, text, first)[1] - 1

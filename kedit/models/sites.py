@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
+from transformer_lens import HookedEncoder, HookedEncoderDecoder, HookedTransformer
 from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.components.mlps.gated_mlp import GatedMLP
 from transformer_lens.components.mlps.mlp import MLP
@@ -24,6 +24,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from kedit.errors import InputError
+from kedit.models.masked import AnyModel
 
 Half = Literal["mlp", "attn"]
 # switches of HookedTransformer that change how it computes a block, to offer more hook points
@@ -40,12 +41,12 @@ NO_NORM = nn.Identity()
 OLMO_QK_NORM = {"OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM"}
 
 
-def live_hooks(model: HookedTransformer) -> list[str]:
+def live_hooks(model: AnyModel) -> list[str]:
     """Returns the names of the hook points that have a hook."""
     return [name for name, point in model.hook_dict.items() if point.fwd_hooks]
 
 
-def require_unhooked(model: HookedTransformer) -> None:
+def require_unhooked(model: AnyModel) -> None:
     """Checks that the model has no live hooks and no switches on that change its blocks.
 
     Tracing and editing compute blocks in other ways than HookedTransformer's forward, and would run
@@ -286,3 +287,19 @@ def norm(module: nn.Module, resid: Tensor) -> Tensor:
         if isinstance(module, RMSNorm):
             return F.rms_norm(resid, module.w.shape, module.w, module.eps)
     return module(resid)
+
+
+def final_norm(
+    model: AnyModel, resid: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "row d_model"]:
+    """Returns what is multiplied by W_U: final residuals after ln_final.
+
+    In BERT it is the output of the head for masked words, and in T5 the decoder's final norm, with
+    the factor that tied embeddings need.
+    """
+    if isinstance(model, HookedEncoder):
+        return model.mlm_head(resid)
+    if isinstance(model, HookedEncoderDecoder):
+        scale = model.cfg.d_model**-0.5 if model.cfg.tie_word_embeddings else 1.0
+        return scale * norm(model.decoder_final_ln, resid)
+    return norm(model.ln_final, resid[None])[0]

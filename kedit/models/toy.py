@@ -16,13 +16,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import save
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import PreTrainedTokenizerFast
 
-from kedit.errors import ModelUnavailable
 from kedit.facts import (
     NO_RELATION,
     EditCase,
@@ -33,6 +31,7 @@ from kedit.facts import (
     seen_from_relation,
 )
 from kedit.models.outline import TOY
+from kedit.models.shipped import read_shipped
 
 FILE = Path(__file__).with_name("toy.safetensors")  # the weights, with the tokenizer as JSON
 DIGEST = "383bad137f6209d03e006daa4b6090cbc20cd506df7361b9e5c41e05c0a52718"  # SHA-256 of FILE
@@ -227,18 +226,8 @@ def ship(file: Path = FILE) -> str:
 
 def _shipped() -> tuple[dict[str, torch.Tensor], PreTrainedTokenizerFast]:
     """Reads the weights, by name, and the tokenizer that come with kedit."""
-    try:
-        found = hashlib.sha256(FILE.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ModelUnavailable(f"the toy cannot be read: {error}; install kedit again") from error
-    if found != DIGEST:
-        raise ModelUnavailable(
-            f"{FILE} is damaged: its SHA-256 is {found[:12]}..., but must be {DIGEST[:12]}...; "
-            "install kedit again"
-        )
-    with safe_open(FILE, "pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return weights, _fast(Tokenizer.from_str(file.metadata()["tokenizer"]))
+    weights, core = read_shipped(FILE, DIGEST, "toy")
+    return weights, _fast(core)
 
 
 def _trained_tokenizer() -> PreTrainedTokenizerFast:
