@@ -100,19 +100,25 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> "It
         log_stage(f"Measured and saved: {len(folder.records)} finished records")
 
 
-def loaded(config: Any, folder: "RunFolder") -> "HookedTransformer":
+def loaded(config: Any, folder: "RunFolder", masked: bool = False) -> "HookedTransformer":
     """Loads the model of a configuration, and stores its fingerprint in the folder.
+
+    Args:
+        masked: whether the command can use masked models (BERT, T5), which then are returned too.
 
     Raises:
         InputError: the model cannot be loaded, the folder holds a run of other weights, or a text
-            has fewer tokens than the run reads.
+            has fewer tokens than the run reads, or the command needs a decoder.
     """
     from experiments._text_length import require_bytes, require_tokens
     from kedit.editing.provenance import fingerprint
     from kedit.models.load import load
+    from kedit.models.masked import require_decoder
 
     require_bytes(config)
     model = load(config.model, config.device, config.dtype)
+    if not masked:
+        require_decoder(model, "this command")
     cfg = model.cfg
     log_stage(f"Loaded {config.model}: {cfg.n_layers} layers, {cfg.dtype}, on {cfg.device}")
     folder.require_weights(fingerprint(model))

@@ -25,6 +25,12 @@ TOY_EXAMPLE = Example(
     answer="Corum",
     foil="Brock",
 )
+MASKED_EXAMPLE = Example(
+    clean="The profession of Ada Alder is [MASK].",
+    corrupted="The profession of Bruno Birch is [MASK].",
+    answer="carpenter",
+    foil="painter",
+)
 
 
 def settled(config: Any) -> Any:
@@ -34,6 +40,7 @@ def settled(config: Any) -> Any:
         InputError: the clean or the corrupted text is missing, but not both.
     """
     from kedit.errors import InputError
+    from kedit.models.outline import MASKED_TOYS
 
     clean, corrupted = config.clean.strip(), [text for text in config.corrupted if text.strip()]
     if bool(clean) != bool(corrupted):
@@ -42,6 +49,8 @@ def settled(config: Any) -> Any:
     if clean:
         return config
     example = TOY_EXAMPLE if config.model == "toy" else EXAMPLE
+    if config.model in MASKED_TOYS:
+        example = MASKED_EXAMPLE
     config = replace(config, clean=example.clean, corrupted=[example.corrupted])
     if config.answer or config.own_metric:
         return config

@@ -64,7 +64,7 @@ def traced(
 
         folder.write("README.txt", _EXPLAINED)
         folder.write_json("skipped.json", skipped)
-        model = loaded(config, folder)
+        model = loaded(config, folder, masked=experiment == "trace_relation")
         traces = trace_facts(
             model, facts, tracing(config), pool=pool, limit=config.limit, journal=folder,
             so_far=drawn_so_far(config, folder),
@@ -84,8 +84,8 @@ def _write(config: Config, folder: "RunFolder", traces: "Traces") -> None:
         save(figure, folder.path, name)
     for name, figure in single_facts(traces, config.heatmaps, config.metric):
         save(figure, folder.path / "facts", name)
-    for part in averages.parts:
-        show(averages.table(part))
+    for table in averages.tables():
+        show(table)
     for screen in averages.screens:
         say(str(screen))
     say(f"{averages.counts} (records.jsonl gives the reasons).")

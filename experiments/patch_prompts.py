@@ -26,8 +26,8 @@ class Config:
 
     model: str = options.model()
     clean: str = ""
-    """The clean text, which the model continues with the answer. Empty: that of the worked
-    example."""
+    """The clean text, which the model continues with the answer. For a masked model (BERT, T5) it
+    has [MASK] in the place of the answer. Empty: that of the worked example."""
     corrupted: list[str] = field(default_factory=list)
     """A text with as many tokens as the clean text, which the model does not continue with the
     answer; or several, whose scores are averaged. Empty: that of the worked example."""
@@ -69,8 +69,8 @@ def run(config: Config) -> Path:
         folder.write("README.txt", _EXPLAINED)
         if KEY not in folder.records:
             found = patch_prompts(
-                loaded(config, folder), config.clean, config.corrupted, config.answer, config.foil,
-                own, patches,
+                loaded(config, folder, masked=True), config.clean, config.corrupted, config.answer,
+                config.foil, own, patches,
             )  # fmt: skip
             folder.add(KEY, found.to_record(), found.tensors())
         trace = PromptTrace.from_record(folder.records[KEY], folder.tensors(KEY))

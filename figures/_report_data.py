@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex
 
 from figures._run_files import RunFiles
 from figures.style import METRIC_NAMES, SIGNED, SITES, site_name
+from kedit.results.site_names import within_stack
 from kedit.stats import enough
 from kedit.tables import EFFECT_UNITS
 
@@ -58,7 +59,7 @@ def rounded(value: Any) -> Any:
 
 def _title(name: str, window: int) -> str:
     """The title of a map; a site that the figures do not know keeps its name."""
-    return site_name(name, window) if name.partition("-")[0] in SITES else name
+    return site_name(name, window) if within_stack(name).partition("-")[0] in SITES else name
 
 
 def _fact(by_part: "Mapping[str, FactTrace]", names: Mapping[str, str]) -> dict[str, Any]:

@@ -43,7 +43,8 @@ from kedit.stats import Interval
 from kedit.tables import plural
 
 HEADS = "z"
-TOKENS = {LAST: "last corrupted token", "last token": "last token"}  # bucket: label of its row
+ANSWER = "last token, or mask"  # where the answer is read: the last bucket
+TOKENS = {LAST: "last corrupted token", ANSWER: ANSWER}  # bucket: label of its row
 DEPTH = " Relative depth: layer / last layer."
 
 
@@ -51,12 +52,14 @@ DEPTH = " Relative depth: layer / last layer."
 def effects(found: Sequence[TraceAverages]) -> Figure:
     """Draws average indirect effects: a column for each site and one for the strongest head.
 
-    The upper row is at the last corrupted token, the lower row at the last token. A model may have
-    a result for each corrupted part.
+    The upper row is at the last corrupted token, the lower row at the token where the answer is
+    read. A model may have a result for each corrupted part. T5's encoder and decoder have curves of
+    their own, each over its own depth.
 
     Raises:
         InputError: the facts were traced with different settings, or a part is there twice.
     """
+    found = [one.of_stack(stack) for one in found for stack in one.stacks]
     curves, shown = _effect_curves(found), looks(one.model for one in found)
     metric, corruption = found[0].metric, found[0].settings.corruption
     there = {curve.panel[1] for curve in curves}
@@ -101,6 +104,7 @@ def effects(found: Sequence[TraceAverages]) -> Figure:
 
 def effect_rows(found: Sequence[TraceAverages]) -> list[dict[str, Any]]:
     """The numbers of `effects`, one row each."""
+    found = [one.of_stack(stack) for one in found for stack in one.stacks]
     return [row for curve in _effect_curves(found) for row in curve.rows("effect")]
 
 
@@ -128,7 +132,7 @@ def _effects_of(found: TraceAverages) -> Iterator[Curve]:
         if effect.name not in (*MAPPED, HEADS):
             continue
         n_layers = effect.mean.shape[2]
-        for bucket in TOKENS:
+        for row, bucket in zip(TOKENS, (LAST, effect.buckets[-1]), strict=True):
             index = effect.buckets.index(bucket)
             peak = peaks[effect.part, effect.name, bucket]
             layers, values, head = range(n_layers), Interval(*(
@@ -140,7 +144,7 @@ def _effects_of(found: TraceAverages) -> Iterator[Curve]:
                 layers, head = [peak["layer"]], peak["head"]
                 values = Interval(*(np.array([peak[name]]) for name in ("effect", "low", "high")))
             yield Curve(
-                found.model, (bucket, effect.name), effect.part, n_layers, layers, values,
+                found.model, (row, effect.name), effect.part, n_layers, layers, values,
                 effect.enough[index], {
                     "corrupted": effect.part, "token": bucket, "site": effect.name,
                     "window": effect.window, "facts": effect.n_facts[index],

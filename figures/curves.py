@@ -24,11 +24,15 @@ from figures.style import (
 from figures.trace import layer_label, window_note
 from kedit.errors import InputError
 from kedit.forward.metrics import METRICS
+from kedit.results.averages import MASK
 from kedit.results.traces import AverageEffect
 from kedit.stats import Interval
 from kedit.tables import plural
 
-DASHES = {"": "-", "mlp_out": "--", "attn_out": "-.", "subject": "-", "relation": "--"}
+DASHES = {
+    "": "-", "mlp_out": "--", "attn_out": "-.", "cross_attn_out": "-.", "subject": "-",
+    "relation": "--",
+}  # fmt: skip
 LAST = "last corrupted"  # the bucket of the severed curves, as in figure 3 of Meng et al.
 WHOLE = "0.35"  # grey of the runs in which nothing is severed
 TOTALS = " Dotted: the total effect, clean − corrupted, which a full restoration would reach."
@@ -94,7 +98,8 @@ def sides(
 ) -> Figure:
     """Effects with the relation and with the subject corrupted: a column for each site.
 
-    The upper row is at the last corrupted token, the lower row at the last token.
+    The upper row is at the last corrupted token, the lower row at the token where the answer is
+    read: the last one, or a mask.
 
     Args:
         relation: effects with the relation corrupted, one for each site.
@@ -114,10 +119,18 @@ def sides(
     caption = study.caption("bands") + window_note(relation)
     if totals:
         caption += TOTALS
-    figure = new_figure(DOUBLE, 3.6, title, caption)
-    axes = figure.subplots(2, len(relation), sharex=True, sharey=True, squeeze=False)
-    for row, bucket in zip(axes, (LAST, "last token"), strict=True):
-        name = bucket if bucket == "last token" else f"{bucket} token"
+    # the last bucket is the token at which the answer is read: the last one, or a mask
+    first, both = relation[0], (LAST, relation[0].buckets[-1])
+    rows = [
+        bucket
+        for bucket in both
+        # T5's decoder has no corrupted tokens
+        if both[-1] != MASK or first.n_tokens[first.buckets.index(bucket)]
+    ]
+    figure = new_figure(DOUBLE, 0.6 + 1.5 * len(rows), title, caption)
+    axes = figure.subplots(len(rows), len(relation), sharex=True, sharey=True, squeeze=False)
+    for row, bucket in zip(axes, rows, strict=True):
+        name = f"{bucket} token" if bucket == LAST else bucket
         row[0].set_ylabel(f"{name}\n{effect_label(study.metric)}")
         for ax, *pair in zip(row, subject, relation, strict=True):
             for part, total in (totals or {}).items():

@@ -63,7 +63,8 @@ def heads(effect: AverageEffect, study: Study) -> Figure:
     buckets = [row for row in range(len(mean)) if finite(mean[row]).size] or [0]
     n_rows = 1 if len(buckets) <= COLUMNS else 2
     height = n_rows * (0.65 + max(0.9, ROW * mean.shape[-1]))
-    title = study.titled(f"Average indirect effect of each head, {effect.part} corrupted")
+    kind = "head of cross attention" if effect.name == "cross_z" else "head"
+    title = study.titled(f"Average indirect effect of each {kind}, {effect.part} corrupted")
     caption = study.caption("bars") + too_few(effect)
     figure = new_figure(DOUBLE, height + RANKING, title, caption)
     maps, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, RANKING))[:, 0]

@@ -22,6 +22,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
+from kedit.results.site_names import stack_of, within_stack
 from kedit.tables import EFFECT_UNITS, plural
 
 SINGLE, DOUBLE = 3.4, 7.0  # inches: width of one column of a page, and of two columns
@@ -39,12 +40,20 @@ SITE_COLOURS = {
     "resid_post": "#0072B2",
     "mlp_out": "#009E73",
     "attn_out": "#D55E00",
+    "cross_attn_out": "#56B4E9",
     "z": "#AA4499",
 }
 PART_COLOURS = {"subject": "#332288", "relation": "#DDAA33"}
 SIGNED = "RdBu_r"  # blue below zero, white at zero, red above
 
-SITES = {"resid_post": "residual", "mlp_out": "MLP", "attn_out": "attention", "z": "head"}
+SITES = {
+    "resid_post": "residual",
+    "mlp_out": "MLP",
+    "attn_out": "attention",
+    "cross_attn_out": "cross attention",
+    "z": "head",
+    "cross_z": "head of cross attention",
+}
 METRIC_NAMES = {
     "prob": "probability of the answer",
     "logprob": "log-probability of the answer",
@@ -303,11 +312,15 @@ def layer_axis(ax: Axes, n_layers: int) -> None:
 
 def site_name(name: str, window: int) -> str:
     """The name of an `EffectGrid` in words: "MLP, window 10", "single residual, MLP severed"."""
-    site, _, severed = name.partition("-severed-")
+    site, _, severed = within_stack(name).partition("-severed-")
     if site == "z":
         plain = "heads"
+    elif site == "cross_z":
+        plain = "heads of cross attention"
     else:
         plain = f"{SITES[site]}, window {window}" if window > 1 else f"single {SITES[site]}"
+    if stack_of(name):
+        plain = f"{stack_of(name)}: {plain}"
     return f"{plain}, {SITES[severed]} severed" if severed else plain
 
 

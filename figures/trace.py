@@ -40,6 +40,7 @@ from kedit.stats import Interval
 from kedit.tables import estimate, number, plural
 
 ROW = 0.16  # inches per row of a map
+FEWEST_ROWS = 6  # a map with fewer rows is drawn as high as this, for its colour bar
 LABEL_WIDTH = 20  # characters shown of a token
 WINDOWS = (
     " A window is drawn at its middle layer; near the first and last layers it has fewer layers."
@@ -138,7 +139,7 @@ def averages(
         title += f"; total effect {estimate(*(float(values[index]) for values in total))}"
     n_buckets = len(effects[0].buckets)
     caption = study.caption("brackets") + window_note(effects) + too_few(effects[0])
-    figure = new_figure(DOUBLE, 0.95 + 1.2 * ROW * n_buckets, title, caption)
+    figure = new_figure(DOUBLE, 0.95 + 1.2 * ROW * max(n_buckets, FEWEST_ROWS), title, caption)
     axes = figure.subplots(1, len(effects), sharey=True, squeeze=False)[0]
     scale = norm(*(mean[list(effects[0].enough)] for mean in means))
     meshes = [draw_map(ax, mean, scale) for ax, mean in zip(axes, means, strict=True)]

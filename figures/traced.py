@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from matplotlib.figure import Figure
 
-from figures.curves import severed, sides
+from figures.curves import LAST, severed, sides
 from figures.heads import heads
 from figures.style import Study
 from figures.trace import averages, heatmap
@@ -14,26 +14,35 @@ from kedit.results.trace_averages import TraceAverages
 from kedit.results.traced import Traces
 from kedit.run_folder import file_name
 
-MAPPED = ("resid_post", "mlp_out", "attn_out")
-ORDINARY, SEVERED = "resid_post", ("resid_post-severed-mlp_out", "resid_post-severed-attn_out")
+MAPPED = ("resid_post", "mlp_out", "attn_out", "cross_attn_out")
+ORDINARY = "resid_post"
+SEVERED = tuple(f"resid_post-severed-{site}" for site in ("mlp_out", "attn_out", "cross_attn_out"))
+HEADS: "dict[Kind, str]" = {"heads": "z", "cross heads": "cross_z"}
 TOTAL = "total effect"
-Kind = Literal["maps", "heads", "severed", "sides"]
+Kind = Literal["maps", "heads", "cross heads", "severed", "sides"]
 
 
-def effects(found: TraceAverages, kind: Kind = "maps", part: str = "", so_far: str = "") -> Figure:
+def effects(
+    found: TraceAverages, kind: Kind = "maps", part: str = "", so_far: str = "", stack: str = ""
+) -> Figure:
     """Draws one figure of average effects.
 
     Args:
         found: the averages.
-        kind: "maps": by token bucket and layer; "heads": by head; "severed": residuals with modules
-            severed; "sides": corrupted subject compared with corrupted relation.
+        kind: "maps": by token bucket and layer; "heads": by head; "cross heads": by head of cross
+            attention (T5); "severed": residuals with modules severed; "sides": corrupted subject
+            compared with corrupted relation.
         part: whose words were corrupted; "" for the first part with averages.
         so_far: how many facts are traced of how many, while the study runs, for the title.
+        stack: "encoder" or "decoder" for T5; "" for its encoder, and for any other model.
 
     Raises:
         InputError: there is no such figure, or its data were not traced.
     """
     part = part or found.parts[0]
+    if stack not in ("", *found.stacks):
+        raise InputError(f"stack {stack!r}: must be one of {', '.join(found.stacks)}")
+    found = found.of_stack(stack or found.stacks[0])
     if kind not in get_args(Kind) or kind not in _allowed(found, part):
         able = sorted({name for each in found.parts for name in _allowed(found, each)})
         raise InputError(
@@ -47,20 +56,23 @@ def effects(found: TraceAverages, kind: Kind = "maps", part: str = "", so_far: s
     study = _study(found, found.counts.traced[part], corruption, so_far)
     if kind == "maps":
         return averages([grids[name] for name in grids if name in MAPPED], study, total)
-    if kind == "heads":
-        return heads(grids["z"], study)
+    if kind in HEADS:
+        return heads(grids[HEADS[kind]], study)
     cut = [grids[name] for name in SEVERED if name in grids]
     return severed(grids[ORDINARY], cut, study, total)
 
 
 def every(found: TraceAverages, so_far: str = "") -> Iterator[tuple[str, Figure]]:
     """Draws all figures that are possible, each with a name for its files; see `effects`."""
-    for part in found.parts:
-        for kind in ("maps", "heads", "severed"):
-            if kind in _allowed(found, part):
-                yield f"{part}-{kind}", effects(found, kind, part, so_far)
-    if "sides" in _allowed(found, found.parts[0]):
-        yield "relation-against-subject", effects(found, "sides", so_far=so_far)
+    for stack in found.stacks:
+        one, start = found.of_stack(stack), f"{stack}-" if stack else ""
+        for part in one.parts:
+            for kind in get_args(Kind):
+                if kind != "sides" and kind in _allowed(one, part):
+                    name = kind.replace(" ", "-")
+                    yield f"{start}{part}-{name}", effects(one, kind, part, so_far)
+        if "sides" in _allowed(one, one.parts[0]):
+            yield f"{start}relation-against-subject", effects(one, "sides", so_far=so_far)
 
 
 def single_facts(traces: Traces, limit: int, metric: str = "prob") -> Iterator[tuple[str, Figure]]:
@@ -78,8 +90,11 @@ def _allowed(found: TraceAverages, part: str) -> tuple[Kind, ...]:
     grids = found.grids(part)
     there: dict[Kind, bool] = {
         "maps": any(name in MAPPED for name in grids),
-        "heads": "z" in grids,
-        "severed": ORDINARY in grids and any(name in grids for name in SEVERED),
+        **{kind: site in grids for kind, site in HEADS.items()},
+        # drawn at the last corrupted token, which T5's decoder does not have
+        "severed": any(name in grids for name in SEVERED)
+        and ORDINARY in grids
+        and bool(dict(zip(grids[ORDINARY].buckets, grids[ORDINARY].n_tokens, strict=True))[LAST]),
     }
     there["sides"] = len(found.parts) == 2 and there["maps"]
     return tuple(kind for kind, is_there in there.items() if is_there)

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from kedit.data import builtin
 from kedit.errors import InputError, NoReplacement
 from kedit.facts import Fact
 from kedit.forward.runs import Run
-from kedit.models.prompts import Prompt, encode, plain_ids
+from kedit.models.masked import AnyModel, embedding_hook, token_embedding
+from kedit.models.masked_prompts import fact_prompt
+from kedit.models.prompts import Prompt, plain_ids
 from kedit.tables import plural
 from probes.noise_kinds import LARGEST, noise_kind
 
@@ -93,7 +94,7 @@ class Noise:
         return (self.mean.double() + noise).float()
 
 
-def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part: str) -> Noise:
+def noise_rule(model: AnyModel, rule: str, facts: Sequence[Fact], part: str) -> Noise:
     """Builds the noise that `rule` names, with sizes measured on the embeddings of these facts.
 
     The rules are those of Meng et al.'s causal tracing code. "s", "u" and a plain number agree with
@@ -146,7 +147,7 @@ def noise_rule(model: HookedTransformer, rule: str, facts: Sequence[Fact], part:
 
 
 def add_noise(
-    model: HookedTransformer, prompt: Prompt, part: str, noise: Noise, samples: int, seed: int
+    model: AnyModel, prompt: Prompt, part: str, noise: Noise, samples: int, seed: int
 ) -> Corruption:
     """Corrupts one part of the prompt by noise on its token embeddings, in several samples.
 
@@ -154,7 +155,9 @@ def add_noise(
     """
     positions = prompt.positions(part)
     columns = torch.tensor(positions, device=prompt.tokens.device)
-    drawn = noise.draw((samples, len(positions), model.cfg.d_model), seed).to(model.embed.W_E)
+    drawn = noise.draw((samples, len(positions), model.cfg.d_model), seed).to(
+        token_embedding(model).W_E
+    )
 
     def corrupt(embed: Tensor, hook: object) -> Tensor:
         embed = embed.clone()  # an earlier hook may still refer to this tensor
@@ -163,15 +166,13 @@ def add_noise(
 
     size = f", standard deviation {noise.scale:.4g}" if noise.scale and not noise.uniform else ""
     return Corruption(
-        Run(prompt.tokens.expand(samples, -1), (("hook_embed", corrupt),)),
+        Run(prompt.tokens.expand(samples, -1), ((embedding_hook(model), corrupt),)),
         positions,
         f"noise on the {part}{size}, {plural(samples, 'sample')}",
     )
 
 
-def replaced(
-    model: HookedTransformer, fact: Fact, part: str, pool: Sequence[Fact], seed: int
-) -> Corruption:
+def replaced(model: AnyModel, fact: Fact, part: str, pool: Sequence[Fact], seed: int) -> Corruption:
     """Corrupts a prompt by replacing its subject or its relation with other words.
 
     The new words have as many tokens as the old ones, so that the clean and the corrupted run can
@@ -189,12 +190,12 @@ def replaced(
     Raises:
         NoReplacement: no other words have the same number of tokens at the same positions.
     """
-    prompt = encode(model, fact)
+    prompt = fact_prompt(model, fact)
     part_positions = set(prompt.positions(part))
     for candidates in _candidates(fact, part, pool):
         found: dict[str, tuple[int, Prompt, tuple[int, ...]]] = {}
         for text, other in candidates.items():
-            candidate = encode(model, other)
+            candidate = fact_prompt(model, other)
             if len(candidate.tokens) != len(prompt.tokens) or candidate.given != prompt.given:
                 continue
             if part == "relation" and candidate.subject != prompt.subject:
@@ -220,17 +221,18 @@ def prompt_seed(seed: int, fact: Fact) -> int:
     return zlib.crc32(f"{seed}:{fact.prompt}".encode())
 
 
-def embedding_std(model: HookedTransformer, texts: Iterable[str]) -> float:
+def embedding_std(model: AnyModel, texts: Iterable[str]) -> float:
     """Standard deviation of all embedding entries of the texts' tokens; texts are encoded alone."""
     ids = [token for text in texts for token in plain_ids(model, text)]
     return embeddings(model, ids).std().item()
 
 
 @torch.no_grad()
-def embeddings(model: HookedTransformer, ids: Sequence[int]) -> Float[Tensor, "token d_model"]:
+def embeddings(model: AnyModel, ids: Sequence[int]) -> Float[Tensor, "token d_model"]:
     """Token embeddings at hook_embed, where noise is added (Gemma scales them before this hook)."""
-    tokens: Int[Tensor, "1 token"] = torch.tensor([list(ids)], device=model.embed.W_E.device)
-    return model.hook_embed(model.embed(tokens))[0].float()
+    embed = token_embedding(model)
+    tokens: Int[Tensor, "1 token"] = torch.tensor([list(ids)], device=embed.W_E.device)
+    return model.hook_dict[embedding_hook(model)](embed(tokens))[0].float()
 
 
 def _corrupted_words(facts: Iterable[Fact], part: str) -> list[str]:

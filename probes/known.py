@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from transformer_lens import HookedTransformer
 
 from kedit.facts import Fact
+from kedit.forward.filling import filled_in, object_logprobs
 from kedit.forward.generation import greedy
 from kedit.forward.likelihood import Query, likelihoods
 from kedit.forward.metrics import last_logits
 from kedit.forward.reading import read
+from kedit.models.masked import AnyModel, is_masked
+from kedit.models.masked_prompts import object_ids
 from kedit.models.prompts import answer_ids, answers_ids, decoded, prompt_ids, require_room
 from kedit.spacing import goes_on
 
@@ -27,26 +29,28 @@ OBJECTS_PER_BATCH = 16
 
 
 @torch.no_grad()
-def answers_right(model: HookedTransformer, fact: Fact) -> tuple[bool, str]:
+def answers_right(model: AnyModel, fact: Fact) -> tuple[bool, str]:
     """Checks whether the model greedily completes the prompt by the whole object; returns its text.
 
     Every token of the object has to be the likeliest, and no letter or digit may follow directly:
-    "1945" does not count as "19", nor "Newark" as "New".
+    "1945" does not count as "19", nor "Newark" as "New". A masked model fills the object's masks
+    from left to right.
 
     Raises:
         InputError: prompt and object together are longer than the model's context.
     """
-    prompt, answer = prompt_ids(model, fact.prompt), answer_ids(model, fact.prompt, fact.object)
-    require_room(model, fact.prompt, len(prompt) + len(answer))
-    (said,) = greedy(model, [prompt], len(answer) + TOKENS_AFTER)
+    if is_masked(model):
+        answer, said = object_ids(model, fact), filled_in(model, fact, TOKENS_AFTER)
+    else:
+        prompt, answer = prompt_ids(model, fact.prompt), answer_ids(model, fact.prompt, fact.object)
+        require_room(model, fact.prompt, len(prompt) + len(answer))
+        (said,) = greedy(model, [prompt], len(answer) + TOKENS_AFTER)
     text = decoded(model, *said)
     following = text[len(decoded(model, *said[: len(answer)])) :]
     return said[: len(answer)] == answer and not goes_on(fact.object, following), text
 
 
-def first_known(
-    model: HookedTransformer, worded: Sequence[Fact]
-) -> tuple[Fact | None, tuple[str, ...]]:
+def first_known(model: AnyModel, worded: Sequence[Fact]) -> tuple[Fact | None, tuple[str, ...]]:
     """Finds a fact's first wording that the model answers right (None if there is none).
 
     The second result is the model's wrong answers to the wordings before it.
@@ -64,7 +68,7 @@ def first_known(
 
 
 @torch.no_grad()
-def with_likeliest_rival(model: HookedTransformer, fact: Fact, pool: Sequence[Fact]) -> Fact:
+def with_likeliest_rival(model: AnyModel, fact: Fact, pool: Sequence[Fact]) -> Fact:
     """Sets the fact's rival: the object in `pool` that the model finds likeliest in its place.
 
     Rivals are objects of the same relation that the subject does not have. If there are none, the
@@ -82,7 +86,11 @@ def with_likeliest_rival(model: HookedTransformer, fact: Fact, pool: Sequence[Fa
     }
     if not others:
         return replace(fact, rival="")
-    prompt, objects = prompt_ids(model, fact.prompt), list(others)
+    objects = list(others)
+    if is_masked(model):
+        scores = object_logprobs(model, fact, objects)
+        return replace(fact, rival=objects[scores.index(max(scores))])
+    prompt = prompt_ids(model, fact.prompt)
     ids = answers_ids(model, fact.prompt, objects)
     first = last_logits(model, read(model, [prompt]).last)[0].log_softmax(-1)
     bounds = first[[tokens[0] for tokens in ids]].tolist()

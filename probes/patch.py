@@ -20,6 +20,7 @@ from kedit.forward.metrics import METRICS, OwnMetric, answer_scores
 from kedit.forward.patched import require_patchable, run_on
 from kedit.forward.paths import Column, Hold, Trunk
 from kedit.forward.runs import States
+from kedit.models.masked import AnyModel
 from kedit.models.sites import head_written, is_parallel, mlp_out
 from kedit.results.grids import EffectGrid
 
@@ -87,7 +88,7 @@ class AnswerMetric:
         return METRICS
 
     def scores(
-        self, model: HookedTransformer, resid: Float[Tensor, "row d_model"]
+        self, model: AnyModel, resid: Float[Tensor, "row d_model"]
     ) -> Float[Tensor, "metric row"]:
         """Scores each final residual by all METRICS (see `kedit.forward.metrics.answer_scores`)."""
         return answer_scores(model, resid, self.answer, self.foil)

@@ -13,11 +13,18 @@ from os.path import commonprefix
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
+from kedit.forward.masked import MaskedStates
 from kedit.forward.metrics import OwnMetric
-from kedit.forward.runs import Run, both_states
+from kedit.forward.runs import Run, States, both_states
+from kedit.models.masked import AnyModel, is_masked
+from kedit.models.masked_prompts import (
+    MaskedPrompt,
+    encode_masked_text,
+    given_first,
+    with_given,
+)
 from kedit.models.prompts import (
     Prompt,
     answers_ids,
@@ -26,12 +33,13 @@ from kedit.models.prompts import (
     encode_text,
     first_difference,
     require_room,
-    with_given_tokens,
 )
 from kedit.progress import progress
+from kedit.results.grids import EffectGrid
 from kedit.results.prompts import PromptTrace
 from kedit.results.tracing import SITES
 from kedit.spacing import without_end_blanks
+from probes.masked import every_sweep, masked_runs
 from probes.patch import AnswerMetric, Patch, sweep
 from probes.trace import patches_at, question_of
 
@@ -42,7 +50,7 @@ Metric = Callable[[Float[Tensor, "row d_vocab"]], Tensor]
 
 @torch.no_grad()
 def patch_prompts(
-    model: HookedTransformer,
+    model: AnyModel,
     clean: str,
     corrupted: str | Sequence[str],
     answer: str = "",
@@ -62,7 +70,8 @@ def patch_prompts(
     texts.
 
     Args:
-        clean: the text that leads to the answer.
+        clean: the text that leads to the answer. Texts for a masked model (BERT, T5) have "[MASK]"
+            in the place of the answer.
         corrupted: a text with the same number of tokens, or several, whose scores are averaged.
         answer: how the clean text continues. `kedit.spacing` decides whether a blank joins them.
         foil: the wrong answer for the metric logit_diff. If it is empty, the foil is the token that
@@ -81,10 +90,15 @@ def patch_prompts(
     others = [corrupted] if isinstance(corrupted, str) else list(corrupted)
     clean, *others = (without_end_blanks(text) for text in (clean, *others))
     _require_arguments(clean, others, answer, foil, metric, patches)
-    prompt, foil_token = _scored(model, clean, answer.strip(), foil.strip())
+    answer = answer.strip()
+    prompt, foil_token = _scored(model, clean, answer, foil.strip())
     require_room(model, clean, len(prompt.tokens))
-    rows = torch.stack([_aligned(model, prompt, text) for text in others])
-    states = both_states(model, Run(prompt.tokens[None]), Run(rows))
+    rows = torch.stack([_aligned(model, prompt, text, answer) for text in others])
+    if is_masked(model):
+        assert isinstance(prompt, MaskedPrompt)
+        states = masked_runs(model, prompt, Run(rows))
+    else:
+        states = both_states(model, Run(prompt.tokens[None]), Run(rows))
     if metric is not None:
         question = metric if isinstance(metric, OwnMetric) else OwnMetric(_name_of(metric), metric)
     elif foil_token is not None:
@@ -92,10 +106,8 @@ def patch_prompts(
     else:
         question = question_of(model, prompt.answer_ids[0], states[1])
     columns = _columns(positions, len(prompt.tokens))
-    with progress("sweeps") as bars:
-        swept = bars.track(patches, description="restoring every cell")
-        found = [sweep(model, *states, patch, question, columns) for patch in swept]
-    if not all(grid.is_finite for grid in found):
+    grids = _swept(model, states, patches, question, columns)
+    if not all(grid.is_finite for grid in grids.values()):
         raise InputError(f"{clean!r}: scores are not finite; load the model in float32")
     tokens = (question.answer, question.foil) if isinstance(question, AnswerMetric) else ()
     return PromptTrace(
@@ -103,7 +115,7 @@ def patch_prompts(
         tuple(others),
         prompt.labels,
         tuple((rows != prompt.tokens).any(0).nonzero().flatten().tolist()),
-        {grid.name: grid for grid in found},
+        grids,
         *(decoded(model, token) for token in tokens),
         given=decoded(model, *prompt.given),
     )
@@ -111,7 +123,7 @@ def patch_prompts(
 
 # eight parameters: the model, the texts, what is scored, and what is restored
 def patch(
-    model: HookedTransformer,
+    model: AnyModel,
     clean: str,
     corrupted: str | Sequence[str],
     site: str = "z",
@@ -162,40 +174,69 @@ def _require_arguments(
         raise InputError("patches: at least one is needed")
 
 
-def _scored(
-    model: HookedTransformer, clean: str, answer: str, foil: str
-) -> tuple[Prompt, int | None]:
+def _scored(model: AnyModel, clean: str, answer: str, foil: str) -> tuple[Prompt, int | None]:
     """The clean prompt up to the token that is scored, and the foil's token at this position."""
-    if not answer:
+    if is_masked(model):
+        prompt = encode_masked_text(model, clean, answer)
+        if not answer:
+            return prompt, None
+        ids = prompt.object_ids
+        others = [encode_masked_text(model, clean, foil).object_ids] if foil else []
+    elif not answer:
         return encode_text(model, clean), None
-    ids, *others = answers_ids(model, clean, (answer, foil) if foil else (answer,))
-    prompt = encode_text(model, clean, ids)
+    else:
+        ids, *others = answers_ids(model, clean, (answer, foil) if foil else (answer,))
+        prompt = encode_text(model, clean, ids)
     if not others:
-        return with_given_tokens(model, prompt, distinguishing_token(model, ids)), None
+        return given_first(model, prompt, distinguishing_token(model, ids)), None
     foil_ids, n = others[0], first_difference(ids, others[0])
     if n >= len(foil_ids) or ids[n] == foil_ids[n]:
         raise InputError(
             f"answer {answer!r}, foil {foil!r}: no token distinguishes them, because one begins "
             "with the other"
         )
-    return with_given_tokens(model, prompt, n), foil_ids[n]
+    return given_first(model, prompt, n), foil_ids[n]
 
 
-def _aligned(model: HookedTransformer, prompt: Prompt, text: str) -> Tensor:
-    """Tokens of a corrupted text, followed by the answer's tokens that end the clean prompt.
+def _swept(
+    model: AnyModel,
+    states: tuple[States, States] | tuple[MaskedStates, MaskedStates],
+    patches: Sequence[Patch],
+    question: AnswerMetric | OwnMetric,
+    columns: Sequence[int] | None,
+) -> dict[str, EffectGrid]:
+    """The grid of each patch, by name."""
+    clean, corrupted = states
+    if is_masked(model):
+        assert isinstance(clean, MaskedStates) and isinstance(corrupted, MaskedStates)
+        return every_sweep(model, (clean, corrupted), patches, question, columns, columns)
+    assert isinstance(clean, States) and isinstance(corrupted, States)
+    with progress("sweeps") as bars:
+        swept = bars.track(patches, description="restoring every cell")
+        found = [sweep(model, clean, corrupted, patch, question, columns) for patch in swept]
+    return {grid.name: grid for grid in found}
+
+
+def _aligned(model: AnyModel, prompt: Prompt, text: str, answer: str) -> Tensor:
+    """Tokens of a corrupted text, with the answer's tokens that are given in the clean prompt.
 
     Raises:
         InputError: the text has more or fewer tokens than the clean one, or exactly the same.
     """
-    other, plain = encode_text(model, text), prompt.labels[: prompt.n_plain]
+    plain = prompt.labels[: prompt.n_plain]
+    if is_masked(model):
+        other = with_given(model, encode_masked_text(model, text, answer), len(prompt.given))
+    else:
+        other = encode_text(model, text)
     if len(other.tokens) != prompt.n_plain:
-        part, instead = _difference(plain, other.labels)
+        labels = other.labels[: len(other.tokens)]  # without those of T5's decoder
+        part, instead = _difference(plain, labels)
         raise InputError(
             f"the clean text has {prompt.n_plain} tokens, the corrupted text {len(other.tokens)}: "
             "they must have the same number, because a cell is restored from the clean run's same "
             f"position. The clean text has {_quoted(part)} ({len(part)}) where the corrupted text "
             f"has {_quoted(instead)} ({len(instead)}): choose words with the same number of "
-            f"tokens.\nclean:     {_quoted(plain)}\ncorrupted: {_quoted(other.labels)}"
+            f"tokens.\nclean:     {_quoted(plain)}\ncorrupted: {_quoted(labels)}"
         )
     if torch.equal(other.tokens, prompt.tokens[: prompt.n_plain]):
         raise InputError(f"the corrupted text has the same tokens as the clean text: {text!r}")

@@ -12,13 +12,19 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from kedit.errors import InputError
 from kedit.facts import Fact
+from kedit.forward.masked import MaskedStates
 from kedit.forward.metrics import METRICS, last_logits
 from kedit.forward.runs import Run, States, both_states
-from kedit.models.prompts import Prompt, decoded, encode, with_given_tokens
+from kedit.models.masked import AnyModel, Masked, is_masked, require_decoder
+from kedit.models.masked_prompts import (
+    MaskedPrompt,
+    fact_prompt,
+    given_first,
+)
+from kedit.models.prompts import Prompt, decoded
 from kedit.progress import progress
 from kedit.results.averages import finite_grid
 from kedit.results.grids import EffectGrid
@@ -26,9 +32,11 @@ from kedit.results.traces import FactTrace
 from kedit.results.tracing import SITES
 from probes.attribution import attributed
 from probes.corrupt import Corruption, prompt_seed
+from probes.masked import every_sweep, masked_runs
 from probes.patch import AnswerMetric, Patch, sweep
 from probes.screen import Screening, screened_sweep
 
+N_DECODER_START = 2  # tokens with which T5's decoder begins: start and sentinel
 PAPER_WINDOW = 10  # layers that Meng et al.'s code restores together
 PROB, LOGPROB = METRICS.index("prob"), METRICS.index("logprob")
 
@@ -61,7 +69,7 @@ def paper_patches(window: int = PAPER_WINDOW) -> tuple[Patch, ...]:
 
 
 @torch.no_grad()
-def question_of(model: HookedTransformer, answer: int, corrupted: States) -> AnswerMetric:
+def question_of(model: AnyModel, answer: int, corrupted: States | MaskedStates) -> AnswerMetric:
     """Builds the metric for `answer`, with the foil that the corrupted run gives.
 
     The foil is the likeliest token apart from the answer, on average over the samples.
@@ -72,7 +80,7 @@ def question_of(model: HookedTransformer, answer: int, corrupted: States) -> Ans
 
 
 def trace(
-    model: HookedTransformer,
+    model: AnyModel,
     fact: Fact,
     part: str,
     corruption: Corruption,
@@ -104,23 +112,25 @@ def trace(
         InputError: the corruption changes no position of this prompt, `whole` and `screening` are
             combined, or a score is not finite.
     """
-    prompt = encode(model, fact)
+    prompt = fact_prompt(model, fact)
     if not corruption.positions:
         raise InputError(f"{fact.prompt!r}: the corruption changes no token")
     if whole and screening is not None:
         raise InputError("a whole object cannot be screened: restore all cells, or trace one token")
+    if screening is not None:
+        require_decoder(model, "screening")
     if whole:
         n_plain = prompt.n_plain
-        steps = [with_given_tokens(model, prompt, n) for n in range(len(prompt.object_ids))]
+        steps = [given_first(model, prompt, n) for n in range(len(prompt.object_ids))]
         columns = range(n_plain) if positions is None else positions
         swept = [
-            _swept(model, fact, step, _given(corruption, step), patches, columns, None)
+            _swept(model, fact, step, _given(corruption, step), patches, columns, None, whole)
             for step in steps
         ]
         grids = {name: _summed([by_name[name] for _, by_name in swept]) for name in swept[0][1]}
         prompt = steps[0]
     else:
-        swept = [_swept(model, fact, prompt, corruption, patches, positions, screening)]
+        swept = [_swept(model, fact, prompt, corruption, patches, positions, screening, whole)]
         grids = swept[0][1]
     found = FactTrace(
         subject=fact.subject,
@@ -137,6 +147,7 @@ def trace(
         given=decoded(model, *prompt.given),
         rival=fact.rival,
         whole=whole,
+        masks=prompt.answer_at if isinstance(prompt, MaskedPrompt) else (),
     )
     for name in grids:
         finite_grid(found, name)
@@ -144,15 +155,19 @@ def trace(
 
 
 def _swept(
-    model: HookedTransformer,
+    model: AnyModel,
     fact: Fact,
     prompt: Prompt,
     corruption: Corruption,
     patches: Sequence[Patch],
     positions: Sequence[int] | None,
     screening: Screening | None,
+    whole: bool,
 ) -> tuple[AnswerMetric, dict[str, EffectGrid]]:
     """Sweeps one prompt with every patch; returns the metric and the grids by name."""
+    if is_masked(model):
+        assert isinstance(prompt, MaskedPrompt)
+        return _masked_swept(model, prompt, corruption, patches, positions, whole)
     clean, corrupted = both_states(model, Run(prompt.tokens[None]), corruption.run)
     question = question_of(model, prompt.answer_ids[0], corrupted)
     estimated: dict[str, Tensor] = {}
@@ -181,9 +196,31 @@ def _swept(
     return question, grids
 
 
+def _masked_swept(
+    model: Masked,
+    prompt: MaskedPrompt,
+    corruption: Corruption,
+    patches: Sequence[Patch],
+    positions: Sequence[int] | None,
+    whole: bool,
+) -> tuple[AnswerMetric, dict[str, EffectGrid]]:
+    """The same as `_swept` for a masked model, which may have two towers."""
+    states = masked_runs(model, prompt, corruption.run)
+    question = question_of(model, prompt.answer_ids[0], states[1])
+    severed_at = corruption.positions[-1:]
+    # T5's decoder has the given tokens, too; the steps of a whole object share only the first two
+    n_decoder = N_DECODER_START if whole else None
+    grids = every_sweep(model, states, patches, question, positions, severed_at, n_decoder)
+    return question, grids
+
+
 def _given(corruption: Corruption, prompt: Prompt) -> Corruption:
     """Extends the corrupted run by the object's tokens that `prompt` ends with."""
     rows = corruption.run.tokens[:, : prompt.n_plain]
+    if isinstance(prompt, MaskedPrompt):
+        rows = rows.clone()
+        rows[:, list(prompt.masks)] = prompt.tokens[list(prompt.masks)]
+        return replace(corruption, run=replace(corruption.run, tokens=rows))
     given = prompt.tokens[prompt.n_plain :].expand(len(rows), -1)
     return replace(corruption, run=replace(corruption.run, tokens=torch.cat([rows, given], 1)))
 

@@ -29,6 +29,7 @@ from kedit.errors import InputError
 from kedit.forward.blocks import Pasts, run_block
 from kedit.forward.paths import CellPath, Column, Trunk
 from kedit.forward.runs import States
+from kedit.models.masked import AnyModel, token_embedding
 from kedit.models.sites import require_unhooked
 
 # most numbers in the widest activation on a CPU (96 MiB in float32): larger batches are not faster
@@ -55,10 +56,10 @@ def run_on(
         yield from _walk(model, pasts, batch)
 
 
-def max_tokens(model: HookedTransformer, n_ctx: int) -> int:
+def max_tokens(model: AnyModel, n_ctx: int) -> int:
     """Returns how many tokens can be computed in one batch, given the memory that is free now."""
     cfg = model.cfg
-    device = model.embed.W_E.device
+    device = token_embedding(model).W_E.device
     d_mlp = cfg.d_mlp or cfg.d_model
     keys = cfg.n_heads * cfg.d_head * 6
     numbers = 16 * cfg.d_model + 3 * d_mlp + keys + 4 * cfg.n_heads * n_ctx

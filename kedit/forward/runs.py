@@ -80,7 +80,7 @@ def _states(model: HookedTransformer, runs: Sequence[Run]) -> list[States]:
     ends = list(itertools.accumulate(len(run.tokens) for run in runs))
     rows = [slice(end - len(run.tokens), end) for run, end in zip(runs, ends, strict=True)]
     hooks: list[tuple[str | Callable, Callable]] = [
-        (name, _on_rows(hook, of_run) if len(runs) > 1 else hook)
+        (name, on_rows(hook, of_run) if len(runs) > 1 else hook)
         for run, of_run in zip(runs, rows, strict=True)
         for name, hook in run.hooks
     ]
@@ -110,8 +110,8 @@ def _states(model: HookedTransformer, runs: Sequence[Run]) -> list[States]:
     return [whole.of(of_run) for of_run in rows]
 
 
-def _on_rows(hook: Callable, rows: slice) -> Callable:
-    """A hook that applies `hook` to some rows of a batch."""
+def on_rows(hook: Callable, rows: slice) -> Callable:
+    """Returns a hook that applies `hook` to some rows of a batch only."""
 
     def applied(act: Tensor, **named: object) -> Tensor:
         changed = hook(act[rows], **named)

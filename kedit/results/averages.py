@@ -25,6 +25,35 @@ BUCKETS = (
 )
 
 
+MASK = "mask"  # masked models' bucket for the token at which the answer is read
+MASKED_BUCKETS = ("before", *BUCKETS[:-1], MASK)
+
+
+def masked_buckets(
+    corrupted: Sequence[int], n_pos: int, masks: Sequence[int]
+) -> dict[str, list[int]]:
+    """The positions in each of MASKED_BUCKETS, for a sentence with a masked object.
+
+    In masked models every token sees the corrupted ones, so tokens before them have a bucket, too.
+
+    Args:
+        masks: the mask at which the answer is read, and the last token of T5's decoder. They are in
+            the bucket MASK only.
+    """
+    first, last = corrupted[0], corrupted[-1]
+    after = [pos for pos in range(last + 1, n_pos) if pos not in masks]
+    return {
+        "before": [pos for pos in range(first) if pos not in masks],
+        "first corrupted": [first],
+        "middle corrupted": [pos for pos in corrupted if first < pos < last],
+        "last corrupted": [last],
+        "between": [p for p in range(first, last) if p not in corrupted and p not in masks],
+        "first subsequent": [pos for pos in after if pos == last + 1],
+        "further": [pos for pos in after if pos > last + 1],
+        MASK: list(masks),
+    }
+
+
 def buckets(corrupted: Sequence[int], n_pos: int) -> dict[str, list[int]]:
     """The positions in each of BUCKETS, for a prompt with one or more corrupted spans.
 
@@ -113,11 +142,11 @@ def average(
     if not pairs:
         raise InputError(f"no traces with {name!r} to average")
     low_scores = np.stack([grid.corrupted.numpy() for _, grid in pairs])
-    buckets_of = buckets if baseline == "own" else notebook_buckets
-    positions = [buckets_of(trace.corrupted, len(trace.labels)) for trace, _ in pairs]
+    positions = [_buckets_of(trace, baseline) for trace, _ in pairs]
+    names = MASKED_BUCKETS if pairs[0][0].masks else BUCKETS
     results: list[Interval] = []
     n_tokens, n_facts = [], []
-    for bucket in BUCKETS:
+    for bucket in names:
         parts = (
             _sum(grid, fact_buckets[bucket])
             for fact_buckets, (_, grid) in zip(positions, pairs, strict=True)
@@ -139,13 +168,21 @@ def average(
         name=name,
         part=trace.part,
         window=grid.window,
-        buckets=BUCKETS,
+        buckets=names,
         n_tokens=tuple(n_tokens),
         n_facts=tuple(n_facts),
         mean=mean,
         low=low,
         high=high,
     )
+
+
+def _buckets_of(trace: FactTrace, baseline: Baseline) -> dict[str, list[int]]:
+    """The positions of a trace's tokens in each bucket."""
+    n_pos = len(trace.labels)
+    if trace.masks:
+        return masked_buckets(trace.corrupted, n_pos, trace.masks)
+    return (buckets if baseline == "own" else notebook_buckets)(trace.corrupted, n_pos)
 
 
 def total_effects(traces: Sequence[FactTrace], seed: int = 0) -> dict[str, Interval]:

@@ -1,7 +1,7 @@
 """The result of tracing many facts: average indirect effects, total effects and counts."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from kedit.records import from_record, to_record
 from kedit.results.averages import Baseline
 from kedit.results.base import Result
 from kedit.results.screens import ScreenQuality
+from kedit.results.site_names import stack_of, within_stack
 from kedit.results.traces import AverageEffect
 from kedit.results.tracing import WEAK, Counts, Tracing
 from kedit.stats import Interval
@@ -19,6 +20,7 @@ from kedit.tables import Table, csv_text, estimate, plural
 if TYPE_CHECKING:
     from kedit.run_folder import RunFolder
 
+LAST = "last corrupted"
 Totals = Mapping[str, Mapping[str, Interval]]  # by part; "clean", "corrupted", "total effect"
 
 
@@ -63,6 +65,26 @@ class TraceAverages(Result):
         """The averages of a part, by EffectGrid.name."""
         return {effect.name: effect for effect in self.effects if effect.part == part}
 
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """The stacks of blocks with averages: ("",), or T5's "encoder" and "decoder"."""
+        return tuple(dict.fromkeys(stack_of(effect.name) for effect in self.effects))
+
+    def of_stack(self, stack: str) -> "TraceAverages":
+        """Returns the averages of one of `stacks`, with the names of sites that other models have.
+
+        For T5 the model's name then includes the stack, and buckets without tokens in this stack
+        are left out, apart from that of the last corrupted token.
+        """
+        if not stack:
+            return self
+        effects = tuple(
+            replace(effect, name=within_stack(effect.name)).without_empty(kept=LAST)
+            for effect in self.effects
+            if stack_of(effect.name) == stack
+        )
+        return replace(self, model=f"{self.model}, {stack}", effects=effects)
+
     def rows(self) -> list[dict[str, Any]]:
         """A row for the peak of each grid and bucket: layer (and head), average effect, interval.
 
@@ -71,13 +93,17 @@ class TraceAverages(Result):
         metric = METRICS.index(self.metric)
         return [row for effect in self.effects for row in _peaks(effect, metric)]
 
-    def table(self, part: str = "") -> Table:
+    def table(self, part: str = "", stack: str = "") -> Table:
         """The peaks of the average effects, by bucket and grid.
 
         Args:
             part: whose words were corrupted; "" for the first part with averages.
+            stack: one of `stacks`; "" for the first.
         """
         part = part or self.parts[0]
+        if stack := stack or self.stacks[0]:
+            table = self.of_stack(stack).table(part)
+            return replace(table, title=f"{table.title}, {stack}")
         rows = [row for row in self.rows() if row["part"] == part]
         names = list(dict.fromkeys(row["grid"] for row in rows if "severed" not in row["grid"]))
         window = self.settings.window
@@ -96,6 +122,10 @@ class TraceAverages(Result):
             tuple(lines),
             self._note(part),
         )
+
+    def tables(self) -> Iterator[Table]:
+        """The tables of all parts and stacks."""
+        return (self.table(part, stack) for part in self.parts for stack in self.stacks)
 
     def save(self, folder: "RunFolder") -> None:
         """Writes averages.json and table.csv."""
@@ -144,7 +174,7 @@ class TraceAverages(Result):
         )  # fmt: skip
 
     def _repr_html_(self) -> str:
-        return "".join(self.table(part)._repr_html_() for part in self.parts)
+        return "".join(table._repr_html_() for table in self.tables())
 
     def _note(self, part: str) -> str:
         """The note below the table of a part."""

@@ -1,7 +1,7 @@
 """The trace of a fact, and averages of traces. Scores are stored, effects computed from them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxtyping import Float
@@ -31,6 +31,8 @@ class FactTrace(Swept):
         rival: the other object from which the answer token distinguishes this object; "" if there
             is none.
         whole: whether the answer is the whole object, so that scores are sums over its tokens.
+        masks: in masked models (BERT, T5), positions in `labels` that stand for the object: the
+            mask at which the answer is read, and the last token of T5's decoder.
     """
 
     subject: str
@@ -47,6 +49,7 @@ class FactTrace(Swept):
     given: str = ""
     rival: str = ""
     whole: bool = False
+    masks: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         scored = f"{self.prompt!r} -> {self.answer!r}"
@@ -74,6 +77,7 @@ class FactTrace(Swept):
         names = set(cls.__dataclass_fields__) - {"grids"}
         fields = {name: value for name, value in record.items() if name in names}
         fields |= {"labels": tuple(record["labels"]), "corrupted": tuple(record["corrupted"])}
+        fields["masks"] = tuple(record.get("masks", ()))
         return cls(**fields, grids=grids_of(record["grids"], tensors))
 
 
@@ -119,6 +123,22 @@ class AverageEffect:
     mean: Float[ndarray, "metric bucket layer *head"]
     low: Float[ndarray, "metric bucket layer *head"]
     high: Float[ndarray, "metric bucket layer *head"]
+
+    def without_empty(self, kept: str = "") -> "AverageEffect":
+        """Returns the effects without the buckets that have no tokens, apart from `kept`."""
+        there = [
+            index
+            for index, (name, n) in enumerate(zip(self.buckets, self.n_tokens, strict=True))
+            if n or name == kept
+        ]
+        return replace(
+            self,
+            **{
+                field: tuple(getattr(self, field)[index] for index in there)
+                for field in ("buckets", "n_tokens", "n_facts")
+            },
+            **{field: getattr(self, field)[:, there] for field in ("mean", "low", "high")},
+        )
 
     @property
     def enough(self) -> tuple[bool, ...]:

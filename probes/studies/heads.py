@@ -22,7 +22,7 @@ from kedit.facts import Fact
 from kedit.heads import Head
 from kedit.journal import Journal
 from kedit.models.load import name_of
-from kedit.models.prompts import readable
+from kedit.models.masked_prompts import readable
 from kedit.records import from_record, key_of, require_finite, to_record
 from kedit.results.decoding import Decoded
 from kedit.results.fact_answers import FactAnswers

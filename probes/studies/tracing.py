@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from kedit.data import builtin
 from kedit.data.choose import fact_key, spread_facts
@@ -21,7 +20,9 @@ from kedit.facts import Fact
 from kedit.journal import Entry, Journal, skip
 from kedit.models import toy
 from kedit.models.load import name_of
-from kedit.models.prompts import encode, readable
+from kedit.models.masked import AnyModel, require_decoder
+from kedit.models.masked_prompts import fact_prompt, readable
+from kedit.models.outline import TOYS
 from kedit.results.traced import Traces, left_out_of
 from kedit.results.traces import FactTrace, fact_traces
 from kedit.results.tracing import NO_REPLACEMENT, SITES, WRONG, LeftOut, Tracing
@@ -35,7 +36,7 @@ FIRST_LOOK = 4  # counted facts; fewer show little more than the facts themselve
 
 
 def trace_facts(
-    model: HookedTransformer,
+    model: AnyModel,
     facts: Sequence[Fact],
     settings: Tracing = PAPERS,
     *,
@@ -128,7 +129,7 @@ def trace_facts(
 
 # eleven parameters: in a notebook, one call sets everything that a Tracing sets
 def trace_fact(
-    model: HookedTransformer,
+    model: AnyModel,
     fact: Fact,
     corrupt: Literal["relation", "subject"] = "relation",
     *,
@@ -161,7 +162,7 @@ def trace_fact(
             other words with the same number of tokens.
     """
     if pool is None:
-        pool = toy.facts() if model.cfg.model_name == "toy" else builtin.load()
+        pool = toy.facts() if model.cfg.model_name in TOYS else builtin.load()
     settings = Tracing(
         corrupt=corrupt, by="noise" if by == "noise" else "replacement", noise=noise,
         samples=samples, answer=answer, sites=tuple(sites), window=window, seed=seed,
@@ -194,7 +195,7 @@ class _Prepared:
 
 
 def _prepared(
-    model: HookedTransformer, facts: Sequence[Fact], pool: Sequence[Fact], settings: Tracing
+    model: AnyModel, facts: Sequence[Fact], pool: Sequence[Fact], settings: Tracing
 ) -> _Prepared:
     """Builds the noise and the screening; the size of the noise is measured on all of `facts`."""
     noises = {}
@@ -205,12 +206,13 @@ def _prepared(
         }
     screening = None
     if settings.screen:
+        require_decoder(model, "screening")
         screening = Screening(settings.screen, steps=settings.screen_steps, seed=settings.seed)
     return _Prepared(settings, pool, noises, screening)
 
 
 def _traced(
-    model: HookedTransformer, worded: Sequence[Fact], prepared: _Prepared
+    model: AnyModel, worded: Sequence[Fact], prepared: _Prepared
 ) -> dict[str, Any] | tuple[dict[str, Any], dict[str, Tensor]]:
     """Traces a fact in its first wording that the model answers right; returns record and tensors.
 
@@ -238,7 +240,7 @@ def _traced(
     return {"traces": records, "uncorrupted": uncorrupted}, tensors
 
 
-def _trace_of(model: HookedTransformer, fact: Fact, part: str, prepared: _Prepared) -> FactTrace:
+def _trace_of(model: AnyModel, fact: Fact, part: str, prepared: _Prepared) -> FactTrace:
     """Traces one part of a fact."""
     settings = prepared.settings
     return trace(
@@ -248,10 +250,10 @@ def _trace_of(model: HookedTransformer, fact: Fact, part: str, prepared: _Prepar
     )  # fmt: skip
 
 
-def _corruption(model: HookedTransformer, fact: Fact, part: str, prepared: _Prepared) -> Corruption:
+def _corruption(model: AnyModel, fact: Fact, part: str, prepared: _Prepared) -> Corruption:
     """Corrupts one part of a fact's prompt, by other words or by noise."""
     settings = prepared.settings
     if settings.by == "replacement":
         return replaced(model, fact, part, prepared.pool, settings.seed)
-    prompt, seed = encode(model, fact), prompt_seed(settings.seed, fact)
+    prompt, seed = fact_prompt(model, fact), prompt_seed(settings.seed, fact)
     return add_noise(model, prompt, part, prepared.noises[part], settings.samples, seed)
