@@ -36,14 +36,14 @@ def hugging_face(shape: str) -> tuple[PreTrainedModel, str]:
             parameters).
     """
     if shape == "gpt2":
-        return _random(GPT2LMHeadModel, GPT2Config()), "GPT-2 small's shape"
+        return random_weights(GPT2LMHeadModel, GPT2Config()), "GPT-2 small's shape"
     if shape == "qwen":
         config = Qwen2Config(
             hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, vocab_size=151_936,
             num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True,
             max_position_embeddings=2048,
         )  # fmt: skip
-        return _random(Qwen2ForCausalLM, config), "Qwen2 1.5B's shape"
+        return random_weights(Qwen2ForCausalLM, config), "Qwen2 1.5B's shape"
     try:
         with quiet(), contextlib.redirect_stderr(io.StringIO()):  # it shows a progress bar
             folder = packaged_folder(DEFAULT)
@@ -59,10 +59,10 @@ def random_gemma() -> PreTrainedModel:
         hidden_size=640, intermediate_size=2048, num_hidden_layers=18, vocab_size=262_144,
         num_attention_heads=4, num_key_value_heads=1, head_dim=256,
     )  # fmt: skip
-    return _random(Gemma3ForCausalLM, config)
+    return random_weights(Gemma3ForCausalLM, config)
 
 
-def _random(family: type[PreTrainedModel], config) -> PreTrainedModel:
+def random_weights(family: type[PreTrainedModel], config) -> PreTrainedModel:
     """A module with random matrices; transformers' own way takes a minute for a billion numbers."""
     from transformers.initialization import no_init_weights
 

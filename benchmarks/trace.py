@@ -8,6 +8,8 @@ At GPT-2 small's shape (random weights cost the same), 12 tokens, the first 4 co
               of our time
 and on Gemma 3 270M (its weights if the extra is installed, else random weights of its shape):
   gemma       one hooked forward pass per cell on a HookedTransformer as it is loaded
+With --family bert or t5, at the shape of BERT base or T5 base (its encoder), 12 tokens:
+  bert_*, t5_*  one hooked forward pass per cell on a HookedEncoder or HookedEncoderDecoder
 
 All cells cost the same in a plain loop, so some are timed and their time is multiplied. The quick
 run restores every third position for MLP and attention windows and every fourth for heads, uses
@@ -38,6 +40,7 @@ from benchmarks._gpt2 import (
     noisy_runs,
     rome_cell,
 )
+from benchmarks._masked import on_masked
 from benchmarks._shapes import hugging_face
 from benchmarks._timing import matmul_peak, report, seconds
 from kedit.forward.runs import Run, both_states
@@ -59,10 +62,16 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="torch's threads; 1 to compare machines"
     )
+    parser.add_argument(
+        "--family", choices=("decoder", "bert", "t5"), default="decoder", help="which models"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
     torch.set_num_threads(options.threads)
+    if options.family != "decoder":
+        report(on_masked(options.family, options.quick))
+        return
     stock = gpt2_small()
     ready = prepare(copy.deepcopy(stock), toy.tokenizer())
     figures = loops(stock, ready, options.quick) | against_lens(stock, ready, options.quick)
