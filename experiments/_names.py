@@ -7,6 +7,7 @@ from pathlib import Path
 # the module of each command, by its short name; the last four have no other name
 COMMANDS = {
     "trace": "experiments.trace_relation",
+    "families": "experiments.trace_families",
     "heads": "experiments.patch_heads",
     "ask-heads": "experiments.ask_heads",
     "kinds": "experiments.relation_kinds",
