@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound=Any)
 RESULTS = Path("results")
 INTERRUPTED = 130  # exit status after Ctrl-C, as in shells: 128 plus 2, the number of SIGINT
+STOPPED = "\nstopped: finished work is kept, and the same command continues from there\n"
 log = logging.getLogger("kedit")
 
 
@@ -62,9 +63,7 @@ def command(
             raise
         sys.exit(f"error: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "\nstopped: finished work is kept, and the same command continues from there\n"
-        )
+        sys.stderr.write(STOPPED)
         sys.exit(INTERRUPTED)
     if code := exit_code(folder):
         sys.exit(code)
@@ -90,8 +89,7 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> "It
     measured = json.loads(json.dumps(inside))  # tuples become lists, as in the folder's config.json
     inputs = inputs_of(measured)
     digest = hashlib.sha256(json.dumps([measured, inputs], sort_keys=True).encode()).hexdigest()[:8]
-    name = f"{Path(str(fields['model'])).stem}-{digest}"
-    path = Path(fields["out"]) if fields["out"] else RESULTS / experiment / name
+    path = Path(fields["out"] or RESULTS / experiment / f"{Path(config.model).stem}-{digest}")
     with open_folder(path, experiment, measured, inputs, fields) as folder:
         for file, content in inputs.items():
             log.debug("Input file %s, digest %s", file, content)
@@ -103,12 +101,9 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> "It
 def loaded(config: Any, folder: "RunFolder", masked: bool = False) -> "HookedTransformer":
     """Loads the model of a configuration, and stores its fingerprint in the folder.
 
-    Args:
-        masked: whether the command can use masked models (BERT, T5), which then are returned too.
-
     Raises:
-        InputError: the model cannot be loaded, the folder holds a run of other weights, or a text
-            has fewer tokens than the run reads, or the command needs a decoder.
+        InputError: the model cannot be loaded, or is BERT or T5 without `masked`; the folder holds
+            a run of other weights; or a text has fewer tokens than the run reads.
     """
     from experiments._text_length import require_bytes, require_tokens
     from kedit.editing.provenance import fingerprint
@@ -119,8 +114,7 @@ def loaded(config: Any, folder: "RunFolder", masked: bool = False) -> "HookedTra
     model = load(config.model, config.device, config.dtype)
     if not masked:
         require_decoder(model, "this command")
-    cfg = model.cfg
-    log_stage(f"Loaded {config.model}: {cfg.n_layers} layers, {cfg.dtype}, on {cfg.device}")
+    log_stage(f"Loaded {config.model}: {model.cfg.n_layers} layers, on {model.cfg.device}")
     folder.require_weights(fingerprint(model))
     require_tokens(config, model)
     return model

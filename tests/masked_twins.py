@@ -48,7 +48,7 @@ def sweep(
     for cell in every_cell(shape):
         layer, column, *head = cell
         where = (slice(None), positions[column], *head)
-        hooks = [*corrupted.hooks]
+        hooks: list = [*corrupted.hooks]
         if one.severed:
             for every in range(tower.n_layers):
                 name = f"{tower.path}.{every}.hook_{one.severed}"
@@ -79,7 +79,6 @@ def _cache(model: Masked, prompt: MaskedPrompt, run: Run) -> dict[str, Tensor]:
         cache[hook.name] = act.clone()  # pyright: ignore[reportAttributeAccessIssue]
 
     points: list = [(name, keep) for name in model.hook_dict if "scores" not in name]
-    hooks: list[tuple[str | Callable, Callable]] = list(run.hooks)
-    hooks += points
+    hooks: list = [*run.hooks, *points]
     logits(model, prompt, run, hooks)
     return cache

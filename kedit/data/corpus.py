@@ -93,7 +93,7 @@ class Corpus:
         Raises:
             InputError: the text cannot be read, or a record has no text.
         """
-        for piece in _pieces(self._lines()):
+        for piece in _pieces(self.lines()):
             with quiet():  # without the warning that a piece is longer than the context
                 ids = plain_ids(model, piece)
             yield ids
@@ -124,7 +124,7 @@ class Corpus:
     def _has_records(self) -> bool:
         return self.file is not None and ".jsonl" in self.file.suffixes
 
-    def _lines(self) -> Iterator[str]:
+    def lines(self) -> Iterator[str]:
         """Yields the lines of a text file, or else whole documents; each ends with a new line."""
         if self.file is not None and not self._has_records:
             yield from self._file_lines(self.file)

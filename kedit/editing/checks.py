@@ -20,7 +20,9 @@ from kedit.facts import Demand, EditRequest
 from kedit.forward.kept import KeptStates
 from kedit.forward.packed import require_plain
 from kedit.forward.reading import Tokens, read
+from kedit.models.masked import AnyModel, is_masked
 from kedit.models.prompts import prompt_ids
+from kedit.models.sites import require_gradients, require_unhooked
 from kedit.progress import working
 from kedit.scoring.drift import Baseline, Drift, drift
 
@@ -37,11 +39,14 @@ def guarded(on: On) -> On:
 
     @wraps(on)
     def checking(editor: Any, model: HookedTransformer) -> PreparedEditor:
-        require_plain(model)
+        _require_editable(model)
+        if is_masked(model) and not getattr(editor, "edits_masked", False):
+            name = type(editor).__name__
+            raise InputError(f"{name} cannot edit BERT and T5: use rome or joint")
         make = on(editor, model)
 
         def edits(requests: Sequence[EditRequest]) -> Edit:
-            require_plain(model)
+            _require_editable(model)
             if not requests:
                 raise InputError("there is no request: at least one is needed")
             require_consistent(model, requests, removal=getattr(editor, "removal", True))
@@ -54,19 +59,29 @@ def guarded(on: On) -> On:
     return cast(On, checking)
 
 
+def _require_editable(model: AnyModel) -> None:
+    """Raises InputError if the model's gradients cannot be computed, or hooks are live."""
+    if is_masked(model):
+        require_gradients(model)
+        require_unhooked(model)
+    else:
+        require_plain(model)
+
+
 def require_consistent(
-    model: HookedTransformer, requests: Sequence[EditRequest], removal: bool = True
+    model: AnyModel, requests: Sequence[EditRequest], removal: bool = True
 ) -> None:
     """Raises InputError if two requests have different targets after the same prompt; names both.
 
     Args:
         removal: whether the removals of relation edits are part of the edit too.
     """
-    demands: dict[Tokens, Demand] = {}
+    demands: dict[Tokens | str, Demand] = {}
     for request in requests:
         for demand in request.demands if removal else request.demands[:1]:
             prompt = demand.fact.prompt
-            first = demands.setdefault(prompt_ids(model, prompt), demand)
+            key = prompt if is_masked(model) else prompt_ids(model, prompt)
+            first = demands.setdefault(key, demand)
             if first.target.strip() != demand.target.strip():
                 raise InputError(
                     f"two requests contradict each other: after {prompt!r} the model should say "

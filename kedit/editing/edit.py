@@ -22,6 +22,7 @@ from kedit.editing.provenance import Provenance, fingerprint
 from kedit.editing.weights import enter, hold, leave
 from kedit.errors import InputError
 from kedit.facts import EditRequest
+from kedit.models.masked import AnyModel, Model
 
 log = logging.getLogger("kedit")
 
@@ -47,7 +48,7 @@ class Edit:
         return f"Edit({self.made.editor}, {count}, {'; '.join(deltas)})"
 
     @contextlib.contextmanager
-    def applied(self, model: HookedTransformer) -> Iterator[HookedTransformer]:
+    def applied(self, model: Model) -> Iterator[Model]:
         """Adds the deltas to `model` in place within a `with` block, then restores the weights.
 
         Blocks can be nested, with this edit and with others. A model belongs to one thread at a
@@ -75,7 +76,7 @@ class Edit:
             raise
         leave(model, applied)
 
-    def weights(self, model: HookedTransformer) -> dict[str, Tensor]:
+    def weights(self, model: AnyModel) -> dict[str, Tensor]:
         """Returns the parameters of `model` that the deltas add to, by name.
 
         Raises:
@@ -99,14 +100,14 @@ class Edit:
                 )
         return {name: parameters[name].detach() for name in self.deltas}
 
-    def n_moved(self, model: HookedTransformer) -> dict[str, int]:
+    def n_moved(self, model: AnyModel) -> dict[str, int]:
         """Returns how many numbers of each parameter change; small deltas may be rounded away."""
         weights = self.weights(model)
         with self.applied(model):
             edited = {name: weight.clone() for name, weight in weights.items()}
         return {name: int((edited[name] != weights[name]).sum()) for name in weights}
 
-    def norms(self, model: HookedTransformer) -> dict[str, Norm]:
+    def norms(self, model: AnyModel) -> dict[str, Norm]:
         """Returns the edit's norm at each parameter, absolute and relative to the weight's."""
         found = {}
         for name, weight in self.weights(model).items():
@@ -242,7 +243,7 @@ Requests = TypeVar("Requests")  # a request, or a batch of them
 
 
 def edit_in_turn(
-    model: HookedTransformer, asked: Sequence[Requests], make: Callable[[Requests], Edit]
+    model: AnyModel, asked: Sequence[Requests], make: Callable[[Requests], Edit]
 ) -> Edit:
     """Makes each item's edit on the model with the edits before it; returns them as one.
 

@@ -22,8 +22,8 @@ from kedit.editing.deltas import LowRank, add
 from kedit.editing.edit import Edit
 from kedit.editing.write_sites import flat
 from kedit.errors import InputError
-from kedit.models.hugging_face import read_folder
-from kedit.models.load import both_forms, quiet
+from kedit.models.load import both_forms, quiet, read_any
+from kedit.models.masked import require_decoder
 
 MADE = "kedit_edit.json"  # file of the edit's provenance in the checkpoint's folder
 
@@ -55,7 +55,7 @@ def export(edit: Edit, folder: str | Path, source: str = "") -> Path:
             add(name, edit.deltas[name], weight)
         hf.save_pretrained(made)
         tokenizer.save_pretrained(made)
-        reread = read_folder(made)[0].state_dict()
+        reread = read_any(made)[0].state_dict()
         for name, value in hf.state_dict().items():
             if name not in reread or not torch.equal(reread[name], value):
                 raise InputError(
@@ -78,7 +78,7 @@ def export_adapter(edit: Edit, folder: str | Path, source: str = "") -> Path:
         folder, source: as for `export`.
 
     Raises:
-        InputError: as for `export`, or a delta is not of low rank.
+        InputError: as for `export`, a delta is not of low rank, or the model is BERT or T5.
     """
     source = source or edit.made.source
     tensors: dict[str, Tensor] = {}
@@ -86,6 +86,7 @@ def export_adapter(edit: Edit, folder: str | Path, source: str = "") -> Path:
     is_conv = False
     with _new(folder, edit, source) as made:
         model, hf, _ = both_forms(source)
+        require_decoder(model, "a LoRA adapter")
         for name, weight in edit.weights(model).items():
             delta = edit.deltas[name]
             if not isinstance(delta, LowRank):

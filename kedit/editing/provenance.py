@@ -57,7 +57,7 @@ def made_by(
     editor: str,
     settings: Mapping[str, Any],
     requests: Sequence[EditRequest],
-    model: HookedTransformer,
+    model: AnyModel,
 ) -> Provenance:
     """Returns the provenance of an edit that `editor` makes for `model`."""
     try:

@@ -22,8 +22,10 @@ from kedit.editing.stacked import Stack
 from kedit.editing.targets import goals
 from kedit.editing.values import Training
 from kedit.editing.write_sites import Half, WriteSite
+from kedit.editors.masked import on_masked
 from kedit.errors import InputError
 from kedit.facts import EditRequest
+from kedit.models.masked import AnyModel, is_masked
 from kedit.models.prompts import KeyPosition
 from kedit.models.sites import has_post_norms, is_parallel
 
@@ -41,6 +43,9 @@ class Joint:
     of both keys including its cross block (`kedit.editing.stacked`); then W_out is solved again for
     the keys that the new W_O gives. A solve weighs errors against the disturbance of other text
     (Meng et al. 2023, equation 14).
+
+    BERT and T5 are edited at the mask or at the decoder's last token, with where="last", one matrix
+    after the other (see `kedit.editing.masked_inserts`).
 
     Args:
         layers: the layers whose matrices are written, from below.
@@ -89,6 +94,8 @@ class Joint:
     n_tokens: int = 0
     seed: int = 0
 
+    edits_masked = True  # BERT and T5, too; see `kedit.editing.checks.guarded`
+
     def __post_init__(self) -> None:
         """Raises InputError for a number out of its bounds, or layers that don't ascend."""
         require_in_bounds(self)
@@ -100,13 +107,15 @@ class Joint:
         return [list(group) for _, group in groupby(self._sites(), key=attrgetter("layer"))]
 
     @guarded
-    def on(self, model: HookedTransformer) -> PreparedEditor:
+    def on(self, model: AnyModel) -> PreparedEditor:
         """Prepares the editor for a model: gets the moments and samples the contexts.
 
         Raises:
             InputError: the settings contradict each other or the model, or models of this family
                 cannot be edited; later: a prompt has no token at the key position.
         """
+        if is_masked(model):
+            return on_masked("joint", self, model, self.layers, self.halves, self.weight)
         self._require_possible(model)
         seconds = spared(model, self)
         contexts = bare_first(self.contexts or memit_contexts(model, seed=self.seed))
@@ -130,7 +139,7 @@ class Joint:
 
         return forgetting if self.forget else edit
 
-    def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
+    def __call__(self, model: AnyModel, requests: Sequence[EditRequest]) -> Edit:
         """Makes one edit for all requests together."""
         return self.on(model)(requests)
 

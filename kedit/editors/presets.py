@@ -172,4 +172,12 @@ PRESETS: Mapping[str, Mapping[str, Editor]] = {
         "ft+l": FT(1, lr=5e-3, bound=0.02),
         "kn": KN(),
     },
+    "toy-bert": {
+        "rome": ROME(2, _TOY, "last", contexts=("",)),
+        "joint": Joint((2,), training=replace(_TOY, clamp=1.0), contexts=("",)),
+    },
+    "toy-t5": {
+        "rome": ROME(0, _TOY, "last", contexts=("",)),
+        "joint": Joint((1,), training=replace(_TOY, clamp=1.0), contexts=("",)),
+    },
 }

@@ -19,7 +19,9 @@ from kedit.editing.provenance import made_by
 from kedit.editing.spared import settings_of, spared
 from kedit.editing.values import Training, first_rows, train
 from kedit.editing.write_sites import WriteSite
+from kedit.editors.masked import on_masked
 from kedit.facts import EditRequest
+from kedit.models.masked import AnyModel, is_masked
 from kedit.models.prompts import KeyPosition
 
 UPSTREAM_REMOVALS = 5  # contexts of the removal prompt in RaKE's code
@@ -34,6 +36,9 @@ class ROME:
     A relation edit makes two demands: the relation between S and O*, and none between S and O. At
     the subject's last token both have the same key, so they share one value. At other key positions
     each demand has its own key and value, and these are inserted together.
+
+    BERT and T5 are edited at the mask or at the decoder's last token, with where="last" (see
+    `kedit.editing.masked_inserts`).
 
     Departures from the published code, also with published settings: the key is the mean key
     (`key`), C is measured on the text that comes with kedit instead of 100,000 Wikipedia articles
@@ -73,6 +78,8 @@ class ROME:
     n_tokens: int = 0
     seed: int = 0
 
+    edits_masked = True  # BERT and T5, too; see `kedit.editing.checks.guarded`
+
     def __post_init__(self) -> None:
         """Raises InputError for a number that is out of its bounds."""
         require_in_bounds(self)
@@ -83,7 +90,7 @@ class ROME:
         return [[WriteSite(self.layer)]]
 
     @guarded
-    def on(self, model: HookedTransformer) -> PreparedEditor:
+    def on(self, model: AnyModel) -> PreparedEditor:
         """Prepares the editor for a model: gets the moment and samples the contexts.
 
         The returned function makes one edit after the other, each on the model with the edits
@@ -94,6 +101,9 @@ class ROME:
                 moment (see `kedit.editing.spared.spared`); later: a prompt has no token at the key
                 position.
         """
+        if is_masked(model):
+            one = on_masked("rome", self, model, [self.layer], ["mlp"], weight=None)
+            return lambda requests: edit_in_turn(model, [[request] for request in requests], one)
         ((site,),) = self.groups
         (second,) = spared(model, self)
         contexts = bare_first(self.contexts or rome_contexts(model, self.lengths, self.seed))
@@ -105,7 +115,7 @@ class ROME:
 
         return lambda requests: edit_in_turn(model, requests, edit)
 
-    def __call__(self, model: HookedTransformer, requests: Sequence[EditRequest]) -> Edit:
+    def __call__(self, model: AnyModel, requests: Sequence[EditRequest]) -> Edit:
         """Makes one edit per request, on the model with the edits before it; combines them."""
         return self.on(model)(requests)
 

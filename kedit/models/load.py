@@ -222,7 +222,7 @@ def _read(
 
 def _read_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        return _read_any(folder)
+        return read_any(folder)
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{folder} cannot be read as a language model: {error}") from error
 
@@ -230,13 +230,13 @@ def _read_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
 def _read_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     official = official_name(name)
     try:
-        return *_read_any(official), official
+        return *read_any(official), official
     except (OSError, ValueError) as error:
         raise unavailable(official, error) from error
 
 
-def _read_any(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Reads a masked model if the configuration is one's, else a decoder."""
+def read_any(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Reads a module and its tokenizer: a masked model by its configuration, else a decoder."""
     masked = is_masked_config(AutoConfig.from_pretrained(str(folder)))
     return read_masked(folder) if masked else hugging_face.read_folder(folder)
 

@@ -24,7 +24,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from kedit.errors import InputError
-from kedit.models.masked import AnyModel
+from kedit.models.masked import AnyModel, token_embedding
 
 Half = Literal["mlp", "attn"]
 # switches of HookedTransformer that change how it computes a block, to offer more hook points
@@ -82,13 +82,13 @@ def _refuse(hooks: Sequence[str]) -> None:
         )
 
 
-def require_gradients(model: HookedTransformer) -> None:
+def require_gradients(model: AnyModel) -> None:
     """Checks that gradients can be computed.
 
     Raises:
         InputError: torch.inference_mode() is on, or was on when the model was loaded.
     """
-    if torch.is_inference_mode_enabled() or model.embed.W_E.is_inference():
+    if torch.is_inference_mode_enabled() or token_embedding(model).W_E.is_inference():
         raise InputError(
             "gradients are needed, but torch.inference_mode() rules them out: load the model and "
             "call kedit outside of it (torch.no_grad() is fine)"
