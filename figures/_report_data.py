@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 
 from figures._run_files import RunFiles
 from figures.style import METRIC_NAMES, SIGNED, SITES, site_name
-from kedit.results.site_names import within_stack
+from kedit.results.site_names import within_tower
 from kedit.stats import enough
 from kedit.tables import EFFECT_UNITS
 
@@ -59,7 +59,7 @@ def rounded(value: Any) -> Any:
 
 def _title(name: str, window: int) -> str:
     """The title of a map; a site that the figures do not know keeps its name."""
-    return site_name(name, window) if within_stack(name).partition("-")[0] in SITES else name
+    return site_name(name, window) if within_tower(name).partition("-")[0] in SITES else name
 
 
 def _fact(by_part: "Mapping[str, FactTrace]", names: Mapping[str, str]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _grid(grid: "EffectGrid", first: int) -> dict[str, Any]:
     import torch
 
     restored = grid.restored
-    effect = torch.stack([grid.indirect_effect(metric) for metric in METRIC_NAMES])
+    effect = torch.tower([grid.indirect_effect(metric) for metric in METRIC_NAMES])
     estimated, heads = torch.zeros_like(restored, dtype=torch.bool), None
     if grid.screen is not None:
         estimated[:] = ~(grid.screen.kept | grid.screen.sampled)

@@ -59,7 +59,7 @@ def effects(found: Sequence[TraceAverages]) -> Figure:
     Raises:
         InputError: the facts were traced with different settings, or a part is there twice.
     """
-    found = [one.of_stack(stack) for one in found for stack in one.stacks]
+    found = [one.of_tower(tower) for one in found for tower in one.towers]
     curves, shown = _effect_curves(found), looks(one.model for one in found)
     metric, corruption = found[0].metric, found[0].settings.corruption
     there = {curve.panel[1] for curve in curves}
@@ -104,7 +104,7 @@ def effects(found: Sequence[TraceAverages]) -> Figure:
 
 def effect_rows(found: Sequence[TraceAverages]) -> list[dict[str, Any]]:
     """The numbers of `effects`, one row each."""
-    found = [one.of_stack(stack) for one in found for stack in one.stacks]
+    found = [one.of_tower(tower) for one in found for tower in one.towers]
     return [row for curve in _effect_curves(found) for row in curve.rows("effect")]
 
 

@@ -22,7 +22,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
-from kedit.results.site_names import stack_of, within_stack
+from kedit.results.site_names import tower_of, within_tower
 from kedit.tables import EFFECT_UNITS, plural
 
 SINGLE, DOUBLE = 3.4, 7.0  # inches: width of one column of a page, and of two columns
@@ -312,15 +312,15 @@ def layer_axis(ax: Axes, n_layers: int) -> None:
 
 def site_name(name: str, window: int) -> str:
     """The name of an `EffectGrid` in words: "MLP, window 10", "single residual, MLP severed"."""
-    site, _, severed = within_stack(name).partition("-severed-")
+    site, _, severed = within_tower(name).partition("-severed-")
     if site == "z":
         plain = "heads"
     elif site == "cross_z":
         plain = "heads of cross attention"
     else:
         plain = f"{SITES[site]}, window {window}" if window > 1 else f"single {SITES[site]}"
-    if stack_of(name):
-        plain = f"{stack_of(name)}: {plain}"
+    if tower_of(name):
+        plain = f"{tower_of(name)}: {plain}"
     return f"{plain}, {SITES[severed]} severed" if severed else plain
 
 

@@ -23,7 +23,7 @@ Kind = Literal["maps", "heads", "cross heads", "severed", "sides"]
 
 
 def effects(
-    found: TraceAverages, kind: Kind = "maps", part: str = "", so_far: str = "", stack: str = ""
+    found: TraceAverages, kind: Kind = "maps", part: str = "", so_far: str = "", tower: str = ""
 ) -> Figure:
     """Draws one figure of average effects.
 
@@ -34,15 +34,15 @@ def effects(
             compared with corrupted relation.
         part: whose words were corrupted; "" for the first part with averages.
         so_far: how many facts are traced of how many, while the study runs, for the title.
-        stack: "encoder" or "decoder" for T5; "" for its encoder, and for any other model.
+        tower: "encoder" or "decoder" for T5; "" for its encoder, and for any other model.
 
     Raises:
         InputError: there is no such figure, or its data were not traced.
     """
     part = part or found.parts[0]
-    if stack not in ("", *found.stacks):
-        raise InputError(f"stack {stack!r}: must be one of {', '.join(found.stacks)}")
-    found = found.of_stack(stack or found.stacks[0])
+    if tower not in ("", *found.towers):
+        raise InputError(f"tower {tower!r}: must be one of {', '.join(found.towers)}")
+    found = found.of_tower(tower or found.towers[0])
     if kind not in get_args(Kind) or kind not in _allowed(found, part):
         able = sorted({name for each in found.parts for name in _allowed(found, each)})
         raise InputError(
@@ -64,8 +64,8 @@ def effects(
 
 def every(found: TraceAverages, so_far: str = "") -> Iterator[tuple[str, Figure]]:
     """Draws all figures that are possible, each with a name for its files; see `effects`."""
-    for stack in found.stacks:
-        one, start = found.of_stack(stack), f"{stack}-" if stack else ""
+    for tower in found.towers:
+        one, start = found.of_tower(tower), f"{tower}-" if tower else ""
         for part in one.parts:
             for kind in get_args(Kind):
                 if kind != "sides" and kind in _allowed(one, part):

@@ -35,7 +35,7 @@ class EffectGrid:
     """The scores of a sweep: of every restored cell, of the clean run and of the corrupted run.
 
     Args:
-        site: "resid_post", "mlp_out", "attn_out" or "z". In T5 the name of the stack comes first,
+        site: "resid_post", "mlp_out", "attn_out" or "z". In T5 the name of the tower comes first,
             as in "encoder.mlp_out", and the decoder has "cross_attn_out" and "cross_z", too.
         window: number of layers that were restored together around each layer.
         severed: "mlp_out" or "attn_out" if these outputs were held at their corrupted values;

@@ -11,7 +11,7 @@ from kedit.records import from_record, to_record
 from kedit.results.averages import Baseline
 from kedit.results.base import Result
 from kedit.results.screens import ScreenQuality
-from kedit.results.site_names import stack_of, within_stack
+from kedit.results.site_names import tower_of, within_tower
 from kedit.results.traces import AverageEffect
 from kedit.results.tracing import WEAK, Counts, Tracing
 from kedit.stats import Interval
@@ -66,24 +66,24 @@ class TraceAverages(Result):
         return {effect.name: effect for effect in self.effects if effect.part == part}
 
     @property
-    def stacks(self) -> tuple[str, ...]:
-        """The stacks of blocks with averages: ("",), or T5's "encoder" and "decoder"."""
-        return tuple(dict.fromkeys(stack_of(effect.name) for effect in self.effects))
+    def towers(self) -> tuple[str, ...]:
+        """The towers with averages: ("",), or T5's "encoder" and "decoder"."""
+        return tuple(dict.fromkeys(tower_of(effect.name) for effect in self.effects))
 
-    def of_stack(self, stack: str) -> "TraceAverages":
-        """Returns the averages of one of `stacks`, with the names of sites that other models have.
+    def of_tower(self, tower: str) -> "TraceAverages":
+        """Returns the averages of one of `towers`, with the names of sites that other models have.
 
-        For T5 the model's name then includes the stack, and buckets without tokens in this stack
+        For T5 the model's name then includes the tower, and buckets without tokens in this tower
         are left out, apart from that of the last corrupted token.
         """
-        if not stack:
+        if not tower:
             return self
         effects = tuple(
-            replace(effect, name=within_stack(effect.name)).without_empty(kept=LAST)
+            replace(effect, name=within_tower(effect.name)).without_empty(kept=LAST)
             for effect in self.effects
-            if stack_of(effect.name) == stack
+            if tower_of(effect.name) == tower
         )
-        return replace(self, model=f"{self.model}, {stack}", effects=effects)
+        return replace(self, model=f"{self.model}, {tower}", effects=effects)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for the peak of each grid and bucket: layer (and head), average effect, interval.
@@ -93,17 +93,17 @@ class TraceAverages(Result):
         metric = METRICS.index(self.metric)
         return [row for effect in self.effects for row in _peaks(effect, metric)]
 
-    def table(self, part: str = "", stack: str = "") -> Table:
+    def table(self, part: str = "", tower: str = "") -> Table:
         """The peaks of the average effects, by bucket and grid.
 
         Args:
             part: whose words were corrupted; "" for the first part with averages.
-            stack: one of `stacks`; "" for the first.
+            tower: one of `towers`; "" for the first.
         """
         part = part or self.parts[0]
-        if stack := stack or self.stacks[0]:
-            table = self.of_stack(stack).table(part)
-            return replace(table, title=f"{table.title}, {stack}")
+        if tower := tower or self.towers[0]:
+            table = self.of_tower(tower).table(part)
+            return replace(table, title=f"{table.title}, {tower}")
         rows = [row for row in self.rows() if row["part"] == part]
         names = list(dict.fromkeys(row["grid"] for row in rows if "severed" not in row["grid"]))
         window = self.settings.window
@@ -124,8 +124,8 @@ class TraceAverages(Result):
         )
 
     def tables(self) -> Iterator[Table]:
-        """The tables of all parts and stacks."""
-        return (self.table(part, stack) for part in self.parts for stack in self.stacks)
+        """The tables of all parts and towers."""
+        return (self.table(part, tower) for part in self.parts for tower in self.towers)
 
     def save(self, folder: "RunFolder") -> None:
         """Writes averages.json and table.csv."""
