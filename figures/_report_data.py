@@ -94,7 +94,7 @@ def _grid(grid: "EffectGrid", first: int) -> dict[str, Any]:
     import torch
 
     restored = grid.restored
-    effect = torch.tower([grid.indirect_effect(metric) for metric in METRIC_NAMES])
+    effect = torch.stack([grid.indirect_effect(metric) for metric in METRIC_NAMES])
     estimated, heads = torch.zeros_like(restored, dtype=torch.bool), None
     if grid.screen is not None:
         estimated[:] = ~(grid.screen.kept | grid.screen.sampled)

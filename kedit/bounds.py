@@ -82,7 +82,7 @@ RULES: Mapping[str, Bound | Choice] = {
         AT_LEAST_ONE,
     ),
     **dict.fromkeys(("clamp", "clamps", "keep", "lr", "weight"), POSITIVE),
-    **dict.fromkeys(("agreement", "screen", "threshold"), SHARE),
+    **dict.fromkeys(("agreement", "depth_share", "screen", "threshold"), SHARE),
     **dict.fromkeys(("balance", "null_space"), BELOW_ONE),
     **dict.fromkeys(("erase", "scale", "write"), FINITE),
     "seed": Bound(0, 2**63 - 1),

@@ -16,7 +16,6 @@ from matplotlib.lines import Line2D
 
 from figures import by_depth, by_model, models
 from figures._models import looks
-from figures.by_depth import TOKENS
 from kedit.errors import InputError
 from kedit.forward.metrics import METRICS
 from kedit.results.trace_averages import TraceAverages
@@ -67,6 +66,9 @@ def bands(ax: Axes) -> list[tuple[str, np.ndarray]]:
     ]
 
 
+BUCKETS = ("last corrupted", "last token")  # of the rows of panels
+
+
 def legend(figure: Figure) -> list[str]:
     return [text.get_text() for one in figure.legends for text in one.get_texts()]
 
@@ -92,7 +94,7 @@ def test_effects_of_each_model_are_drawn_at_their_depth() -> None:
     panels, shown = grid(figure), looks([DEEP, FLAT])
     titles = ["single residual", "MLP, window 10", "attention, window 10", "strongest head"]
     assert [ax.get_title("left") for ax in panels[0]] == titles
-    for row, bucket in zip(panels, TOKENS, strict=True):
+    for row, bucket in zip(panels, BUCKETS, strict=True):
         for ax, site in zip(row, ("resid_post", "mlp_out", "attn_out"), strict=False):
             assert len(lines(ax)) == len(bands(ax)) == 4
             for one, n_layers in zip(found, (9, 4), strict=True):
@@ -126,7 +128,7 @@ def test_effects_of_each_model_are_drawn_at_their_depth() -> None:
 def test_the_strongest_heads_are_those_of_the_tables() -> None:
     found = [traced(DEEP, 9), traced(FLAT, 4)]
     panels, rows = grid(by_depth.effects(found)), by_depth.effect_rows(found)
-    for ax, bucket in zip(panels[:, -1], TOKENS, strict=True):
+    for ax, bucket in zip(panels[:, -1], BUCKETS, strict=True):
         told = [
             (one.model, n_layers, row)
             for one, n_layers in zip(found, (9, 4), strict=True)

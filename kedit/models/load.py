@@ -137,10 +137,10 @@ def both_forms(
     memory, so write to one of them only.
 
     Raises:
-        ModelUnavailable: as for `load`; and for the toy, which has no Hugging Face form.
+        ModelUnavailable: as for `load`; and for the toys, which have no Hugging Face form.
     """
     if name in TOYS:
-        raise ModelUnavailable(f"{name} has no Hugging Face form: choose another model")
+        raise ModelUnavailable(f"the {name} has no Hugging Face form: choose another model")
     with quiet(), collector.paused():
         hf, tokenizer, official = _read(name, folder_of(name))
         if is_masked_config(hf.config):

@@ -215,6 +215,7 @@ def _fast(name: str, core: Tokenizer) -> PreTrainedTokenizerFast:
         return PreTrainedTokenizerFast(
             tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
             sep_token="[SEP]", mask_token="[MASK]",
+            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         )  # fmt: skip
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",

@@ -1,0 +1,178 @@
+"""Runs that are killed at random points, again and again, and long runs. Run with -m faults.
+
+Each study runs in a child process that is killed with SIGKILL some time after its first new record.
+Then the same command goes on. At the end no finished record is lost or doubled, and the results are
+those of a run that was not disturbed. KILLS sets how often each run is killed.
+"""
+
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+import kedit
+from kedit.editors.registry import make_editor
+from kedit.models import toy
+
+KILLS = int(os.environ.get("KILLS", "3"))
+PATIENCE = 120  # seconds without a new record, after which a run hangs
+# numbers that depend on the machine's load
+MEASURED = ("seconds", "memory", "mib", "rss", "peak")  # a record's checksum covers them, too
+# each study that keeps records, with little work
+RUNS: Mapping[str, dict[str, Any]] = {
+    "trace_relation": {"limit": 6, "window": 1},
+    "patch_heads": {"relations": "2", "limit": 4, "sites": ["z"]},
+    "ask_heads": {"choose": 3, "limit": 3, "n_heads": 3, "decoded": 40},
+    "score_model": {"limit": 20, "n_texts": 2},
+    "compare_editors": {
+        "editors": "rome,joint", "limit": 4, "chunks": 1, "prompts_per_kind": 1,
+    },
+    "compare_frontiers": {
+        "editors": "joint,w_out", "values": [0.1, 10.0], "limit": 3, "chunk_tokens": 32,
+    },
+    "tune_editors": {"editors": "rome,ft", "tries": 2, "limit": 2, "perspective": "entity"},
+    "edit_many": {
+        "editors": "rome,joint", "counts": [1, 3], "limit": 3, "chunks": 1, "prompts_per_kind": 1,
+        "cases": "toy",
+    },
+    "explain_edit": {"editors": "rome", "limit": 4},
+    "choose_sites": {"limit": 3, "layers": [0, 2], "n_neighbours": 4, "best": 2, "chunks": 1},
+    "find_neurons": {
+        "facts": "toy", "n_relations": 2, "facts_per_relation": 4, "gradient_steps": 5,
+        "controls": 2,
+    },
+}  # fmt: skip
+# files that say with what a run was made, which differs by its folder and time
+ABOUT = ("config.json", "versions.json")
+
+
+def run_once(study: str, options: Mapping[str, Any], out: Path) -> None:
+    """Runs a study with one thread, silently; this is what the child process does."""
+    torch.set_num_threads(1)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(silent, stream)
+    module = importlib.import_module(f"experiments.{study}")
+    module.run(replace(module.Config(model="toy"), **options, out=str(out)))
+
+
+def started(study: str, options: Mapping[str, Any], out: Path) -> Any:
+    """Starts a study in a fork of this process, which has the imports already."""
+    process = multiprocessing.get_context("fork").Process(
+        target=run_once, args=(study, options, out)
+    )
+    process.start()
+    return process
+
+
+def records_of(out: Path) -> list[dict[str, Any]]:
+    """The complete lines of a run's records."""
+    file = out / "records.jsonl"
+    text = file.read_bytes() if file.exists() else b""
+    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+
+
+def wait_for_record(process: Any, out: Path, n_before: int) -> None:
+    """Waits until the run has a new record or has ended."""
+    started_at = time.monotonic()
+    while process.is_alive() and len(records_of(out)) <= n_before:
+        time.sleep(0.005)
+        assert time.monotonic() - started_at < PATIENCE, "the run hangs"
+
+
+def plain(value: Any) -> Any:
+    """A record or result without the numbers that depend on the machine's load."""
+    if isinstance(value, dict):
+        return {
+            key: plain(item)
+            for key, item in value.items()
+            if not any(word in key.lower() for word in (*MEASURED, "checksum"))
+        }
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def result_of(file: Path) -> Any:
+    return plain(json.loads(file.read_text()))
+
+
+@pytest.mark.faults
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("study", RUNS)
+def test_a_killed_run_loses_and_doubles_nothing(study: str, tmp_path: Path) -> None:
+    options = RUNS[study]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = started(study, options, whole)
+    process.join(600)
+    assert process.exitcode == 0
+    draw, n_killed = random.Random(study), 0
+    for _ in range(KILLS):
+        before = records_of(killed)
+        process = started(study, options, killed)
+        wait_for_record(process, killed, len(before))
+        time.sleep(draw.uniform(0, 1.0))
+        if not process.is_alive():
+            process.join()
+            break
+        process.kill()
+        process.join()
+        n_killed += 1
+        after = records_of(killed)
+        assert after[: len(before)] == before  # what was finished stays
+        assert len(after) > len(before)
+    assert n_killed
+    process = started(study, options, killed)
+    process.join(600)
+    assert process.exitcode == 0
+    ours, theirs = records_of(killed), records_of(whole)
+    keys = [record["key"] for record in ours]
+    assert len(set(keys)) == len(keys)
+    by_key = {record["key"]: plain(record) for record in theirs}
+    assert {record["key"]: plain(record) for record in ours} == by_key
+    results = [file.name for file in whole.glob("*.json") if file.name not in ABOUT]
+    assert results
+    for name in results:
+        assert result_of(killed / name) == result_of(whole / name), name
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["rome", "memit", "joint", "separate", "cues", "ft", "ft+l", "kn"])
+def test_a_thousand_times_applied_and_undone_leave_the_model_bit_for_bit(name: str) -> None:
+    model = kedit.load("toy")
+    before = {key: weight.clone() for key, weight in model.named_parameters()}
+    edits = [
+        make_editor(name, model, "entity")(model, case.requests("entity"))
+        for case in toy.cases()[:2]
+    ]
+    for number in range(500):
+        with edits[number % 2].applied(model), edits[1 - number % 2].applied(model):
+            pass
+    assert all(torch.equal(before[key], weight) for key, weight in model.named_parameters())
+
+
+@pytest.mark.faults
+def test_memory_does_not_grow_with_the_number_of_edits() -> None:
+    """The slope of the resident memory over 1,000 edits, after the first 200."""
+    model = kedit.load("toy")
+    make = make_editor("rome:training.steps=2", model, "entity").on(model)
+    cases, process = toy.cases(), psutil.Process()
+    sizes = []
+    for number in range(1000):
+        with make(cases[number % len(cases)].requests("entity")).applied(model):
+            pass
+        if number >= 200 and number % 50 == 0:
+            gc.collect()
+            sizes.append(process.memory_info().rss / 2**20)
+    # 800 edits; if each kept its delta (320 floats) and key, they would take megabytes
+    growth = sizes[-1] - sizes[0]
+    assert growth < 20
