@@ -17,7 +17,7 @@ test: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
-	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not real and not large" $(TYPED)
+	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not real and not large and not faults" $(TYPED)
 	$(RUN) -m pytest -q -n 2 -m real $(TYPED)
 
 quick: $(VENV)/installed
@@ -32,7 +32,7 @@ cuda: $(VENV)/installed
 docs: $(VENV)/installed
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	rm -rf build/docs && mkdir -p build/docs/figures
-	cp -r README.md CHANGELOG.md CONTRIBUTING.md LICENSE CITATION.cff docs build/docs
+	cp -r README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE CITATION.cff docs build/docs
 	cp -r figures/shown build/docs/figures
 	cp --parents $$(grep -oh '(\.\./kedit/[^)#]*' docs/*.md | cut -c 5- | sort -u) build/docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
@@ -46,7 +46,7 @@ release-check: $(VENV)/installed docs
 	build/release/clean/bin/pip install --quiet --constraint constraints.txt build/release/*.whl
 	cd build/release && clean/bin/python -m experiments.trace_relation --model toy --limit 2 --out traced
 	cd build/release && clean/bin/kedit edit --model toy --out edited && clean/bin/kedit report edited
-	$(RUN) -m pytest -q -m "not real and not large" tests/test_notebooks.py tests/test_docs.py
+	$(RUN) -m pytest -q -m "not real and not large and not faults" tests/test_notebooks.py tests/test_docs.py
 	$(RUN) .ci/lowest.py > build/release/lowest.txt
 	$(PYTHON) -m venv build/release/lowest
 	build/release/lowest/bin/pip install --quiet --constraint build/release/lowest.txt \

