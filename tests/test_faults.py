@@ -8,6 +8,7 @@ those of a run that was not disturbed. KILLS sets how often each run is killed.
 import gc
 import importlib
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -25,6 +26,7 @@ import kedit
 from kedit.editors.registry import make_editor
 from kedit.models import toy
 
+log = logging.getLogger(__name__)
 KILLS = int(os.environ.get("KILLS", "3"))
 PATIENCE = 120  # seconds without a new record, after which a run hangs
 # numbers that depend on the machine's load
@@ -139,6 +141,7 @@ def test_a_killed_run_loses_and_doubles_nothing(study: str, tmp_path: Path) -> N
     assert len(set(keys)) == len(keys)
     by_key = {record["key"]: plain(record) for record in theirs}
     assert {record["key"]: plain(record) for record in ours} == by_key
+    log.info("%s: %d kills, %d records", study, n_killed, len(ours))  # shown with --log-cli-level
     results = [file.name for file in whole.glob("*.json") if file.name not in ABOUT]
     assert results
     for name in results:
@@ -175,4 +178,5 @@ def test_memory_does_not_grow_with_the_number_of_edits() -> None:
             sizes.append(process.memory_info().rss / 2**20)
     # 800 edits; if each kept its delta (320 floats) and key, they would take megabytes
     growth = sizes[-1] - sizes[0]
+    log.info("%.1f MiB after 200 edits, %+.2f MiB after 950", sizes[0], growth)
     assert growth < 20
