@@ -1,5 +1,8 @@
 """Masked models (BERT, T5): their prompts, and their sweeps against one hooked forward a cell."""
 
+import csv
+import importlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,15 @@ import torch
 from transformers import BertConfig, BertForPreTraining, T5Config, T5ForConditionalGeneration
 
 import kedit
-from kedit.errors import InputError, ModelUnavailable, NoReplacement, SpanError
+from experiments import trace_families
+from figures.traced import effects
+from kedit.errors import (
+    InputError,
+    ModelUnavailable,
+    NoReplacement,
+    RecordError,
+    SpanError,
+)
 from kedit.facts import Fact
 from kedit.forward.filling import filled_in, object_logprobs
 from kedit.models import masked_toys, toy
@@ -24,6 +35,7 @@ from probes.masked import masked_runs, masked_sweep, sweeps
 from probes.studies.tracing import trace_fact, trace_facts
 from probes.trace import patches_at, question_of
 from tests import masked_twins
+from tests.figure_checks import assert_fits
 
 TOYS = ("toy-bert", "toy-t5")
 # names of T5Config that its class does not list
@@ -259,3 +271,66 @@ def test_a_token_over_the_objects_end_is_refused() -> None:
 
 def _path(model: Masked) -> str:
     return "blocks" if hasattr(model, "blocks") else "encoder"
+
+
+def test_a_prompt_that_goes_on_after_its_object_has_an_ending() -> None:
+    fact = Fact.of("{} was born in [MASK], a city.", "Ada Alder", "Corum", "birthplace")
+    assert (fact.prompt, fact.ending) == ("Ada Alder was born in", ", a city.")
+    assert Fact.of("{} was born in", "Ada Alder", "Corum").ending == "."
+    with pytest.raises(RecordError, match="at most once"):
+        Fact.of("[MASK] {} [MASK]", "Ada", "Corum")
+
+
+def test_a_file_of_facts_can_have_endings(tmp_path: Path) -> None:
+    record = {
+        "subject": "Ada Alder", "relation": "birthplace", "object": "Corum",
+        "template": "The birthplace of {} is",
+    }  # fmt: skip
+    file = tmp_path / "facts.jsonl"
+    lines = [record, record | {"subject": "Bruno Birch", "ending": " by birth."}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [fact.ending for fact in kedit.load_facts(str(file))] == [".", " by birth."]
+
+
+@pytest.mark.parametrize("site", ["resid_post", "attn_out", "z"])
+def test_texts_of_your_own_are_patched(toy_model: Any, site: str) -> None:
+    """Restoring the read position in the last layer restores the answer."""
+    texts = (f"The {name} of Ada Alder is [MASK]." for name in ("profession", "instrument"))
+    trace = kedit.patch(toy_model, *texts, site, answer="carpenter")
+    grid = [*trace.grids.values()][-1]
+    if site == "resid_post":
+        column = -1 if "decoder" in grid.site else trace.labels.index("[MASK]")
+        torch.testing.assert_close(grid.restored[:, -1, column], grid.clean, atol=1e-4, rtol=1e-4)
+    assert float(grid.clean[0]) > float(grid.corrupted[0])
+    with pytest.raises(InputError, match=r"needs \[MASK\] once"):
+        kedit.patch(toy_model, "The profession of Ada Alder is", "x", site, answer="carpenter")
+
+
+@pytest.mark.parametrize("what", ["edit_fact", "score_model", "patch_heads", "ask_heads"])
+def test_commands_that_need_a_decoder_say_so(what: str, tmp_path: Path) -> None:
+    module = importlib.import_module(f"experiments.{what}")
+    with pytest.raises(InputError, match="needs a model that continues texts"):
+        module.run(module.Config(model="toy-bert", out=str(tmp_path)))
+
+
+@pytest.mark.slow
+def test_families_are_traced_and_drawn_together(tmp_path: Path) -> None:
+    config = trace_families.Config(limit=2, sites=["attn_out"], out=str(tmp_path))
+    trace_families.run(config)
+    rows = list(csv.DictReader((tmp_path / "trace_relation.csv").read_text().splitlines()))
+    models = {row["model"] for row in rows}
+    assert models == {"toy", "toy-bert", "toy-t5, encoder", "toy-t5, decoder"}
+    assert {row["site"] for row in rows} == {"attn_out", "cross_attn_out"}
+    assert (tmp_path / "trace_relation.png").stat().st_size > 10_000
+    names = {file.name for file in (tmp_path / "toy-t5").glob("*.png")}
+    assert {"encoder-relation-maps.png", "decoder-subject-maps.png"} <= names
+
+
+@pytest.mark.parametrize("tower", ["", "encoder", "decoder"])
+def test_figures_of_t5_fit(tower: str) -> None:
+    model = kedit.load("toy-t5")
+    found = trace_facts(model, toy.facts(), Tracing(window=2), limit=6).averages()
+    for kind in ("maps", "heads", "sides"):
+        assert_fits(effects(found, kind, tower=tower))
+    with pytest.raises(InputError, match="must be one of encoder, decoder"):
+        effects(found, tower="middle")
