@@ -295,8 +295,10 @@ def test_a_file_of_facts_can_have_endings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("site", ["resid_post", "attn_out", "z"])
 def test_texts_of_your_own_are_patched(toy_model: Any, site: str) -> None:
     """Restoring the read position in the last layer restores the answer."""
-    texts = (f"The {name} of Ada Alder is [MASK]." for name in ("profession", "instrument"))
-    trace = kedit.patch(toy_model, *texts, site, answer="carpenter")
+    clean, corrupted = (
+        f"The {name} of Ada Alder is [MASK]." for name in ("profession", "instrument")
+    )
+    trace = kedit.patch(toy_model, clean, corrupted, site, answer="carpenter")
     grid = [*trace.grids.values()][-1]
     if site == "resid_post":
         column = -1 if "decoder" in grid.site else trace.labels.index("[MASK]")

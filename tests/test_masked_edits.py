@@ -141,7 +141,8 @@ def test_c_is_the_moment_of_the_keys_at_all_tokens(model: Any) -> None:
         there = torch.ones_like(asked.tokens[None])
         given = [asked.tokens[None]]
         if hasattr(model, "decoder"):
-            given.append(asked.tokens.new_tensor([[0, asked.tokens[asked.masks[0]]]]))
+            sentinel = int(asked.tokens[asked.masks[0]])
+            given.append(asked.tokens.new_tensor([[0, sentinel, *asked.object_ids]]))
         kept: list = []
         hook: Any = (site.key_hook, lambda act, hook, kept=kept: kept.append(act))
         model.run_with_hooks(*given, one_zero_attention_mask=there, fwd_hooks=[hook])

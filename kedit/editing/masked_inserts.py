@@ -33,13 +33,13 @@ from kedit.editing.values import STEP, Training
 from kedit.editing.write_sites import flat
 from kedit.errors import InputError
 from kedit.facts import MASK, EditRequest
+from kedit.forward.filling import by_shape, tokens_of
 from kedit.forward.masked import ATTENTION, Half, towers
 from kedit.forward.metrics import unembedded
 from kedit.models import toy
 from kedit.models.masked import Masked, final_resid
 from kedit.models.masked_prompts import (
     MaskedPrompt,
-    decoder_ids,
     encode_masked,
     encode_masked_text,
     with_given,
@@ -133,8 +133,8 @@ def masked_edit(
             (ROME, equation 2).
 
     Raises:
-        InputError: a target has no tokens of its own, or keys are so alike that no delta can map
-            them to different values.
+        InputError: a token of a sentence reaches over an end of its target, or keys are so alike
+            that no delta can map them to different values.
     """
     rows = _rows(model, requests)
     wanted = _trained(model, rows, sites, training)
@@ -257,9 +257,9 @@ def _run(
     """
     resid: dict[int, Tensor] = {}
     acts: dict[str, dict[int, Tensor]] = {hook: {} for hook in kept}
-    for part in _by_shape([row.prompt for row in rows]):
+    for part in by_shape([row.prompt for row in rows]):
         prompts = [rows[number].prompt for number in part]
-        tokens, decoder = _tokens(model, prompts)
+        tokens, decoder = tokens_of(model, prompts)
         each = torch.arange(len(part), device=tokens.device)
         at = each.new_tensor(
             [decoder.shape[1] - 1 if decoder.shape[1] else prompt.read_at for prompt in prompts]
@@ -295,8 +295,8 @@ def _keys_of(
     model: Masked, prompts: Sequence[MaskedPrompt], hook: str
 ) -> Iterator[Float[Tensor, "prompt pos *width"]]:
     """Yields the activations of prompts at all positions, prompts of one length together."""
-    for part in _by_shape(prompts):
-        tokens, decoder = _tokens(model, [prompts[number] for number in part])
+    for part in by_shape(prompts):
+        tokens, decoder = tokens_of(model, [prompts[number] for number in part])
         kept: list[Tensor] = []
 
         def keep(act: Tensor, hook: object, kept: list[Tensor] = kept) -> None:
@@ -307,26 +307,11 @@ def _keys_of(
         yield kept[0]
 
 
-def _by_shape(prompts: Sequence[MaskedPrompt]) -> list[list[int]]:
-    """The numbers of prompts of one length, and of one length of the decoder, together."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        groups.setdefault((len(prompt.tokens), len(prompt.labels)), []).append(number)
-    return list(groups.values())
-
-
-def _tokens(model: Masked, prompts: Sequence[MaskedPrompt]) -> tuple[Tensor, Tensor]:
-    tokens = torch.stack([prompt.tokens for prompt in prompts])
-    return tokens, tokens.new_tensor([decoder_ids(model, prompt) for prompt in prompts])
-
-
 def _sentences(model: Masked, text: str, seed: int) -> Iterator[MaskedPrompt]:
-    """Yields sentences in which one word is masked; the words of its object are given in T5."""
+    """Yields sentences in which one word is masked; T5's decoder has all tokens of this word."""
     name = str(model.cfg.model_name)
     if name in MASKED_TOYS and not text:
-        yield from (
-            encode_masked_text(model, f"{prompt} {MASK}.", answer) for prompt, answer in toy.texts()
-        )
+        yield from (_asked(model, f"{prompt} {MASK}.", answer) for prompt, answer in toy.texts())
         return
     draw = random.Random(seed)
     for line in corpus_of(name, text, seed).lines():
@@ -337,8 +322,15 @@ def _sentences(model: Masked, text: str, seed: int) -> Iterator[MaskedPrompt]:
             word = draw.choice(words)
             asked = f"{sentence[: word.start()]}{MASK}{sentence[word.end() :]}".strip()
             try:
-                prompt = encode_masked_text(model, asked, word.group())
+                prompt = _asked(model, asked, word.group())
             except InputError:
                 continue  # a word inside a token, or a sentence with a token without a row
             if len(prompt.tokens) <= model.cfg.n_ctx:
                 yield prompt
+
+
+def _asked(model: Masked, text: str, word: str) -> MaskedPrompt:
+    """A sentence for C, see `_sentences`."""
+    prompt = encode_masked_text(model, text, word)
+    masked = isinstance(model, HookedEncoder)
+    return prompt if masked else with_given(model, prompt, len(prompt.object_ids))

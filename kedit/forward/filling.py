@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from kedit.facts import Fact
@@ -20,27 +20,33 @@ from kedit.models.masked_prompts import MaskedPrompt, decoder_ids, encode_masked
 PROMPTS_PER_BATCH = 64
 
 
+def by_shape(prompts: Sequence[MaskedPrompt]) -> list[list[int]]:
+    """Groups prompts, by their numbers, that run together without padding."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        groups.setdefault((len(prompt.tokens), len(prompt.labels)), []).append(number)
+    return list(groups.values())
+
+
+def tokens_of(
+    model: Masked, prompts: Sequence[MaskedPrompt]
+) -> tuple[Int[Tensor, "prompt pos"], Int[Tensor, "prompt decoder_pos"]]:
+    """Returns the tokens of prompts of one group, and those of T5's decoder (none for BERT)."""
+    tokens = torch.stack([prompt.tokens for prompt in prompts])
+    return tokens, tokens.new_tensor([decoder_ids(model, prompt) for prompt in prompts])
+
+
 @torch.no_grad()
 def read_answers(model: Masked, prompts: Sequence[MaskedPrompt]) -> Float[Tensor, "prompt d_model"]:
     """Returns the final residual of each prompt, where its next token is read."""
     found: dict[int, Tensor] = {}
-    # without padding: prompts of one length go together
-    shapes = {(len(prompt.tokens), len(decoder_ids(model, prompt))) for prompt in prompts}
-    for shape in sorted(shapes):
-        numbers = [
-            number
-            for number, prompt in enumerate(prompts)
-            if (len(prompt.tokens), len(decoder_ids(model, prompt))) == shape
-        ]
-        for part in (
-            numbers[start : start + PROMPTS_PER_BATCH]
-            for start in range(0, len(numbers), PROMPTS_PER_BATCH)
-        ):
-            tokens = torch.stack([prompts[number].tokens for number in part])
-            decoder = [decoder_ids(model, prompts[number]) for number in part]
-            resid = final_resid(model, tokens, tokens.new_tensor(decoder), torch.ones_like(tokens))
+    for alike in by_shape(prompts):
+        for start in range(0, len(alike), PROMPTS_PER_BATCH):
+            part = alike[start : start + PROMPTS_PER_BATCH]
+            tokens, decoder = tokens_of(model, [prompts[number] for number in part])
+            resid = final_resid(model, tokens, decoder, torch.ones_like(tokens))
             for row, number in zip(resid, part, strict=True):
-                found[number] = row[-1 if shape[1] else prompts[number].read_at]
+                found[number] = row[-1 if decoder.shape[1] else prompts[number].read_at]
     return torch.stack([found[number] for number in range(len(prompts))])
 
 
