@@ -14,6 +14,7 @@ from figures.style import last_part, legend_above, readable
 from kedit.errors import InputError
 from kedit.tables import plural
 
+MORE = "#444444"  # colour of a model after those of COLOURS
 NAME_WIDTH = 40  # characters shown of a model's name
 OWN_FACTS = " Each model has facts of its own: those that it answers."
 
@@ -39,7 +40,7 @@ def looks(models: Iterable[str]) -> dict[str, Dots]:
         label if short.count(label) == 1 else f"{label} ({short[:index].count(label) + 1})"
         for index, label in enumerate(short)
     ]
-    series = zip(labels, cycle(COLOURS), cycle(SHAPES), strict=False)
+    series = zip(labels, cycle((*COLOURS, MORE)), cycle(SHAPES), strict=False)
     return {name: Dots(*look) for name, look in zip(names, series, strict=True)}
 
 

@@ -268,7 +268,7 @@ def _percent(values: Interval) -> Interval:
 
 def _windows(site: str, curves: Sequence[Curve]) -> str:
     """The name of a site with its windows; models may have different ones."""
-    windows = list(dict.fromkeys(c.where["window"] for c in curves if c.panel[1] == site))
+    windows = sorted({c.where["window"] for c in curves if c.panel[1] == site})
     if len(windows) == 1:
         return site_name(site, windows[0])
     return f"{SITES[site]}, windows {listed(windows)}"
