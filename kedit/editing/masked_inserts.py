@@ -28,6 +28,7 @@ from kedit.data.corpus import corpus_of
 from kedit.editing.closed_form import Solve, exact_insert, ridge_insert
 from kedit.editing.deltas import LowRank
 from kedit.editing.edit import Edit
+from kedit.editing.moments import Inverse
 from kedit.editing.provenance import Provenance
 from kedit.editing.values import STEP, Training
 from kedit.editing.write_sites import flat
@@ -172,8 +173,7 @@ def masked_moment(
         raise InputError(f"{text or 'the text'}: has no sentence to measure C on")
     moment = total / n
     moment.diagonal().add_(SHRINK * moment.diagonal().mean())
-    factor = torch.linalg.cholesky(moment)
-    return lambda columns: torch.cholesky_solve(columns.to(factor), factor)
+    return Inverse(torch.linalg.cholesky(moment))
 
 
 @dataclass(frozen=True)

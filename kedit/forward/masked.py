@@ -209,17 +209,11 @@ class Past:
         """Returns a block's cross-attention keys and values: [row, sample, pos, head, d_head]."""
         assert self._encoded is not None
         if id(block) not in self._keys:
-            flat = self._encoded.flatten(0, 1)
             attn = block.cross_attn
-            keys, values = (
-                F.linear(flat, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
-                for weight, bias in ((attn.W_K, attn.b_K), (attn.W_V, attn.b_V))
+            self._keys[id(block)] = (
+                _heads(self._encoded, attn.W_K, attn.b_K),
+                _heads(self._encoded, attn.W_V, attn.b_V),
             )
-            keys, values = (
-                part.unflatten(-1, attn.b_K.shape).unflatten(0, self._encoded.shape[:2])
-                for part in (keys, values)
-            )
-            self._keys[id(block)] = keys, values
         return self._keys[id(block)]
 
 

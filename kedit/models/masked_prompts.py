@@ -8,22 +8,23 @@ So all other tokens are those of the whole sentence, and only the object is hidd
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from transformer_lens import HookedEncoder, HookedEncoderDecoder
 
 from kedit.errors import InputError, SpanError
 from kedit.facts import MASK, CharSpan, Fact
-from kedit.models.masked import AnyModel, Masked, is_masked, token_embedding
+from kedit.models.masked import AnyModel, Masked, is_masked
 from kedit.models.prompts import (
     Prompt,
     decoded,
+    device,
     distinguishing_token,
     encode,
     require_room,
     require_rows,
     token_span,
+    tokenizer_of,
     with_given_tokens,
 )
 from kedit.spacing import completed
@@ -90,7 +91,7 @@ class Sentence:
         """
         before = completed(prompt, "")
         text = f"{before}{answer}{ending}"
-        encoded = _tokenizer(model)(text, return_offsets_mapping=True)
+        encoded = tokenizer_of(model)(text, return_offsets_mapping=True)
         ids: list[int] = list(encoded["input_ids"])
         offsets: list[CharSpan] = [tuple(pair) for pair in encoded["offset_mapping"]]
         require_rows(model, text, ids)
@@ -137,7 +138,7 @@ def encode_masked(model: Masked, fact: Fact) -> MaskedPrompt:
     )
     tokens, labels, told, masks = _hidden(model, sentence)
     plain = MaskedPrompt(
-        torch.tensor(tokens, device=token_embedding(model).W_E.device),
+        torch.tensor(tokens, device=device(model)),
         labels, subject, tuple(relation), told, masks=masks,
     )  # fmt: skip
     rival = object_ids(model, replace(fact, object=fact.rival)) if fact.rival else ()
@@ -162,7 +163,7 @@ def encode_masked_text(model: Masked, text: str, answer: str = "") -> MaskedProm
     sentence = Sentence.of(model, before.rstrip(), answer or hidden, after)
     tokens, labels, told, masks = _hidden(model, sentence)
     plain = MaskedPrompt(
-        torch.tensor(tokens, device=token_embedding(model).W_E.device),
+        torch.tensor(tokens, device=device(model)),
         labels, (0, 0), (), told if answer else (), masks=masks,
     )  # fmt: skip
     return with_given(model, plain, 0)
@@ -211,7 +212,7 @@ def object_ids(model: Masked, fact: Fact) -> tuple[int, ...]:
 
 def mask_id(model: HookedEncoder) -> int:
     """Returns BERT's [MASK]."""
-    return _tokenizer(model).mask_token_id
+    return tokenizer_of(model).mask_token_id
 
 
 def masks_for(model: Masked, n_tokens: int) -> list[int]:
@@ -250,17 +251,11 @@ def _with_labels(
 
 def _decoder_start(model: HookedEncoderDecoder) -> tuple[int, int]:
     start = model.cfg.decoder_start_token_id
-    return (_tokenizer(model).pad_token_id if start is None else start), _sentinel(model)
+    return (tokenizer_of(model).pad_token_id if start is None else start), _sentinel(model)
 
 
 def _sentinel(model: HookedEncoderDecoder) -> int:
-    sentinel = _tokenizer(model).convert_tokens_to_ids(FIRST_SENTINEL)
-    if sentinel is None or sentinel == _tokenizer(model).unk_token_id:
+    sentinel = tokenizer_of(model).convert_tokens_to_ids(FIRST_SENTINEL)
+    if sentinel is None or sentinel == tokenizer_of(model).unk_token_id:
         raise InputError(f"the tokenizer has no {FIRST_SENTINEL}, which T5 needs to mask an object")
     return sentinel
-
-
-def _tokenizer(model: Masked) -> Any:
-    if model.tokenizer is None:
-        raise InputError("the model has no tokenizer: load it with kedit.load")
-    return model.tokenizer

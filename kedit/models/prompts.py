@@ -201,12 +201,12 @@ def plain_ids(model: AnyModel, text: str) -> tuple[int, ...]:
 
 def decoded(model: AnyModel, *tokens: int) -> str:
     """Returns the text of tokens, including special tokens."""
-    return _tokenizer(model).decode(list(tokens))
+    return tokenizer_of(model).decode(list(tokens))
 
 
 def end_ids(model: HookedTransformer) -> tuple[int, ...]:
     """Returns the tokens that end a text."""
-    end = _tokenizer(model).eos_token_id
+    end = tokenizer_of(model).eos_token_id
     return () if end is None else (end,)
 
 
@@ -216,7 +216,7 @@ def markup_ids(model: HookedTransformer) -> set[int]:
     An example is "<start_of_image>" of Gemma 3: the unedited 270M model generates dozens of them in
     a row.
     """
-    added = _tokenizer(model).get_added_vocab()
+    added = tokenizer_of(model).get_added_vocab()
     return {token for text, token in added.items() if text.strip()}
 
 
@@ -227,7 +227,7 @@ def bos_ids(model: AnyModel) -> list[int]:
     """
     if not model.cfg.default_prepend_bos:
         return []
-    bos = _tokenizer(model).bos_token_id
+    bos = tokenizer_of(model).bos_token_id
     return [] if bos is None else [bos]
 
 
@@ -247,7 +247,12 @@ def device(model: AnyModel) -> torch.device:
     return token_embedding(model).W_E.device
 
 
-def _tokenizer(model: AnyModel) -> Any:
+def tokenizer_of(model: AnyModel) -> Any:
+    """Returns the model's tokenizer.
+
+    Raises:
+        InputError: it has none.
+    """
     if model.tokenizer is None:
         raise InputError("the model has no tokenizer: load it with kedit.load")
     return model.tokenizer
@@ -263,7 +268,7 @@ def _encoded(model: AnyModel, text: str | list[str], **options: bool) -> Any:
     Raises:
         InputError: a text has a token without a row in the embedding.
     """
-    encoded = _tokenizer(model)(text, add_special_tokens=False, **options)
+    encoded = tokenizer_of(model)(text, add_special_tokens=False, **options)
     texts, rows = (
         (text, encoded["input_ids"]) if isinstance(text, list) else ([text], [encoded["input_ids"]])
     )
