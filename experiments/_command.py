@@ -91,15 +91,14 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> "It
     digest = hashlib.sha256(json.dumps([measured, inputs], sort_keys=True).encode()).hexdigest()[:8]
     path = Path(fields["out"] or RESULTS / experiment / f"{Path(config.model).stem}-{digest}")
     with open_folder(path, experiment, measured, inputs, fields) as folder:
-        for file, content in inputs.items():
-            log.debug("Input file %s, digest %s", file, content)
-        log_stage(f"Chose the data and opened {path}: {len(folder.records)} finished records")
+        log.debug("Digests of input files: %s", inputs)
+        log_stage(f"Opened {path}: {len(folder.records)} finished records")
         yield folder
         log_stage(f"Measured and saved: {len(folder.records)} finished records")
 
 
-def loaded(config: Any, folder: "RunFolder", masked: bool = False) -> "HookedTransformer":
-    """Loads the model of a configuration, and stores its fingerprint in the folder.
+def loaded(config: Any, folder: "RunFolder | None", masked: bool = False) -> "HookedTransformer":
+    """Loads the model of a configuration, and stores its fingerprint in the folder if there is one.
 
     Raises:
         InputError: the model cannot be loaded, or is BERT or T5 without `masked`; the folder holds
@@ -115,6 +114,7 @@ def loaded(config: Any, folder: "RunFolder", masked: bool = False) -> "HookedTra
     if not masked:
         require_decoder(model, "this command")
     log_stage(f"Loaded {config.model}: {model.cfg.n_layers} layers, on {model.cfg.device}")
-    folder.require_weights(fingerprint(model))
+    if folder:
+        folder.require_weights(fingerprint(model))
     require_tokens(config, model)
     return model

@@ -8,23 +8,17 @@ from experiments._command import loaded, open_run
 from experiments._edit_explained import EXPLAINED_MANY, EXPLAINED_ONE
 from experiments._edit_screen import report_many, report_one
 from experiments._printing import say_skipped
-from experiments._verbosity import log_stage
 
 
 def run_one(config: Any) -> Path:
     """Edits one fact; `config` comes from `experiments._edit_example.settled`."""
-    from experiments._text_length import require_bytes, require_tokens
     from figures.edit import before_after
     from figures.style import save
     from kedit.editing.provenance import fingerprint
-    from kedit.models.load import load
     from kedit.studies.before_after import edit_and_ask
     from kedit.studies.questions import questions_of, request_of
 
-    require_bytes(config)
-    model = load(config.model, config.device, config.dtype)
-    log_stage(f"Imported modules and loaded {config.model}: {model.cfg.dtype}, {model.cfg.device}")
-    require_tokens(config, model)
+    model = loaded(config, None)
     request = request_of(
         model, config.subject, config.prompt, config.target,
         old=config.old, relation=config.relation,

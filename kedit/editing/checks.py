@@ -38,7 +38,7 @@ def guarded(on: On) -> On:
     """
 
     @wraps(on)
-    def checking(editor: Any, model: HookedTransformer) -> PreparedEditor:
+    def checking(editor: Any, model: AnyModel) -> PreparedEditor:
         _require_editable(model)
         if is_masked(model) and not getattr(editor, "edits_masked", False):
             name = type(editor).__name__

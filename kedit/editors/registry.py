@@ -6,8 +6,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
-from transformer_lens import HookedTransformer
-
 from kedit.editing.edit import Editor
 from kedit.editors.cues import Cues
 from kedit.editors.defaults import defaults
@@ -40,6 +38,7 @@ from kedit.editors.variants import VARIANTS, Variant
 from kedit.errors import InputError, ModelUnavailable
 from kedit.facts import Perspective
 from kedit.models.load import source_of
+from kedit.models.masked import AnyModel
 from kedit.models.outline import outline_of, short_name
 from kedit.saved_settings import SavedEditor, read_settings, settings_file
 
@@ -52,9 +51,7 @@ EDITORS: Mapping[str, type[Editor]] = {
 }  # fmt: skip
 
 
-def make_editor(
-    spec: str, model: str | HookedTransformer, perspective: Perspective = "entity"
-) -> Editor:
+def make_editor(spec: str, model: str | AnyModel, perspective: Perspective = "entity") -> Editor:
     """Builds an editor from a spec such as `rome:layer=5`: its settings for the model, changed.
 
     The settings are the first of these that there are: those that the user saved
@@ -99,7 +96,7 @@ def make_editor(
     return editor
 
 
-def _known(name: str, model: str | HookedTransformer, perspective: Perspective) -> Editor | None:
+def _known(name: str, model: str | AnyModel, perspective: Perspective) -> Editor | None:
     """Returns the editor with its saved settings or kedit's own for the model, if there are any.
 
     Raises:
@@ -124,7 +121,7 @@ def _known(name: str, model: str | HookedTransformer, perspective: Perspective) 
 def _derived(
     name: str,
     values: Mapping[str, Any],
-    model: str | HookedTransformer,
+    model: str | AnyModel,
     perspective: Perspective,
 ) -> Editor:
     """Returns the editor with settings that are derived from those of other models.
@@ -187,7 +184,7 @@ def _rebuilt(key: str, saved: SavedEditor, model: str) -> Editor:
         ) from None
 
 
-def _name(model: str | HookedTransformer) -> str:
+def _name(model: str | AnyModel) -> str:
     return model if isinstance(model, str) else source_of(model)
 
 
