@@ -20,6 +20,8 @@ def require_options_in_bounds(config: Any, experiment: str = "") -> None:
     for field in dataclasses.fields(config):
         name, value = field.name, getattr(config, field.name)
         option = f"--{name.replace('_', '-')}"
+        if dataclasses.is_dataclass(hints[name]):  # a group of options that several commands share
+            require_options_in_bounds(value, experiment)
         if name in NEVER_EMPTY and value == []:
             raise InputError(f"{option}: at least one value is needed")
         if name == "matrices":

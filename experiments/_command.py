@@ -1,4 +1,4 @@
-"""The frame of every command: parses and checks options, opens the folder, loads the model."""
+"""The frame of every command: parses and checks the options, and opens the run's folder."""
 
 import contextlib
 import dataclasses
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments._early import require_possible
 from experiments._log import log_run, require_library
+from experiments._spread import spread_of, suffix
 from experiments._verbosity import log_stage, verbosity
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
-
     from kedit.run_folder import RunFolder
 
 Config = TypeVar("Config", bound=Any)
@@ -85,36 +84,17 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> "It
 
     require_possible(config, experiment)  # a notebook calls `run` without `command`
     fields = dataclasses.asdict(config)
-    inside = {name: value for name, value in fields.items() if name not in ("out", *outside)}
+    outside = ("out", "spread", *outside)
+    inside = {name: value for name, value in fields.items() if name not in outside}
     measured = json.loads(json.dumps(inside))  # tuples become lists, as in the folder's config.json
     inputs = inputs_of(measured)
     digest = hashlib.sha256(json.dumps([measured, inputs], sort_keys=True).encode()).hexdigest()[:8]
-    path = Path(fields["out"] or RESULTS / experiment / f"{Path(config.model).stem}-{digest}")
+    name = f"{Path(config.model).stem}-{digest}{suffix(config)}"
+    path = Path(fields["out"] or RESULTS / experiment / name)
     with open_folder(path, experiment, measured, inputs, fields) as folder:
-        log.debug("Digests of input files: %s", inputs)
+        for file, content in inputs.items():
+            log.debug("Input file %s, digest %s", file, content)
+        folder.shard = spread_of(config).parts
         log_stage(f"Opened {path}: {len(folder.records)} finished records")
         yield folder
         log_stage(f"Measured and saved: {len(folder.records)} finished records")
-
-
-def loaded(config: Any, folder: "RunFolder | None", masked: bool = False) -> "HookedTransformer":
-    """Loads the model of a configuration, and stores its fingerprint in the folder if there is one.
-
-    Raises:
-        InputError: the model cannot be loaded, or is BERT or T5 without `masked`; the folder holds
-            a run of other weights; or a text has fewer tokens than the run reads.
-    """
-    from experiments._text_length import require_bytes, require_tokens
-    from kedit.editing.provenance import fingerprint
-    from kedit.models.load import load
-    from kedit.models.masked import require_decoder
-
-    require_bytes(config)
-    model = load(config.model, config.device, config.dtype)
-    if not masked:
-        require_decoder(model, "this command")
-    log_stage(f"Loaded {config.model}: {model.cfg.n_layers} layers, on {model.cfg.device}")
-    if folder:
-        folder.require_weights(fingerprint(model))
-    require_tokens(config, model)
-    return model

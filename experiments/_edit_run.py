@@ -4,9 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments._command import loaded, open_run
+from experiments._command import open_run
 from experiments._edit_explained import EXPLAINED_MANY, EXPLAINED_ONE
 from experiments._edit_screen import report_many, report_one
+from experiments._loading import loaded
 from experiments._printing import say_skipped
 
 

@@ -4,7 +4,7 @@ import ast
 import importlib.util
 from pathlib import Path
 
-# the module of each command, by its short name; the last four have no other name
+# the module of each command, by its short name; the last five have no other name
 COMMANDS = {
     "trace": "experiments.trace_relation",
     "families": "experiments.trace_families",
@@ -29,6 +29,7 @@ COMMANDS = {
     "report": "figures.report",
     "models": "figures.models",
     "explore": "experiments._explore",
+    "merge": "experiments._merge",
     "doctor": "experiments._doctor",
     "cache": "experiments._cache",
     "completion": "experiments._completion",

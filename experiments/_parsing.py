@@ -1,9 +1,12 @@
 """Reads the command line of a command: its own options, --quiet, --verbose and --log."""
 
 import argparse
+import dataclasses
 import sys
+import typing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import simple_parsing
 
@@ -26,8 +29,11 @@ class _Formatter(simple_parsing.SimpleHelpFormatter):
     """Help without "(default: )" at options that are empty, and with a plain heading."""
 
     def start_section(self, heading: str | None) -> None:
-        is_ours = (heading or "").endswith("['config']")
-        super().start_section("options of this command" if is_ours else heading)
+        if (heading or "").endswith("['config']"):
+            heading = "options of this command"
+        elif (heading or "").endswith("['config.spread']"):
+            heading = "options for dividing the work"
+        super().start_section(heading)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         is_empty = action.nargs == 0 or action.default in ("", None, [], ())
@@ -48,13 +54,21 @@ def parsed(config_class: type, default: Any, description: str | None) -> Parsed:
     file, arguments = Path(sys.argv[0]), sys.argv[1:]
     prog = spoken_name or f"python -m {file.parent.name}.{file.stem}"
     parser = parser_of(config_class, default, description, prog)
-    names = config_class.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
-    options = {"--quiet", "--verbose", "--log", *(f"--{name.replace('_', '-')}" for name in names)}
+    options = {"--quiet", "--verbose", "--log", *options_of(config_class)}
     require_no_old_spelling(file.stem, arguments, options)
     found = parser.parse_args(arguments)
     if found.quiet and found.verbose:
         raise InputError("--quiet and --verbose contradict each other: use one of them")
     return Parsed(found.config, found.quiet, found.verbose, found.log)
+
+
+def options_of(config_class: type) -> Iterator[str]:
+    """Yields the options of a command as they are typed, those of its groups too."""
+    for name, of_type in typing.get_type_hints(config_class).items():
+        if dataclasses.is_dataclass(of_type):
+            yield from options_of(cast(type, of_type))
+        else:
+            yield f"--{name.replace('_', '-')}"
 
 
 def parser_of(

@@ -6,6 +6,7 @@ from typing import Literal
 from simple_parsing import field as option
 
 from experiments import _options as options
+from experiments._spread import Spread
 
 # options that change only figures and tables
 DRAWING = ("metric", "heatmaps", "baseline", "keep_all")
@@ -68,6 +69,7 @@ class Config:
     10 samples, windows of 10 layers, pooled baseline. The preset overrides these options. RaKE's
     published code traces only corrupted subjects (it is ROME's), so the setting is ROME's, applied
     to the relation's words."""
+    spread: Spread = option(default_factory=Spread)
 
 
 def settled(config: Config) -> Config:

@@ -2,9 +2,10 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments._command import loaded, open_run
+from experiments._command import open_run
+from experiments._engine import run_study
 from experiments._printing import say, say_skipped, show
 from experiments._so_far import drawn_so_far
 from experiments._trace import DRAWING, Config, settled
@@ -13,18 +14,18 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from kedit.facts import Fact
+    from kedit.journal import Journal
     from kedit.results.traced import Traces
     from kedit.results.tracing import Tracing
     from kedit.run_folder import RunFolder
 
 
 class Traced(NamedTuple):
-    """The traces of a finished run, with the folder, model and facts that further studies need."""
+    """The traces of a finished run, with its folder, and what a further study has found in them."""
 
     folder: "RunFolder"
-    model: "HookedTransformer"
-    facts: "Sequence[Fact]"
     traces: "Traces"
+    found: Any
 
 
 def tracing(config: Config) -> "Tracing":
@@ -44,12 +45,14 @@ def traced(
     config: Config,
     experiment: str,
     enough: "Callable[[Sequence[Sequence[Fact]], int], None] | None" = None,
+    then: "Callable[[HookedTransformer, Traces, Sequence[Fact], Journal], Any] | None" = None,
 ) -> Iterator[Traced]:
     """Traces facts and writes averages, figures and tables; the folder stays open in the block.
 
     Args:
         enough: raises InputError if the drawn facts (one list of wordings per fact, in the drawn
             order) and --limit are too few for the study that follows.
+        then: the study that follows; it gets the model, the traces, all facts and the journal.
     """
     from kedit.data.choose import of_relations, spread_facts, usable_facts
 
@@ -64,13 +67,19 @@ def traced(
 
         folder.write("README.txt", _EXPLAINED)
         folder.write_json("skipped.json", skipped)
-        model = loaded(config, folder, masked=experiment == "trace_relation")
-        traces = trace_facts(
-            model, facts, tracing(config), pool=pool, limit=config.limit, journal=folder,
-            so_far=drawn_so_far(config, folder),
-        )  # fmt: skip
+        so_far = drawn_so_far(config, folder) if config.spread.engine == "local" else None
+
+        def study(model: "HookedTransformer", journal: "Journal") -> "tuple[Traces, Any]":
+            traces = trace_facts(
+                model, facts, tracing(config), pool=pool, limit=config.limit, journal=journal,
+                so_far=so_far,
+            )  # fmt: skip
+            return traces, then(model, traces, pool, journal) if then else None
+
+        masked = experiment == "trace_relation"
+        traces, found = run_study(config, folder, study, masked)
         _write(config, folder, traces)
-        yield Traced(folder, model, pool, traces)
+        yield Traced(folder, traces, found)
 
 
 def _write(config: Config, folder: "RunFolder", traces: "Traces") -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from experiments import _options as options
-from experiments._command import command, loaded, open_run
+from experiments._command import command, open_run
+from experiments._loading import loaded
 from experiments._printing import say, say_skipped, show
 from kedit.data.choose import facts_source, of_relations, usable_facts
 from kedit.data.enough import require_facts_to_ask

@@ -7,8 +7,10 @@ from typing import Literal
 from simple_parsing import field as option
 
 from experiments import _options as options
-from experiments._command import command, loaded, open_run
+from experiments._command import command, open_run
+from experiments._engine import run_study
 from experiments._forms import PUBLISHED
+from experiments._spread import Spread
 from kedit.editors.specs import names
 
 
@@ -46,6 +48,7 @@ class Config:
     device: str = options.device()
     dtype: str = options.dtype()
     out: str = options.out("compare_editors")
+    spread: Spread = option(default_factory=Spread)
 
 
 def run(config: Config) -> Path:
@@ -65,13 +68,13 @@ def run(config: Config) -> Path:
     with open_run("compare_editors", config) as folder:
         folder.write("README.txt", _EXPLAINED)
         folder.write_json("skipped.json", found.skipped)
-        result = compare(
-            loaded(config, folder), found.cases, parse_specs(config.editors),
+        result = run_study(config, folder, lambda model, journal: compare(
+            model, found.cases, parse_specs(config.editors),
             perspective=found.sides, labels=labels_of(found.every) if config.ranks else (),
             say=config.say, text=config.text, tokens_per_dim=config.tokens_per_dim,
             held_out_text=config.held_out, chunks=config.chunks, chunk_tokens=config.chunk_tokens,
-            tuned=config.editors.endswith(".json"), seed=config.seed, journal=folder,
-        )  # fmt: skip
+            tuned=config.editors.endswith(".json"), seed=config.seed, journal=journal,
+        ))  # fmt: skip
         say_unscored(unscored(found.cases, folder), len(found.cases))
         result.save(folder)
         save(comparison(result), folder.path, "comparison")

@@ -7,8 +7,10 @@ from typing import Literal
 from simple_parsing import field as option
 
 from experiments import _options as options
-from experiments._command import command, loaded, open_run
+from experiments._command import command, open_run
+from experiments._engine import run_study
 from experiments._forms import PUBLISHED
+from experiments._spread import Spread
 from kedit.editors.specs import names
 
 
@@ -48,6 +50,7 @@ class Config:
     device: str = options.device()
     dtype: str = options.dtype()
     out: str = options.out("edit_many")
+    spread: Spread = option(default_factory=Spread)
 
 
 def run(config: Config) -> Path:
@@ -65,15 +68,14 @@ def run(config: Config) -> Path:
     config = replace(config, cases=found.source)
     with open_run("edit_many", config) as folder:
         folder.write("README.txt", _EXPLAINED)
-        result = compare_many(
-            loaded(config, folder), found.cases, parse_specs(config.editors),
-            counts=config.counts,
+        result = run_study(config, folder, lambda model, journal: compare_many(
+            model, found.cases, parse_specs(config.editors), counts=config.counts,
             orders=[order for order in ORDERS if config.order in ("both", order)],
             perspective=config.perspective, text=config.text,
             tokens_per_dim=config.tokens_per_dim, held_out_text=config.held_out,
             chunks=config.chunks, chunk_tokens=config.chunk_tokens, seed=config.seed,
-            journal=folder,
-        )  # fmt: skip
+            journal=journal,
+        ))  # fmt: skip
         say_unscored(unscored(found.cases, folder), len(found.cases))
         result.save(folder)
         save(many_edits(result), folder.path, "many_edits")

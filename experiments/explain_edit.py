@@ -7,8 +7,9 @@ from typing import Literal
 from simple_parsing import field as option
 
 from experiments import _options as options
-from experiments._command import command, loaded, open_run
+from experiments._command import command, open_run
 from experiments._forms import PUBLISHED
+from experiments._loading import loaded
 from kedit.editors.specs import names
 
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from experiments import _options as options
-from experiments._command import command, loaded, open_run
+from experiments._command import command, open_run
+from experiments._loading import loaded
 from experiments._printing import say, say_skipped, show
 from kedit.data.choose import facts_source, usable_facts
 from kedit.data.enough import FEWEST_TO_SEARCH, require_facts_of_a_relation

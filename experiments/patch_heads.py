@@ -1,6 +1,7 @@
 """Shows which heads carry a relation: restores each head alone, and compares relations by heads."""
 
 from pathlib import Path
+from typing import Any
 
 from experiments._command import command
 from experiments._printing import say, show
@@ -15,9 +16,11 @@ def run(config: Config) -> Path:
     from figures.style import save
     from probes.studies.heads_by_relation import compare_heads
 
-    with traced(config, "patch_heads", require_relations_to_compare) as done:
-        folder = done.folder
-        found = compare_heads(done.model, done.traces, done.facts, config.metric, folder)
+    def compared(model: Any, traces: Any, facts: Any, journal: Any) -> Any:
+        return compare_heads(model, traces, facts, config.metric, journal)
+
+    with traced(config, "patch_heads", require_relations_to_compare, compared) as done:
+        folder, found = done.folder, done.found
         for part, reason in found.not_compared.items():
             say(f"With the {part} corrupted, heads are not compared by relation: {reason}")
         if found.heads:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from experiments import _options as options
-from experiments._command import command, loaded, open_run
+from experiments._command import command, open_run
+from experiments._loading import loaded
 from experiments._own_metric import function_of
 from experiments._patch_example import settled
 from experiments._printing import say, show

@@ -4,6 +4,7 @@ The kinds are symmetric, asymmetric and hierarchical relations.
 """
 
 from pathlib import Path
+from typing import Any
 
 from experiments._command import command
 from experiments._printing import say, show
@@ -20,12 +21,14 @@ def run(config: Config) -> Path:
     from figures.style import save
     from probes.studies.kinds import compare_kinds
 
-    with traced(config, "relation_kinds", require_kinds_to_compare) as done:
-        kinds = {fact.relation.id: fact.relation.kind for fact in done.facts}
-        found = compare_kinds(done.traces, kinds, config.metric)
-        found.save(done.folder)
-        save(attention_shares(found), done.folder.path, "kinds")
-        show(found.table())
+    def compared(model: Any, traces: Any, facts: Any, journal: Any) -> Any:
+        kinds = {fact.relation.id: fact.relation.kind for fact in facts}
+        return compare_kinds(traces, kinds, config.metric)
+
+    with traced(config, "relation_kinds", require_kinds_to_compare, compared) as done:
+        done.found.save(done.folder)
+        save(attention_shares(done.found), done.folder.path, "kinds")
+        show(done.found.table())
         say(f"Everything is in {done.folder.path}")
     return done.folder.path
 

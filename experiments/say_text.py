@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments import _options as options
-from experiments._command import command, loaded, open_run
+from experiments._command import command, open_run
+from experiments._loading import loaded
 
 
 @dataclass(frozen=True)

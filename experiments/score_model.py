@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from simple_parsing import field as option
+
 from experiments import _options as options
-from experiments._command import command, loaded, open_run
+from experiments._command import command, open_run
+from experiments._engine import run_study
+from experiments._spread import Spread
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Config:
     device: str = options.device()
     dtype: str = options.dtype()
     out: str = options.out("score_model")
+    spread: Spread = option(default_factory=Spread)
 
 
 def run(config: Config) -> Path:
@@ -41,16 +46,11 @@ def run(config: Config) -> Path:
     say_skipped(config.cases, skipped, len(cases))
     with open_run("score_model", config) as folder:
         folder.write("README.txt", _EXPLAINED)
-        scores = score_cases(
-            loaded(config, folder),
-            choose.spread_cases(cases, config.limit, config.seed),
-            labels=choose.labels_of(cases),
-            say=config.say,
-            n_texts=config.n_texts,
-            held_out=config.held_out,
-            seed=config.seed,
-            journal=folder,
-        )
+        scores = run_study(config, folder, lambda model, journal: score_cases(
+            model, choose.spread_cases(cases, config.limit, config.seed),
+            labels=choose.labels_of(cases), say=config.say, n_texts=config.n_texts,
+            held_out=config.held_out, seed=config.seed, journal=journal,
+        ))  # fmt: skip
         scores = replace(scores, skipped={**skipped, **scores.skipped})
         scores.save(folder)
         folder.write_json("skipped.json", scores.skipped)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from experiments import _options as options
-from experiments._command import command, loaded, open_run
+from experiments._command import command, open_run
+from experiments._loading import loaded
 from experiments._printing import say, show
 
 

@@ -4,8 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from simple_parsing import field as option
+
 from experiments import _options as options
-from experiments._command import command, loaded, open_run
+from experiments._command import command, open_run
+from experiments._engine import run_study
+from experiments._spread import Spread
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Config:
     device: str = options.device()
     dtype: str = options.dtype()
     out: str = options.out("tune_editors")
+    spread: Spread = option(default_factory=Spread)
 
 
 def run(config: Config) -> Path:
@@ -57,14 +62,14 @@ def run(config: Config) -> Path:
     cases = [one_sided(case, config.perspective) for case in found.cases]
     with open_run("tune_editors", config, outside=("save",)) as folder:
         folder.write("README.txt", _EXPLAINED)
-        result = tune(
-            loaded(config, folder), cases, parse_specs(config.editors),
+        result = run_study(config, folder, lambda model, journal: tune(
+            model, cases, parse_specs(config.editors),
             perspective=config.perspective, tries=config.tries,
             space=read_space(config.space) if config.space else None, text=config.text,
             tokens_per_dim=config.tokens_per_dim, held_out_text=config.held_out,
             chunks=config.chunks, chunk_tokens=config.chunk_tokens, seed=config.seed,
-            journal=folder,
-        )  # fmt: skip
+            journal=journal,
+        ))  # fmt: skip
         say_unscored(unscored(cases, folder), len(cases))
         result.save(folder)
         save(tuning(result), folder.path, "tuning")

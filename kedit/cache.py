@@ -11,15 +11,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import filelock
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from kedit.errors import InputError
+from kedit.progress import working
 
 log = logging.getLogger("kedit")
 
@@ -147,6 +149,28 @@ def load(file: Path) -> Tensors | None:
         log.warning("%s is damaged and is computed again: its checksum is wrong", file)
         return None
     return tensors
+
+
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Waits until no other process is in a block of the same name, so that it can use its files.
+
+    Where the cache cannot be written, it does not wait: no other process can leave a file there.
+    """
+    lock = filelock.FileLock(cache_dir() / "locks" / f"{name}.lock")
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        with working("waiting for another process, which computes the same"):
+            lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _size(path: Path) -> int:

@@ -6,6 +6,7 @@ them in memory, `kedit.run_folder.RunFolder` on disk.
 
 import atexit
 import contextlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -58,13 +59,20 @@ def skip(why: str, reason: str, **about: Any) -> dict[str, Any]:
 
 
 class Journal:
-    """Records and tensors of finished items, kept in memory."""
+    """Records and tensors of finished items, kept in memory.
+
+    Attributes:
+        shard: the part of a study that is done here, from 1 on, and the number of parts. The items
+            of the study's first loop are divided; all else is done for what comes out of it.
+    """
 
     def __init__(self) -> None:
         self.records: dict[str, dict[str, Any]] = {}
         self._tensors_of: dict[str, Mapping[str, Tensor]] = {}
         self._settings: dict[str, str] = {}
         self._scratch: Path | None = None
+        self.shard: tuple[int, int] = (1, 1)
+        self._is_divided = False
 
     @property
     def where(self) -> str:
@@ -112,6 +120,13 @@ class Journal:
     def replace(self, records: Mapping[str, Record]) -> None:
         """Replaces all records by these."""
         self.records = {key: dict(record) for key, record in records.items()}
+
+    @contextlib.contextmanager
+    def undivided(self) -> Iterator[None]:
+        """Does all items of the loops in the block, whatever part of the study is done here."""
+        before, self._is_divided = self._is_divided, True
+        yield
+        self._is_divided = before
 
     # seven parameters: what is done, to what, and how it is shown
     def each(
@@ -165,8 +180,16 @@ class Journal:
 
         If `work` raises InputError for a batch, the items of this batch are done one by one.
         """
+        part, parts = self.shard
+        if parts > 1 and not self._is_divided:
+            self._is_divided = True
+            n_items = len(range(part - 1, len(items), parts)) if isinstance(items, Sized) else None
+            items = itertools.islice(items, part - 1, None, parts)
+            total = None if total is None else -(-total // parts)
+        else:
+            n_items = len(items) if isinstance(items, Sized) else None
         n_seen = n_counted = 0
-        of = len(items) if total is None and isinstance(items, Sized) else total
+        of = n_items if total is None else total
         batch: list[Item] = []
         waiting: list[Item] = []  # the batch and, in order, items that have a record already
         with progress(unit) as bars:

@@ -180,13 +180,7 @@ def open_folder(
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # a lock of the operating system, which is released however the process ends
-        lock = filelock.FileLock(path / "lock")
-        try:
-            held = lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise InputError(f"{path} is in use by another process") from None
-        with held:
+        with locked(path):
             config: dict[str, Any] = {
                 "format": FORMAT, "experiment": experiment, "measured": measured, "inputs": inputs
             }  # fmt: skip
@@ -203,6 +197,19 @@ def open_folder(
             raise  # not about a file, but a network, or a pipe whose reader has gone
         file = error.filename or path
         raise InputError(f"{file} cannot be read or written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes from using a run's folder, or raises InputError if one uses it."""
+    # a lock of the operating system, which is released however the process ends
+    lock = filelock.FileLock(path / "lock")
+    try:
+        held = lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise InputError(f"{path} is in use by another process") from None
+    with held:
+        yield
 
 
 def write_whole(path: Path, text: str) -> None:

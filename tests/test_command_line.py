@@ -6,7 +6,6 @@ import logging
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from experiments import patch_prompts
 from experiments._command import command
 from experiments._own_metric import function_of
+from experiments._parsing import options_of as all_options
 from experiments._parsing import parsed
 from experiments._renamed import MEANINGS, RENAMED
 from experiments._verbosity import is_quiet
@@ -37,7 +37,7 @@ def read(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> Any:
 
 
 def options_of(name: str) -> set[str]:
-    return {f"--{field.name.replace('_', '-')}" for field in fields(config_of(name))}
+    return {*all_options(config_of(name))}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -1,6 +1,5 @@
 """The README and the pages of docs/ are true: their links, their options and their Python."""
 
-import dataclasses
 import importlib
 import re
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import kedit
+from experiments._parsing import options_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -105,16 +105,17 @@ def test_every_command_has_the_options_that_a_page_gives_it(page: Path) -> None:
         if given is None:
             continue
         config = importlib.import_module(f"experiments.{given[1]}").Config
-        known = {field.name.replace("_", "-") for field in dataclasses.fields(config)}
+        known = {option.removeprefix("--") for option in options_of(config)}
         assert set(re.findall(r"--([\w-]+)", given[2])) <= known | EVERYWHERE, line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_option_that_a_page_names_is_some_commands(page: Path) -> None:
     configs = [
-        importlib.import_module(f"experiments.{name}").Config for name in (*COMMANDS, "_explore")
+        importlib.import_module(f"experiments.{name}").Config
+        for name in (*COMMANDS, "_explore", "_merge")
     ]
-    known = {field.name.replace("_", "-") for one in configs for field in dataclasses.fields(one)}
+    known = {option.removeprefix("--") for one in configs for option in options_of(one)}
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     found = set(re.findall(r"`--([a-z][\w-]*)", text))
     others = {"quick", "threads"}  # of the benchmarks

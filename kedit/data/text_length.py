@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformer_lens import HookedTransformer
+
 from kedit.data.corpus import Corpus
 from kedit.errors import InputError
-from kedit.models.masked import AnyModel
 
 PACKED = (".xz", ".gz")  # compressed files, which may have more tokens than bytes
 # bytes per token, more than any tokenizer averages: a longer text has enough tokens uncounted
@@ -54,7 +55,7 @@ def require_bytes(needs: Iterable[TextNeed]) -> None:
             raise need.unmet(f"{n_bytes:,} bytes, and so at most as many tokens")
 
 
-def require_tokens(needs: Iterable[TextNeed], model: AnyModel) -> None:
+def require_tokens(needs: Iterable[TextNeed], model: HookedTransformer) -> None:
     """Raises InputError for a text with fewer tokens than are needed."""
     for need in _longest_first(needs):
         if need.file.stat().st_size >= PLENTY * need.n_tokens:

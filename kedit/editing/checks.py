@@ -26,7 +26,7 @@ from kedit.models.sites import require_gradients, require_unhooked
 from kedit.progress import working
 from kedit.scoring.drift import Baseline, Drift, drift
 
-On = TypeVar("On", bound=Callable[[Any, HookedTransformer], PreparedEditor])  # an editor's `on`
+On = TypeVar("On", bound=Callable[[Any, Any], PreparedEditor])  # an editor's `on`
 BLOWN_UP = 2.0  # perplexity after / before, above which the edit counts as having broken the model
 
 

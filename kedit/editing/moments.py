@@ -6,6 +6,7 @@ computation continues where it stopped, with bit-identical results, and a moment
 used where fewer are requested.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -23,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.cache import cache_dir, hashed, load, store
+from kedit.cache import alone, cache_dir, hashed, load, store
 from kedit.data.corpus import SELF, Corpus, corpus_of
 from kedit.editing.write_sites import WriteSite, read_keys
 from kedit.errors import InputError
@@ -274,7 +275,11 @@ def moments(
     held = {job: _held(job, window, on) for job in jobs}
     found = {job: second for job, second in held.items() if second is not None}
     missing = [job for job in held if job not in found]
-    for job, total in _sums(model, missing, corpus, window).items():
+    # processes that need the same sums at once, such as the workers of a study, read the text once
+    keys = " ".join(sorted(filter(None, (job.key for job in missing))))
+    with alone(hashlib.sha256(keys.encode()).hexdigest()) if keys else contextlib.nullcontext():
+        sums = _sums(model, missing, corpus, window)
+    for job, total in sums.items():
         n_read = total.n_chunks * window
         _mirror(total.upper)
         matrix = total.upper.div_(n_read)

@@ -124,7 +124,8 @@ def compare_many(
     )
     scoring = Scoring((), say=False, seed=seed)
     assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
-    before = scores_before(model, cases, scoring, journal)
+    with journal.undivided():  # the groups are of all cases, also where a part of them is edited
+        before = scores_before(model, cases, scoring, journal)
     sizes = sorted({min(count, len(before)) for count in counts})
     groups = [
         group
