@@ -126,7 +126,7 @@ class Claims:
                 self.finish([(key, skip(UNUSABLE, reason, **item.about), None)])
         return list(held)
 
-    def overdue(self, patience: float) -> set[int]:
+    def overdue(self, patience: int | float) -> set[int]:
         """Returns the workers that have held an item for more than `patience` seconds."""
         oldest = time.monotonic() - patience
         return {item.worker for item in self._held.values() if item.since < oldest}

@@ -35,10 +35,10 @@ def spread(
     journal: Journal,
     *,
     workers: int = 2,
-    gpus_per_worker: float = 0,
+    gpus_per_worker: int | float = 0,
     threads: int = 0,
     address: str = "",
-    patience: float = PATIENCE,
+    patience: int | float = PATIENCE,
 ) -> Result:
     """Runs a study on several workers at once, and returns its result.
 
@@ -156,7 +156,7 @@ class _Crew:
         study: Callable[[Any], Any],
         journal: Journal,
         threads: int,
-        gpus_per_worker: float,
+        gpus_per_worker: int | float,
     ) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as OnNode
 
@@ -172,7 +172,7 @@ class _Crew:
         self.at_work: dict[Any, tuple[int, Any]] = {}  # number and worker, by what it will return
         self.n_hired = 0
 
-    def result(self, workers: int, patience: float, bars: Any) -> Any:
+    def result(self, workers: int, patience: int | float, bars: Any) -> Any:
         """Runs the workers until one of them has the study's result."""
         from ray.exceptions import RayError, RayTaskError
 
@@ -239,7 +239,7 @@ def _library() -> Any:
 
 @contextlib.contextmanager
 def _connected(
-    ray: Any, address: str, workers: int, threads: int, gpus_per_worker: float
+    ray: Any, address: str, workers: int, threads: int, gpus_per_worker: int | float
 ) -> Iterator[None]:
     """Connects to a cluster, or starts Ray on this machine, unless the caller has done so.
 

@@ -5,12 +5,15 @@ Then the same command goes on. At the end no finished record is lost or doubled,
 those of a run that was not disturbed. KILLS sets how often each run is killed.
 """
 
+import contextlib
 import gc
 import importlib
 import logging
 import multiprocessing
 import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,6 +25,7 @@ import pytest
 import torch
 
 import kedit
+from experiments._spread import Spread
 from kedit.editors.registry import make_editor
 from kedit.models import toy
 from tests.small_runs import ABOUT, RUNS, plain, records_of, result_of
@@ -96,6 +100,57 @@ def test_a_killed_run_loses_and_doubles_nothing(study: str, tmp_path: Path) -> N
     assert results
     for name in results:
         assert result_of(killed / name) == result_of(whole / name), name
+
+
+def workers_of_ray() -> list[psutil.Process]:
+    """The processes of Ray's workers that are started by this one."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "_Worker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("study", ["trace_relation", "compare_editors"])
+def test_killed_workers_of_ray_lose_and_double_nothing(study: str, tmp_path: Path) -> None:
+    """Workers are killed at random points while others work, and one is always left to go on."""
+    pytest.importorskip("ray")
+    module = importlib.import_module(f"experiments.{study}")
+    config = replace(module.Config(model="toy"), **RUNS[study], out=str(tmp_path / "whole"))
+    config = replace(config, limit=3 * config.limit)
+    whole = module.run(config)
+    draw, killed, ended = random.Random(study), [], threading.Event()
+
+    def kill_some() -> None:
+        n_before = 0
+        while len(killed) < KILLS and not ended.is_set():
+            n_records, workers = len(records_of(tmp_path / "killed")), workers_of_ray()
+            if n_records > n_before and len(workers) == 2:
+                time.sleep(draw.uniform(0, 0.5))
+                killed.append(draw.choice(workers).pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(killed[-1], signal.SIGKILL)
+                n_before = n_records
+            time.sleep(0.01)
+
+    killing = threading.Thread(target=kill_some)
+    killing.start()
+    spread_over = replace(config, out=str(tmp_path / "killed"), spread=Spread("ray", workers=2))
+    try:
+        module.run(spread_over)
+    finally:
+        ended.set()
+        killing.join()
+    assert killed
+    log.info("%s: %d workers killed", study, len(killed))
+    ours, theirs = records_of(tmp_path / "killed"), records_of(whole)
+    assert len({record["key"] for record in ours}) == len(ours)
+    by_key = {record["key"]: plain(record) for record in theirs}
+    assert {record["key"]: plain(record) for record in ours} == by_key
+    for name in (file.name for file in whole.glob("*.json") if file.name not in ABOUT):
+        assert result_of(tmp_path / "killed" / name) == result_of(whole / name), name
 
 
 @pytest.mark.faults

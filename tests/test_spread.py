@@ -41,6 +41,13 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws no figures."""
+    for name in ("save", "save_for_now"):
+        monkeypatch.setattr(f"figures.style.{name}", lambda *_: None)
+
+
 def squares(work: Callable[[int], Any], n: int = 6) -> Callable[[Any], list[Any]]:
     """A study without a model: `work` is called for each number before it is squared."""
 
@@ -138,6 +145,7 @@ def test_without_ray_there_is_a_mend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", DIVIDED)
 def test_a_command_has_the_same_results_to_the_bit(name: str, tmp_path: Path) -> None:
     module = importlib.import_module(f"experiments.{name}")
@@ -157,6 +165,7 @@ def test_a_command_has_the_same_results_to_the_bit(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", ["trace_relation", "compare_editors", "edit_many"])
 def test_the_parts_of_a_job_array_are_united(name: str, tmp_path: Path) -> None:
     module = importlib.import_module(f"experiments.{name}")
