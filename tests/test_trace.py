@@ -16,6 +16,7 @@ from kedit.facts import Fact
 from kedit.forward.metrics import METRICS
 from kedit.models import toy as toy_module
 from kedit.models.prompts import decoded, encode
+from kedit.records import from_record, to_record
 from kedit.results.averages import (
     BUCKETS,
     average,
@@ -24,7 +25,7 @@ from kedit.results.averages import (
     total_effects,
 )
 from kedit.results.grids import EffectGrid
-from kedit.results.traces import FactTrace
+from kedit.results.traces import AverageEffect, FactTrace
 from probes.corrupt import Corruption, add_noise, noise_rule
 from probes.known import answers_right
 from probes.patch import Patch
@@ -111,6 +112,25 @@ def test_an_average_over_own_baselines_is_that_by_hand(bucket: str, metric: str)
     assert mean.shape == (1,)
     assert mean == pytest.approx(np.mean(effects) if effects else np.nan, nan_ok=True)
     assert (result.n_tokens[at], result.n_facts[at]) == (len(effects), bool(first) + bool(second))
+
+
+def test_cells_are_tested_for_their_number() -> None:
+    """A clear effect in one bucket is told, and the noise of the other cells is not."""
+    draw = np.random.default_rng(0)
+    facts = [
+        made([[0.1 + draw.normal(0, 0.02), *(0.1 + draw.normal(0, 0.02, 3)), 0.6]], (1, 2, 3), 0.1)
+        for _ in range(12)
+    ]
+    result = average(facts, "mlp_out")
+    assert result.p is not None and result.p.shape == result.mean.shape
+    p = dict(zip(result.buckets, result.p[0, :, 0], strict=True))
+    assert p["last token"] < 0.01
+    assert all(p[bucket] > 0.05 for bucket in BUCKETS[:3]) and np.isnan(p["between"])
+    assert average(facts, "mlp_out", baseline="pooled").p is None
+    record = to_record(result)
+    assert record.pop("p")
+    earlier = from_record(AverageEffect, record)  # as an earlier version wrote it
+    assert earlier.p is None and np.array_equal(earlier.mean, result.mean, equal_nan=True)
 
 
 @pytest.mark.parametrize("bucket", BUCKETS)

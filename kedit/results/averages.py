@@ -11,7 +11,7 @@ from torch import Tensor
 from kedit.errors import InputError
 from kedit.results.grids import EffectGrid
 from kedit.results.traces import AverageEffect, FactTrace
-from kedit.stats import Interval, bootstrap_ratio, resamples
+from kedit.stats import Interval, bootstrap_ratio, flipped, resamples
 
 Baseline = Literal["own", "pooled"]
 BUCKETS = (
@@ -145,6 +145,7 @@ def average(
     positions = [_buckets_of(trace, baseline) for trace, _ in pairs]
     names = MASKED_BUCKETS if pairs[0][0].masks else BUCKETS
     results: list[Interval] = []
+    effects: list[Float[ndarray, "fact metric layer *head"]] = []
     n_tokens, n_facts = [], []
     for bucket in names:
         parts = (
@@ -156,8 +157,8 @@ def average(
         # [fact, metric] -> [fact, metric, 1 (layer), 1 (head)], to broadcast against `total`
         expand = (slice(None), slice(None), *[None] * (total.ndim - 2))
         if baseline == "own":
-            centred = total - (low_scores * count[:, None])[expand]
-            results.append(bootstrap_ratio(centred, count, draws, seed))
+            effects.append(total - (low_scores * count[:, None])[expand])
+            results.append(bootstrap_ratio(effects[-1], count, draws, seed))
         else:
             results.append(_pooled(total, count, low_scores[expand], draws, seed))
         n_tokens.append(int(count.sum()))
@@ -174,7 +175,16 @@ def average(
         mean=mean,
         low=low,
         high=high,
+        p=_corrected(effects, draws, seed) if effects else None,
     )
+
+
+def _corrected(
+    effects: Sequence[Float[ndarray, "fact metric layer *head"]], draws: int, seed: int
+) -> Float[ndarray, "metric bucket layer *head"]:
+    """p of the effects of each bucket, corrected for all cells of a metric together."""
+    by_metric = np.moveaxis(np.stack(effects, axis=2), 1, 0)  # [metric, fact, bucket, layer, head]
+    return np.stack([flipped(values, draws, seed) for values in by_metric])
 
 
 def _buckets_of(trace: FactTrace, baseline: Baseline) -> dict[str, list[int]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kedit.run_folder import RunFolder
 
 LAST = "last corrupted"
+SIGNIFICANT = 0.05
 Totals = Mapping[str, Mapping[str, Interval]]  # by part; "clean", "corrupted", "total effect"
 
 
@@ -191,6 +192,16 @@ class TraceAverages(Result):
             f"{plural(counts.relations[part], 'relation')}; {scores}.\n"
             f"Cells: peak layer, average indirect effect, {spread}. The peak is chosen and "
             "measured on the same facts. Buckets in which too few facts have tokens have no peak."
+            + self._starred(part)
+        )
+
+    def _starred(self, part: str) -> str:
+        """What a star means, if cells were tested."""
+        if any(effect.p is None for effect in self.grids(part).values()):
+            return ""
+        return (
+            f"\n*: p < {SIGNIFICANT} for an effect other than 0, by signs flipped over facts; "
+            "corrected for the number of cells of the column: layers, buckets and heads."
         )
 
 
@@ -214,16 +225,18 @@ def _peaks(effect: AverageEffect, metric: int) -> Iterator[dict[str, Any]]:
                 "effect": float(mean[peak]),
                 "low": float(effect.low[cell]),
                 "high": float(effect.high[cell]),
+                "p": "" if effect.p is None else float(effect.p[cell]),
             }
         yield row
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    """A row of `rows` as one cell: "L12 0.21 [0.15, 0.27]"."""
+    """A row of `rows` as one cell: "L12 0.21 [0.15, 0.27]*"; the star if it is significant."""
     if "layer" not in row:
         return f"only {plural(row['facts'], 'fact')}" if row["facts"] else "-"
     where = f"L{row['layer']}" + (f"H{row['head']}" if row["head"] != "" else "")
-    return f"{where} {estimate(row['effect'], row['low'], row['high'])}"
+    star = "*" if row["p"] != "" and row["p"] < SIGNIFICANT else ""
+    return f"{where} {estimate(row['effect'], row['low'], row['high'])}{star}"
 
 
 def _scores(total: Mapping[str, Interval], metric: str) -> str:

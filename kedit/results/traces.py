@@ -112,6 +112,9 @@ class AverageEffect:
         n_facts: number of facts with at least one token in each bucket.
         mean, low, high: average effect and its 95 % bootstrap interval over facts. The interval is
             NaN in a bucket in which only one fact has tokens.
+        p: of an effect other than 0, by signs flipped over facts; corrected for the number of cells
+            (buckets, layers and heads) of the grid, see `kedit.stats.flipped`. None for the pooled
+            baseline, and in results of earlier versions.
     """
 
     name: str
@@ -123,6 +126,7 @@ class AverageEffect:
     mean: Float[ndarray, "metric bucket layer *head"]
     low: Float[ndarray, "metric bucket layer *head"]
     high: Float[ndarray, "metric bucket layer *head"]
+    p: Float[ndarray, "metric bucket layer *head"] | None = None
 
     def without_empty(self, kept: str = "") -> "AverageEffect":
         """Returns the effects without the buckets that have no tokens, apart from `kept`."""
@@ -137,7 +141,11 @@ class AverageEffect:
                 field: tuple(getattr(self, field)[index] for index in there)
                 for field in ("buckets", "n_tokens", "n_facts")
             },
-            **{field: getattr(self, field)[:, there] for field in ("mean", "low", "high")},
+            **{
+                field: numbers[:, there]
+                for field in ("mean", "low", "high", "p")
+                if (numbers := getattr(self, field)) is not None
+            },
         )
 
     @property
