@@ -38,6 +38,7 @@ def command(
         exit_code: gives the exit status of the process, from the finished run's folder.
     """
     from experiments._parsing import parsed
+    from kedit.batching import at_most
     from kedit.errors import InputError
     from kedit.progress import starting
     from kedit.screen import print_anything
@@ -46,7 +47,7 @@ def command(
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         told = parsed(config_class, default, sys.modules[run.__module__].__doc__)
-        with verbosity(told.quiet, told.verbose):
+        with verbosity(told.quiet, told.verbose), at_most(told.batch_tokens or None):
             log.debug("Options: %s", told.config)
             require_possible(told.config, Path(sys.argv[0]).stem)
             require_library(told.log)

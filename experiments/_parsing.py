@@ -1,4 +1,4 @@
-"""Reads the command line of a command: its own options, --quiet, --verbose and --log."""
+"""Reads the command line of a command: its own options, and those of every command."""
 
 import argparse
 import dataclasses
@@ -13,6 +13,7 @@ import simple_parsing
 from experiments._log import PLACES
 from experiments._renamed import require_no_old_spelling
 
+FOR_ALL = ("--quiet", "--verbose", "--log", "--batch-tokens")
 spoken_name = ""  # how the user called the command, if not as `python -m MODULE`
 
 
@@ -23,6 +24,7 @@ class Parsed(NamedTuple):
     quiet: bool
     verbose: bool
     log: str
+    batch_tokens: int
 
 
 class _Formatter(simple_parsing.SimpleHelpFormatter):
@@ -47,19 +49,23 @@ def parsed(config_class: type, default: Any, description: str | None) -> Parsed:
         default: a configuration with this command's defaults, where they are not the class's.
 
     Raises:
-        InputError: an option was renamed or has underscores, or --quiet and --verbose are both set.
+        InputError: an option was renamed or has underscores, --quiet and --verbose are both set, or
+            --batch-tokens is below the fewest.
     """
+    from kedit.batching import FEWEST
     from kedit.errors import InputError
 
     file, arguments = Path(sys.argv[0]), sys.argv[1:]
     prog = spoken_name or f"python -m {file.parent.name}.{file.stem}"
     parser = parser_of(config_class, default, description, prog)
-    options = {"--quiet", "--verbose", "--log", *options_of(config_class)}
+    options = {*FOR_ALL, *options_of(config_class)}
     require_no_old_spelling(file.stem, arguments, options)
     found = parser.parse_args(arguments)
     if found.quiet and found.verbose:
         raise InputError("--quiet and --verbose contradict each other: use one of them")
-    return Parsed(found.config, found.quiet, found.verbose, found.log)
+    if found.batch_tokens and found.batch_tokens < FEWEST:
+        raise InputError(f"--batch-tokens {found.batch_tokens}: must be at least {FEWEST}")
+    return Parsed(found.config, found.quiet, found.verbose, found.log, found.batch_tokens)
 
 
 def options_of(config_class: type) -> Iterator[str]:
@@ -74,7 +80,7 @@ def options_of(config_class: type) -> Iterator[str]:
 def parser_of(
     config_class: type, default: Any, description: str | None, prog: str
 ) -> simple_parsing.ArgumentParser:
-    """Builds the parser of a command's options, with --quiet, --verbose and --log."""
+    """Builds the parser of a command's options, with those of every command (FOR_ALL)."""
     parser = simple_parsing.ArgumentParser(
         prog=prog,
         description=description,
@@ -99,6 +105,13 @@ def parser_of(
         default="",
         help="Copy the finished run's options, tables and figures to Weights & Biases (offline) or "
         "TensorBoard, into the run's folder.",
+    )
+    parser.add_argument(
+        "--batch-tokens",
+        type=int,
+        default=0,
+        help="The most tokens that are computed at once; 0: as many as memory holds. If memory "
+        "runs out, batches are halved.",
     )
     parser.add_arguments(config_class, dest="config", default=default)
     return parser

@@ -42,15 +42,13 @@ class Spread:
         """The part that is done, from 1 on, and how many there are.
 
         Raises:
-            InputError: `shard` has another form, or the parts are spread among workers besides.
+            InputError: `shard` has another form.
         """
         if not self.shard:
             return 1, 1
         part, _, of = self.shard.partition("/")
         if not (part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of)):
             raise InputError(f"--shard {self.shard}: needs a part and their number, as in 3/8")
-        if self.engine != "local":
-            raise InputError("--shard divides the work already: use it without --engine ray")
         return int(part), int(of)
 
 

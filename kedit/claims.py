@@ -164,15 +164,22 @@ class ClaimingJournal(Journal):
     """
 
     def __init__(
-        self, shared: Shared, worker: int, records: Mapping[str, dict[str, Any]], where: str
+        self,
+        shared: Shared,
+        worker: int,
+        records: Mapping[str, dict[str, Any]],
+        where: str,
+        shard: tuple[int, int] = (1, 1),
     ) -> None:
         """Joins a study.
 
         Args:
             records: those that there were before the study was divided.
             where: the place of the records, in words for messages.
+            shard: which part of the study the workers do together; see `Journal`.
         """
         super().__init__()
+        self.shard = shard
         self.records = dict(records)
         self._shared, self._worker, self._where = shared, worker, where
         self._before = frozenset(records)
@@ -214,7 +221,7 @@ class ClaimingJournal(Journal):
         name: Callable[[Item], str] | None = None,
         about: Callable[[Item], Record] = lambda item: {},
     ) -> Iterator[Entry[Item]]:
-        of = len(items) if total is None and isinstance(items, Sequence) else total
+        items, total, of = self._of_shard(items, total)
         source = self._batches(items, key, size)
         walked: deque[list[Item]] = deque()  # batches whose entries were not yielded yet, in order
         n_seen = n_counted = 0

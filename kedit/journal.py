@@ -11,9 +11,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from kedit.batching import with_less_memory
 from kedit.errors import InputError
 from kedit.progress import progress
 from kedit.records import require_finite
@@ -180,16 +182,8 @@ class Journal:
 
         If `work` raises InputError for a batch, the items of this batch are done one by one.
         """
-        part, parts = self.shard
-        if parts > 1 and not self._is_divided:
-            self._is_divided = True
-            n_items = len(range(part - 1, len(items), parts)) if isinstance(items, Sized) else None
-            items = itertools.islice(items, part - 1, None, parts)
-            total = None if total is None else -(-total // parts)
-        else:
-            n_items = len(items) if isinstance(items, Sized) else None
+        items, total, of = self._of_shard(items, total)
         n_seen = n_counted = 0
-        of = n_items if total is None else total
         batch: list[Item] = []
         waiting: list[Item] = []  # the batch and, in order, items that have a record already
         with progress(unit) as bars:
@@ -218,6 +212,22 @@ class Journal:
                     yield from done()
             yield from done()
 
+    def _of_shard(
+        self, items: Iterable[Item], total: int | None
+    ) -> tuple[Iterable[Item], int | None, int | None]:
+        """Returns the items of this part, how many should count, and what a progress bar counts to.
+
+        All items, except in the first loop of a study of which only a part is done here.
+        """
+        n_items = len(items) if isinstance(items, Sized) else None
+        part, parts = self.shard
+        if parts > 1 and not self._is_divided:
+            self._is_divided = True
+            items = itertools.islice(items, part - 1, None, parts)
+            n_items = None if n_items is None else len(range(part - 1, n_items, parts))
+            total = None if total is None else -(-total // parts)
+        return items, total, n_items if total is None else total
+
     def _do(
         self,
         items: Sequence[Item],
@@ -227,7 +237,7 @@ class Journal:
     ) -> None:
         if len(items) > 1:
             with contextlib.suppress(InputError):
-                found = [_with_tensors(finished) for finished in work(items)]
+                found = [*map(_with_tensors, with_less_memory(partial(work, items)))]
                 # all are checked before any is added, so that a batch is added whole or not at all
                 for item, (record, tensors) in zip(items, found, strict=True):
                     require_finite(key(item), record, tensors)
@@ -236,7 +246,8 @@ class Journal:
                 return
         for item in items:
             try:
-                ((record, tensors),) = map(_with_tensors, work([item]))
+                (finished,) = with_less_memory(partial(work, [item]))
+                record, tensors = _with_tensors(finished)
                 self.add(key(item), record, tensors)
             except InputError as error:
                 self.add(key(item), skip(UNUSABLE, str(error), **about(item)))

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kedit import batching
 from kedit.claims import Added, Claim, ClaimingJournal, Claims, Shown
 from kedit.errors import InputError
 from kedit.journal import Journal, Record
@@ -116,9 +117,11 @@ class _Worker:
         keeper: Any,
         records: Mapping[str, dict[str, Any]],
         where: str,
+        shard: tuple[int, int],
+        batch_tokens: int | None,
     ) -> Any:
-        with silence():
-            return study(ClaimingJournal(_Remote(keeper), self.number, records, where))
+        with silence(), batching.at_most(batch_tokens):
+            return study(ClaimingJournal(_Remote(keeper), self.number, records, where, shard))
 
 
 class _Remote:
@@ -177,7 +180,7 @@ class _Crew:
         from ray.exceptions import RayError, RayTaskError
 
         n_idle = 0  # workers that died one after the other without an item
-        bar = bars.add_task("starting the workers", total=None)
+        tasks = {"": bars.add_task("starting the workers", total=None)}
         for _ in range(workers):
             self._hire()
         while True:
@@ -203,8 +206,9 @@ class _Crew:
                     self.ray.kill(worker)
             shown = self.ray.get(self.keeper.shown.remote())
             if shown is not None:
-                text = f"{shown.doing}, {shown.unit}"
-                bars.update(bar, description=text, completed=shown.done, total=shown.of)
+                if shown.doing not in tasks:  # a new loop of the study
+                    tasks[shown.doing] = bars.add_task(f"{shown.doing}, {shown.unit}")
+                bars.update(tasks[shown.doing], completed=shown.done, total=shown.of)
 
     def dismiss(self) -> None:
         """Ends all workers, and takes over the journal's records."""
@@ -218,7 +222,10 @@ class _Crew:
 
     def _hire(self) -> None:
         worker = self.kind.remote(self.n_hired, self.threads, os.getcwd())  # noqa: PTH109
-        returned = worker.run.remote(self.sent[0], self.keeper, self.sent[1], self.journal.where)
+        returned = worker.run.remote(
+            self.sent[0], self.keeper, self.sent[1], self.journal.where, self.journal.shard,
+            batching.most(),
+        )  # fmt: skip
         self.at_work[returned] = self.n_hired, worker
         self.n_hired += 1
 

@@ -16,7 +16,7 @@ COMMANDS = [
     for path in sorted((ROOT / "experiments").glob("[a-z]*.py"))
     if "command(" in path.read_text(encoding="utf-8")
 ]
-EVERYWHERE = {"help", "quiet", "verbose", "log"}
+EVERYWHERE = {"help", "quiet", "verbose", "log", "batch-tokens"}
 # on the toy in place of Gemma, and with less work
 ON_THE_TOY = {
     '["gemma-3-270m", "smollm2-135m-instruct"]': '["toy"]',

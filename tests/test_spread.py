@@ -84,6 +84,12 @@ def test_two_workers_share_the_items_and_write_to_one_folder(tmp_path: Path) -> 
     )
 
 
+def test_workers_can_share_one_part_of_a_study() -> None:
+    journal = Journal()
+    journal.shard = (2, 3)
+    assert spread(squares(lambda one: None, 10), journal, workers=2, threads=1) == [1, 16, 49]
+
+
 def test_what_a_killed_worker_held_is_done_by_another(tmp_path: Path) -> None:
     def work(one: int) -> None:
         if one == 3 and not (tmp_path / "killed").exists():

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from kedit.batching import tokens_per_batch
 from kedit.errors import InputError
 from kedit.forward.blocks import Pasts, run_block
 from kedit.forward.paths import CellPath, Column, Trunk
@@ -57,16 +58,16 @@ def run_on(
 
 
 def max_tokens(model: AnyModel, n_ctx: int) -> int:
-    """Returns how many tokens can be computed in one batch, given the memory that is free now."""
+    """Returns how many tokens a batch should have, given the memory that is free now."""
     cfg = model.cfg
     device = token_embedding(model).W_E.device
     d_mlp = cfg.d_mlp or cfg.d_model
     keys = cfg.n_heads * cfg.d_head * 6
     numbers = 16 * cfg.d_model + 3 * d_mlp + keys + 4 * cfg.n_heads * n_ctx
     if device.type == "cuda":
-        return max(64, int(0.3 * torch.cuda.mem_get_info(device)[0] / (numbers * 4)))
+        return tokens_per_batch(int(0.3 * torch.cuda.mem_get_info(device)[0] / (numbers * 4)))
     free = int(0.3 * psutil.virtual_memory().available / (numbers * 4))
-    return max(64, min(free, CPU_BATCH // max(d_mlp, cfg.d_model)))
+    return tokens_per_batch(min(free, CPU_BATCH // max(d_mlp, cfg.d_model)))
 
 
 def require_patchable(model: HookedTransformer) -> None:

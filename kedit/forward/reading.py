@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 
+from kedit.batching import FEWEST
 from kedit.forward.kept import KeptStates
 from kedit.forward.openings import Tokens, shared_openings
 from kedit.forward.packed import (
@@ -89,7 +90,7 @@ def batches(
     cfg = model.cfg
     token_bytes = 2 * cfg.n_layers * (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head * 4
     budget = min(
-        TOKENS_PER_BATCH, max_tokens(model, cfg.n_ctx), max(64, CACHE_BYTES // token_bytes)
+        TOKENS_PER_BATCH, max_tokens(model, cfg.n_ctx), max(FEWEST, CACHE_BYTES // token_bytes)
     )
     batch: list[int] = []
     widest = 0
