@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# checks types and shapes at every call; the tests then take a third longer
+# checks types and shapes at every call; the tests then take a third longer, so the quick ones only
 TYPED = --jaxtyping-packages=kedit,probes,beartype.beartype
 
 .PHONY: trace edit test quick cuda docs release-check clean
@@ -17,8 +17,9 @@ test: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
-	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not real and not large and not faults" $(TYPED)
-	$(RUN) -m pytest -q -n 2 -m real $(TYPED)
+	$(RUN) -m pytest -q -n 2 --dist loadfile $(TYPED)
+	$(RUN) -m pytest -q -n 2 --dist loadfile -m "slow and not real and not large and not faults"
+	$(RUN) -m pytest -q -n 2 -m real
 
 quick: $(VENV)/installed
 	$(RUN) -m pytest -q -n 2 --dist loadfile

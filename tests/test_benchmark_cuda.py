@@ -8,6 +8,7 @@ import torch
 from benchmarks import cuda
 
 
+@pytest.mark.slow
 def test_it_compares_the_toy_with_itself(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:

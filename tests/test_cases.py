@@ -654,6 +654,7 @@ def mutated(draw: st.DrawFn, forms: tuple[str, ...] = tuple(GOOD)) -> dict[str, 
     return record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["builtin", "toy"])
 def test_kedits_own_cases_are_read_back_as_they_were(name: str, tmp_path: Path) -> None:
     cases = load_cases(name)

@@ -247,6 +247,7 @@ def test_scores_texts_and_drift_agree(toy: HookedTransformer, other: HookedTrans
 WAITS = {"mend": pytest.mark.slow}  # it is to be trained first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=WAITS.get(name, ())) for name in EDITORS]
 )
@@ -295,6 +296,7 @@ def test_bfloat16_is_near_float32(toy: HookedTransformer, half: HookedTransforme
             assert probe.logprob == pytest.approx(right.logprob, abs=HALF)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rome", "ft"])
 def test_edits_in_bfloat16_make_the_target_likelier(half: HookedTransformer, name: str) -> None:
     case = CASES[0]

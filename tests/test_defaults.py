@@ -202,6 +202,7 @@ def test_an_edit_with_other_settings_is_another_record(toy: HookedTransformer) -
     assert again.key(CASE) == after.key(CASE)
 
 
+@pytest.mark.slow
 def test_tuned_settings_are_saved_and_used(
     tmp_path: Path, other: HookedTransformer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ def layers_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_edited_models_have_the_scores_that_they_have_without_kept_states(
     toy: HookedTransformer, kept: KeptStates
 ) -> None:

@@ -61,6 +61,7 @@ def scored(model: HookedTransformer, cases: Sequence[EditCase]) -> list[EditScor
     return score(model, cases, Scoring((), say=False), own_words(model, cases))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["batch", "sequential"])
 @pytest.mark.parametrize("size", [2, 6])
 def test_each_model_has_the_edits_of_its_cases(
@@ -123,6 +124,7 @@ def test_the_first_and_the_last_fifth_are_the_edits_of_the_ends(
         np.testing.assert_allclose(getattr(point, name).mean, expected.generalisation[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_number_that_does_not_divide_the_cases_gives_models_of_almost_equal_size(
     toy: HookedTransformer,
 ) -> None:

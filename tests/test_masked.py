@@ -328,6 +328,7 @@ def test_families_are_traced_and_drawn_together(tmp_path: Path) -> None:
     assert {"encoder-relation-maps.png", "decoder-subject-maps.png"} <= names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", ["", "encoder", "decoder"])
 def test_figures_of_t5_fit(tower: str) -> None:
     model = kedit.load("toy-t5")

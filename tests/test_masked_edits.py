@@ -55,6 +55,7 @@ def test_an_exact_insert_writes_the_trained_outputs(model: Any, side: Any, halve
         torch.testing.assert_close(found[site.raw_hook], wanted[site], atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["entity", "relation"])
 @pytest.mark.parametrize("name", ["rome", "joint"])
 def test_an_edit_is_said_and_undone_bit_for_bit(model: Any, name: str, side: Any) -> None:

@@ -421,6 +421,7 @@ assert logging.getLogger().handlers == []  # TransformerLens' loader would give 
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_that_shows_all_warnings_hears_none_of_loading(tmp_path: Path):
     folder = saved(CONFIGS["llama"](), tmp_path / "made")
     done = subprocess.run(

@@ -218,6 +218,7 @@ def margin(logits):
 """
 
 
+@pytest.mark.slow
 def test_the_command_patches_its_example_and_goes_on_where_it_stood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

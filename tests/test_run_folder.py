@@ -142,6 +142,7 @@ def test_other_weights_are_not_the_same_run(toy: HookedTransformer, tmp_path: Pa
     assert list(reopened(tmp_path).records) == ["a"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trace", "score"])
 def test_an_experiment_refuses_what_it_measured_on_other_weights(
     toy: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

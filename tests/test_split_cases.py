@@ -92,6 +92,7 @@ def test_what_the_model_does_not_prefer_is_in_no_part(toy: HookedTransformer) ->
     assert [row[0] for row in relations] == sorted(one.name for one in toy_module.WORLD)
 
 
+@pytest.mark.slow
 def test_answered_cases_are_those_that_tracing_counts_as_known(toy: HookedTransformer) -> None:
     cases = toy_module.cases()
     objects = {case.id: case.entity.fact.object for case in cases}
