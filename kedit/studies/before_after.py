@@ -17,9 +17,9 @@ from kedit.errors import InputError
 from kedit.facts import EditRequest, Perspective
 from kedit.models.load import name_of
 from kedit.records import to_record
-from kedit.results.before_after import BeforeAfter
+from kedit.results.before_after import SAID, BeforeAfter
 from kedit.results.edit_made import EditMade, WeightChange
-from kedit.results.exchanges import Exchange, Question
+from kedit.results.exchanges import Exchange, Question, Reply
 from kedit.studies.held_out import held_out_text
 from kedit.studies.prepare import with_tokens
 from kedit.studies.questions import questions_of, seen_from
@@ -27,7 +27,7 @@ from kedit.studies.replies import replies
 from kedit.studies.toy_mend import trained_for_toy
 
 
-# eleven parameters: the edit, the questions, and the texts that the edit spares or is measured on
+# twelve parameters: the edit, the questions, and the texts that the edit spares or is measured on
 def edit_and_ask(
     model: HookedTransformer,
     request: EditRequest,
@@ -39,7 +39,8 @@ def edit_and_ask(
     questions: Sequence[Question] | None = None,
     text: str = "",
     tokens_per_dim: int = 4,
-    held_out: str = "",
+    held_out: str | None = "",
+    n_tokens: int = SAID,
     seed: int = 0,
 ) -> BeforeAfter:
     """Makes an edit, and queries the model before and after it; the model is left unedited.
@@ -55,7 +56,9 @@ def edit_and_ask(
             with the edited prompt first.
         text: the text that the edit spares; "": the editor's setting.
         tokens_per_dim: number of tokens of this text per dimension of the editor's longest key.
-        held_out: text whose perplexity should not rise; it must not be `text`.
+        held_out: text whose perplexity should not rise; it must not be `text`. None: perplexity is
+            not measured, which saves seconds.
+        n_tokens: number of tokens that are generated after each prompt.
         seed: seed of the editor's contexts, of text that the model writes, and of neighbours.
 
     Raises:
@@ -64,17 +67,27 @@ def edit_and_ask(
     if questions is None:
         questions = questions_of(model, request, perspective, paraphrases, neighbours, seed)
     configured = editor_with_options(model, editor, perspective, text=text, seed=seed)
-    other_text = held_out_text(model, held_out, configured, seed)
-    before, perplexity_before = replies(model, questions), other_text.perplexity(model)
+    other_text = None
+    if held_out is not None:
+        other_text = held_out_text(model, held_out, configured, seed)
+
+    def measured() -> tuple[list[Reply], float | None]:
+        perplexity = None if other_text is None else other_text.perplexity(model)
+        return replies(model, questions, n_tokens), perplexity
+
+    before, perplexity_before = measured()
     edits = ready(model, configured, tokens_per_dim)
     start = time.perf_counter()
     edit = edits([seen_from(request, perspective)])
     seconds = time.perf_counter() - start
     with edit.applied(model):
-        after, perplexity_after = replies(model, questions), other_text.perplexity(model)
+        after, perplexity_after = measured()
+    perplexity = None
+    if perplexity_before is not None and perplexity_after is not None:
+        perplexity = (perplexity_before, perplexity_after)
     return BeforeAfter(
         name_of(model), editor if isinstance(editor, str) else label_of(editor), seed,
-        made_of(model, edit, seconds, other_text.name, (perplexity_before, perplexity_after)),
+        made_of(model, edit, seconds, other_text.name if other_text else "", perplexity),
         tuple(map(Exchange, questions, before, after)), neighbours is None, edit,
     )  # fmt: skip
 

@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from transformer_lens import HookedTransformer
 
 from kedit.forward.generation import greedy, variety
 from kedit.forward.likelihood import Query, likelihoods
 from kedit.forward.metrics import last_logits
-from kedit.forward.reading import Tokens, read
+from kedit.forward.reading import Tokens, batches, read
 from kedit.forward.saying import ARTICLES
 from kedit.models.prompts import (
     answers_ids,
@@ -24,24 +24,30 @@ from kedit.results.exchanges import Question, Reply
 
 LIKELIEST = 5  # number of likeliest next tokens that a reply has
 NAME_WORDS = 4  # largest number of words of a name
+ANSWER_TOKENS = 12  # enough for a name of so many words
 
 
-def replies(model: HookedTransformer, asked: Sequence[Question]) -> list[Reply]:
+def replies(
+    model: HookedTransformer, asked: Sequence[Question], n_tokens: int = SAID
+) -> list[Reply]:
     """Returns the model's reply to each question.
+
+    Args:
+        n_tokens: number of tokens that are generated after each prompt.
 
     Raises:
         InputError: a prompt and its answers are longer than the model's context.
     """
     queries = [weighable(model, question) for question in asked]
     prompts = [question.prompt for question in asked]
-    texts = said(model, prompts)
+    texts = said(model, prompts, n_tokens)
     found = []
-    for query, weighed, text, answer in zip(
-        queries, likelihoods(model, queries), texts, answers(model, prompts, texts), strict=True
-    ):
+    for likeliest, weighed, text, answer in zip(
+        _likeliest(model, [query.prompt for query in queries]), likelihoods(model, queries),
+        texts, answers(model, prompts, texts), strict=True,
+    ):  # fmt: skip
         new, old = (math.exp(likelihood.logprob) for likelihood in weighed.answers)
-        varied = _variety(model, text)
-        found.append(Reply(_likeliest(model, query.prompt), new, old, text, answer, varied))
+        found.append(Reply(likeliest, new, old, text, answer, _variety(model, text)))
     return found
 
 
@@ -60,11 +66,12 @@ def weighable(model: HookedTransformer, question: Question) -> Query:
 def answered(model: HookedTransformer, prompts: Iterable[str]) -> dict[str, str]:
     """Returns, by prompt, the answer that the model gives now; "" if it gives none."""
     prompts = list(prompts)
-    return dict(zip(prompts, answers(model, prompts, said(model, prompts)), strict=True))
+    texts = said(model, prompts, ANSWER_TOKENS)
+    return dict(zip(prompts, answers(model, prompts, texts), strict=True))
 
 
-def said(model: HookedTransformer, prompts: Sequence[str]) -> list[str]:
-    """Returns the greedy continuation of each prompt, without the prompt.
+def said(model: HookedTransformer, prompts: Sequence[str], n_tokens: int = SAID) -> list[str]:
+    """Returns the greedy continuation of each prompt by `n_tokens`, without the prompt.
 
     Raises:
         InputError: a prompt fills the model's context.
@@ -72,7 +79,7 @@ def said(model: HookedTransformer, prompts: Sequence[str]) -> list[str]:
     ids = [prompt_ids(model, text) for text in prompts]
     for text, prompt in zip(prompts, ids, strict=True):
         require_room(model, text, len(prompt) + 1)
-    return [decoded(model, *tokens).strip() for tokens in greedy(model, ids, SAID)]
+    return [decoded(model, *tokens).strip() for tokens in greedy(model, ids, n_tokens)]
 
 
 def answers(model: HookedTransformer, prompts: Sequence[str], texts: Sequence[str]) -> list[str]:
@@ -102,8 +109,7 @@ def answers(model: HookedTransformer, prompts: Sequence[str], texts: Sequence[st
 
 def answer_of(model: HookedTransformer, prompt: str) -> str:
     """Returns the answer that the model gives to a prompt; "" if it gives none."""
-    (answer,) = answers(model, [prompt], said(model, [prompt]))
-    return answer
+    return answered(model, [prompt])[prompt]
 
 
 def _openings(text: str) -> list[str]:
@@ -132,10 +138,14 @@ def _variety(model: HookedTransformer, text: str) -> float:
     return variety(tuple(token for token in plain_ids(model, text) if token not in markup))
 
 
-def _likeliest(model: HookedTransformer, prompt: Tokens) -> tuple[tuple[str, float], ...]:
-    """Returns the likeliest next tokens with their probabilities."""
-    values, tokens = last_logits(model, read(model, [prompt]).last)[0].softmax(-1).topk(LIKELIEST)
-    return tuple(
-        (decoded(model, token), value)
-        for token, value in zip(tokens.tolist(), values.tolist(), strict=True)
-    )
+def _likeliest(
+    model: HookedTransformer, prompts: Sequence[Tokens]
+) -> Iterator[tuple[tuple[str, float], ...]]:
+    """Yields the likeliest next tokens after each prompt with their probabilities."""
+    for batch in batches(model, [*map(len, prompts)]):
+        logits = last_logits(model, read(model, [prompts[index] for index in batch]).last)
+        for values, tokens in zip(*logits.softmax(-1).topk(LIKELIEST), strict=True):
+            yield tuple(
+                (decoded(model, token), value)
+                for token, value in zip(tokens.tolist(), values.tolist(), strict=True)
+            )
