@@ -1,9 +1,10 @@
 """What the page of `explore` does: traces a fact, edits it, and takes the edit back or saves it.
 
-Panel runs the callbacks of all browser windows in one thread, since a model belongs to one thread.
+Panel runs the callbacks of all windows in one thread, since a model belongs to one thread.
 """
 
 import contextlib
+import functools
 import io
 import tempfile
 from collections.abc import Callable
@@ -20,17 +21,13 @@ from kedit.facts import EditRequest
 from kedit.heads import Head
 from kedit.models.prompts import encode
 from kedit.results.traces import FactTrace
-from kedit.studies.before_after import edit_and_ask
+from kedit.studies.before_after import edit_and_ask, prepared
 from probes.attention import attention_from
 from probes.studies.tracing import trace_fact
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from torch import Tensor
     from transformer_lens import HookedTransformer
-
-
-WORDS = 8  # tokens that the model says after each prompt
 
 
 class Explorer:
@@ -42,9 +39,10 @@ class Explorer:
     def __init__(self, model: "HookedTransformer", example: Example) -> None:
         self.model = model
         self.example = example
+        self.prepared = functools.cache(functools.partial(prepared, model))  # by spec and side
         self.edit: Edit | None = None
         self.trace: FactTrace | None = None
-        self.attention: Float[Tensor, "layer head pos"] | None = None
+        self.attention: Tensor | None = None  # [layer, head, pos]
         self.form = form = Form(example)
         form.trace.on_click(lambda event: self._do(self._trace))
         form.edit.on_click(lambda event: self._do(self._edit))
@@ -81,12 +79,13 @@ class Explorer:
         if not form.target.value.strip():
             raise InputError("New answer: name what the model should say after the edit")
         request = EditRequest(fact, form.target.value)
+        spec, side = form.editor.value.strip(), form.side.value
         is_example = (fact.subject, fact.template) == (example.subject, example.prompt)
         found = edit_and_ask(
-            self.model, request, form.editor.value.strip(), perspective=form.side.value,
+            self.model, request, spec, perspective=side, make=self.prepared(spec, side),
             paraphrases=example.paraphrases if is_example else (),
             neighbours=example.neighbours if is_example else None,
-            held_out=None, n_tokens=WORDS,  # what takes half of the time otherwise
+            held_out=None, n_tokens=6,  # texts and perplexity would take most of the time
         )  # fmt: skip
         self.edit = found.edit
         form.show_edit(found)

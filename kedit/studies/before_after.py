@@ -27,7 +27,7 @@ from kedit.studies.replies import replies
 from kedit.studies.toy_mend import trained_for_toy
 
 
-# twelve parameters: the edit, the questions, and the texts that the edit spares or is measured on
+# thirteen parameters: the edit, the questions, and the texts that the edit spares or is measured on
 def edit_and_ask(
     model: HookedTransformer,
     request: EditRequest,
@@ -42,6 +42,7 @@ def edit_and_ask(
     held_out: str | None = "",
     n_tokens: int = SAID,
     seed: int = 0,
+    make: PreparedEditor | None = None,
 ) -> BeforeAfter:
     """Makes an edit, and queries the model before and after it; the model is left unedited.
 
@@ -60,6 +61,7 @@ def edit_and_ask(
             not measured, which saves seconds.
         n_tokens: number of tokens that are generated after each prompt.
         seed: seed of the editor's contexts, of text that the model writes, and of neighbours.
+        make: the editor as `prepared` has prepared it for this model; None: it is prepared here.
 
     Raises:
         InputError: there is nothing to edit, or a question, a text or a setting cannot be used.
@@ -76,7 +78,7 @@ def edit_and_ask(
         return replies(model, questions, n_tokens), perplexity
 
     before, perplexity_before = measured()
-    edits = ready(model, configured, tokens_per_dim)
+    edits = make or ready(model, configured, tokens_per_dim)
     start = time.perf_counter()
     edit = edits([seen_from(request, perspective)])
     seconds = time.perf_counter() - start
@@ -120,10 +122,15 @@ def editor_with_options(
     return dataclasses.replace(plain, **changes) if changes else plain  # pyright: ignore
 
 
-def ready(model: HookedTransformer, editor: Editor, tokens_per_dim: int) -> PreparedEditor:
+def ready(model: HookedTransformer, editor: Editor, tokens_per_dim: int = 4) -> PreparedEditor:
     """Prepares the editor for the model: reads its text, and trains the toy's MEND if necessary."""
     editor = trained_for_toy(editor, model, name_of(model))
     return with_tokens(model, editor, tokens_per_dim).on(model)
+
+
+def prepared(model: HookedTransformer, editor: str, perspective: Perspective) -> PreparedEditor:
+    """Prepares the editor of a spec for several edits by `edit_and_ask`."""
+    return ready(model, editor_with_options(model, editor, perspective))
 
 
 def made_of(

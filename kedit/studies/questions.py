@@ -17,7 +17,7 @@ from kedit.errors import InputError
 from kedit.facts import NO_RELATION, EditRequest, Fact, Perspective, Relation
 from kedit.forward.saying import opens_with_answer
 from kedit.results.exchanges import Question, probability
-from kedit.studies.replies import answered, answers, replies, said, weighable
+from kedit.studies.replies import ANSWER_TOKENS, answered, answers, replies, said, weighable
 
 WORDINGS = (0, 3, 6)  # indices of the general wordings that serve as paraphrases of a relation edit
 NEIGHBOURS = 6  # number of neighbours that are asked about if none are given
@@ -47,7 +47,7 @@ def request_of(
     """
     if not old:
         prompt = template.replace("{}", subject)
-        (text,) = said(model, [prompt])
+        (text,) = said(model, [prompt], ANSWER_TOKENS)
         if opens_with_answer(text, [target]):
             raise _says_already(model, prompt, target)
         (old,) = answers(model, [prompt], [text])
@@ -187,7 +187,7 @@ def _require_answers(answered: Mapping[str, str]) -> None:
 
 
 def _require_unsaid(model: HookedTransformer, request: EditRequest) -> None:
-    (text,) = said(model, [request.fact.prompt])
+    (text,) = said(model, [request.fact.prompt], ANSWER_TOKENS)
     if opens_with_answer(text, [request.target]):
         raise _says_already(model, request.fact.prompt, request.target)
 
