@@ -27,6 +27,7 @@ PLOTS: Mapping[str, tuple[str, str]] = {
     "Frontiers": ("figures.frontier", "of_frontiers"),
     "HeadAnswers": ("figures.questions", "answers"),
     "NeuronFindings": ("figures.neurons", "layers"),
+    "Leverages": ("figures.leverage", "leverage"),
     "PromptTrace": ("figures.trace", "heatmap"),
     "SiteFindings": ("figures.sites", "sites"),
     "RakeStatistics": ("figures.benchmark", "by_relation"),

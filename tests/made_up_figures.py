@@ -21,6 +21,7 @@ from figures import (
     frontier,
     heads,
     kinds,
+    leverage,
     many_edits,
     neurons,
     prompts,
@@ -45,6 +46,7 @@ from kedit.results.frontier import Curve, FrontierPoint, Frontiers
 from kedit.results.head_answers import HeadAnswers
 from kedit.results.heads import AttentionShare, KindTest, Looks, RelationHeads, Sharing
 from kedit.results.kinds import KindsCompared
+from kedit.results.leverage import HALVES, LayerLeverage, Leverages
 from kedit.results.many_edits import ORDERS, EditedModels, ManyEdits
 from kedit.results.many_facts import FactEdited, FactsEdited
 from kedit.results.prompts import PromptTrace
@@ -560,6 +562,10 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
     "frontier.of_tuning": {
         "many": lambda: frontier.of_tuning(tuned(EDITORS, (0.86, 0.9), (0.85, 0.89))),
     },
+    "leverage.leverage": {
+        "48 layers": lambda: leverage.leverage(leverages(range(48), 60)),
+        "one layer, n = 1": lambda: leverage.leverage(leverages([17], 1)),
+    },
     "traced.effects": {
         kind: partial(averaged, kind) for kind in ("maps", "heads", "severed", "sides")
     },
@@ -581,6 +587,23 @@ FIGURES: dict[str, dict[str, Callable[[], Figure]]] = {
 for n_facts in FEW:
     for function, drawn in traced(n_facts).items():
         FIGURES[function][f"n = {n_facts}"] = drawn
+
+
+def leverages(layers: Sequence[int], n_cases: int) -> Leverages:
+    nothing = np.nan if n_cases == 1 else 0
+    made = [
+        LayerLeverage(
+            layer,
+            {
+                half: Interval(*(np.array(10**rank + layer + gap) for gap in (0, 0.5, 2)))
+                for rank, half in enumerate(HALVES)
+            },
+            Interval(np.array(0.4), np.array(0.3 + nothing), np.array(0.5 + nothing)),
+            tuple(0.1 * head / 16 for head in range(16)),
+        )
+        for layer in layers
+    ]
+    return Leverages(MODEL, "object_last", n_cases, LONG, 0, tuple(made))
 
 
 def side_by_side() -> AverageEffect:
