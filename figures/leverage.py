@@ -1,6 +1,7 @@
 """Figure of the leverage of an edit's key by layer, and of what attention's key saves."""
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from figures.style import (
     DOUBLE,
@@ -16,7 +17,7 @@ from kedit.results.leverage import BOTH, HALVES, Leverages
 from kedit.tables import plural
 
 COLOURS = {"mlp": SITE_COLOURS["mlp_out"], "attn": SITE_COLOURS["attn_out"], BOTH: "black"}
-SAVED, HEAD = "all heads", "the best head alone"
+HEAD = "W_out and the best head"
 
 
 @styled
@@ -40,19 +41,22 @@ def leverage(found: Leverages) -> Figure:
         left.plot(numbers, means, color=COLOURS[half], linewidth=1, label=name)
         left.fill_between(numbers, lows, highs, color=COLOURS[half], alpha=0.15, linewidth=0)
     left.set_yscale("log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_minor_locator(NullLocator())
     left.set_ylabel("leverage / length\n(1: a mean token)")
     means, lows, highs = zip(*(layer.saved.floats() for layer in found.layers), strict=True)
-    right.plot(numbers, means, color=COLOURS[BOTH], linewidth=1, label=SAVED)
+    right.plot(numbers, means, color=COLOURS[BOTH], linewidth=1)
     right.fill_between(numbers, lows, highs, color=COLOURS[BOTH], alpha=0.15, linewidth=0)
     best = [max(layer.saved_by_head) for layer in found.layers]
-    right.plot(numbers, best, ":", color=COLOURS["attn"], linewidth=1, label=HEAD)
+    right.plot(numbers, best, ":", color=SITE_COLOURS["z"], linewidth=1, label=HEAD)
     right.set_ylim(0, 1)
     right.set_ylabel("share saved by attention")
     for ax in (left, right):
         ax.set_xlabel("layer")
         layer_axis(ax, max(numbers) + 1)
         ax.spines[["top", "right"]].set_visible(False)
-    handles, labels = left.get_legend_handles_labels()
-    more, more_labels = right.get_legend_handles_labels()
-    legend_above(figure, [*handles, *more], [*labels, *more_labels])
+    entries = [ax.get_legend_handles_labels() for ax in (left, right)]
+    handles, labels = ([*one, *other] for one, other in zip(*entries, strict=True))
+    legend_above(figure, handles, labels)
     return figure
