@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments._bounds import require_options_in_bounds
+from experiments._spread import spread_of
 from kedit.data.named import kind_of, require_file, require_records, require_text
 from kedit.editors.lists import parse_specs, read_tuned
 from kedit.editors.possible import require_editor
@@ -34,6 +35,7 @@ def require_possible(config: Any, experiment: str = "") -> None:
         InputError: no run could use an option. The message names the option and what is needed.
     """
     require_options_in_bounds(config, experiment)
+    _ = spread_of(config).parts  # raises if --shard has another form
     if getattr(config, "by", "") == "noise":
         noise_kind(config.noise)
     _require_files(config)

@@ -35,8 +35,8 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> int:
         for name in SAME:
             if config.get(name) != first.get(name):
                 raise InputError(
-                    f"{part} and {parts[0]} are not parts of one study: their {name} differ, "
-                    f"{config.get(name)!r:.100} and {first.get(name)!r:.100}"
+                    f"{parts[0]} and {part} are not parts of one study: {name} is "
+                    f"{first.get(name)!r:.100} there, and {config.get(name)!r:.100} here"
                 )
     options = {**first["all"], "out": str(out)}
     with open_folder(

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 from experiments import _merge
+from experiments._command import open_run
+from experiments._early import require_possible
 from experiments._spread import Spread
 from kedit.claims import DEATHS
 from kedit.errors import InputError
 from kedit.journal import Journal
+from kedit.merging import merge
 from kedit.run_folder import RunFolder
 from kedit.spread import NICENESS, spread
 from tests.small_runs import ABOUT, RUNS, plain, records_of, result_of
@@ -202,3 +205,25 @@ def require_close(ours: Any, theirs: Any) -> None:
             require_close(one, other)
     else:
         assert ours == (pytest.approx(theirs, 1e-3, 1e-4) if type(theirs) is float else theirs)
+
+
+@pytest.mark.parametrize("shard", ["9/2", "0/2", "1", "a/b", "1/2/3", "-1/2"])
+def test_a_part_that_there_cannot_be_is_refused_before_anything_is_loaded(shard: str) -> None:
+    module = importlib.import_module("experiments.score_model")
+    with pytest.raises(InputError, match="needs a part and their number"):
+        require_possible(module.Config(model="toy", spread=Spread(shard=shard)), "score_model")
+
+
+def test_runs_of_different_studies_are_not_united(tmp_path: Path) -> None:
+    for name, limit in (("a", 1), ("b", 2)):
+        module = importlib.import_module("experiments.score_model")
+        config = module.Config(model="toy", limit=limit, out=str(tmp_path / name))
+        with open_run("score_model", config):
+            pass
+    with pytest.raises(InputError, match="not parts of one study: measured is"):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "whole")
+    with pytest.raises(InputError, match="holds no run"):
+        merge([tmp_path / "a", tmp_path], tmp_path / "whole")
+    with pytest.raises(InputError, match="no folder to merge"):
+        merge([], tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
