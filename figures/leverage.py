@@ -27,8 +27,8 @@ def leverage(found: Leverages) -> Figure:
         f"n = {plural(found.n_cases, 'case')}, at {readable(found.where)}; C: "
         f"{readable(found.text)}; seed {found.seed}. Left: leverage of the key, divided by its "
         "length. Right: by which share one solve of both halves lowers the square of what an edit "
-        "writes at other tokens, below that of W_out alone. Bands: 95\u00a0% bootstrap intervals "
-        "over cases."
+        "writes at other tokens, below that of W_out alone (dashed: at a mean token). Bands: "
+        "95\u00a0% bootstrap intervals over cases."
     )
     title = titled("Leverage of an edit’s key, and what attention’s key saves", found.model)
     figure = new_figure(DOUBLE, 2.3, title, caption)
@@ -50,6 +50,7 @@ def leverage(found: Leverages) -> Figure:
     right.fill_between(numbers, lows, highs, color=COLOURS[BOTH], alpha=0.15, linewidth=0)
     best = [max(layer.saved_by_head) for layer in found.layers]
     right.plot(numbers, best, ":", color=SITE_COLOURS["z"], linewidth=1, label=HEAD)
+    right.axhline(found.at_mean_token, color="0.6", linewidth=0.7, linestyle="--")
     right.set_ylim(0, 1)
     right.set_ylabel("share saved by attention")
     for ax in (left, right):

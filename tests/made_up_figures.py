@@ -603,7 +603,7 @@ def leverages(layers: Sequence[int], n_cases: int) -> Leverages:
         )
         for layer in layers
     ]
-    return Leverages(MODEL, "object_last", n_cases, LONG, 0, tuple(made))
+    return Leverages(MODEL, "object_last", n_cases, LONG, 0, 0.33, tuple(made))
 
 
 def side_by_side() -> AverageEffect:

@@ -85,6 +85,7 @@ def test_it_says_what_an_edit_writes_at_other_tokens(toy: HookedTransformer) -> 
 
 def test_it_is_saved_drawn_and_loaded(toy: HookedTransformer, tmp_path: Path) -> None:
     found = measure_leverage(toy, CASES)
+    assert found.at_mean_token == 64 / (64 + 256)  # 4 heads of 16 numbers, 256 neurons
     found.save(RunFolder(tmp_path))
     again = Leverages.load(tmp_path)
     assert again.table() == found.table() and len(again.layers) == toy.cfg.n_layers

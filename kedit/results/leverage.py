@@ -40,6 +40,8 @@ class Leverages(Result):
         n_cases: number of cases.
         text: name of the text of C.
         seed: seed of the bootstrap, and of a text that the model writes itself.
+        at_mean_token: what attention saves at a mean token: the share of its key in both keys'
+            length. Only more than this is due to the edit's token.
         layers: the layers.
     """
 
@@ -50,6 +52,7 @@ class Leverages(Result):
     n_cases: int
     text: str
     seed: int
+    at_mean_token: float
     layers: tuple[LayerLeverage, ...]
 
     def table(self) -> Table:
@@ -72,8 +75,9 @@ class Leverages(Result):
             tuple(rows),
             f"Leverages are divided by the key's length: 1 at a mean token ({self.text}). Saved: "
             "by which share one solve of both halves lowers the square of what an edit writes at "
-            "other tokens, below that of W_out alone. Means over cases with 95 % bootstrap "
-            f"intervals; seed {self.seed}.",
+            "other tokens, below that of W_out alone; at a mean token by "
+            f"{self.at_mean_token:.2f}. Means over cases with 95 % bootstrap intervals; seed "
+            f"{self.seed}.",
         )
 
     def rows(self) -> list[dict[str, Any]]:

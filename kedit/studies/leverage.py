@@ -60,6 +60,7 @@ def measure_leverage(
     if not cases:
         raise InputError("cases: no case is given")
     require_sides(cases, [perspective])
+    d_z, d_mlp = (WriteSite(0, half).d_key(model) for half in ("attn", "mlp"))
     chosen = list(range(model.cfg.n_layers) if layers is None else layers)
     found: list[LayerLeverage] = []
     with progress("layers") as bars:
@@ -85,6 +86,7 @@ def measure_leverage(
         n_cases=len(cases),
         text=corpus_of(str(model.cfg.model_name), text, seed).name,
         seed=seed,
+        at_mean_token=d_z / (d_z + d_mlp),
         layers=tuple(found),
     )
 
