@@ -39,7 +39,10 @@ DIVIDED = (
 def cluster() -> Iterator[None]:
     """Starts Ray once for all tests of this file."""
     os.environ[NICENESS] = "0"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    try:
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
+        pytest.skip(f"Ray cannot be started here: {error}")
     yield
     ray.shutdown()
 
@@ -70,8 +73,12 @@ def test_two_workers_share_the_items_and_write_to_one_folder(tmp_path: Path) -> 
     places.mkdir()
 
     def work(one: int) -> None:
-        time.sleep(0.2)  # long enough for the other worker to take its turn
         (places / f"{one}-{os.getpid()}").touch()
+        # each worker waits with its first item until the other has one
+        for _ in range(600):
+            if len({file.name.split("-")[1] for file in places.iterdir()}) == 2:
+                return
+            time.sleep(0.2)
 
     journal = RunFolder(tmp_path)
     journal.add("2", {"square": 0})  # an earlier run's
@@ -120,7 +127,7 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
             (tmp_path / "hung").touch()
             time.sleep(600)
 
-    assert spread(squares(work, 4), Journal(), workers=1, threads=1, patience=1) == [0, 1, 4, 9]
+    assert spread(squares(work, 4), Journal(), workers=1, threads=1, patience=6) == [0, 1, 4, 9]
 
 
 def test_a_study_that_refuses_its_input_does_so_in_one_line() -> None:
