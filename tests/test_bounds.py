@@ -1,5 +1,6 @@
 """The table of bounds: nothing with a number is missing, and what is told is held against it."""
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -33,10 +34,18 @@ def numbers(hint: Any) -> bool:
     return hint in (int, float)
 
 
+def types_of(config: type) -> dict[str, Any]:
+    """The type of each option of a command, those of its groups too."""
+    found: dict[str, Any] = {}
+    for field, hint in typing.get_type_hints(config).items():
+        found |= types_of(hint) if dataclasses.is_dataclass(hint) else {field: hint}  # pyright: ignore
+    return found
+
+
 @pytest.mark.parametrize("name", [*EXPERIMENTS, "figures.report"])
 def test_every_number_of_a_command_has_a_bound(name: str) -> None:
     config = report.Config if "." in name else importlib.import_module(f"experiments.{name}").Config
-    for field, hint in typing.get_type_hints(config).items():
+    for field, hint in types_of(config).items():
         if numbers(hint):
             assert isinstance(rule_of(name, field), Bound), f"{name} --{field}: no bound"
 
@@ -54,7 +63,7 @@ def test_every_rule_is_of_something() -> None:
         (owner, field)
         for name in EXPERIMENTS
         for owner in ("", name)
-        for field in typing.get_type_hints(importlib.import_module(f"experiments.{name}").Config)
+        for field in types_of(importlib.import_module(f"experiments.{name}").Config)
     }
     fields |= {
         (owner, field)
