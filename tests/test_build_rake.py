@@ -220,8 +220,10 @@ def test_counterfact_is_downloaded_once_and_checked_each_time(
 
 def test_a_wrong_file_and_no_network_are_told_with_the_mend(tmp_path: Path, cache: Path) -> None:
     home = written(tmp_path, *RECORDS, name="home.json")
-    with pytest.raises(InputError, match=r"invalid hash value.*home.json.*--source"):
+    with pytest.raises(InputError, match=r"its SHA-256 is .*home.json.*--source"):
         counterfact(home.as_uri(), "0" * 64)
+    with pytest.raises(InputError, match=r"more than the 10 bytes.*home.json"):
+        counterfact(home.as_uri(), "0" * 64, longest=10)
     with pytest.raises(InputError, match=r"cannot be downloaded: .*http://127.0.0.1:9/c.json"):
         counterfact("http://127.0.0.1:9/c.json", "0" * 64)
     assert list(cache.iterdir()) == []
