@@ -131,6 +131,10 @@ class Claims:
         oldest = time.monotonic() - patience
         return {item.worker for item in self._held.values() if item.since < oldest}
 
+    def furthest(self) -> Shown | None:
+        """Returns how far the work is; None before it begins."""
+        return self.shown
+
     def show(self, shown: Shown) -> None:
         """Notes how far a worker sees the work; the one that sees most of a task counts."""
         before = self.shown

@@ -67,7 +67,8 @@ def spread(
             workers die before they begin, or the study itself raises InputError.
     """
     ray = _library()
-    threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0"))
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    threads = threads or (int(told) if told.isdecimal() else 0)
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
     with _connected(ray, address, workers, threads, gpus_per_worker):
         crew = _Crew(ray, study, journal, threads, gpus_per_worker)
@@ -93,9 +94,6 @@ class _Keeper:
     def state(self) -> dict[str, Any]:
         """Returns the journal's attributes, for the caller's journal."""
         return vars(self.claims.journal)
-
-    def shown(self) -> Shown | None:
-        return self.claims.shown
 
 
 class _Worker:
@@ -177,7 +175,7 @@ class _Crew:
 
     def result(self, workers: int, patience: int | float, bars: Any) -> Any:
         """Runs the workers until one of them has the study's result."""
-        from ray.exceptions import RayError, RayTaskError
+        from ray.exceptions import RayActorError, RayError, RayTaskError
 
         n_idle = 0  # workers that died one after the other without an item
         tasks = {"": bars.add_task("starting the workers", total=None)}
@@ -190,7 +188,8 @@ class _Crew:
                 try:
                     return self.ray.get(returned)
                 except RayTaskError as error:  # the study raised an error
-                    raise _own(error) from None
+                    own = _own(error)
+                    raise (self._lost() if isinstance(own, RayActorError) else own) from error
                 except RayError as error:  # the worker has died
                     why = str(error).strip().splitlines()[0]
                 held = self._ask("release", number, f"died: {why}")
@@ -204,7 +203,7 @@ class _Crew:
                 if number in overdue:
                     log.warning("A worker has taken over %g s for an item and is ended", patience)
                     self.ray.kill(worker)
-            shown = self.ray.get(self.keeper.shown.remote())
+            shown = self._ask("furthest")
             if shown is not None:
                 if shown.doing not in tasks:  # a new loop of the study
                     tasks[shown.doing] = bars.add_task(f"{shown.doing}, {shown.unit}")
@@ -214,9 +213,8 @@ class _Crew:
         """Ends all workers, and takes over the journal's records."""
         for _, worker in self.at_work.values():
             self.ray.kill(worker)
-        with contextlib.suppress(
-            Exception
-        ):  # the keeper has died: records are read again next time
+        # without the keeper, the records are read from their folder at the next run
+        with contextlib.suppress(Exception):
             vars(self.journal).update(self.ray.get(self.keeper.state.remote(), timeout=60))
         self.ray.kill(self.keeper)
 
@@ -230,7 +228,19 @@ class _Crew:
         self.n_hired += 1
 
     def _ask(self, name: str, *args: Any) -> Any:
-        return self.ray.get(self.keeper.call.remote(name, *args))
+        """Calls the keeper, or raises InputError if its process has died."""
+        from ray.exceptions import RayActorError
+
+        try:
+            return self.ray.get(self.keeper.call.remote(name, *args))
+        except RayActorError as error:
+            raise self._lost() from error
+
+    def _lost(self) -> InputError:
+        return InputError(
+            "the process that writes the records has died: give the same command again, finished "
+            f"records are in {self.journal.where}"
+        )
 
 
 def _library() -> Any:

@@ -1,5 +1,6 @@
 """Ray's workers make the records of a study alone, and survive the death of any of them."""
 
+import contextlib
 import importlib
 import os
 import signal
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from experiments import _merge
@@ -128,6 +130,22 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
             time.sleep(600)
 
     assert spread(squares(work, 4), Journal(), workers=1, threads=1, patience=6) == [0, 1, 4, 9]
+
+
+def test_without_the_process_that_writes_the_study_ends_and_is_continued(tmp_path: Path) -> None:
+    def work(one: int) -> None:
+        if one == 3 and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            for process in psutil.process_iter():
+                with contextlib.suppress(psutil.Error):
+                    if "_Keeper" in " ".join(process.cmdline()):
+                        process.kill()
+
+    with pytest.raises(InputError, match="the process that writes the records has died"):
+        spread(squares(work), RunFolder(tmp_path), workers=1, threads=1)
+    again = RunFolder(tmp_path)
+    assert {"0", "1", "2"} <= again.records.keys()
+    assert spread(squares(work), again, workers=1, threads=1) == [0, 1, 4, 9, 16, 25]
 
 
 def test_a_study_that_refuses_its_input_does_so_in_one_line() -> None:
