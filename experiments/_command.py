@@ -85,7 +85,8 @@ def open_run(experiment: str, config: Any, outside: tuple[str, ...] = ()) -> "It
 
     require_possible(config, experiment)  # a notebook calls `run` without `command`
     fields = dataclasses.asdict(config)
-    outside = ("out", "spread", *outside)
+    fields.pop("spread", None)  # of this call, not of the run: it may be continued in another way
+    outside = ("out", *outside)
     inside = {name: value for name, value in fields.items() if name not in outside}
     measured = json.loads(json.dumps(inside))  # tuples become lists, as in the folder's config.json
     inputs = inputs_of(measured)
