@@ -24,6 +24,7 @@ ON_THE_TOY = {
     '"builtin"': '"toy"',
     'kedit.export(edit, "edited")': "",  # the toy has no Hugging Face form
     'kedit.export_adapter(edit, "adapter")': "",
+    "layers=[11]": "layers=[2]",
     "[:20]": "[:2]",
     "[:5]": "[:2]",
     "[:3]": "[:1]",
