@@ -8,19 +8,18 @@ divided, and each worker ends with the same records and the same result as a stu
 """
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from kedit.errors import InputError
-from kedit.journal import UNUSABLE, Entry, Finished, Item, Journal, Record, skip
+from kedit.journal import UNUSABLE, Finished, Item, Journal, Record, skip
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DEATHS = 3  # workers that may die while they work on an item; then the item is left out
-POLL = 0.05  # seconds until a worker asks again for items that others are working on
 
 Added = tuple[str, Record, "Mapping[str, Tensor] | None"]  # the arguments of `Journal.add`
 
@@ -211,82 +210,31 @@ class ClaimingJournal(Journal):
     def replace(self, records: Mapping[str, Record]) -> None:
         raise InputError("a study that replaces its records cannot be divided among workers")
 
-    def each_batch(
+    def _is_done(self, key: str) -> bool:
+        return key in self._before  # so that the batches are those of a study alone
+
+    def _attempt(
         self,
-        items: Iterable[Item],
+        batches: Sequence[Sequence[Item]],
         key: Callable[[Item], str],
         work: Callable[[Sequence[Item]], Sequence[Finished]],
-        size: int,
-        *,
-        unit: str,
-        doing: str,
-        total: int | None = None,
-        counts: Callable[[Entry[Item]], bool] = lambda entry: not entry.skipped,
-        name: Callable[[Item], str] | None = None,
-        about: Callable[[Item], Record] = lambda item: {},
-    ) -> Iterator[Entry[Item]]:
-        items, total, of = self._of_shard(items, total)
-        source = self._batches(items, key, size)
-        walked: deque[list[Item]] = deque()  # batches whose entries were not yielded yet, in order
-        n_seen = n_counted = 0
-
-        def ready() -> Iterator[Entry[Item]]:
-            """The entries of the first batches, as far as they have records."""
-            nonlocal n_seen, n_counted
-            while walked and all(key(item) in self.records for item in walked[0]):
-                for item in walked.popleft():
-                    entry = Entry(item, key(item), self.records[key(item)])
-                    n_seen, n_counted = n_seen + 1, n_counted + counts(entry)
-                    done = n_seen if total is None else n_counted
-                    self._shared.show(Shown(doing, unit, done, of))
-                    yield entry
-
-        def attempt(batches: Sequence[list[Item]]) -> bool:
-            """Works on the first batch that can be claimed; False if there is none."""
-            keyed = [{key(item): item for item in batch} for batch in batches]
-            asked = [{name: about(item) for name, item in batch.items()} for batch in keyed]
-            claim, self._n_known = self._shared.claim(self._worker, asked, self._n_known)
-            self.records |= {record["key"]: record for record in claim.news}
-            if claim.which is None:
-                return False
-            batch = keyed[claim.which]
-            self._do([batch[name] for name in claim.keys], key, work, about)
-            self._shared.finish(self._finished)
-            self._finished = []
+        about: Callable[[Item], Record],
+    ) -> bool:
+        """Works on the first batch that can be claimed; False if there is none."""
+        keyed = [{key(item): item for item in batch} for batch in batches]
+        keyed = [batch for batch in keyed if not batch.keys() <= self.records.keys()]
+        if not keyed:
             return True
+        asked = [{name: about(item) for name, item in batch.items()} for batch in keyed]
+        claim, self._n_known = self._shared.claim(self._worker, asked, self._n_known)
+        self.records |= {record["key"]: record for record in claim.news}
+        if claim.which is None:
+            return False
+        batch = keyed[claim.which]
+        self._do([batch[name] for name in claim.keys], key, work, about)
+        self._shared.finish(self._finished)
+        self._finished = []
+        return True
 
-        more = True
-        while more or walked:
-            n_ahead = sum(map(len, walked))
-            if n_counted == total:
-                return
-            if more and (total is None or n_counted + n_ahead < total):
-                batch = next(source, None)
-                if batch is None:
-                    more = False
-                else:
-                    walked.append(batch)
-                    if any(key(item) not in self.records for item in batch):
-                        attempt([batch])
-            elif not attempt([*walked]):
-                time.sleep(POLL)
-            yield from ready()
-
-    def _batches(
-        self, items: Iterable[Item], key: Callable[[Item], str], size: int
-    ) -> Iterator[list[Item]]:
-        """Divides items into the batches of a study alone: `size` items without an old record."""
-        source = iter(items)
-        if size == 1:
-            yield from ([item] for item in source)
-            return
-        batch: list[Item] = []
-        n_new = 0
-        for item in source:
-            batch.append(item)
-            n_new += key(item) not in self._before
-            if n_new == size:
-                yield batch
-                batch, n_new = [], 0
-        if batch:
-            yield batch
+    def _show(self, doing: str, unit: str, done: int, of: int | None) -> None:
+        self._shared.show(Shown(doing, unit, done, of))

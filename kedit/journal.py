@@ -9,6 +9,8 @@ import contextlib
 import itertools
 import shutil
 import tempfile
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +29,7 @@ Item = TypeVar("Item")
 Record = Mapping[str, Any]
 Finished = Record | tuple[Record, "Mapping[str, Tensor]"]  # a record, or a record with tensors
 
+POLL = 0.05  # seconds until it looks again for items that others are working on
 UNUSABLE = "not usable"  # the kind of reason ("why") for skipping an item that raised InputError
 
 
@@ -127,8 +130,10 @@ class Journal:
     def undivided(self) -> Iterator[None]:
         """Does all items of the loops in the block, whatever part of the study is done here."""
         before, self._is_divided = self._is_divided, True
-        yield
-        self._is_divided = before
+        try:
+            yield
+        finally:
+            self._is_divided = before
 
     # seven parameters: what is done, to what, and how it is shown
     def each(
@@ -183,34 +188,73 @@ class Journal:
         If `work` raises InputError for a batch, the items of this batch are done one by one.
         """
         items, total, of = self._of_shard(items, total)
+        source, more = self._batches(items, key, size), True
+        walked: deque[list[Item]] = deque()  # batches whose entries were not yielded yet, in order
         n_seen = n_counted = 0
-        batch: list[Item] = []
-        waiting: list[Item] = []  # the batch and, in order, items that have a record already
         with progress(unit) as bars:
             bar = bars.add_task(doing, total=of)
+            while more or walked:
+                if total is not None and n_counted >= total:
+                    return
+                if more and (total is None or n_counted + sum(map(len, walked)) < total):
+                    batch = next(source, None)
+                    if batch is None:
+                        more = False
+                        continue
+                    if name is not None:
+                        bars.update(bar, description=name(batch[-1]))
+                    walked.append(batch)
+                    self._attempt([batch], key, work, about)
+                elif not self._attempt([*walked], key, work, about):
+                    time.sleep(POLL)
+                while walked and all(key(item) in self.records for item in walked[0]):
+                    for item in walked.popleft():
+                        entry = Entry(item, key(item), self.records[key(item)])
+                        n_seen, n_counted = n_seen + 1, n_counted + counts(entry)
+                        done = n_seen if total is None else n_counted
+                        bars.update(bar, completed=done)
+                        self._show(doing, unit, done, of)
+                        yield entry
 
-            def done() -> Iterator[Entry[Item]]:
-                nonlocal n_seen, n_counted
-                self._do(batch, key, work, about)
-                for item in waiting:
-                    entry = Entry(item, key(item), self.records[key(item)])
-                    n_seen, n_counted = n_seen + 1, n_counted + counts(entry)
-                    bars.update(bar, completed=n_seen if total is None else n_counted)
-                    yield entry
-                batch.clear()
-                waiting.clear()
+    def _batches(
+        self, items: Iterable[Item], key: Callable[[Item], str], size: int
+    ) -> Iterator[list[Item]]:
+        """Divides items into batches of `size` items that are to be done.
 
-            for item in items:
-                if n_counted == total:
-                    break
-                if name is not None:
-                    bars.update(bar, description=name(item))
-                waiting.append(item)
-                if key(item) not in self.records:
-                    batch.append(item)
-                if size == 1 or len(batch) == size:
-                    yield from done()
-            yield from done()
+        A batch also has, in their places, the items between these that have a record already.
+        """
+        batch: list[Item] = []
+        n_new = 0
+        for item in items:
+            batch.append(item)
+            n_new += not self._is_done(key(item))
+            if size == 1 or n_new == size:
+                yield batch
+                batch, n_new = [], 0
+        if batch:
+            yield batch
+
+    def _is_done(self, key: str) -> bool:
+        """Whether an item has a record and is not to be done."""
+        return key in self.records
+
+    def _attempt(
+        self,
+        batches: Sequence[Sequence[Item]],
+        key: Callable[[Item], str],
+        work: Callable[[Sequence[Item]], Sequence[Finished]],
+        about: Callable[[Item], Record],
+    ) -> bool:
+        """Does the items of the batches that have no record; False if there is nothing to do now.
+
+        Here everything is done at once, so that no batch is ever waited for.
+        """
+        for batch in batches:
+            self._do([item for item in batch if key(item) not in self.records], key, work, about)
+        return True
+
+    def _show(self, doing: str, unit: str, done: int, of: int | None) -> None:
+        """Tells others how far the work is; here nobody else shows it."""
 
     def _of_shard(
         self, items: Iterable[Item], total: int | None
