@@ -17,10 +17,16 @@ function averageRows(effect, bucket) {
     row.enough = effect.enough[row.bucket];
     row.estimate = (layer) => number(at(effect.mean, layer)) + (isNumber(at(effect.low, layer))
       ? ` [${number(at(effect.low, layer))}, ${number(at(effect.high, layer))}]` : "");
+    // of an effect other than 0, corrected for the cells of the map; earlier versions have none
+    row.chance = (layer) => {
+      const p = effect.p ? at(effect.p, layer) : null;
+      return isNumber(p) ? [`p = ${number(p)}, corrected for all cells`] : [];
+    };
     row.cell = (layer) => ("head" in row ? `L${layer}H${row.head}` : `layer ${layer}`);
     row.lines = (layer) => [
       `${row.cell(layer)}, ${effect.buckets[row.bucket]}`,
       `${row.estimate(layer)} ${unit()}`,
+      ...row.chance(layer),
       `${plural(effect.n_facts[row.bucket], "fact")}, ` +
         plural(effect.n_tokens[row.bucket], "token"),
     ];
@@ -47,7 +53,8 @@ function averageCard(effect) {
     const { table, peak } = map(rows, width, `${effect.title}, ${effect.part} corrupted`);
     const where = peak && (byHead(effect) ? "" : `, ${effect.buckets[peak.row.bucket]}`);
     const best = peak
-      ? `peak: ${peak.row.cell(peak.layer)}${where}, ${peak.row.estimate(peak.layer)}`
+      ? [`peak: ${peak.row.cell(peak.layer)}${where}, ${peak.row.estimate(peak.layer)}`,
+        ...peak.row.chance(peak.layer)].join("; ")
       : rows.some((row) => row.enough) ? "no effect" : "too few facts for a peak";
     space.replaceChildren(element("p", { className: "note", textContent: best }), table, legend(width));
   };

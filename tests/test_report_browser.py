@@ -117,10 +117,12 @@ def test_pointing_at_a_cell_shows_its_mean_and_interval(shown: Shown, averages: 
     assert len(rows) < len(effect["buckets"])  # the empty ones have no row
     for line, bucket in zip(shown.all(".map tbody tr", shown.card(1, 0)), rows, strict=True):
         for layer, cell in enumerate(shown.all("td", line)):
-            place, estimate, counts = shown.pointed_at(cell)
+            place, estimate, chance, counts = shown.pointed_at(cell)
             assert place == f"layer {layer}, {effect['buckets'][bucket]}"
             assert numbers(estimate) == stored(effect, 0, bucket, layer)
             assert estimate.endswith("] probability")
+            assert numbers(chance) == [four(effect["p"][0][bucket][layer])]
+            assert chance.endswith(", corrected for all cells")
             assert numbers(counts) == [effect["n_facts"][bucket], effect["n_tokens"][bucket]]
 
 
@@ -142,7 +144,7 @@ def test_heads_are_shown_for_the_token_that_is_chosen(shown: Shown, averages: li
         shown.choose(f"{name} (n = {effect['n_tokens'][bucket]})", card)
         lines = shown.all(".map tbody tr", card)
         assert len(lines) == N_HEADS
-        place, estimate, _ = shown.pointed_at(shown.all("td", lines[2])[4])
+        place, estimate, *_ = shown.pointed_at(shown.all("td", lines[2])[4])
         assert place == f"L4H2, {name}"
         assert numbers(estimate) == stored(effect, 0, bucket, 4, 2)
 
