@@ -8,7 +8,7 @@ written (causal tracing: Meng et al. 2022; for practice, Zhang and Nanda 2023, a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +19,7 @@ from kedit.errors import InputError
 from kedit.forward.metrics import METRICS, OwnMetric, answer_scores
 from kedit.forward.patched import require_patchable, run_on
 from kedit.forward.paths import Column, Hold, Trunk
-from kedit.forward.runs import States
+from kedit.forward.runs import Held, States
 from kedit.models.masked import AnyModel
 from kedit.models.sites import head_written, is_parallel, mlp_out
 from kedit.results.grids import EffectGrid
@@ -119,7 +119,7 @@ def sweep(
             the corrupted run's score.
         other_weights: whether the clean run was made with other weights than the model has now,
             such as those of an edit (`probes.anatomy`). A cell's activation is then put into a run
-            that goes on with the model's weights.
+            that goes on with the model's weights. Cells that are equal in both runs are not run.
 
     Raises:
         InputError: the runs differ in length, `cells` has another shape than the model's cells, the
@@ -156,6 +156,9 @@ def sweep(
         if cells.shape != whole:
             raise InputError(f"cells of shape {tuple(cells.shape)}: must have shape {whole}")
         number = torch.where(cells[:, list(columns)], number, LEFT_OUT)
+    if other_weights and not patch.severed:  # below the lowest weight that differs, all are equal
+        differs = _differing(clean, corrupted, patch)[:, list(columns)]
+        number = torch.where(differs, number, LEFT_OUT)
     waiting: list[tuple[int, Tensor]] = []  # cells' numbers and final residuals, not yet scored
 
     def unembed() -> None:
@@ -194,6 +197,26 @@ def sweep(
         corrupted=corrupted_score,
         metrics=question.metrics,
     )
+
+
+def _differing(
+    clean: States, corrupted: States, patch: Patch
+) -> Bool[Tensor, "layer pos *head"]:
+    """Which cells have another value in the clean run, so that restoring them can change a score.
+
+    A cell with a window differs if the output of one of its layers does.
+    """
+    ours, theirs = (
+        {"resid_post": run.resid[1:], "z": run.z}.get(patch.site)
+        or run.written(cast(Held, patch.site))
+        for run in (clean, corrupted)
+    )
+    each = torch.stack(
+        [(one != other).any(-1).any(0) for one, other in zip(ours, theirs, strict=True)]
+    ).cpu()
+    n_layers = len(each)
+    windows = [list(patch.layers(layer, n_layers)) for layer in range(n_layers)]
+    return torch.stack([each[layers].any(0) for layers in windows])
 
 
 def _column(
