@@ -8,13 +8,17 @@ import contextlib
 import importlib.util
 import sys
 import threading
+from collections import defaultdict, deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
 
 AFTER, EVERY = 4.0, 20.0  # seconds until the first line, and from one line to the next
+RECENT = 300.0  # seconds: the pace of a task is what it finished in so long a time
+AT_ONCE = 1.0  # seconds: what is finished so soon was done by an earlier run
 
 # held while progress is shown: two live displays would overwrite each other
 _showing = threading.Lock()
@@ -26,15 +30,29 @@ def progress(unit: str) -> "Progress":
     It is used like `rich.progress.Progress`. While another bar is shown, it shows nothing.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
-    from rich.progress import TimeRemainingColumn as Remaining
+    from rich.text import Text
+
+    paces: dict[int, _Pace] = defaultdict(_Pace)  # by task
 
     class Shown(Progress):
         """A Progress that prints lines if its bars cannot be seen."""
 
         lines: "_Lines | None" = None
         outermost = False
+
+        def update(self, task_id: Any, **changes: Any) -> None:
+            super().update(task_id, **changes)
+            self._note(task_id)
+
+        def advance(self, task_id: Any, advance: float = 1) -> None:
+            super().advance(task_id, advance)
+            self._note(task_id)
+
+        def _note(self, task_id: Any) -> None:
+            task = self._tasks[task_id]
+            paces[task_id].note(task.elapsed or 0.0, task.completed)
 
         def start(self) -> None:
             if not self.outermost and _showing.acquire(blocking=False):
@@ -43,7 +61,7 @@ def progress(unit: str) -> "Progress":
                     self.disable = False
                     super().start()
                 else:
-                    self.lines = _Lines(self, unit)
+                    self.lines = _Lines(self, unit, paces)
                     self.lines.start()
 
         def stop(self) -> None:
@@ -58,11 +76,21 @@ def progress(unit: str) -> "Progress":
                 self.lines.end()
                 self.lines = None
 
+    class Left(ProgressColumn):
+        """The time left, as hours, minutes and seconds."""
+
+        max_refresh = 0.5  # seconds
+
+        def render(self, task: "Task") -> Text:
+            seconds = paces[task.id].left(task)
+            shown = "-:--:--" if seconds is None else str(timedelta(seconds=round(seconds)))
+            return Text("" if task.total is None else shown)
+
     return Shown(
         # without markup, because a relation's name may contain square brackets
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
         TextColumn(unit),
-        Elapsed(), TextColumn("left:"), Remaining(elapsed_when_finished=False),
+        Elapsed(), TextColumn("left:"), Left(),
         console=Console(stderr=True), disable=True,
     )  # fmt: skip
 
@@ -110,12 +138,41 @@ def _has_widgets() -> bool:
     return importlib.util.find_spec("ipywidgets") is not None
 
 
+class _Pace:
+    """How fast a task proceeds: by what it finished in the last RECENT seconds.
+
+    rich's own estimate is by the time from one finished step to the next. Steps that are finished
+    together, as those of a batch, would then seem to take no time.
+    """
+
+    def __init__(self) -> None:
+        self.done = deque([(0.0, 0.0)])  # the time, in seconds, and what was finished until then
+
+    def note(self, elapsed: float, completed: float) -> None:
+        if completed == self.done[-1][1]:
+            return
+        if elapsed < AT_ONCE:
+            self.done.clear()
+        self.done.append((elapsed, completed))
+
+    def left(self, task: "Task") -> float | None:
+        """The time, in seconds, that is left; None if it is not known yet."""
+        if task.total is None or task.elapsed is None:
+            return None
+        while len(self.done) > 2 and self.done[1][0] < task.elapsed - RECENT:
+            self.done.popleft()
+        (since, before), (_, now) = self.done[0], self.done[-1]
+        if now == before:
+            return None
+        return (task.elapsed - since) / (now - before) * (task.total - now)
+
+
 class _Lines(threading.Thread):
     """Prints the progress of each task of `bars` at intervals."""
 
-    def __init__(self, bars: "Progress", unit: str) -> None:
+    def __init__(self, bars: "Progress", unit: str, paces: dict[int, _Pace]) -> None:
         super().__init__(daemon=True)
-        self.bars, self.unit = bars, unit
+        self.bars, self.unit, self.paces = bars, unit, paces
         self.ended = threading.Event()
         self.has_printed = False
         self.finished: set[int] = set()  # tasks whose last line is printed
@@ -139,16 +196,17 @@ class _Lines(threading.Thread):
                 self.has_printed = True
                 if task.finished:
                     self.finished.add(task.id)
-                line = _line(task, self.unit, has_ended)
+                left = None if has_ended else self.paces[task.id].left(task)
+                line = _line(task, self.unit, left, has_ended)
                 self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _line(task: "Task", unit: str, has_ended: bool) -> str:
+def _line(task: "Task", unit: str, left: float | None, has_ended: bool) -> str:
     """The line of a task: "reading notes.txt: 2048 of 8192 tokens, 21 s so far, 63 s left"."""
     seconds = task.finished_time if task.finished else task.elapsed
     parts = [f"{seconds or 0:.0f} s" + " so far" * (not task.finished and not has_ended)]
     if task.total is not None:
         parts.insert(0, f"{task.completed:.0f} of {task.total:.0f} {unit}")
-    if not task.finished and not has_ended and task.time_remaining:
-        parts.append(f"{task.time_remaining:.0f} s left")
+    if left and not task.finished:
+        parts.append(f"{left:.0f} s left")
     return f"{task.description}: {', '.join(parts)}"

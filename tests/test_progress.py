@@ -6,6 +6,7 @@ import time
 
 import pytest
 from rich.console import Console
+from rich.progress import ProgressColumn
 
 from kedit import progress as room
 from kedit.progress import progress, starting, working
@@ -60,6 +61,43 @@ def test_long_work_prints_lines_where_bars_cannot_be_seen(
     n = len(lines_of(stream))
     time.sleep(0.05)
     assert len(lines_of(stream)) == n  # nothing is printed once it has ended
+
+
+class Clock:
+    """A time that only this test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def left_after(steps: list[tuple[float, int]], total: int) -> float | None:
+    """The time that is left after steps: each the seconds it took, and the number then done."""
+    bars, clock = progress("facts"), Clock()
+    bars.get_time = clock
+    bar = bars.add_task("tracing", total=total)
+    for seconds, done in steps:
+        clock.now += seconds
+        bars.update(bar, completed=done)
+    column = bars.columns[-1]
+    assert isinstance(column, ProgressColumn)
+    shown = column.render(bars.tasks[0]).plain
+    if shown == "-:--:--":
+        return None
+    hours, minutes, seconds = map(int, shown.split(":"))
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def test_the_time_left_is_by_the_pace_of_the_last_minutes() -> None:
+    assert left_after([], 8) is None
+    assert left_after([(10, 1), (10, 2)], 8) == 60
+    # a batch is finished at once, and took its time nevertheless
+    assert left_after([(100, 1), *((0, done) for done in range(2, 17))], 64) == 300
+    # what an earlier run did is read in no time, and says nothing of the pace
+    assert left_after([(0.1, 4), (0.1, 50), (10, 51)], 100) == 490
+    # long ago the pace was another one
+    assert left_after([(1000, 1), *((10, done) for done in range(2, 52))], 101) == 500
 
 
 def test_work_without_steps_is_named(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
