@@ -55,7 +55,7 @@ def many_edits(found: ManyEdits) -> Figure:
     for ax, panel in zip(axes.flat, PANELS, strict=True):
         ax.set_title(panel.title)
         ax.set_xscale("log")
-        ax.set_xticks(counts, [f"{count:,}" for count in counts])
+        ax.set_xticks(counts, [_short(count) for count in counts])
         ax.minorticks_off()
         ax.grid(axis="y", color="0.92", linewidth=0.5)
     axes[1, 1].axhline(found.perplexity, color="0.4", linewidth=0.8, linestyle=":")
@@ -79,6 +79,11 @@ def many_edits(found: ManyEdits) -> Figure:
     handles += [Line2D([], [], color="0.3", linestyle=DASHES[order]) for order in orders]
     legend_above(figure, handles, [*(readable(names[name]) for name in found.editors), *orders])
     return figure
+
+
+def _short(count: int) -> str:
+    """A number of edits as a label with room beside it: 400, 1k, 2.5k."""
+    return str(count) if count < 1000 else f"{count / 1000:g}k"
 
 
 def _curve(
