@@ -1,15 +1,16 @@
-"""A pretended accelerator: its tensors keep their numbers on the CPU, but obey CUDA's rules.
+"""Pretended accelerators: their tensors keep their numbers on the CPU, but obey CUDA's rules.
 
-CUDA refuses an operation that mixes its tensors with tensors of the CPU, and the CPU waits for it
-whenever numbers are copied between the two. Neither can be seen on a machine without CUDA. On the
-pretended device an operation that CUDA would refuse raises RuntimeError, and `waits` counts the
-waits by the line of kedit that causes them.
+CUDA refuses an operation that mixes its tensors with tensors of the CPU or of another GPU, and the
+CPU waits for it whenever numbers are copied between the two. Neither can be seen on a machine
+without CUDA. On the pretended devices "pretended:0" and "pretended:1" an operation that CUDA would
+refuse raises RuntimeError, and `waits` counts the waits by the line of kedit that causes them.
 
 It is PyTorch's backend "PrivateUse1", which a process can have beside the CPU, implemented in
 Python. All of its operations go to `_computed`.
 """
 
 import contextlib
+import copy
 import functools
 import sys
 from collections import Counter
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
 
-DEVICE = "pretended"
+DEVICE, N_DEVICES = "pretended", 2
 # PyTorch 2.9 and later can set up such a backend
 IS_POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 ROOT = Path(__file__).parents[1]
@@ -54,19 +55,19 @@ class _Meta(type(Tensor)):
 
 
 class Pretended(Tensor, metaclass=_Meta):
-    """A tensor of the pretended device; `numbers` is the tensor on the CPU that it stands for."""
+    """A tensor of a pretended device; `numbers` is the tensor on the CPU that it stands for."""
 
     numbers: Tensor
 
     @staticmethod
-    def __new__(cls, numbers: Tensor) -> "Pretended":
+    def __new__(cls, numbers: Tensor, device: torch.device) -> "Pretended":
         made = Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
             cls,
             numbers.shape,
             strides=numbers.stride(),
             storage_offset=numbers.storage_offset(),
             dtype=numbers.dtype,
-            device=torch.device(DEVICE, 0),
+            device=device,
         )
         made.numbers = numbers
         return made
@@ -78,6 +79,12 @@ class Pretended(Tensor, metaclass=_Meta):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return _computed(func, *args, **(kwargs or {}))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Pretended":
+        copied = Pretended(copy.deepcopy(self.numbers, memo), self.device)
+        copied.requires_grad_(self.requires_grad)
+        copied._is_param = isinstance(self, torch.nn.Parameter)  # how torch marks parameters
+        return memo.setdefault(id(self), copied)
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
@@ -91,12 +98,14 @@ class Pretended(Tensor, metaclass=_Meta):
 
 @contextlib.contextmanager
 def set_up() -> Iterator[None]:
-    """In the block, tensors can be made on the device."""
+    """In the block, tensors can be made on the devices."""
     # torch.tensor then makes a tensor of the CPU and moves it by an operation that is seen here
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     try:
-        yield
+        # PyTorch's engine for gradients has a thread for one device of a Python backend only
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
         torch._C._set_only_lift_cpu_tensors(before)
 
@@ -106,7 +115,11 @@ def _computed(func: Any, *args: Any, **kwargs: Any) -> Any:
     given = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
     pretended = [one for one in given if isinstance(one, Pretended)]
     named = kwargs.get("device")
-    is_here = bool(pretended) if named is None else torch.device(named).type == DEVICE
+    if named is not None:
+        on = torch.device(named)
+    else:
+        on = pretended[0].device if pretended else torch.device("cpu")
+    is_here = on.type == DEVICE
     _require_one_device(func, args, kwargs, given, is_here)
     if _waits(func, args, kwargs, given, is_here):
         waits[_line()] += 1
@@ -126,8 +139,10 @@ def _computed(func: Any, *args: Any, **kwargs: Any) -> Any:
     # an operation in place returns the tensor that it was given
     same = {id(one.numbers): one for one in pretended}
 
+    on = torch.device(on.type, on.index or 0)
+
     def here(one: Tensor) -> Tensor:
-        return same[id(one)] if id(one) in same else Pretended(one)
+        return same[id(one)] if id(one) in same else Pretended(one, on)
 
     return pytree.tree_map_only(Tensor, here, found) if is_here else found
 
@@ -138,14 +153,17 @@ def _require_one_device(
     """Raises RuntimeError if CUDA would: for tensors on two devices, or a generator of the CPU."""
     if is_here and kwargs.get("generator") is not None:
         raise RuntimeError(f"{func}: a generator of the CPU cannot draw on the device")
-    others = [one for one in given if not isinstance(one, Pretended)]
-    if func in COPIES or len(others) in (0, len(given)):
+    places = {one.device for one in given}
+    if func in COPIES or len(places) < 2:
         return
+    here = next(one.device for one in given if isinstance(one, Pretended))
+    others = [one for one in given if one.device != here]
     if func in INDEXING and isinstance(args[0], Pretended):
-        others = [one for one in args[2:3] if not isinstance(one, Pretended)]  # not the indices
+        on_cpu = {id(one) for one in args[1] if one is not None and one.device.type == "cpu"}
+        others = [one for one in others if id(one) not in on_cpu]
     # a single number on the CPU may take part in what is computed number by number
-    elsewhere = torch.Tag.pointwise in func.tags or func in INDEXING
-    if any(one.ndim or not elsewhere for one in others):
+    may = torch.Tag.pointwise in func.tags or func in INDEXING
+    if any(one.ndim or one.device.type != "cpu" or not may for one in others):
         listed = ", ".join(f"{tuple(one.shape)} on {one.device}" for one in given)
         raise RuntimeError(f"{func}: all tensors must be on the same device, but got {listed}")
 
@@ -179,8 +197,13 @@ def _line() -> str:
 
 
 def _register() -> None:
-    """Adds the device to this process for good."""
-    backend_registration._setup_privateuseone_for_python_backend(DEVICE)
+    """Adds the devices to this process for good."""
+
+    class Devices(backend_registration._DummyBackendModule):
+        def device_count(self) -> int:
+            return N_DEVICES
+
+    backend_registration._setup_privateuseone_for_python_backend(DEVICE, Devices())
     _libraries.append(torch.library.Library("_", "IMPL"))
     _libraries[-1].fallback(_computed, "PrivateUse1")
     for packet in (getattr(aten, name) for name in MAKING):

@@ -88,6 +88,23 @@ def test_the_pretended_device_has_the_rules_of_cuda() -> None:
     assert waits(lambda: own.to(pretended.DEVICE, non_blocking=True) + other) == 0
 
 
+def test_two_pretended_devices_do_not_mix() -> None:
+    one, two = (torch.arange(3.0, device=f"{pretended.DEVICE}:{index}") for index in (0, 1))
+    for mixed in (
+        lambda: one + two,
+        lambda: one @ two,
+        lambda: one[two.long()],
+        lambda: one + two.sum(),  # only a single number of the CPU may take part
+    ):
+        with pytest.raises(RuntimeError, match="same device"):
+            mixed()
+    assert waits(lambda: one.to(two.device) * two) == 0  # the CPU does not wait for such a copy
+    leaf = one.clone().requires_grad_()
+    (leaf.to(two.device) * two).sum().backward()
+    assert leaf.grad is not None and leaf.grad.device == one.device
+    assert torch.equal(leaf.grad.cpu(), two.cpu())
+
+
 def test_waits_do_not_grow_with_the_layers(models: list[HookedTransformer]) -> None:
     def swept_all(model: HookedTransformer) -> None:
         noise = add_noise(model, encode(model, FACT), "subject", Noise(0.5), samples=2, seed=0)
