@@ -53,10 +53,11 @@ def moved(model: Model, to: torch.device | torch.dtype) -> Model:
     """Moves a model to a device, or changes the type of its weights, and prints nothing."""
     if isinstance(model, HookedEncoderDecoder):
         model.to(to)
-        if isinstance(to, torch.device):
-            model.cfg.device = str(to)  # its forward moves tokens to this device
     else:
         model.to(to, print_details=False)
+    if isinstance(to, torch.device):
+        # forwards move tensors to this device, and TransformerLens leaves out its number
+        model.cfg.device = str(to)
     return model
 
 
