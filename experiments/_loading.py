@@ -23,13 +23,15 @@ def loaded(config: Any, folder: Any, masked: bool = False) -> "HookedTransformer
     from kedit.editing.provenance import fingerprint
     from kedit.models.load import load
     from kedit.models.masked import require_decoder
+    from kedit.models.split import devices_of
 
     require_bytes(config)
     model = load(config.model, config.device, config.dtype)
     if not masked:
         require_decoder(model, "this command")
         require_tokens(config, model)
-    log_stage(f"Loaded {config.model}: {model.cfg.n_layers} layers, on {model.cfg.device}")
+    devices = " and ".join(map(str, devices_of(model)))
+    log_stage(f"Loaded {config.model}: {model.cfg.n_layers} layers, on {devices}")
     if folder is not None:
         folder.require_weights(fingerprint(model))
     return model

@@ -20,9 +20,9 @@ def model() -> Any:
 
 
 def device() -> Any:
-    return option(
-        default="auto", help="The device: auto (CUDA if there is one), cpu, cuda or cuda:N."
-    )
+    text = "The device: auto (CUDA if there is one), cpu, cuda or cuda:N; or several GPUs, among"
+    more = "which a model's layers are divided that is too large for one, as in cuda:0,cuda:1."
+    return option(default="auto", help=f"{text} {more}")
 
 
 def dtype(more: str = "") -> Any:

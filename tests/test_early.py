@@ -81,10 +81,15 @@ def test_what_cannot_be_used_is_named(
 
 def test_devices_are_looked_at_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "n_cuda", lambda: 2)
-    for device in ("auto", "cpu", "cuda", "cuda:1"):
+    for device in ("auto", "cpu", "cuda", "cuda:1", "cuda:0,cuda:1", "cuda:1,cuda:0"):
         require_device(device)
     for device, dtype, message in (
         ("cuda:2", "float32", "torch sees 2 CUDA devices here"),
+        ("cuda:0,cuda:2", "float32", "cuda:0,cuda:2: torch sees 2 CUDA devices here"),
+        ("cuda:1,cuda:1", "float32", "cuda:1,cuda:1: names a device twice, .* different ones"),
+        ("cuda:0,cpu", "float32", "or several CUDA devices as in cuda:0,cuda:1"),
+        ("cuda,cuda:1", "float32", "or several CUDA devices as in cuda:0,cuda:1"),
+        ("cuda:0,", "float32", "or several CUDA devices as in cuda:0,cuda:1"),
         ("cpu", "float16", "on a CPU kedit computes in float32"),
         ("xpu:1", "float32", "never verified on xpu"),
         ("cuda:x", "float32", "must be auto, cpu, cuda or cuda:1"),

@@ -9,15 +9,16 @@ def require_device(device: str, dtype: str = "float32") -> None:
     """Checks that kedit computes on `device` in `dtype`; torch is imported only if CUDA matters.
 
     Args:
-        device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1" ...
+        device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1" ..., or several CUDA devices,
+            such as "cuda:0,cuda:1".
         dtype: "float32", "float64", and on CUDA also "bfloat16" or "float16".
 
     Raises:
         ModelUnavailable: kedit does not support the device, the device is missing, or it does not
             support the type.
     """
-    found = re.fullmatch(r"(auto|cpu|cuda(?::(\d+))?)", device)
-    if found is None:
+    numbers = [int(number) for number in re.findall(r":(\d+)", device)]
+    if not re.fullmatch(r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*", device):
         kind = device.partition(":")[0]
         if kind in (
             "mps",
@@ -36,7 +37,14 @@ def require_device(device: str, dtype: str = "float32") -> None:
                 f"--device {device}: kedit computes on cpu and cuda only; its results were never "
                 f"verified on {kind}, where PyTorch can be wrong without an error: use --device cpu"
             )
-        raise ModelUnavailable(f"--device {device}: must be auto, cpu, cuda or cuda:1")
+        raise ModelUnavailable(
+            f"--device {device}: must be auto, cpu, cuda or cuda:1, or several CUDA devices as in "
+            "cuda:0,cuda:1"
+        )
+    if len(set(numbers)) < len(numbers):
+        raise ModelUnavailable(
+            f"--device {device}: names a device twice, but a model is divided among different ones"
+        )
     half = dtype in ("bfloat16", "float16")
     if device == "cpu" and half:
         raise ModelUnavailable(f"--dtype {dtype}: on a CPU kedit computes in float32")
@@ -47,7 +55,7 @@ def require_device(device: str, dtype: str = "float32") -> None:
                 f"--dtype {dtype}: on a CPU kedit computes in float32, and torch sees no CUDA "
                 "device here"
             )
-        if device != "auto" and int(found[2] or 0) >= n:
+        if device != "auto" and max(numbers, default=0) >= n:
             raise ModelUnavailable(
                 f"--device {device}: torch sees {n or 'no'} CUDA device{'s' * (n > 1)} here"
             )

