@@ -24,12 +24,15 @@ from kedit.models.sites import (
     sees_all,
     w_o,
 )
+from kedit.models.split import block_device
 
 Past = tuple[Float[Tensor, "_ _ kv_head d_head"], Float[Tensor, "_ _ kv_head d_head"]]
 
 
 class Pasts:
-    """Keys and values of whole runs, for the positions before a path; keys are rotated only once.
+    """Keys and values of whole runs, for the positions before a path, on their block's device.
+
+    Keys are rotated only once.
 
     Args:
         corrupted: the run whose keys and values are used if a column names no other run.
@@ -37,22 +40,29 @@ class Pasts:
 
     def __init__(self, corrupted: States) -> None:
         self.corrupted = corrupted
-        self._rotated: dict[tuple[int, int], Tensor] = {}  # by the run's id and the layer
+        self._rotated: dict[tuple[int, int], Past] = {}  # by the run's id and the layer
 
-    def before(self, path: CellPath, layer: int) -> Past:
+    def before(self, path: CellPath, block: TransformerBlock, layer: int) -> Past:
         """Returns keys, not rotated, and values at the positions before the path's."""
-        run, first = path.column.before or self.corrupted, path.column.first
-        return run.keys[layer][:, :first], run.values[layer][:, :first]
+        run, first, on = (
+            path.column.before or self.corrupted,
+            path.column.first,
+            block_device(block),
+        )
+        return run.keys[layer][:, :first].to(on), run.values[layer][:, :first].to(on)
 
     def rotated_before(self, path: CellPath, block: TransformerBlock, layer: int) -> Past:
         """Returns rotated keys, and values, at the positions before the path's."""
         run, first = path.column.before or self.corrupted, path.column.first
         if (id(run), layer) not in self._rotated:
-            n_rows, n_pos = run.keys[layer].shape[:2]
-            positions = torch.arange(n_pos, device=run.keys[layer].device).repeat(n_rows)
-            keys = rotated(block, run.keys[layer].flatten(0, 1), positions, n_pos)
-            self._rotated[id(run), layer] = keys.unflatten(0, (n_rows, n_pos))
-        return self._rotated[id(run), layer][:, :first], run.values[layer][:, :first]
+            on = block_device(block)
+            keys, values = run.keys[layer].to(on), run.values[layer].to(on)
+            n_rows, n_pos = keys.shape[:2]
+            positions = torch.arange(n_pos, device=on).repeat(n_rows)
+            keys = rotated(block, keys.flatten(0, 1), positions, n_pos)
+            self._rotated[id(run), layer] = keys.unflatten(0, (n_rows, n_pos)), values
+        keys, values = self._rotated[id(run), layer]
+        return keys[:, :first], values[:, :first]
 
 
 def run_block(
@@ -62,16 +72,17 @@ def run_block(
 
     After the last block only the last position is read, so only this position is computed there.
     """
-    pre = _joined([path.resid for path in paths])
+    home, on = paths[0].resid.device, block_device(block)
+    pre = _joined([path.resid for path in paths]).to(on)
     sizes = [path.resid.shape for path in paths]
     if has_plain_attention(block) and sees_all(block, pasts.corrupted.resid[0].shape[1]):
         before = [pasts.rotated_before(path, block, layer) for path in paths]
         written = _plain_attention(block, pre, sizes, before, is_last)
     else:
-        before = [pasts.before(path, layer) for path in paths]
+        before = [pasts.before(path, block, layer) for path in paths]
         written = _lens_attention(block, pre, sizes, before, is_last)
     if is_last:
-        pre = _joined([path.resid[:, :, -1:] for path in paths])
+        pre = _joined([path.resid[:, :, -1:] for path in paths]).to(on)
         sizes = [torch.Size([*size[:2], 1, size[3]]) for size in sizes]
 
     # After the last block only the last position is left. A held position, the first one of its
@@ -104,7 +115,7 @@ def run_block(
             out[index] = mlp_out(block, read[index][None])[0]
         for part, value in held("mlp_out", out):
             part[:] = value
-    for path, resid in zip(paths, _apart(out.add_(mid), sizes), strict=True):
+    for path, resid in zip(paths, _apart(out.add_(mid).to(home), sizes), strict=True):
         path.resid = resid
 
 

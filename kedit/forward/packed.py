@@ -48,12 +48,14 @@ from kedit.models.sites import (
     require_unhooked,
     w_o,
 )
+from kedit.models.split import block_device
 
 PADDING = 0  # any token will do, because no output depends on it
 # a score that softmax turns into exactly 0; with -inf the gradient of a KL would be NaN
 HIDDEN = -1e4
 Part = Literal["attn_in", "z", "attn", "mlp_in", "mlp", "resid"]
-Write = Callable[[int, Part, Tensor], Tensor]  # (layer, part of its block, activation) -> new one
+# (layer, part of its block, activation) -> new one; both at home (see `kedit.models.split`)
+Write = Callable[[int, Part, Tensor], Tensor]
 LayerCache = tuple[Float[Tensor, "_ _ kv_head d_head"], ...]  # by layer: [row, pos, ...]
 
 
@@ -90,7 +92,7 @@ def run_blocks(
     past_values: LayerCache,
     mask: Int[Tensor, "row pos"],
     real: Bool[Tensor, "row new"],
-    write: Write = lambda layer, part, raw: raw,
+    write: Write | None = None,
 ) -> tuple[Float[Tensor, "token d_model"], LayerCache, LayerCache]:
     """Runs packed rows through consecutive layers, each row after its past.
 
@@ -107,28 +109,41 @@ def run_blocks(
         real: which new positions hold a token, not padding.
         write: is called with each layer's packed activations: the inputs of attention and MLP, all
             heads' z, the raw outputs of W_O and W_out (before a post-norm), and the residual after
-            the layer. Its return value replaces the activation.
+            the layer. Its return value replaces the activation. None: nothing is replaced.
 
     Returns:
         The packed residual after the last of `layers`, and the keys and values of past and new
         positions at each layer.
     """
     keys, values = [], []
+    home = resid.device
     rows, columns = real.nonzero(as_tuple=True)  # once for all layers, because CUDA is waited for
+
+    def written(layer: int, part: Part, act: Tensor) -> Tensor:
+        return act if write is None else write(layer, part, act.to(home)).to(act.device)
+
     for layer, old_keys, old_values in zip(layers, past_keys, past_values, strict=True):
         block = model.blocks[layer]
-        read = write(layer, "attn_in", attn_read(block, resid))
+        on = block_device(block)
+        resid = resid.to(on)
+        read = written(layer, "attn_in", attn_read(block, resid))
         z, new_keys, new_values = _attend(
-            block, read, old_keys, old_values, mask, real, (rows, columns)
+            block,
+            read,
+            old_keys.to(on),
+            old_values.to(on),
+            mask.to(on),
+            real.to(on),
+            (rows.to(on), columns.to(on)),
         )
-        raw = F.linear(write(layer, "z", z), w_o(block), block.attn.b_O)
-        mid = resid + attn_written(block, write(layer, "attn", raw))
-        read = write(layer, "mlp_in", mlp_read(block, resid if is_parallel(block) else mid))
+        raw = F.linear(written(layer, "z", z), w_o(block), block.attn.b_O)
+        mid = resid + attn_written(block, written(layer, "attn", raw))
+        read = written(layer, "mlp_in", mlp_read(block, resid if is_parallel(block) else mid))
         raw = mlp_raw(block, read[None])[0]
-        resid = write(layer, "resid", mid + mlp_written(block, write(layer, "mlp", raw)))
-        keys.append(new_keys)
-        values.append(new_values)
-    return resid, tuple(keys), tuple(values)
+        resid = written(layer, "resid", mid + mlp_written(block, written(layer, "mlp", raw)))
+        keys.append(new_keys.to(home))
+        values.append(new_values.to(home))
+    return resid.to(home), tuple(keys), tuple(values)
 
 
 def empty_cache(model: HookedTransformer, n_rows: int, layers: Sequence[int]) -> LayerCache:
@@ -322,6 +337,10 @@ def log_attention(
         mask, real: as for `run_blocks`.
         columns: the index of each token among its row's new ones.
     """
+    home = read.device
+    read, keys, mask, real, columns = (
+        each.to(block_device(block)) for each in (read, keys, mask, real, columns)
+    )
     n_past = mask.shape[1] - real.shape[1]
     at = torch.arange(len(read), device=read.device), columns
     query, _, _ = block.attn.calculate_qkv_matrices(read[None], read[None], read[None])
@@ -333,7 +352,7 @@ def log_attention(
     keys = keys.repeat_interleave(query.shape[1] // keys.shape[2], dim=2)
     scores = torch.einsum("whd,wphd->whp", query, keys) / block.attn.attn_scale
     visible = _visible(block, n_past, mask)[:, 0][at]
-    return scores.masked_fill(~visible[:, None], HIDDEN).log_softmax(-1)
+    return scores.masked_fill(~visible[:, None], HIDDEN).log_softmax(-1).to(home)
 
 
 def _visible(

@@ -16,7 +16,7 @@ Held = Literal["attn_out", "mlp_out"]
 
 @dataclass(frozen=True)
 class States:
-    """The activations of one run at every layer.
+    """The activations of one run at every layer, on the model's first device.
 
     A clean run has one row. A corrupted run has one row per sample of the noise.
 
@@ -93,6 +93,7 @@ def _states(model: HookedTransformer, runs: Sequence[Run]) -> list[States]:
             tokens,
             return_cache_object=False,
             names_filter=[name for layers in names for name in layers],
+            device=tokens.device,  # home: see `kedit.models.split`
             stop_at_layer=n_layers,
             past_kv_cache=past,
             # otherwise TransformerLens guesses a mask from tokens that equal the padding token

@@ -2,7 +2,8 @@
 
 This is the only module that knows about post-norms (Gemma, OLMo 2), parallel blocks (GPT-J, NeoX)
 and the order of a block's parts. Everything is computed with HookedTransformer's modules and
-weights.
+weights. Activations are computed on the block's device and returned where they came from (see
+`kedit.models.split`).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from kedit.errors import InputError
 from kedit.models.masked import AnyModel, token_embedding
+from kedit.models.split import block_device
 
 Half = Literal["mlp", "attn"]
 # switches of HookedTransformer that change how it computes a block, to offer more hook points
@@ -163,18 +165,24 @@ def mlp_raw(
     block: TransformerBlock, read: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """Computes the raw output of W_out from the MLP's input, which `mlp_read` gives."""
-    return torch.zeros_like(read) if block.cfg.attn_only else _mlp(block.mlp, read)
+    if block.cfg.attn_only:
+        return torch.zeros_like(read)
+    return _mlp(block.mlp, read.to(block_device(block))).to(read.device)
 
 
 def mlp_out(
     block: TransformerBlock, resid_mid: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """Computes what the block's MLP adds for `resid_mid` (in a parallel block: resid_pre)."""
-    return mlp_written(block, mlp_raw(block, mlp_read(block, resid_mid)))
+    here = resid_mid.to(block_device(block))
+    return mlp_written(block, mlp_raw(block, mlp_read(block, here))).to(resid_mid.device)
 
 
 def w_o(block: TransformerBlock) -> Float[Tensor, "d_model key"]:
-    """Returns W_O of all heads in F.linear's layout: `F.linear(z.flatten(-2), w_o(block), b_O)`."""
+    """Returns W_O of all heads in F.linear's layout: `F.linear(z.flatten(-2), w_o(block), b_O)`.
+
+    It is on the block's device.
+    """
     return rearrange(block.attn.W_O, "head d_head d_model -> d_model (head d_head)")
 
 
@@ -187,9 +195,10 @@ def head_written(
 
     The z of all other heads come from `z`.
     """
-    raw = F.linear(z.flatten(-2), w_o(block), block.attn.b_O)
-    change = torch.einsum("bhd,hdm->hbm", clean_z - z, block.attn.W_O)
-    return attn_written(block, raw + change)
+    here, clean = (each.to(block_device(block)) for each in (z, clean_z))
+    raw = F.linear(here.flatten(-2), w_o(block), block.attn.b_O)
+    change = torch.einsum("bhd,hdm->hbm", clean - here, block.attn.W_O)
+    return attn_written(block, raw + change).to(z.device)
 
 
 def has_plain_attention(block: TransformerBlock) -> bool:
@@ -224,6 +233,7 @@ def rotated(
     """Applies the block's rotary embedding, if it has one, to tokens at any positions.
 
     It computes the same as `block.attn.apply_rotary`, which only takes rows of adjacent positions.
+    All tensors are on the block's device.
 
     Args:
         n_ctx: number of tokens of the text; the positions are below it.
@@ -281,12 +291,14 @@ def _is_watched(mlp: MLP | GatedMLP, read: Tensor) -> bool:
 
 def norm(module: nn.Module, resid: Tensor) -> Tensor:
     """Computes `module(resid)`, by a fused kernel if there is one for this norm."""
+    here = resid.to(getattr(module, "w", resid).device)
     if resid.dtype == torch.float32 and getattr(module, "w", resid).dtype == torch.float32:
         if isinstance(module, LayerNorm):
-            return F.layer_norm(resid, (module.length,), module.w, module.b, module.eps)
+            out = F.layer_norm(here, (module.length,), module.w, module.b, module.eps)
+            return out.to(resid.device)
         if isinstance(module, RMSNorm):
-            return F.rms_norm(resid, module.w.shape, module.w, module.eps)
-    return module(resid)
+            return F.rms_norm(here, module.w.shape, module.w, module.eps).to(resid.device)
+    return module(here).to(resid.device)
 
 
 def final_norm(
