@@ -138,8 +138,10 @@ def gradient_factors(
     found = {}
     for matrix, own in zip(maps, slopes, strict=True):
         d_read, d_written = matrix.widths(model)
-        inputs = seen[matrix.layer, READ_AT[matrix.name]].detach().reshape(-1, d_read)
-        own = own.reshape(-1, d_written)
+        inputs = (
+            seen[matrix.layer, READ_AT[matrix.name]].detach().reshape(-1, d_read).to(start.device)
+        )
+        own = own.reshape(-1, d_written).to(start.device)
         nonzero = inputs.any(1) & own.any(1)
         found[matrix] = Factors(inputs[nonzero], own[nonzero], rows[nonzero])
     return found, nll

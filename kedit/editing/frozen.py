@@ -152,7 +152,7 @@ def freeze(
 
     def keep_key(slot: Slot):
         def hook(act: Tensor, hook: object) -> None:
-            w_out_keys[slot] = act[0][is_pos[real]]
+            w_out_keys[slot] = act[0].to(on)[is_pos[real]]
 
         return WriteSite(slot.layer).key_hook, hook
 

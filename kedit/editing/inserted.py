@@ -109,7 +109,7 @@ def _run(
 
     def keep_key(place: Slot):
         def hook(act: Tensor, hook: object) -> None:
-            keys[place] = act[0]
+            keys[place] = act[0].to(frozen.resid.device)
 
         return sites[place].key_hook, hook
 

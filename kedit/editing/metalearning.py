@@ -19,7 +19,6 @@ from kedit.editing.factors import READ_AT, Factors, LinearMap, gradient_factors,
 from kedit.editing.hypernetwork import Hypernetwork, RowChange
 from kedit.editing.teaching import Lesson, Staying, TargetText, lesson, recited
 from kedit.forward.metrics import losses_and_slope, unembedded
-from kedit.forward.packed import Part
 
 
 @dataclass(frozen=True)
@@ -140,14 +139,14 @@ def _recited_edited(
         coefficients = coefficients * (exercises[:, None] == change.row)
         return act + (coefficients @ change.right).view(act.shape).to(act.dtype)
 
-    def write(layer: int, part: Part, act: Tensor) -> Tensor:
+    def write(layer: int, part: str, act: Tensor) -> Tensor:
         read[layer, part] = act
         return changed(layer, part, act)
 
     def hooked(layer: int, part: str):
         def hook(act: Tensor, hook: object) -> Tensor:
-            read[layer, part] = act
-            return changed(layer, part, act)
+            at_home = act.to(taught.resid.device)
+            return write(layer, part, at_home).to(act.device)
 
         return hook
 

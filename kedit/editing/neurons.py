@@ -174,7 +174,9 @@ def _scalable(
     if activation == "post":
         keys = read_keys(model, tokens, sites)
         return [_Scalable(site, keys[site][0, -1], lambda key: key) for site in sites]
-    _, cache = model.run_with_cache(tokens, attention_mask=torch.ones_like(tokens))
+    _, cache = model.run_with_cache(
+        tokens, device=tokens.device, attention_mask=torch.ones_like(tokens)
+    )
     found = []
     for site in sites:
         mlp = model.blocks[site.layer].mlp
@@ -187,7 +189,7 @@ def _scalable(
 
 def _gated(mlp: GatedMLP, linear: Tensor, gate: Tensor) -> Tensor:
     """Returns a gated MLP's key from its linear part and its gate before the nonlinearity."""
-    return mlp.act_fn(gate) * linear + mlp.b_in
+    return mlp.act_fn(gate) * linear + mlp.b_in.to(gate.device)
 
 
 def _attributed(
@@ -266,8 +268,9 @@ def _written(
 
     A post-norm (all are RMS norms) divides by its value at the unscaled `act`; see `attributions`.
     """
-    weight, bias = scalable.site.weight(model), scalable.site.bias(model)
-    raw, raw_unscaled = (scalable.key(act) @ weight + bias for act in (acts, scalable.act))
+    raw, raw_unscaled = (
+        scalable.site.raw(model, scalable.key(act)) for act in (acts, scalable.act)
+    )
     if not has_post_norms(model):
         return raw
     rms, rms_unscaled = (

@@ -130,7 +130,7 @@ def lesson(
 def recited(
     model: HookedTransformer,
     taught: Lesson,
-    write: Write = lambda layer, part, there: there,
+    write: Write | None = None,
 ) -> Float[Tensor, "read d_model"]:
     """Returns what the unembedding reads at all positions of the lesson, with the present weights.
 

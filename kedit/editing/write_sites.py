@@ -46,11 +46,18 @@ class WriteSite:
         return get_act_name("mlp_out" if self.half == "mlp" else "attn_out", self.layer)
 
     def weight(self, model: HookedTransformer) -> Float[Tensor, "d_key d_model"]:
-        """Returns the matrix, with the rows of all heads concatenated; a view: do not write to it.
+        """Returns the matrix, with the rows of all heads concatenated; do not write to it.
+
+        It is on the model's first device: a view of the parameter, or a copy of one that another
+        device holds.
 
         Raises:
             InputError: the model has no such matrix.
         """
+        return self._matrix(model).to(device(model))
+
+    def _matrix(self, model: HookedTransformer) -> Float[Tensor, "d_key d_model"]:
+        """Returns a view of the matrix, on the device that holds it."""
         weight = dict(model.named_parameters()).get(self.parameter)
         if weight is None:
             raise InputError(
@@ -60,7 +67,11 @@ class WriteSite:
         return flat(weight.detach())
 
     def bias(self, model: HookedTransformer) -> Float[Tensor, " d_model"]:
-        """Returns what is added to key @ weight."""
+        """Returns what is added to key @ weight, on the model's first device."""
+        return self._vector(model).to(device(model))
+
+    def _vector(self, model: HookedTransformer) -> Float[Tensor, " d_model"]:
+        """Returns the bias on the device that holds it."""
         # in models without biases, TransformerLens has parameters of zeros
         return dict(model.named_parameters())[self.parameter.replace(".W_", ".b_")].detach()
 
@@ -75,11 +86,12 @@ class WriteSite:
         self, model: HookedTransformer, keys: Float[Tensor, "*n d_key"]
     ) -> Float[Tensor, "*n d_model"]:
         """Returns what is written for `keys`, before a post-norm."""
-        return keys @ self.weight(model) + self.bias(model)
+        weight, bias = self._matrix(model), self._vector(model)
+        return (keys.to(weight.device) @ weight + bias).to(keys.device)
 
     def d_key(self, model: HookedTransformer) -> int:
         """Returns the length of the key."""
-        return self.weight(model).shape[0]
+        return self._matrix(model).shape[0]
 
     def written(self, model: HookedTransformer, raw: Tensor) -> Tensor:
         """Returns the raw output as it is added to the residual stream, after a post-norm."""
@@ -105,6 +117,8 @@ def read_keys(
 ) -> dict[WriteSite, Float[Tensor, "batch pos d_key"]]:
     """Returns the keys at each site, for rows of equal length, from one partial forward.
 
+    The keys are on the device of `tokens`.
+
     Args:
         tokens: token ids; or, with `start`, the residual stream before that layer.
         start: the layer to start at, if not the embedding; no site may lie below it.
@@ -113,7 +127,7 @@ def read_keys(
 
     def keep(site: WriteSite):
         def hook(act: Tensor, hook: object) -> None:
-            found[site] = flat_keys(act).detach().clone()
+            found[site] = flat_keys(act).detach().to(tokens.device, copy=True)
 
         return hook
 
