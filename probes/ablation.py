@@ -152,7 +152,7 @@ def _hooks(sets: Sequence[frozenset[Head]], stand_in: StandIn, positions: Sequen
         here = chosen[layer].to(stand_in.device)
 
         def hook(z: Tensor, hook: object) -> Tensor:
-            return torch.where(here, stand_in[layer].to(z), z)
+            return torch.where(here.to(z.device), stand_in[layer].to(z), z)
 
         return hook
 

@@ -16,6 +16,7 @@ from transformer_lens.utilities.components_utils import get_act_name
 
 from kedit.errors import InputError
 from kedit.models.prompts import ROLES, Prompt
+from kedit.models.split import block_device
 
 Roles = str | tuple[str, ...]  # a role of ROLES, or several roles as one group
 
@@ -89,8 +90,9 @@ def weighted_attention_to_roles(
     """
     moved = []
     for block, pattern, values in zip(model.blocks, *_read(model, prompt), strict=True):
-        written = torch.einsum("khd,hdm->hkm", values, block.attn.W_O).float().norm(dim=-1)
-        parts = pattern.float() * written[:, None]
+        here = values.to(block_device(block))
+        written = torch.einsum("khd,hdm->hkm", here, block.attn.W_O).float().norm(dim=-1)
+        parts = pattern.float() * written[:, None].to(pattern.device)
         moved.append(parts / parts.sum(-1, keepdim=True))
     return _by_role(prompt, query, moved)
 
@@ -109,6 +111,7 @@ def _read(model: HookedTransformer, prompt: Prompt) -> tuple[Patterns, Values]:
         rows,
         return_cache_object=False,
         names_filter=names,
+        device=rows.device,
         stop_at_layer=model.cfg.n_layers,
         past_kv_cache=past,
         attention_mask=torch.ones_like(rows),  # else guessed from padding tokens

@@ -150,7 +150,9 @@ def _gradients(
     ]
     # None: the score does not depend on this activation
     by_input = [
-        torch.stack([torch.zeros_like(act) if grad is None else grad for grad in grads])
+        torch.stack([torch.zeros_like(act) if grad is None else grad for grad in grads]).to(
+            start.device
+        )
         for act, grads in zip(inputs, zip(*by_metric, strict=True), strict=True)
     ]
     found = iter(by_input)

@@ -209,6 +209,7 @@ def _read(
         tokens,
         return_cache_object=False,
         names_filter=[get_act_name(site, layer) for site in SITES for layer in layers],
+        device=tokens.device,
         pos_slice=-1,
         stop_at_layer=model.cfg.n_layers,
         attention_mask=torch.ones_like(tokens),  # else guessed from padding tokens

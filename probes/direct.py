@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer
 from kedit.errors import InputError
 from kedit.forward.runs import States
 from kedit.models.sites import attn_post_norm
+from kedit.models.split import block_device
 from probes.frozen import after_post_norm, final_norm, frozen_norm, norm_bias
 from probes.patch import AnswerMetric
 
@@ -72,13 +73,13 @@ def direct_effects(
     direction = answer - foil
 
     def logit_diff(part: Float[Tensor, "*part batch d_model"]) -> Float[Tensor, " *part"]:
-        return (frozen_norm(final, last, part) @ direction).mean(-1)
+        return (frozen_norm(final, last, part.to(last.device)) @ direction).mean(-1)
 
     constant = norm_bias(final, direction) @ direction + answer_bias - foil_bias
     rest = logit_diff(states.resid[0][:, -1]) + constant
     heads = []
     for block, z_everywhere in zip(model.blocks, states.z, strict=True):
-        z = z_everywhere[:, -1]
+        z = z_everywhere[:, -1].to(block_device(block))
         raw = torch.einsum("bhd,hdm->hbm", z, block.attn.W_O)
         heads.append(logit_diff(after_post_norm(block, z, raw)))
         bias = after_post_norm(block, z, block.attn.b_O.expand(len(z), -1))

@@ -61,6 +61,8 @@ def after_post_norm(
 ) -> Float[Tensor, "*part batch d_model"]:
     """Applies attention's post-norm, with its scale frozen, to a part of attention's raw output.
 
+    All tensors are on the block's device.
+
     Args:
         z: all heads' outputs at this position; their sum after W_O gives the post-norm's scale.
         raw: the raw output of some heads, or b_O.

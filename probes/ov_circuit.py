@@ -20,6 +20,7 @@ from kedit.errors import InputError
 from kedit.forward.runs import States
 from kedit.heads import Head
 from kedit.models.prompts import Prompt, decoded
+from kedit.models.split import block_device
 from probes.frozen import after_post_norm, final_norm, frozen_norm
 
 
@@ -99,9 +100,12 @@ def _logits(
     """What the head adds to each logit with all attention on `source`, minus the tokens' mean."""
     block, values = model.blocks[head.layer], states.values[head.layer]
     shared_by = model.cfg.n_heads // values.shape[2]
-    value = values[:, source, head.head // shared_by]
+    value, z = (
+        act.to(block_device(block))
+        for act in (values[:, source, head.head // shared_by], states.z[head.layer][:, -1])
+    )
     raw = value @ block.attn.W_O[head.head]
-    written = after_post_norm(block, states.z[head.layer][:, -1], raw)
+    written = after_post_norm(block, z, raw).to(states.last.device)
     # everything is linear from here on, so the mean over rows is taken before the large unembedding
     normed = frozen_norm(final_norm(model), states.last, written).mean(0)
     logits = F.linear(normed.to(model.unembed.W_U.dtype), model.unembed.W_U.T).float()

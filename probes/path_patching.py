@@ -223,7 +223,7 @@ def _first_run(
 
 
 def _held(value: Tensor) -> Callable:
-    return lambda act, hook: value
+    return lambda act, hook: value.to(act.device)
 
 
 def _second_run(
