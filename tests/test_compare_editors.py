@@ -299,14 +299,14 @@ def test_what_cannot_be_run_is_refused(changed: dict, message: str, tmp_path: Pa
 def test_the_peak_is_that_of_the_work_alone() -> None:
     small = [torch.ones(1000) for _ in range(30_000)]  # 120 MB that the allocator keeps for itself
     del small
-    peak = peak_since_now(torch.device("cpu"))
+    peak = peak_since_now([torch.device("cpu")])
     held = [torch.ones(1000) for _ in range(30_000)]
     del held
     taken = peak()
     if taken is None:
         pytest.skip("this system does not count it")
     assert 1e8 < taken < 3e8
-    assert (peak_since_now(torch.device("cpu"))() or 0) < 5e7
+    assert (peak_since_now([torch.device("cpu")])() or 0) < 5e7
 
 
 def test_the_papers_table_has_both_sides_of_every_editor_and_the_model_before(run: Path) -> None:

@@ -30,8 +30,9 @@ from kedit.errors import InputError
 from kedit.forward.blocks import Pasts, run_block
 from kedit.forward.paths import CellPath, Column, Trunk
 from kedit.forward.runs import States
-from kedit.models.masked import AnyModel, token_embedding
+from kedit.models.masked import AnyModel
 from kedit.models.sites import require_unhooked
+from kedit.models.split import devices_of
 
 # most numbers in the widest activation on a CPU (96 MiB in float32): larger batches are not faster
 CPU_BATCH = 24_000_000
@@ -58,14 +59,18 @@ def run_on(
 
 
 def max_tokens(model: AnyModel, n_ctx: int) -> int:
-    """Returns how many tokens a batch should have, given the memory that is free now."""
+    """Returns how many tokens a batch should have, given the memory that is free now.
+
+    Of several devices that hold the model, the fullest one decides.
+    """
     cfg = model.cfg
-    device = token_embedding(model).W_E.device
+    devices = devices_of(model)
     d_mlp = cfg.d_mlp or cfg.d_model
     keys = cfg.n_heads * cfg.d_head * 6
     numbers = 16 * cfg.d_model + 3 * d_mlp + keys + 4 * cfg.n_heads * n_ctx
-    if device.type == "cuda":
-        return tokens_per_batch(int(0.3 * torch.cuda.mem_get_info(device)[0] / (numbers * 4)))
+    if devices[0].type == "cuda":
+        free = min(torch.cuda.mem_get_info(device)[0] for device in devices)
+        return tokens_per_batch(int(0.3 * free / (numbers * 4)))
     free = int(0.3 * psutil.virtual_memory().available / (numbers * 4))
     return tokens_per_batch(min(free, CPU_BATCH // max(d_mlp, cfg.d_model)))
 

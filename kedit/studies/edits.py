@@ -19,7 +19,7 @@ from kedit.errors import InputError
 from kedit.facts import EditCase, EditRequest
 from kedit.forward.kept import KeptStates
 from kedit.journal import Journal
-from kedit.models.prompts import device
+from kedit.models.split import devices_of
 from kedit.records import require_finite, to_record
 from kedit.results.outcomes import Outcome
 from kedit.results.scores import EditScore
@@ -117,7 +117,7 @@ def edit_of(model: HookedTransformer, case: EditCase, arm: Arm) -> tuple[Edit | 
 
     If the edit cannot be made, it is None, and the outcome has the reason.
     """
-    peak, start = peak_since_now(device(model)), time.perf_counter()
+    peak, start = peak_since_now(devices_of(model)), time.perf_counter()
     try:
         edit = arm.edit(case)
     except CANNOT_EDIT as error:

@@ -1,7 +1,7 @@
 """Measures the peak memory of a piece of work, beyond the memory in use before it."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,20 +11,21 @@ if TYPE_CHECKING:
 STATUS, CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def peak_since_now(device: "torch.device") -> Callable[[], int | None]:
+def peak_since_now(devices: "Sequence[torch.device]") -> Callable[[], int | None]:
     """Returns a function that gives the peak since this call, in bytes.
 
     The function returns None if the operating system does not count memory.
 
     Args:
-        device: the device on which the work runs.
+        devices: the devices on which the work runs. The peaks of several are added.
     """
     import torch
 
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        start = torch.cuda.memory_allocated(device)
-        return lambda: torch.cuda.max_memory_allocated(device) - start
+    if devices[0].type == "cuda":
+        for device in devices:
+            torch.cuda.reset_peak_memory_stats(device)
+        start = sum(map(torch.cuda.memory_allocated, devices))
+        return lambda: sum(map(torch.cuda.max_memory_allocated, devices)) - start
     try:
         # memory that was freed but not returned to the system could be reused without a new peak
         ctypes.CDLL(None).malloc_trim(0)  # glibc only
