@@ -1,7 +1,8 @@
-"""What kedit computes on a device, against the CPU: on CUDA, and on a pretended device without it.
+"""What kedit computes on devices, against the CPU: on CUDA, and on pretended devices without it.
 
-`python -m pytest -m cuda` runs the tests on CUDA. Elsewhere the same tests run on a device that
-obeys CUDA's rules about where tensors are (`tests.pretended`), but rounds as the CPU does.
+Every test runs with the model on one device, and with its layers divided among two.
+`python -m pytest -m cuda` runs the tests on CUDA. Elsewhere the same tests run on devices that
+obey CUDA's rules about where tensors are (`tests.pretended`), but round as the CPU does.
 """
 
 import copy
@@ -27,6 +28,7 @@ from kedit.heads import Head
 from kedit.models import toy as toy_module
 from kedit.models.load import load, prepare, storage_orders
 from kedit.models.prompts import device, encode, prompt_ids
+from kedit.models.split import divide
 from kedit.results.scores import EditScore
 from kedit.scoring.drift import baseline, drift
 from kedit.scoring.score import Scoring, own_words, score
@@ -66,13 +68,27 @@ HALF = 0.25
 TRAINED, OFF = 1e-3, 1e-3
 
 
-@pytest.fixture(scope="module", params=["pretended", pytest.param("cuda", marks=pytest.mark.cuda)])
-def there(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """The device that is compared with the CPU."""
-    if request.param == "cuda":
+Devices = list[torch.device]  # one, or several among which the model is divided
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((kind, n), id=f"{kind}-{n}", marks=pytest.mark.cuda if kind == "cuda" else ())
+        for kind in (pretended.DEVICE, "cuda")
+        for n in (1, 2)
+    ],
+)
+def there(request: pytest.FixtureRequest) -> Iterator[Devices]:
+    """The devices that are compared with the CPU."""
+    kind, n = request.param
+    devices = [torch.device(kind, index) for index in range(n)]
+    if kind == "cuda":
+        if torch.cuda.device_count() < n:
+            pytest.skip(f"{n} CUDA devices are needed")
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")  # no TF32, which is PyTorch's default
-        yield torch.device("cuda", 0)
+        yield devices
         torch.set_float32_matmul_precision(precision)
         return
     if torch.cuda.is_available():
@@ -80,7 +96,7 @@ def there(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     if not pretended.IS_POSSIBLE:
         pytest.skip("PyTorch 2.9 or later is needed to pretend a device")
     with pretended.set_up():
-        yield torch.device(pretended.DEVICE, 0)
+        yield devices
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,22 +106,22 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def on(there: torch.device, model: HookedTransformer) -> HookedTransformer:
-    """A copy of the model on the device."""
+def on(there: Devices, model: HookedTransformer) -> HookedTransformer:
+    """A copy of the model on the devices."""
     copied = copy.deepcopy(model)
-    copied.to(there, print_details=False)
+    divide(copied, there)
     return copied
 
 
 @pytest.fixture(scope="module")
-def other(there: torch.device, toy: HookedTransformer) -> HookedTransformer:
-    """The toy on the device."""
+def other(there: Devices, toy: HookedTransformer) -> HookedTransformer:
+    """The toy on the devices."""
     return on(there, toy)
 
 
 @pytest.fixture(scope="module")
-def half(there: torch.device) -> HookedTransformer:
-    """The toy on the device in bfloat16."""
+def half(there: Devices) -> HookedTransformer:
+    """The toy on the devices in bfloat16."""
     return on(there, prepare(*toy_module.model(torch.bfloat16)))
 
 
@@ -132,7 +148,7 @@ def test_load_puts_all_weights_on_the_device(toy: HookedTransformer, dtype: str)
 
 @pytest.mark.parametrize(("name", "by"), [("toy", "noise"), ("gemma3", "replacement")])
 def test_sweeps_agree(
-    there: torch.device, toy: HookedTransformer, family: FamilyOf, name: str, by: str
+    there: Devices, toy: HookedTransformer, family: FamilyOf, name: str, by: str
 ) -> None:
     model = toy if name == "toy" else family(name).model
     models = model, on(there, model)
@@ -182,7 +198,7 @@ def probed(model: HookedTransformer) -> dict[str, Tensor]:
         "mean": ablate(model, prompt, QUESTION, sets, mean_z(model, [prompt], prompt)),
         "attention": attention_to_roles(model, prompt),
         "weighted": weighted_attention_to_roles(model, prompt),
-        "ov": torch.tensor(ov_writes(model, prompt, states, Head(1, 1)).answer_logit),
+        "ov": torch.tensor(ov_writes(model, prompt, states, Head(2, 1)).answer_logit),
         "scaled": scaled(
             model, prompt.tokens, QUESTION.answer, [Scaling(search(model, [FACT]).neurons, 2.0)]
         ),
@@ -201,7 +217,7 @@ def test_probes_agree(toy: HookedTransformer, other: HookedTransformer) -> None:
 def test_moments_and_separations_agree(
     toy: HookedTransformer, other: HookedTransformer, text: str
 ) -> None:
-    sites = [WriteSite(1), WriteSite(1, "attn")]
+    sites = [WriteSite(2), WriteSite(2, "attn")]
     here, found = (moment(model, sites, text, 600, cache=False) for model in (toy, other))
     assert found.matrix.device == device(other)  # where the keys are that it is used with
     scale = float(here.matrix.diagonal().max())
