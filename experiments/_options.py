@@ -20,9 +20,9 @@ def model() -> Any:
 
 
 def device() -> Any:
-    text = "The device: auto (CUDA if there is one), cpu, cuda or cuda:N; or several GPUs, among"
-    more = "which a model's layers are divided that is too large for one, as in cuda:0,cuda:1."
-    return option(default="auto", help=f"{text} {more}")
+    one = "The device: auto (CUDA if there is one), cpu, cuda or cuda:N."
+    several = "A model that is too large for one GPU is divided among several by cuda:0,cuda:1."
+    return option(default="auto", help=f"{one} {several}")
 
 
 def dtype(more: str = "") -> Any:

@@ -199,9 +199,7 @@ def sweep(
     )
 
 
-def _differing(
-    clean: States, corrupted: States, patch: Patch
-) -> Bool[Tensor, "layer pos *head"]:
+def _differing(clean: States, corrupted: States, patch: Patch) -> Bool[Tensor, "layer pos *head"]:
     """Which cells have another value in the clean run, so that restoring them can change a score.
 
     A cell with a window differs if the output of one of its layers does.

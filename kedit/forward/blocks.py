@@ -44,11 +44,8 @@ class Pasts:
 
     def before(self, path: CellPath, block: TransformerBlock, layer: int) -> Past:
         """Returns keys, not rotated, and values at the positions before the path's."""
-        run, first, on = (
-            path.column.before or self.corrupted,
-            path.column.first,
-            block_device(block),
-        )
+        run, first = path.column.before or self.corrupted, path.column.first
+        on = block_device(block)
         return run.keys[layer][:, :first].to(on), run.values[layer][:, :first].to(on)
 
     def rotated_before(self, path: CellPath, block: TransformerBlock, layer: int) -> Past:
