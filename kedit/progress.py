@@ -148,7 +148,7 @@ class _Pace:
     def __init__(self) -> None:
         self.done = deque([(0.0, 0.0)])  # the time, in seconds, and what was finished until then
 
-    def note(self, elapsed: float, completed: float) -> None:
+    def note(self, elapsed: float, completed: int | float) -> None:
         if completed == self.done[-1][1]:
             return
         if elapsed < AT_ONCE:

@@ -82,7 +82,7 @@ def left_after(steps: list[tuple[float, int]], total: int) -> float | None:
         bars.update(bar, completed=done)
     column = bars.columns[-1]
     assert isinstance(column, ProgressColumn)
-    shown = column.render(bars.tasks[0]).plain
+    shown = str(column.render(bars.tasks[0]))
     if shown == "-:--:--":
         return None
     hours, minutes, seconds = map(int, shown.split(":"))
