@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -26,6 +27,11 @@ from torch.utils import backend_registration
 DEVICE, N_DEVICES = "pretended", 2
 # PyTorch 2.9 and later can set up such a backend
 IS_POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
+# the marks of tests that run on pretended devices only
+ONLY = [
+    pytest.mark.skipif(not IS_POSSIBLE, reason="PyTorch 2.9 or later is needed to pretend devices"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA itself is here"),
+]
 ROOT = Path(__file__).parents[1]
 OURS = (str(ROOT / "kedit"), str(ROOT / "probes"))
 aten: Any = torch.ops.aten

@@ -27,12 +27,7 @@ from tests.conftest import GPT_2, clean_run, random_module, swept
 FACT = toy_module.facts()[0]
 ROWS = [Row((0, 5, 6, 7, 8), 2, targets=(8, 9)), Row((0, 5, 4, 7), 1, targets=(9,)), Row((0, 5), 1)]
 
-pytestmark = [
-    pytest.mark.skipif(
-        not pretended.IS_POSSIBLE, reason="PyTorch 2.9 or later is needed to pretend a device"
-    ),
-    pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA itself is here"),
-]
+pytestmark = pretended.ONLY
 
 
 @pytest.fixture(autouse=True)

@@ -45,12 +45,7 @@ TWO = [torch.device(pretended.DEVICE, index) for index in range(2)]
 HOME, OTHER = TWO
 TOKENS = torch.tensor([[0, 5, 6, 7, 8], [0, 9, 3, 7, 4]])
 
-pytestmark = [
-    pytest.mark.skipif(
-        not pretended.IS_POSSIBLE, reason="PyTorch 2.9 or later is needed to pretend devices"
-    ),
-    pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA itself is here"),
-]
+pytestmark = pretended.ONLY
 
 
 @pytest.fixture(autouse=True)

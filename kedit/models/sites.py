@@ -291,14 +291,18 @@ def _is_watched(mlp: MLP | GatedMLP, read: Tensor) -> bool:
 
 def norm(module: nn.Module, resid: Tensor) -> Tensor:
     """Computes `module(resid)`, by a fused kernel if there is one for this norm."""
-    here = resid.to(getattr(module, "w", resid).device)
+    on = getattr(module, "w", resid).device
+    return _normed(module, resid.to(on)).to(resid.device)
+
+
+def _normed(module: nn.Module, resid: Tensor) -> Tensor:
+    """Computes `norm` on the device of the norm's weights."""
     if resid.dtype == torch.float32 and getattr(module, "w", resid).dtype == torch.float32:
         if isinstance(module, LayerNorm):
-            out = F.layer_norm(here, (module.length,), module.w, module.b, module.eps)
-            return out.to(resid.device)
+            return F.layer_norm(resid, (module.length,), module.w, module.b, module.eps)
         if isinstance(module, RMSNorm):
-            return F.rms_norm(here, module.w.shape, module.w, module.eps).to(resid.device)
-    return module(here).to(resid.device)
+            return F.rms_norm(resid, module.w.shape, module.w, module.eps)
+    return module(resid)
 
 
 def final_norm(
