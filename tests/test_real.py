@@ -14,7 +14,9 @@ from experiments import score_model, trace_relation
 from experiments._trace import Config
 from kedit.data import builtin, load_cases, load_facts
 from kedit.editing.edit import Edit
+from kedit.editing.keys import groups
 from kedit.editors.registry import make_editor
+from kedit.errors import InputError
 from kedit.facts import Fact, Perspective, Relation
 from kedit.forward.likelihood import Query, likelihoods
 from kedit.forward.runs import Run
@@ -304,6 +306,15 @@ def test_a_llama_is_edited_from_both_sides_and_given_back_to_the_bit(
         n_said += probe.logprob > probe.rival_logprob
     assert n_said >= 1
     assert all(torch.equal(value, before[weight]) for weight, value in model.named_parameters())
+
+
+def test_a_subject_that_is_an_attention_sink_is_refused() -> None:
+    case = next(one for one in builtin.cases() if one.id == "P36 France")
+    request = case.entity  # "France has its capital in the city of"
+    with pytest.raises(InputError, match="'France has .* attention sink"):
+        groups(smollm2(), request, "subject_last")
+    assert groups(smollm2(), request, "last") == (0,)
+    assert groups(gemma(), request, "subject_last") == (0,)  # has BOS before it
 
 
 @pytest.mark.parametrize(

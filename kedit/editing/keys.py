@@ -11,6 +11,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.editing.frozen import Row
 from kedit.editing.write_sites import WriteSite, read_keys
+from kedit.errors import InputError
 from kedit.facts import NO_RELATION, Demand, EditRequest
 from kedit.forward.packed import is_plain, padded, run_first_layers, unpacked
 from kedit.forward.reading import Tokens
@@ -19,6 +20,9 @@ from kedit.models.prompts import KeyPosition, answer_ids, device, located, plain
 TEXTS_PER_BATCH = 256
 # after this prompt the next-token distribution should stay as it is (Meng et al. 2022, equation 4)
 ESSENCE = "{} is a"
+# A first token with a residual so many times as long as those of the other tokens is a sink: it is
+# 139 times in SmolLM2 135M and 147 in Qwen2.5-Coder 1.5B.
+SINK = 10.0
 
 
 def groups(model: HookedTransformer, request: EditRequest, where: KeyPosition) -> tuple[int, ...]:
@@ -26,13 +30,53 @@ def groups(model: HookedTransformer, request: EditRequest, where: KeyPosition) -
 
     Demands whose texts are equal up to the key position have the same key, and one key cannot be
     mapped to two values.
+
+    Raises:
+        InputError: a key is read at the first token, and the model uses this token as a sink.
     """
     texts_to_key = []
     for demand in request.demands:
         tokens, pos = located(model, demand.fact, where, demand.mentioned)
+        if pos == 0 and first_is_sink(model, tokens):
+            raise InputError(
+                f"{demand.fact.prompt!r}: the key would be read at the first token, but this "
+                "model reads texts without BOS and uses their first token as an attention sink, so "
+                "that its keys are the same in every text. An edit there would change every text: "
+                "put words before the subject, or write at another token (where=last)"
+            )
         texts_to_key.append(tokens[: pos + 1])
     distinct = list(dict.fromkeys(texts_to_key))
     return tuple(distinct.index(text) for text in texts_to_key)
+
+
+@torch.no_grad()
+def first_is_sink(model: HookedTransformer, tokens: Tokens) -> bool:
+    """Returns whether the first token of a prompt has a massive activation in some layer.
+
+    A model that reads texts without BOS turns their first token, whatever it is, into an attention
+    sink: a residual of enormous length that hardly depends on the token (Sun et al. 2024, arXiv
+    2402.17762). In SmolLM2 135M and Qwen2.5-Coder 1.5B, MLP keys there have a cosine of 1.00
+    between any two words from layer 9 and 4 on.
+
+    Args:
+        tokens: the prompt's token ids; False if it has only one.
+    """
+    lengths: list[Tensor] = []  # by layer, of each token's residual
+
+    def keep(resid: Tensor, hook: object) -> None:
+        lengths.append(resid[0].norm(dim=-1))
+
+    prompt = torch.tensor([tokens], device=device(model))
+    model.run_with_hooks(
+        prompt,
+        return_type=None,
+        fwd_hooks=[(lambda name: name.endswith("hook_resid_post"), keep)],
+        # without it, TransformerLens would guess the mask from padding tokens
+        attention_mask=torch.ones_like(prompt),
+    )
+    if len(tokens) == 1:
+        return False
+    return any(bool(length[0] > SINK * length[1:].median()) for length in lengths)
 
 
 RelationEdit = Literal["right", "upstream"]
