@@ -184,8 +184,21 @@ def parts(features: Features, split: Split, folds: int = 5, seed: int = 0) -> li
     with warnings.catch_warnings():
         # a rare relation is missing from the held-out facts of some folds, which does no harm
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        return list(cut.split(np.zeros(len(groups)), relations, groups))
+        shuffled = _shuffled(groups, seed)
+        return list(StratifiedGroupKFold(folds).split(np.zeros(len(groups)), relations, shuffled))
+
+
+def _shuffled(groups: Sequence[str], seed: int) -> Int[ndarray, " fact"]:
+    """Returns each fact's group as a number, where a seed decides which group gets which number.
+
+    Among groups with equally many facts of every relation, StratifiedGroupKFold takes the smaller
+    number first. Its own `shuffle` divides groups without regard to relations before scikit-learn
+    1.8 (pull request 32540), and gives the same parts as this from there on.
+    """
+    names, number = np.unique(np.array(groups), return_inverse=True)
+    order = np.arange(len(names))
+    np.random.RandomState(seed).shuffle(order)
+    return np.argsort(order)[number]
 
 
 def _opening(model: HookedTransformer, fact: Fact, role: str) -> Tokens:

@@ -41,8 +41,9 @@ def groups(model: HookedTransformer, request: EditRequest, where: KeyPosition) -
             raise InputError(
                 f"{demand.fact.prompt!r}: the key would be read at the first token, but this "
                 "model reads texts without BOS and uses their first token as an attention sink, so "
-                "that its keys are the same in every text. An edit there would change every text: "
-                "put words before the subject, or write at another token (where=last)"
+                "that its keys are almost the same in every text. Most edits there fail, or change "
+                "every text: put words before the subject, such as 'In fact, ', or write at "
+                "another token (where=last)"
             )
         texts_to_key.append(tokens[: pos + 1])
     distinct = list(dict.fromkeys(texts_to_key))
