@@ -148,6 +148,7 @@ class Journal:
         counts: Callable[[Entry[Item]], bool] = lambda entry: not entry.skipped,
         name: Callable[[Item], str] | None = None,
         about: Callable[[Item], Record] = lambda item: {},
+        amount: Callable[[Item], int] = lambda item: 1,
     ) -> Iterator[Entry[Item]]:
         """Does `work` on each item that has no record yet, and yields every item with its record.
 
@@ -163,10 +164,11 @@ class Journal:
             counts: whether an entry counts towards `total`; by default if it was not skipped.
             name: gives the name of an item, shown in the progress bar while it is worked on.
             about: gives further fields for the record of a skipped item.
+            amount: how many of `unit` an item is; not used with `total`.
         """
         yield from self.each_batch(
-            items, key, lambda batch: [work(batch[0])], 1,
-            unit=unit, doing=doing, total=total, counts=counts, name=name, about=about,
+            items, key, lambda batch: [work(batch[0])], 1, unit=unit, doing=doing, total=total,
+            counts=counts, name=name, about=about, amount=amount,
         )  # fmt: skip
 
     def each_batch(
@@ -182,12 +184,13 @@ class Journal:
         counts: Callable[[Entry[Item]], bool] = lambda entry: not entry.skipped,
         name: Callable[[Item], str] | None = None,
         about: Callable[[Item], Record] = lambda item: {},
+        amount: Callable[[Item], int] = lambda item: 1,
     ) -> Iterator[Entry[Item]]:
         """Does the same as `each`, with `work` on batches of up to `size` items.
 
         If `work` raises InputError for a batch, the items of this batch are done one by one.
         """
-        items, total, of = self._of_shard(items, total)
+        items, total, of = self._of_shard(items, total, amount)
         source, more = self._batches(items, key, size), True
         walked: deque[list[Item]] = deque()  # batches whose entries were not yielded yet, in order
         n_seen = n_counted = 0
@@ -210,7 +213,7 @@ class Journal:
                 while walked and all(key(item) in self.records for item in walked[0]):
                     for item in walked.popleft():
                         entry = Entry(item, key(item), self.records[key(item)])
-                        n_seen, n_counted = n_seen + 1, n_counted + counts(entry)
+                        n_seen, n_counted = n_seen + amount(item), n_counted + counts(entry)
                         done = n_seen if total is None else n_counted
                         bars.update(bar, completed=done)
                         self._show(doing, unit, done, of)
@@ -257,20 +260,22 @@ class Journal:
         """Tells others how far the work is; here nobody else shows it."""
 
     def _of_shard(
-        self, items: Iterable[Item], total: int | None
+        self, items: Iterable[Item], total: int | None, amount: Callable[[Item], int]
     ) -> tuple[Iterable[Item], int | None, int | None]:
         """Returns the items of this part, how many should count, and what a progress bar counts to.
 
         All items, except in the first loop of a study of which only a part is done here.
         """
-        n_items = len(items) if isinstance(items, Sized) else None
+        is_sized = isinstance(items, Sized)
         part, parts = self.shard
         if parts > 1 and not self._is_divided:
             self._is_divided = True
             items = itertools.islice(items, part - 1, None, parts)
-            n_items = None if n_items is None else len(range(part - 1, n_items, parts))
             total = None if total is None else -(-total // parts)
-        return items, total, n_items if total is None else total
+        if total is not None or not is_sized:
+            return items, total, total
+        items = list(items)
+        return items, None, sum(map(amount, items))
 
     def _do(
         self,

@@ -70,6 +70,23 @@ def test_items_end_when_enough_of_them_count(journal: Journal, size: int) -> Non
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("shard", "expected"),
+    [((1, 1), [(1, 16), (11, 16), (16, 16)]), ((2, 2), [(10, 10)]), ((1, 2), [(1, 6), (6, 6)])],
+)
+def test_progress_is_counted_in_what_items_are_made_of(
+    journal: Journal,
+    shard: tuple[int, int],
+    expected: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[tuple[int, int | None]] = []
+    monkeypatch.setattr(journal, "_show", lambda _, __, done, of: shown.append((done, of)))
+    journal.shard = shard
+    run(journal, [1, 10, 5], [], amount=lambda n: n)
+    assert shown == expected
+
+
 def test_another_question_gets_no_answer_of_the_first(journal: Journal) -> None:
     journal.ask("compare", seed=0, text="")
     journal.ask("compare", seed=0, text="")

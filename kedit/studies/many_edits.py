@@ -138,7 +138,8 @@ def compare_many(
     entries = journal.each(
         groups, lambda group: group.key,
         lambda group: _edited(model, group, before, assessment),
-        unit="edited models", doing="editing", name=lambda group: group.name,
+        unit="edits", doing="editing", name=lambda group: group.name,
+        amount=lambda group: len(group.cases),
         about=lambda group: {"ids": [case.id for case in group.cases], "editor": group.arm.name},
     )  # fmt: skip
     points: dict[tuple[str, Order, int], list[tuple[_Group, Mapping[str, Any]]]] = {}
