@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from kedit.editors.presets import PRESETS
 from kedit.errors import InputError
 from kedit.facts import EditRequest, Fact, Relation
 from kedit.models.prompts import prompt_ids
+from kedit.studies.before_after import edit_and_ask
 
 PLAYS = Relation("P1303", "instrument", "asymmetric", "person")
 REQUEST = EditRequest(Fact("Ada", PLAYS, "harp", "{} plays the old"), "cello")
@@ -72,3 +73,15 @@ def test_no_editor_writes_at_a_sink(name: str, with_sink: HookedTransformer) -> 
     with pytest.raises(InputError, match="attention sink"):
         edits([REQUEST])
     assert edits([LATER]).deltas
+
+
+@pytest.mark.parametrize("name", ["rome", "cues"])
+def test_an_edit_of_one_fact_is_refused_before_any_text_is_read(
+    name: str, with_sink: HookedTransformer
+) -> None:
+    where = {} if name == "cues" else {"where": "subject_last"}
+    editor = replace(cast(Any, PRESETS["toy"][name]), text="missing.txt", **where)
+    with pytest.raises(InputError, match="attention sink"):
+        edit_and_ask(with_sink, REQUEST, editor, questions=[], held_out=None)
+    with pytest.raises(InputError, match="missing.txt"):
+        edit_and_ask(with_sink, LATER, editor, questions=[], held_out=None)

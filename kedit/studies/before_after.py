@@ -8,14 +8,18 @@ found.edit.save("rome.safetensors")
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import get_args
 
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Edit, Editor, PreparedEditor
+from kedit.editing.keys import groups
+from kedit.editors.cues import Cues
 from kedit.editors.registry import label_of, make_editor
 from kedit.errors import InputError
 from kedit.facts import EditRequest, Perspective
 from kedit.models.load import name_of
+from kedit.models.prompts import KeyPosition
 from kedit.records import to_record
 from kedit.results.before_after import SAID, BeforeAfter
 from kedit.results.edit_made import EditMade, WeightChange
@@ -64,11 +68,15 @@ def edit_and_ask(
         make: the editor as `prepared` has prepared it for this model; None: it is prepared here.
 
     Raises:
-        InputError: there is nothing to edit, or a question, a text or a setting cannot be used.
+        InputError: there is nothing to edit, a question, a text or a setting cannot be used, or a
+            key cannot be read where the editor writes.
     """
     if questions is None:
         questions = questions_of(model, request, perspective, paraphrases, neighbours, seed)
     configured = editor_with_options(model, editor, perspective, text=text, seed=seed)
+    asked = seen_from(request, perspective)
+    for where in _key_positions(configured):
+        groups(model, asked, where)  # refuses a key now: to read the editor's text takes minutes
     other_text = None
     if held_out is not None:
         other_text = held_out_text(model, held_out, configured, seed)
@@ -80,7 +88,7 @@ def edit_and_ask(
     before, perplexity_before = measured()
     edits = make or ready(model, configured, tokens_per_dim)
     start = time.perf_counter()
-    edit = edits([seen_from(request, perspective)])
+    edit = edits([asked])
     seconds = time.perf_counter() - start
     with edit.applied(model):
         after, perplexity_after = measured()
@@ -120,6 +128,14 @@ def editor_with_options(
     given = {name: value for name, value in (("text", text), ("seed", seed)) if value}
     changes = {name: value for name, value in given.items() if name in vars(plain)}
     return dataclasses.replace(plain, **changes) if changes else plain  # pyright: ignore
+
+
+def _key_positions(editor: Editor) -> set[KeyPosition]:
+    """The tokens whose keys an editor uses; none if it does not write by keys."""
+    if isinstance(editor, Cues):
+        return {where for _, _, where in editor.places}
+    positions: tuple[KeyPosition, ...] = get_args(KeyPosition)
+    return {where for where in positions if where == getattr(editor, "where", "")}
 
 
 def ready(model: HookedTransformer, editor: Editor, tokens_per_dim: int = 4) -> PreparedEditor:
