@@ -30,8 +30,10 @@ from kedit.stats import Interval
 from kedit.studies.comparison import Comparison
 from kedit.tables import plural
 
-# Okabe and Ito's colours, as in style.py. 6 colours and 7 shapes give 42 different pairs
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's colours, as in style.py, and two of Tol's. 8 colours and 7 shapes give 56 pairs
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933",
+)  # fmt: skip
 SHAPES = ("o", "D", "s", "^", "v", "p", "X")
 # groups that an edit should not change
 STAYS = ("neighborhood", "other objects", "other relations")
