@@ -62,6 +62,8 @@ def first_is_sink(model: HookedTransformer, tokens: Tokens) -> bool:
     Args:
         tokens: the prompt's token ids; False if it has only one.
     """
+    if len(tokens) == 1:
+        return False
     lengths: list[Tensor] = []  # by layer, of each token's residual
 
     def keep(resid: Tensor, hook: object) -> None:
@@ -75,8 +77,6 @@ def first_is_sink(model: HookedTransformer, tokens: Tokens) -> bool:
         # without it, TransformerLens would guess the mask from padding tokens
         attention_mask=torch.ones_like(prompt),
     )
-    if len(tokens) == 1:
-        return False
     return any(bool(length[0] > SINK * length[1:].median()) for length in lengths)
 
 
