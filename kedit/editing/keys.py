@@ -15,6 +15,7 @@ from kedit.errors import InputError
 from kedit.facts import NO_RELATION, Demand, EditRequest
 from kedit.forward.packed import is_plain, padded, run_first_layers, unpacked
 from kedit.forward.reading import Tokens
+from kedit.forward.runs import Run
 from kedit.models.prompts import KeyPosition, answer_ids, device, located, plain_ids
 
 TEXTS_PER_BATCH = 256
@@ -50,7 +51,6 @@ def groups(model: HookedTransformer, request: EditRequest, where: KeyPosition) -
     return tuple(distinct.index(text) for text in texts_to_key)
 
 
-@torch.no_grad()
 def first_is_sink(model: HookedTransformer, tokens: Tokens) -> bool:
     """Returns whether the first token of a prompt has a massive activation in some layer.
 
@@ -64,19 +64,8 @@ def first_is_sink(model: HookedTransformer, tokens: Tokens) -> bool:
     """
     if len(tokens) == 1:
         return False
-    lengths: list[Tensor] = []  # by layer, of each token's residual
-
-    def keep(resid: Tensor, hook: object) -> None:
-        lengths.append(resid[0].norm(dim=-1))
-
-    prompt = torch.tensor([tokens], device=device(model))
-    model.run_with_hooks(
-        prompt,
-        return_type=None,
-        fwd_hooks=[(lambda name: name.endswith("hook_resid_post"), keep)],
-        # without it, TransformerLens would guess the mask from padding tokens
-        attention_mask=torch.ones_like(prompt),
-    )
+    states = Run(torch.tensor([tokens], device=device(model))).states(model)
+    lengths = [resid[0].norm(dim=-1) for resid in states.resid[1:]]  # after each layer, of tokens
     return any(bool(length[0] > SINK * length[1:].median()) for length in lengths)
 
 
