@@ -205,7 +205,7 @@ def test_editors_keep_colour_shape_and_place_in_every_row_and_in_the_legend():
     assert len({*COLOURS}) == 8 and len({*SHAPES}) == 7
     row = 7.3 * SLOT  # six editors and what sets them apart from the next row's
     for (_, edited, _), ax in panels(figure, arms).items():
-        for place, (name, colour) in enumerate(zip(LONG, COLOURS, strict=False)):
+        for place, (name, colour) in enumerate(zip(LONG, COLOURS[: len(LONG)], strict=True)):
             if edited == "relation" and name != "ft":
                 assert not len(offsets(ax, name))
                 continue
