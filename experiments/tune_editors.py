@@ -54,12 +54,13 @@ def run(config: Config) -> Path:
     from figures.style import save
     from figures.tuning import tuning
     from kedit.editors.lists import parse_specs
+    from kedit.studies.prepare import one_sided
     from kedit.studies.scoring import unscored
-    from kedit.studies.tuning import one_sided, read_space, tune
+    from kedit.studies.tuning import read_space, tune
 
     found = to_edit(config, [config.perspective])
     config = replace(config, cases=found.source)
-    cases = [one_sided(case, config.perspective) for case in found.cases]
+    cases = one_sided(found.cases, config.perspective)
     with open_run("tune_editors", config, outside=("save",)) as folder:
         folder.write("README.txt", _EXPLAINED)
         result = run_study(config, folder, lambda model, journal: tune(

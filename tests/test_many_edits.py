@@ -26,11 +26,10 @@ from kedit.stats import row_interval
 from kedit.studies import many_edits as study
 from kedit.studies.comparing import compare
 from kedit.studies.many_edits import compare_many
-from kedit.studies.prepare import prepare
-from kedit.studies.tuning import one_sided
+from kedit.studies.prepare import one_sided, prepare
 from tests.figure_checks import assert_fits, caption_of
 
-CASES = [one_sided(case, "entity") for case in toy_module.cases()[:6]]  # what is scored
+CASES = one_sided(toy_module.cases()[:6], "entity")  # what is scored
 EDITORS = ["memit", "joint"]
 COUNTS = (1, 2, 6)
 

@@ -14,7 +14,6 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Editor
-from kedit.editing.provenance import current_fingerprint
 from kedit.editors.joint import Joint
 from kedit.editors.registry import label_of, make_editor
 from kedit.errors import InputError
@@ -37,9 +36,9 @@ from kedit.results.scores import EditScore
 from kedit.scoring.score import Scoring
 from kedit.scoring.summary import LIFTS, Key, part_name, shares
 from kedit.stats import other_sign, row_interval
-from kedit.studies.edits import Assessment
 from kedit.studies.equal_norms import Budget, edit_within
-from kedit.studies.prepare import EditorChoice, prepared_arms, require_sides
+from kedit.studies.prepare import EditorChoice, require_sides
+from kedit.studies.protocol import Protocol
 from kedit.studies.scoring import scores_before
 
 MIN_CASES = 5  # a kind of relation with fewer cases gets no lines in the table
@@ -86,25 +85,15 @@ def ablate(
             lacks the side that is edited, no case can be scored, or the journal holds an ablation
             with other settings or weights.
     """
-    journal = Journal() if journal is None else journal
-    journal.ask(
-        "ablate",
-        model=current_fingerprint(model),
-        text=text,
-        tokens_per_dim=tokens_per_dim,
-        held_out_text=held_out_text,
-        chunks=chunks,
-        chunk_tokens=chunk_tokens,
-        seed=seed,
-    )
+    protocol = Protocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
+    journal = protocol.begin("ablate", model, journal)
     require_sides(cases, [perspective])
     by_arm = arms_of(model, editors, perspective, n_random_heads, draws, seed)
     by_spec = {spec: editor for drawn in by_arm.values() for spec, editor in drawn.items()}
     choices = [EditorChoice(spec, perspective, editor) for spec, editor in by_spec.items()]
-    arms = prepared_arms(model, choices, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
-    scoring = Scoring(say=False, seed=seed)
-    assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
-    before = scores_before(model, cases, scoring, journal)
+    arms = protocol.prepare_choices(model, choices)
+    assessment = protocol.assessment(model, Scoring(say=False, seed=seed))
+    before = scores_before(model, cases, assessment.scoring, journal)
     found = edit_within(model, before, arms, assessment, journal, BUDGETS)
     outcomes: Outcomes = {
         budget: {arm.name: found[arm, budget] for arm in arms} for budget in BUDGETS

@@ -12,9 +12,7 @@ import numpy as np
 from transformer_lens import HookedTransformer
 
 from kedit.data.choose import labels_of
-from kedit.data.corpus import corpus_of
 from kedit.editing.edit import Editor
-from kedit.editing.provenance import current_fingerprint
 from kedit.editors.specs import by_side, has_preset, parted
 from kedit.facts import EditCase
 from kedit.journal import Journal
@@ -26,9 +24,10 @@ from kedit.scoring.score import Scoring
 from kedit.scoring.summary import BY_ALL, LIFTS, Key, by_case, changes, shares
 from kedit.stats import Paired, holm, other_sign, paired, row_interval
 from kedit.studies.comparison import Comparison, Norms
-from kedit.studies.edits import Assessment, edit_cases
+from kedit.studies.edits import edit_cases
 from kedit.studies.equal_norms import edit_equally
-from kedit.studies.prepare import SIDES, Arm, Side, prepare, require_sides
+from kedit.studies.prepare import SIDES, Arm, Side, require_sides
+from kedit.studies.protocol import Protocol
 from kedit.studies.scoring import scores_before
 
 Perspectives = Literal["both", "entity", "relation", "together"]
@@ -91,27 +90,14 @@ def compare(
         InputError: an editor is unknown, a case lacks the side that is edited, no case can be
             scored, or the journal holds a comparison with other settings or weights.
     """
-    journal = Journal() if journal is None else journal
-    journal.ask(
-        "compare",
-        model=current_fingerprint(model),
-        labels=labels,
-        say=say,
-        text=text,
-        tokens_per_dim=tokens_per_dim,
-        held_out_text=held_out_text,
-        chunks=chunks,
-        chunk_tokens=chunk_tokens,
-        norms=norms,
-        seed=seed,
-    )
+    protocol = Protocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
+    journal = protocol.begin("compare", model, journal, labels=labels, say=say, norms=norms)
     sides = sides_of(perspective) if isinstance(perspective, str) else list(perspective)
     require_sides(cases, sides)
     labels = labels_of(cases) if labels is None else labels
-    arms = prepare(model, editors, sides, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
-    scoring = Scoring(tuple(labels), say, seed=seed)
-    assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
-    before = scores_before(model, cases, scoring, journal)
+    arms = protocol.prepare(model, editors, sides)
+    assessment = protocol.assessment(model, Scoring(tuple(labels), say, seed=seed))
+    before = scores_before(model, cases, assessment.scoring, journal)
     edit_all = {"own": edit_cases, "equal": edit_equally}[norms]
     outcomes = edit_all(model, before, arms, assessment, journal)
     name = source_of(model)
@@ -127,7 +113,7 @@ def compare(
         n_cases=len(before),
         seed=seed,
         perplexity=float(assessment.text.nll.mean().exp()),
-        held_out=corpus_of(name, held_out_text, seed, held_out=True).name,
+        held_out=protocol.name_of_held_out(model),
         editors=tuple(_marked(editor, name, tuned) for editor in by_arm),
         norms=norms,
     )

@@ -23,7 +23,7 @@ from kedit.models.split import devices_of
 from kedit.records import require_finite, to_record
 from kedit.results.outcomes import Outcome
 from kedit.results.scores import EditScore
-from kedit.scoring.drift import Baseline, baseline, held_out
+from kedit.scoring.drift import Baseline
 from kedit.scoring.score import Scoring, score
 from kedit.studies.memory import peak_since_now
 from kedit.studies.prepare import Arm, requests_of
@@ -45,26 +45,6 @@ class Assessment:
     scoring: Scoring
     text: Baseline
     kept: KeptStates = field(default_factory=partial(KeptStates, unedited_part))
-
-    @classmethod
-    def by(
-        cls,
-        model: HookedTransformer,
-        scoring: Scoring,
-        held_out_text: str,
-        chunks: int,
-        chunk_tokens: int,
-    ) -> "Assessment":
-        """Builds an assessment with chunks of a held-out text.
-
-        Args:
-            held_out_text: see `kedit.scoring.drift.held_out`; if the model writes this text itself,
-                it does so with the seed of `scoring`.
-            chunks: number of chunks.
-            chunk_tokens: tokens per chunk.
-        """
-        text = held_out(model, held_out_text, chunks, scoring.seed, chunk_tokens)
-        return cls(scoring, baseline(model, text))
 
 
 def edit_cases(

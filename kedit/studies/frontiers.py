@@ -13,7 +13,6 @@ from jaxtyping import Float
 from numpy import ndarray
 from transformer_lens import HookedTransformer
 
-from kedit.editing.provenance import current_fingerprint
 from kedit.editors.specs import varied
 from kedit.errors import InputError
 from kedit.facts import EditCase, Perspective
@@ -25,10 +24,10 @@ from kedit.results.scores import EditScore
 from kedit.scoring.score import Scoring
 from kedit.scoring.summary import BY_ALL, Key, Shares, shares
 from kedit.stats import holm, other_sign, row_interval
-from kedit.studies.edits import Assessment, edit_cases
-from kedit.studies.prepare import prepare, require_sides
+from kedit.studies.edits import edit_cases
+from kedit.studies.prepare import one_sided
+from kedit.studies.protocol import Protocol
 from kedit.studies.scoring import scores_before
-from kedit.studies.tuning import one_sided
 
 
 # many parameters, all plain settings that are passed by name
@@ -67,25 +66,14 @@ def compare_frontiers(
         raise InputError(f"values: must be at least two different values, got {[*values]}")
     if len(set(editors)) < len(editors):
         raise InputError(f"editors: must be different, got {', '.join(editors)}")
-    journal = Journal() if journal is None else journal
-    journal.ask(
-        "compare_frontiers",
-        model=current_fingerprint(model),
-        text=text,
-        tokens_per_dim=tokens_per_dim,
-        held_out_text=held_out_text,
-        chunks=chunks,
-        chunk_tokens=chunk_tokens,
-        seed=seed,
-    )
-    require_sides(cases, [perspective])
-    cases = [one_sided(case, perspective) for case in cases]
+    protocol = Protocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
+    journal = protocol.begin("compare_frontiers", model, journal)
+    cases = one_sided(cases, perspective)
     specs = {editor: [varied(editor, field, value) for value in values] for editor in editors}
     every = [spec for of_editor in specs.values() for spec in of_editor]
-    arms = prepare(model, every, [perspective], text=text, tokens_per_dim=tokens_per_dim, seed=seed)
-    scoring = Scoring(say=False, seed=seed)
-    assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
-    before = scores_before(model, cases, scoring, journal)
+    arms = protocol.prepare(model, every, [perspective])
+    assessment = protocol.assessment(model, Scoring(say=False, seed=seed))
+    before = scores_before(model, cases, assessment.scoring, journal)
     outcomes = edit_cases(model, before, arms, assessment, journal)
     by_spec = {arm.name: of_arm for arm, of_arm in outcomes.items()}
     found = {

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 from transformer_lens import HookedTransformer
 
-from kedit.data.corpus import corpus_of
 from kedit.editing.edit import Edit, Editor, combined
-from kedit.editing.provenance import current_fingerprint
 from kedit.errors import InputError
 from kedit.facts import EditCase, Perspective
 from kedit.journal import Journal
@@ -29,9 +27,9 @@ from kedit.scoring.score import Scoring, score
 from kedit.scoring.summary import BY_ALL, LIFTS, shares
 from kedit.stats import Interval, bootstrap_ratio, row_interval
 from kedit.studies.edits import CANNOT_EDIT, Assessment, edit_of_all
-from kedit.studies.prepare import Arm, prepare, requests_of, require_sides
+from kedit.studies.prepare import Arm, one_sided, requests_of
+from kedit.studies.protocol import Protocol
 from kedit.studies.scoring import scores_before
-from kedit.studies.tuning import one_sided
 from kedit.tables import plural
 
 COUNTS = (1, 10, 100)  # edits per model
@@ -106,26 +104,13 @@ def compare_many(
     """
     if not counts or min(counts) < 1:
         raise InputError(f"counts: {list(counts)}: needs numbers of edits of at least 1")
-    journal = Journal() if journal is None else journal
-    journal.ask(
-        "compare_many",
-        model=current_fingerprint(model),
-        text=text,
-        tokens_per_dim=tokens_per_dim,
-        held_out_text=held_out_text,
-        chunks=chunks,
-        chunk_tokens=chunk_tokens,
-        seed=seed,
-    )
-    require_sides(cases, [perspective])
-    cases = [one_sided(case, perspective) for case in cases]
-    arms = prepare(
-        model, editors, [perspective], text=text, tokens_per_dim=tokens_per_dim, seed=seed
-    )
-    scoring = Scoring((), say=False, seed=seed)
-    assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
+    protocol = Protocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
+    journal = protocol.begin("compare_many", model, journal)
+    cases = one_sided(cases, perspective)
+    arms = protocol.prepare(model, editors, [perspective])
+    assessment = protocol.assessment(model, Scoring(say=False, seed=seed))
     with journal.undivided():  # the groups are of all cases, also where a part of them is edited
-        before = scores_before(model, cases, scoring, journal)
+        before = scores_before(model, cases, assessment.scoring, journal)
     sizes = sorted({min(count, len(before)) for count in counts})
     groups = [
         group
@@ -147,13 +132,12 @@ def compare_many(
         group = entry.item
         point = points.setdefault((group.arm.name, group.order, group.count), [])
         point.append((group, entry.record))
-    name = source_of(model)
     return ManyEdits(
-        model=name,
+        model=source_of(model),
         perspective=perspective,
         n_cases=len(before),
         seed=seed,
-        held_out=corpus_of(name, held_out_text, seed, held_out=True).name,
+        held_out=protocol.name_of_held_out(model),
         perplexity=float(assessment.text.nll.mean().exp()),
         points=tuple(_summarised(done, before, perspective, seed) for done in points.values()),
     )

@@ -145,6 +145,19 @@ def require_sides(cases: Sequence[EditCase], sides: Sequence[Side]) -> None:
             )
 
 
+def one_sided(cases: Sequence[EditCase], side: Perspective) -> list[EditCase]:
+    """Returns the cases with the probes of one side only, so that the other side does not count.
+
+    Raises:
+        InputError: a case lacks this side.
+    """
+    require_sides(cases, [side])
+    return [
+        replace(case, probes=tuple(probe for probe in case.probes if probe.perspective == side))
+        for case in cases
+    ]
+
+
 def requests_of(case: EditCase, side: Side) -> list[EditRequest]:
     """Returns the requests of an edit of the case from `side`.
 

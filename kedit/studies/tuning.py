@@ -6,7 +6,7 @@ The settings are drawn at random from a space of values, and ranked by the Score
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -14,7 +14,6 @@ import numpy as np
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Editor
-from kedit.editing.provenance import current_fingerprint
 from kedit.editors.ft import bound_for
 from kedit.editors.kn import nudge_for
 from kedit.editors.registry import label_of, make_editor, with_setting
@@ -30,8 +29,9 @@ from kedit.results.tuning import Try, TunedEditor, Tuning
 from kedit.scoring.score import Scoring
 from kedit.scoring.summary import BY_ALL, BY_MAGNITUDE, Key, part_name, shares
 from kedit.stats import row_interval
-from kedit.studies.edits import Assessment, edit_cases
-from kedit.studies.prepare import EditorChoice, prepared_arms, require_sides
+from kedit.studies.edits import edit_cases
+from kedit.studies.prepare import EditorChoice, one_sided
+from kedit.studies.protocol import Protocol
 from kedit.studies.scoring import scores_before
 
 Space = Mapping[str, Sequence[Any]]  # the values to try, by the names of settings
@@ -90,28 +90,17 @@ def tune(
             the side that is edited, no case can be scored, or the journal holds a tuning with other
             settings or weights.
     """
-    journal = Journal() if journal is None else journal
-    journal.ask(
-        "tune",
-        model=current_fingerprint(model),
-        text=text,
-        tokens_per_dim=tokens_per_dim,
-        held_out_text=held_out_text,
-        chunks=chunks,
-        chunk_tokens=chunk_tokens,
-        seed=seed,
-    )
-    require_sides(cases, [perspective])
-    cases = [one_sided(case, perspective) for case in cases]
+    protocol = Protocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
+    journal = protocol.begin("tune", model, journal)
+    cases = one_sided(cases, perspective)
     space = space_of(model) if space is None else space
     settings = tried(model, editors, perspective, space, tries, seed)
     # two editors with the same spec are tried once
     by_spec = {spec: editor for of_name in settings.values() for spec, editor in of_name.items()}
     choices = [EditorChoice(spec, perspective, editor) for spec, editor in by_spec.items()]
-    arms = prepared_arms(model, choices, text=text, tokens_per_dim=tokens_per_dim, seed=seed)
-    scoring = Scoring(say=False, seed=seed)
-    assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
-    before = scores_before(model, cases, scoring, journal)
+    arms = protocol.prepare_choices(model, choices)
+    assessment = protocol.assessment(model, Scoring(say=False, seed=seed))
+    before = scores_before(model, cases, assessment.scoring, journal)
     outcomes = edit_cases(model, before, arms, assessment, journal)
     scored = {
         arm.name: score_of(
@@ -124,11 +113,6 @@ def tune(
         for name, specs in settings.items()
     )
     return Tuning(source_of(model), perspective, len(before), seed, tuned)
-
-
-def one_sided(case: EditCase, side: Perspective) -> EditCase:
-    """Returns the case with the probes of one side only, so that the other side does not count."""
-    return replace(case, probes=tuple(probe for probe in case.probes if probe.perspective == side))
 
 
 def space_of(model: HookedTransformer) -> Space:

@@ -14,7 +14,6 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Editor, PreparedEditor
-from kedit.editing.provenance import current_fingerprint
 from kedit.editors.joint import Joint
 from kedit.editors.registry import label_of
 from kedit.facts import EditCase
@@ -26,7 +25,8 @@ from kedit.results.scores import EditScore
 from kedit.results.sites import SiteFindings, SiteNumbers
 from kedit.scoring.score import Scoring
 from kedit.studies.edits import Assessment, edit_cases
-from kedit.studies.prepare import Arm, prepare
+from kedit.studies.prepare import Arm
+from kedit.studies.protocol import Protocol
 from kedit.studies.scoring import scores_before
 from probes.studies.candidate_sites import (
     POSITIONS,
@@ -88,23 +88,13 @@ def choose_sites(
     Raises:
         InputError: there is no such layer or setting, or no case can be scored.
     """
-    journal = Journal() if journal is None else journal
-    journal.ask(
-        "choose_sites",
-        model=current_fingerprint(model),
-        n_neighbours=n_neighbours,
-        settings=settings,
-        text=text,
-        tokens_per_dim=tokens_per_dim,
-        held_out_text=held_out_text,
-        chunks=chunks,
-        chunk_tokens=chunk_tokens,
-        seed=seed,
+    protocol = Protocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
+    journal = protocol.begin(
+        "choose_sites", model, journal, n_neighbours=n_neighbours, settings=settings
     )
     candidates, plain = candidate_sites(model, layers, positions), plain_joint(model, settings)
-    scoring = Scoring((), say=False, seed=seed)
-    assessment = Assessment.by(model, scoring, held_out_text, chunks, chunk_tokens)
-    before = scores_before(model, cases, scoring, journal)
+    assessment = protocol.assessment(model, Scoring(say=False, seed=seed))
+    before = scores_before(model, cases, assessment.scoring, journal)
     usable, pool = list(before), cases if pool is None else pool
     traced = {
         name: effects(model, usable, pool, candidates, name, seed, journal) for name in EFFECTS
@@ -112,9 +102,7 @@ def choose_sites(
     apart = separations(
         model, usable, candidates, n_neighbours, text, tokens_per_dim, seed, journal
     )
-    make = functools.partial(
-        prepare, model, sides=["relation"], text=text, tokens_per_dim=tokens_per_dim, seed=seed
-    )
+    make = functools.partial(protocol.prepare, model, sides=["relation"])
     editors = {
         site: (site.spec(settings), site.editor(plain)) for site in candidates if site.head is None
     }
