@@ -142,9 +142,10 @@ def test_a_number_that_does_not_divide_the_cases_gives_models_of_almost_equal_si
 
 @dataclass(frozen=True)
 class Picky:
-    """Shifts an output matrix, and refuses one subject."""
+    """An editor that refuses one subject, and more requests than it has room for."""
 
     subject: str
+    room: int = 100
 
     def on(self, model: HookedTransformer) -> PreparedEditor:
         joint, *_ = prepare(model, ["joint"], ["entity"])
@@ -152,6 +153,8 @@ class Picky:
         def make(requests: Sequence[EditRequest]) -> Edit:
             if any(request.fact.subject == self.subject for request in requests):
                 raise InputError(f"{self.subject} is refused")
+            if len(requests) > self.room:
+                raise InputError(f"there is room for {self.room} only")
             return joint.make(requests)
 
         return make
@@ -172,6 +175,19 @@ def test_a_case_without_an_edit_does_not_stop_the_others(
     (record,) = (one for one in journal.records.values() if len(one.get("ids", ())) == 3)
     assert record["refused"] == {refused.id: f"{refused.entity.fact.subject} is refused"}
     assert "1" in str(result.table())
+
+
+@pytest.mark.parametrize("subject", ["nobody", CASES[1].entity.fact.subject])
+def test_facts_that_cannot_be_edited_together_are_left_out_with_the_reason(
+    toy: HookedTransformer, subject: str
+) -> None:
+    editor, journal = Picky(subject, room=1), Journal()
+    result = compare_many(
+        toy, CASES[:3], [editor], counts=[1, 3], orders=["batch"], journal=journal
+    )
+    assert [point.failed for point in result.points] == [int(subject != "nobody"), 3]
+    reasons = [record["skipped"] for record in journal.records.values() if "skipped" in record]
+    assert "there is room for 1 only" in reasons
 
 
 def test_a_model_that_is_no_longer_finite_enters_as_unedited(

@@ -113,8 +113,8 @@ def edit_of_all(
     """Makes one edit of the requests of all cases; returns it with the cases it leaves out.
 
     If the edit of all cannot be made, it leaves out the cases that cannot be edited alone, and
-    those that contradict a case before them; it is None if nothing is left. The second value has
-    the reasons.
+    those that contradict a case before them. It is None if nothing is left, or if the rest cannot
+    be edited together. The second value has the reasons.
     """
     all_requests = [request for of_case in asked.values() for request in of_case]
     if not all_requests:
@@ -122,18 +122,22 @@ def edit_of_all(
     try:
         return make(all_requests), {}
     except CANNOT_EDIT as error:
-        if len(asked) == 1:
-            return None, {case: str(error) for case in asked}
+        together = str(error)
     requests: list[EditRequest] = []
     refused: dict[EditCase, str] = {}
-    for case, of_case in asked.items():
+    for case, of_case in asked.items() if len(asked) > 1 else ():
         try:
             require_consistent(model, [*requests, *of_case])
             make(list(of_case))
             requests += of_case
         except CANNOT_EDIT as error:
             refused[case] = str(error)
-    return (make(requests) if requests else None), refused
+    if requests and refused:  # without a case that is refused, the same edit would fail again
+        try:
+            return make(requests), refused
+        except CANNOT_EDIT as error:
+            together = str(error)
+    return None, dict.fromkeys(asked, together) | refused
 
 
 # seven parameters: the edit, its case and editor, and how they are assessed
