@@ -33,7 +33,8 @@ from benchmarks._timing import report, seconds
 from kedit.data import builtin
 from kedit.editing.edit import Edit, LowRank
 from kedit.editing.keys import training_rows
-from kedit.editing.moments import Moment, moment
+from kedit.editing.moments import moment
+from kedit.editing.second_moment import Moment
 from kedit.editing.values import Slot, Training, train, train_all
 from kedit.editing.write_sites import WriteSite
 from kedit.editors.rome import ROME

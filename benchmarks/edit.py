@@ -36,7 +36,7 @@ from kedit.data import builtin
 from kedit.editing.contexts import ROME_LENGTHS, rome_contexts
 from kedit.editing.frozen import Row, Slot
 from kedit.editing.keys import training_rows
-from kedit.editing.moments import Moment
+from kedit.editing.second_moment import Moment
 from kedit.editing.values import Training, train, train_all
 from kedit.editing.write_sites import WriteSite
 from kedit.editors.memit import MEMIT

@@ -22,7 +22,7 @@ from transformer_lens import HookedTransformer
 
 from kedit.editing.closed_form import Solve
 from kedit.editing.keys import last_keys
-from kedit.editing.moments import Moment
+from kedit.editing.second_moment import Moment
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest

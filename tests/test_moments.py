@@ -19,7 +19,8 @@ from transformer_lens.utilities.components_utils import get_act_name
 from kedit.cache import store
 from kedit.data.corpus import Corpus
 from kedit.editing import moments as room
-from kedit.editing.moments import Moment, moment, moments
+from kedit.editing.moments import moment, moments
+from kedit.editing.second_moment import Moment
 from kedit.editing.write_sites import WriteSite, flat_keys
 from kedit.errors import InputError
 from kedit.models.prompts import bos_ids, decoded, device

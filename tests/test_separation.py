@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from kedit.editing.moments import Moment, moments
+from kedit.editing.moments import moments
 from kedit.editing.neighbours import neighbours
+from kedit.editing.second_moment import Moment
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.facts import Demand, EditRequest

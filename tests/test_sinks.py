@@ -9,7 +9,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from kedit.editing.keys import first_is_sink, groups
-from kedit.editing.moments import Moment
+from kedit.editing.second_moment import Moment
 from kedit.editors.presets import PRESETS
 from kedit.errors import InputError
 from kedit.facts import EditRequest, Fact, Relation

@@ -16,7 +16,8 @@ from transformer_lens import HookedTransformer
 from kedit.editing import moments as moments_module
 from kedit.editing import spared as room
 from kedit.editing.edit import Delta, Edit, LowRank
-from kedit.editing.moments import Moment, moments
+from kedit.editing.moments import moments
+from kedit.editing.second_moment import Moment
 from kedit.editing.spared import Sparing, spared
 from kedit.editing.values import Training
 from kedit.editing.write_sites import WriteSite

@@ -28,8 +28,8 @@ from kedit.data.corpus import corpus_of
 from kedit.editing.closed_form import Solve, exact_insert, ridge_insert
 from kedit.editing.deltas import LowRank
 from kedit.editing.edit import Edit
-from kedit.editing.moments import Inverse
 from kedit.editing.provenance import Provenance
+from kedit.editing.second_moment import Inverse
 from kedit.editing.values import STEP, Training
 from kedit.editing.write_sites import flat
 from kedit.errors import InputError

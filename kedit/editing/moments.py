@@ -1,7 +1,7 @@
-"""C = E[k kᵀ], the second moment of the keys of running text, which an edit should disturb little.
+"""Measures C, the second moment of the keys of running text, which an edit should disturb little.
 
-C is not centred. Chunks of text run through the model up to the highest site, and only the sum of k
-kᵀ over their tokens is kept. Sums are saved in the cache folder, finished or not. So an interrupted
+Chunks of text run through the model up to the highest site, and only the sum of k kᵀ over their
+tokens is kept. Sums are saved in the cache folder, finished or not. So an interrupted
 computation continues where it stopped, with bit-identical results, and a moment over more tokens is
 used where fewer are requested.
 """
@@ -16,17 +16,18 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.cache import alone, cache_dir, hashed, load, store
 from kedit.data.corpus import SELF, Corpus, corpus_of
-from kedit.editing.write_sites import WriteSite, read_keys
+from kedit.editing.second_moment import Moment
+from kedit.editing.write_sites import WriteSite, listed, read_keys
 from kedit.errors import InputError
 from kedit.models.prompts import bos_ids, device, plain_ids
 from kedit.models.sites import live_hooks
@@ -44,171 +45,9 @@ TOKENS_PER_BATCH = 2048
 TOKENS_PER_DIM, FEWEST_PER_DIM = 4, 2
 BLOCK = 1024  # rows of the moment that are updated at once
 SAVE_AFTER = 60.0  # seconds between saves: the most work that is lost if the process is killed
-RIDGES = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)  # tried in this order, times C's mean diagonal
 PROBE = "In 1889, Gustave's tower: déjà 300 m high!\n"  # its tokens differ between tokenizers
 # entries of a model's configuration on which moments don't depend
 IRRELEVANT = {"device", "n_devices", "model_name", "tokenizer_name", "seed"}
-
-
-@dataclass(frozen=True, eq=False)
-class Moment:
-    """E[k kᵀ] over the tokens of a text, where k is the keys of `sites`, concatenated.
-
-    Args:
-        sites: read at the same tokens, so a moment of several sites has cross blocks too.
-        d_keys: length of each site's key.
-        matrix: exactly symmetric; positive semidefinite up to rounding. `moments` leaves it on the
-            model's device, where `solve` then computes.
-        n_tokens: number of tokens in the mean.
-        corpus: name of the text.
-
-    A moment from elsewhere can be passed to an editor as its setting `moments` (see
-    `kedit.editing.spared`).
-    """
-
-    sites: tuple[WriteSite, ...]
-    d_keys: tuple[int, ...]
-    matrix: Float[Tensor, "d_keys d_keys"]
-    n_tokens: int
-    corpus: str
-
-    def block(self, site: WriteSite, other: WriteSite) -> Float[Tensor, "d_key d_other"]:
-        """Returns E[k k'ᵀ] of the keys k of one site and k' of another; read-only.
-
-        Raises:
-            InputError: the moment is not of both sites.
-        """
-        return self.matrix[self._rows(site), self._rows(other)]
-
-    def at(self, rows: Mapping[WriteSite, Int[Tensor, " row"]]) -> "Moment":
-        """Returns the moment of some numbers of each site's key, such as those of chosen heads."""
-        starts = [self._rows(site).start for site in self.sites]
-        selected = [start + rows[site] for start, site in zip(starts, self.sites, strict=True)]
-        index = torch.cat(selected)
-        widths = tuple(map(len, selected))
-        return replace(self, d_keys=widths, matrix=self.matrix[index][:, index])
-
-    def shrunk(self, share: float) -> "Moment":
-        """Returns the moment with `share` times each site's mean diagonal added to its diagonal.
-
-        In directions in which a sample of text has almost no energy, a change seems to cost
-        nothing. But other text does have energy there. The effect grows with fewer tokens and with
-        a larger condition number of C. This addition gives every direction a cost.
-        """
-        if not share:
-            return self
-        matrix = self.matrix.clone()
-        matrix.diagonal().add_(self._addition(share))
-        return replace(self, matrix=matrix)
-
-    def of(self, site: WriteSite) -> "Moment":
-        """Returns the moment of one of the sites, a view of this one; the same at every call."""
-        if (site,) == self.sites:
-            return self
-        if site not in self._parts:
-            block = self.block(site, site)
-            self._parts[site] = Moment((site,), (len(block),), block, self.n_tokens, self.corpus)
-        return self._parts[site]
-
-    @functools.cached_property
-    def condition(self) -> float:
-        """Largest eigenvalue over smallest; infinite if the smallest is zero up to rounding.
-
-        In Gemma 3 270M at layer 5, with the defaults: 2e4 for W_out, 6e5 for W_O. The time grows
-        with the cube of the keys' length: half a second for 2,048 numbers, minutes for 16,384.
-        """
-        values = torch.linalg.eigvalsh(self.matrix)
-        smallest, largest = float(values[0]), float(values[-1])
-        return largest / smallest if smallest > largest * self._rounding else math.inf
-
-    def solve(self, columns: Float[Tensor, "d_keys n"]) -> Float[Tensor, "d_keys n"]:
-        """Returns C⁻¹x of each column x, in float64.
-
-        C is singular if there are fewer tokens than numbers in a key, or if some neurons never
-        fire. Then the result is (C + r·I)⁻¹x, where r is the smallest of RIDGES, times the mean of
-        C's diagonal, that makes the matrix invertible. A warning says so.
-        """
-        return self.inverse()(columns)
-
-    def inverse(self, shrink: float = 0.0) -> "Inverse":
-        """Returns x -> C⁻¹x for the moment as `shrunk` returns it; the same at every call.
-
-        It holds a factor as large as C, and not C itself, which an editor can then let go.
-        """
-        if shrink not in self._inverses:
-            self._inverses[shrink] = Inverse(self._factor(shrink))
-        return self._inverses[shrink]
-
-    @functools.cached_property
-    def _parts(self) -> dict[WriteSite, "Moment"]:
-        return {}
-
-    @functools.cached_property
-    def _inverses(self) -> dict[float, "Inverse"]:
-        return {}
-
-    def _factor(self, shrink: float) -> Tensor:
-        """Returns the lower Cholesky factor of the shrunk C, or of that with a ridge."""
-        diagonal = self.matrix.diagonal()
-        if shrink:
-            diagonal = diagonal + self._addition(shrink)
-        for ridge in RIDGES:
-            # transposed, so that columns are adjacent, as LAPACK needs them: then the factor takes
-            # the place of the copy
-            factor, failed = self.matrix.clone().T, diagonal.new_zeros((), dtype=torch.int32)
-            factor.diagonal().copy_(diagonal + ridge * diagonal.mean())
-            torch.linalg.cholesky_ex(factor, out=(factor, failed))
-            # In a singular C, rounding can leave a tiny positive pivot. Cholesky accepts it, but
-            # C⁻¹ is then as large as the inverse of this rounding error.
-            if not failed and factor.diagonal().min() ** 2 > self._rounding * diagonal.max():
-                if ridge:
-                    log.warning(
-                        "The moment of %s over %d tokens is singular: %.0e times its mean diagonal "
-                        "is added to the diagonal (more text may make this unnecessary)",
-                        _listed(self.sites),
-                        self.n_tokens,
-                        ridge,
-                    )
-                return factor
-        raise InputError(
-            f"the moment of {_listed(self.sites)} cannot be inverted: keys are zero or not finite, "
-            "or the matrix has negative eigenvalues"
-        )
-
-    def _addition(self, share: float) -> Float[Tensor, " d_keys"]:
-        """Returns `share` times the mean diagonal of its site for each number of the keys."""
-        diagonal = self.matrix.diagonal()
-        means = [diagonal[self._rows(site)].mean().expand(n) for site, n in self._widths]
-        return share * torch.cat(means)
-
-    @property
-    def _widths(self) -> list[tuple[WriteSite, int]]:
-        return list(zip(self.sites, self.d_keys, strict=True))
-
-    @property
-    def _rounding(self) -> float:
-        return len(self.matrix) * torch.finfo(self.matrix.dtype).eps
-
-    def _rows(self, site: WriteSite) -> slice:
-        if site not in self.sites:
-            raise InputError(
-                f"this is the moment of {_listed(self.sites)}, not of {_listed((site,))}"
-            )
-        index = self.sites.index(site)
-        start = sum(self.d_keys[:index])
-        return slice(start, start + self.d_keys[index])
-
-
-@dataclass(frozen=True, eq=False)
-class Inverse:
-    """x -> C⁻¹x for columns x, in float64, from the lower Cholesky factor of C."""
-
-    factor: Float[Tensor, "d_keys d_keys"]
-
-    def __call__(self, columns: Float[Tensor, "d_keys n"]) -> Float[Tensor, "d_keys n"]:
-        # torch.cholesky_solve would copy the factor, which can be the largest matrix in memory
-        half = torch.linalg.solve_triangular(self.factor, columns.to(self.factor), upper=False)
-        return torch.linalg.solve_triangular(self.factor.T, half, upper=True)
 
 
 # Moments that somebody still holds, by the key of their sum and their device: editors that spare
@@ -334,7 +173,7 @@ def _jobs(
     for sites in map(tuple, groups):
         if not sites or len(set(sites)) < len(sites):
             raise InputError(
-                f"a moment needs sites, each of them once, but got {_listed(sites) or 'none'}"
+                f"a moment needs sites, each of them once, but got {listed(sites) or 'none'}"
             )
         d_keys = tuple(site.d_key(model) for site in sites)
         requested, fewest = (
@@ -416,7 +255,7 @@ def _require_enough(jobs: Iterable[_Job], corpus: Corpus, n_chunks: int, window:
         if n_chunks < job.fewest:
             raise InputError(
                 f"{corpus.name} has {n_chunks * window} tokens in whole chunks of {window}, but "
-                f"{job.fewest * window} are needed for the keys of {_listed(job.sites)}: use a "
+                f"{job.fewest * window} are needed for the keys of {listed(job.sites)}: use a "
                 "longer text (--text FILE, or --text self for text that the model generates), or "
                 "fewer tokens (n_tokens, or --tokens-per-dim)"
             )
@@ -424,7 +263,7 @@ def _require_enough(jobs: Iterable[_Job], corpus: Corpus, n_chunks: int, window:
             log.warning(
                 "%s has only %d tokens, %.1f for each number in a key of %s; %d were requested",
                 corpus.name, n_chunks * window, n_chunks * window / sum(job.d_keys),
-                _listed(job.sites), job.n_chunks * window,
+                listed(job.sites), job.n_chunks * window,
             )  # fmt: skip
 
 
@@ -456,7 +295,7 @@ def _save(model: HookedTransformer, sums: Mapping[_Job, _Sum], corpus: Corpus) -
         # Drops the meaningless entries below the diagonal: `moments` mirrors the upper triangle.
         total.upper.triu_()
         if job.key:
-            described = {"model": str(model.cfg.model_name), "sites": _listed(job.sites)}
+            described = {"model": str(model.cfg.model_name), "sites": listed(job.sites)}
             numbers = {"upper": total.upper.cpu(), "n_chunks": torch.tensor(total.n_chunks)}
             store(_file(job.key), numbers, described | {"corpus": corpus.name})
 
@@ -526,7 +365,3 @@ def _below(model: HookedTransformer, sites: tuple[WriteSite, ...]) -> dict[str, 
         for name, weight in model.named_parameters()
         if id(weight) in below and name not in after_keys
     }
-
-
-def _listed(sites: Sequence[WriteSite]) -> str:
-    return " + ".join(site.parameter for site in sites)

@@ -18,8 +18,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from kedit.cache import hashed
-from kedit.editing.moments import BLOCK, Moment, moments
-from kedit.editing.write_sites import WriteSite
+from kedit.editing.moments import BLOCK, moments
+from kedit.editing.second_moment import Moment
+from kedit.editing.write_sites import WriteSite, listed
 from kedit.errors import InputError
 from kedit.models.prompts import device
 
@@ -65,7 +66,7 @@ def spared(model: HookedTransformer, editor: Sparing) -> list[Moment]:
     if len(editor.moments) != len(groups):
         raise InputError(
             f"moments: got {len(editor.moments)}, but need {len(groups)}, in this order: "
-            f"{', '.join(map(_listed, groups))}"
+            f"{', '.join(map(listed, groups))}"
         )
     return [
         _validated(model, sites, given) for sites, given in zip(groups, editor.moments, strict=True)
@@ -105,12 +106,12 @@ def _validated(
     size = (sum(d_keys), sum(d_keys))
     if found.sites != sites:
         raise InputError(
-            f"moments: {name} is for {_listed(found.sites)}, but {_listed(sites)} is needed"
+            f"moments: {name} is for {listed(found.sites)}, but {listed(sites)} is needed"
         )
     if found.matrix.shape != size or found.d_keys != d_keys:
         raise InputError(
             f"moments: {name} is {' x '.join(map(str, found.matrix.shape))}, but keys of "
-            f"{_listed(sites)} have {size[0]} numbers in {model.cfg.model_name}"
+            f"{listed(sites)} have {size[0]} numbers in {model.cfg.model_name}"
         )
     matrix = found.matrix.to(device(model), torch.float64)
     asymmetry = _asymmetry(matrix)
@@ -156,7 +157,7 @@ def _statistics(file: str, sites: tuple[WriteSite, ...], d_keys: tuple[int, ...]
     if named is not None and {int(named[1])} != layers:
         raise InputError(
             f"moments: the file name {Path(file).name} says layer {named[1]}, but a moment of "
-            f"{_listed(sites)} is needed"
+            f"{listed(sites)} is needed"
         )
     matrix = torch.from_numpy(total).to(torch.float64, copy=True).div_(count)
     return Moment(sites, d_keys, matrix, count, Path(file).name)
@@ -166,7 +167,3 @@ def _asymmetry(matrix: Float[Tensor, "d_keys d_keys"]) -> Float[Tensor, ""]:
     """Returns the largest |C - Cᵀ|, in blocks of rows; NaN if a number is not finite."""
     blocks = zip(matrix.split(BLOCK), matrix.split(BLOCK, 1), strict=True)
     return torch.stack([(rows - columns.T).abs().max() for rows, columns in blocks]).max()
-
-
-def _listed(sites: Sequence[WriteSite]) -> str:
-    return " + ".join(site.parameter for site in sites)

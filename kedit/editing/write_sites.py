@@ -99,6 +99,11 @@ class WriteSite:
         return attn_written(block, raw) if self.half == "attn" else mlp_written(block, raw)
 
 
+def listed(sites: Sequence[WriteSite]) -> str:
+    """Returns the names of the matrices, for messages."""
+    return " + ".join(site.parameter for site in sites)
+
+
 def flat(weight: Float[Tensor, "*key d_model"]) -> Float[Tensor, "d_key d_model"]:
     """Returns a matrix with a head axis as one matrix; any other matrix unchanged."""
     return weight.flatten(0, -2)

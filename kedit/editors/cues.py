@@ -18,9 +18,9 @@ from kedit.editing.edit import Edit, LowRank, PreparedEditor, edit_in_turn
 from kedit.editing.frozen import Row
 from kedit.editing.inserted import Insert, fit
 from kedit.editing.keys import LastTokens, groups
-from kedit.editing.moments import Moment
 from kedit.editing.neighbours import neighbours, other_relations
 from kedit.editing.provenance import made_by
+from kedit.editing.second_moment import Moment
 from kedit.editing.spared import settings_of, spared
 from kedit.editing.values import Training
 from kedit.editing.wordings import in_other_words

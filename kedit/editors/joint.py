@@ -15,8 +15,8 @@ from kedit.editing.contexts import bare_first, memit_contexts
 from kedit.editing.edit import Edit, PreparedEditor, edit_in_turn
 from kedit.editing.forgetting import forget_then_add
 from kedit.editing.layered import spared_texts, write_layers
-from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
+from kedit.editing.second_moment import Moment
 from kedit.editing.spared import settings_of, spared
 from kedit.editing.stacked import Stack
 from kedit.editing.targets import goals
@@ -69,7 +69,7 @@ class Joint:
             (`kedit.editing.forgetting`).
         keep: weight of each key whose output should stay; a demand after one context has weight 1.
         shrink: added to the diagonal of C, as a share of each site's mean diagonal
-            (`kedit.editing.moments.Moment.shrunk`).
+            (`kedit.editing.second_moment.Moment.shrunk`).
         contexts, text, n_tokens: see `MEMIT`.
         moments: see `MEMIT`; one for each of `groups`. With both halves these are joint moments of
             W_O's and W_out's keys, which no published file of statistics contains.

@@ -17,8 +17,8 @@ from kedit.editing.contexts import bare_first, memit_contexts
 from kedit.editing.edit import Delta, Edit, PreparedEditor, edit_in_turn
 from kedit.editing.frozen import Slot
 from kedit.editing.keys import LastTokens, RelationEdit, key_texts, training_rows, written_for
-from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
+from kedit.editing.second_moment import Moment
 from kedit.editing.spared import settings_of, spared
 from kedit.editing.values import Training, first_rows, train_all
 from kedit.editing.write_sites import WriteSite

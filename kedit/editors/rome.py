@@ -14,8 +14,8 @@ from kedit.editing.contexts import ROME_LENGTHS, bare_first, rome_contexts
 from kedit.editing.edit import Edit, LowRank, PreparedEditor, edit_in_turn
 from kedit.editing.frozen import Slot
 from kedit.editing.keys import RelationEdit, keys, training_rows
-from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
+from kedit.editing.second_moment import Moment
 from kedit.editing.spared import settings_of, spared
 from kedit.editing.values import Training, first_rows, train
 from kedit.editing.write_sites import WriteSite
@@ -58,8 +58,9 @@ class ROME:
             number of tokens in the relation's name; and the key of the removal's prompt.
         contexts: texts put before the prompts; empty: the model samples them with `seed`.
         lengths: of sampled contexts: pairs of tokens per context and number of contexts.
-        moments: C itself, instead of a text to measure it on: a `kedit.editing.moments.Moment`, or
-            an .npz file of statistics that ROME's code saved (see `kedit.editing.spared`).
+        moments: C itself, instead of a text to measure it on: a
+            `kedit.editing.second_moment.Moment`, or an .npz file of statistics that ROME's code
+            saved (see `kedit.editing.spared`).
         text: what C is measured on (see `kedit.data.corpus.corpus_of`); "": the text that comes
             with kedit.
         n_tokens: number of tokens for C; 0: four times the key's length.

@@ -13,8 +13,8 @@ from kedit.editing.closed_form import Solve, exact_insert, null_space, ridge_ins
 from kedit.editing.contexts import bare_first, memit_contexts
 from kedit.editing.edit import Edit, PreparedEditor
 from kedit.editing.layered import spared_texts, write_layers
-from kedit.editing.moments import Moment
 from kedit.editing.provenance import made_by
+from kedit.editing.second_moment import Moment
 from kedit.editing.spared import settings_of, spared
 from kedit.editing.stacked import Stack
 from kedit.editing.targets import goals

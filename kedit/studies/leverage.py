@@ -17,7 +17,8 @@ from transformer_lens import HookedTransformer
 
 from kedit.data.corpus import corpus_of
 from kedit.editing.keys import keys
-from kedit.editing.moments import Moment, moments
+from kedit.editing.moments import moments
+from kedit.editing.second_moment import Moment
 from kedit.editing.write_sites import WriteSite
 from kedit.errors import InputError
 from kedit.facts import EditCase, Perspective

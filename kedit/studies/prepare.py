@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 from transformer_lens import HookedTransformer
 
 from kedit.editing.edit import Edit, Editor, PreparedEditor
-from kedit.editing.moments import Moment, moments
+from kedit.editing.moments import moments
+from kedit.editing.second_moment import Moment
 from kedit.editing.spared import Sparing
 from kedit.editing.write_sites import WriteSite
 from kedit.editors.registry import label_of, make_editor
