@@ -9,7 +9,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.components_utils import get_act_name
 
-from kedit.editing import values
+from kedit.editing import value_losses, values
 from kedit.editing.frozen import Row, Slot
 from kedit.editing.keys import target_rows
 from kedit.editing.values import Trained, Training, train, train_all
@@ -276,9 +276,9 @@ def test_several_problems_together_are_trained_as_each_alone(
     )
     # all in one batch; with a product of logits for each; in batches of at most two
     n_layers = model.cfg.n_layers - min(slot.layer for slot in slots)
-    for room, held in ((1000, values.HELD), (1000, 1), (36, 1)):
+    for room, held in ((1000, value_losses.HELD), (1000, 1), (36, 1)):
         monkeypatch.setattr(values, "max_tokens", lambda *given, room=room: room * n_layers)
-        monkeypatch.setattr(values, "HELD", held)
+        monkeypatch.setattr(value_losses, "HELD", held)
         for fast, slow in zip(train_all(model, PROBLEMS, slots, stopping), alone, strict=True):
             assert len(fast.losses) == len(slow.losses)
             assert_same(fast, slow)

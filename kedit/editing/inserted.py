@@ -21,7 +21,8 @@ from transformer_lens import HookedTransformer
 
 from kedit.editing.frozen import Frozen, Row, Slot, freeze, run_frozen
 from kedit.editing.targets import slot
-from kedit.editing.values import Training, loss_parts, losses_of, sizes_of, step_within
+from kedit.editing.value_losses import loss_parts, losses_of
+from kedit.editing.values import Training, sizes_of, step_within
 from kedit.editing.write_sites import WriteSite
 from kedit.models.prompts import device
 from kedit.models.sites import norm
@@ -69,7 +70,7 @@ def fit(
         training: settings of the training; the inserts have clamps of their own.
     """
     frozen, _ = freeze(model, rows, [slot(site) for site in inserts])
-    parts = loss_parts(model, [rows], training)
+    parts = loss_parts(model, [rows], training.kl, training.words)
     row, position = torch.cat([part.at for part in parts], 1)
     norms = {slot(site): insert.norms for site, insert in inserts.items()}
     largest = {slot(site): insert.clamps * insert.norms for site, insert in inserts.items()}
@@ -86,7 +87,7 @@ def fit(
             normed = norm(model.ln_final, final[row, position])
             sizes = [size.sum() for size in sizes_of(values, norms)]
             decay = training.weight_decay * torch.stack(sizes).sum()
-        nll, kl, slope = losses_of(model, parts, normed.detach(), 1, training)
+        nll, kl, slope = losses_of(model, parts, normed.detach(), 1, training.words)
         losses.append(float(nll + kl + decay.detach()))
         if step == training.steps - 1 or losses[-1] < training.stop:
             break

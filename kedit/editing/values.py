@@ -5,7 +5,6 @@ al. 2022, section 3.1, step 2). A step runs only what the deltas can change: see
 `kedit.editing.frozen`.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,7 @@ from transformer_lens import HookedTransformer
 from kedit.bounds import require_in_bounds
 from kedit.editing.attention_drift import AttentionDrift, attention_drift
 from kedit.editing.frozen import FromSlots, Frozen, Row, Slot, freeze, run_from_slots
-from kedit.forward.metrics import HELD, Vocabulary, likeliest, losses_and_slope
+from kedit.editing.value_losses import LossPart, loss_parts, losses_of
 from kedit.forward.packed import require_plain
 from kedit.forward.patched import max_tokens
 from kedit.models.prompts import device
@@ -136,43 +135,6 @@ def first_rows(rows: Sequence[Row]) -> list[int]:
     return [groups.index(group) for group in range(1 + max(groups))]
 
 
-@dataclass
-class LossPart:
-    """Where final residuals are read for the losses of problems, which share a product of logits.
-
-    Args:
-        at: rows of the batch, and positions relative to the row's `pos`: first one per target
-            token, then one per row whose distribution should stay the same.
-        problem: for each of these, the number of its problem.
-        targets, shares: the target tokens, and their weights in their problem's loss.
-        stay_shares: the weights of the KL of the rows that should stay.
-        among, stay: see `losses_and_slope`; None before the first evaluation.
-    """
-
-    at: Int[Tensor, "2 read"]
-    problem: Int[Tensor, " read"]
-    targets: Int[Tensor, " target"]
-    shares: Float[Tensor, " target"]
-    stay_shares: Float[Tensor, " staying"]
-    among: Vocabulary | None = None
-    stay: Float[Tensor, "staying vocab"] | None = None
-
-    def only(self, kept: Bool[Tensor, " row"]) -> "LossPart":
-        """Returns the same for a batch of only those rows at which `kept` is true."""
-        read, n_targets = kept[self.at[0]], len(self.targets)
-        rows, positions = self.at[:, read]
-        said, stays = read[:n_targets], read[n_targets:]
-        return replace(
-            self,
-            at=torch.stack([kept.cumsum(0)[rows] - 1, positions]),
-            problem=self.problem[read],
-            targets=self.targets[said],
-            shares=self.shares[said],
-            stay_shares=self.stay_shares[stays],
-            stay=None if self.stay is None else self.stay[stays],
-        )
-
-
 @dataclass(frozen=True)
 class _Batch:
     """The rows of the problems that are being trained.
@@ -216,7 +178,8 @@ def _train_batch(
     problem = torch.tensor([n for n, own in enumerate(problems) for _ in own], device=on)
     delta_of = torch.tensor([row.group for row in rows], device=on)
     drift = attention_drift(problems, training.attention_kl, on) if training.attention_kl else None
-    batch = _Batch(frozen, problem, delta_of, loss_parts(model, problems, training), drift)
+    parts = loss_parts(model, problems, training.kl, training.words)
+    batch = _Batch(frozen, problem, delta_of, parts, drift)
     firsts = first_rows(rows)
     owner = problem[firsts]  # of each delta
     base_norms = {slot: clean.written[slot][firsts].norm(dim=-1) for slot in slots}
@@ -237,7 +200,9 @@ def _train_batch(
             if batch.drift and ran.attention is not None:
                 drifted = batch.drift.losses(ran.attention, batch.frozen.n_cached, len(problems))
             penalty = torch.cat([decay, drifted])
-        nll, kl, slope = losses_of(model, batch.parts, normed.detach(), len(problems), training)
+        nll, kl, slope = losses_of(
+            model, batch.parts, normed.detach(), len(problems), training.words
+        )
         losses.append((nll + kl + drifted.detach()).index_add(0, owner, decay.detach()).tolist())
         is_last = step == training.steps - 1
         ended = [number for number in running if is_last or losses[-1][number] < training.stop]
@@ -326,77 +291,3 @@ def _read(
     ran = run_from_slots(model, batch.frozen, added, batch.drift and batch.drift.at)
     row, position = torch.cat([part.at for part in batch.parts], 1)
     return norm(model.ln_final, ran.final[row, position]), ran
-
-
-def losses_of(
-    model: HookedTransformer,
-    parts: Sequence[LossPart],
-    normed: Float[Tensor, "read d_model"],
-    n_problems: int,
-    training: Training,
-) -> tuple[Float[Tensor, " problem"], Float[Tensor, " problem"], Float[Tensor, "read d_model"]]:
-    """Computes each problem's negative log-likelihood and weighted KL, and their gradient."""
-    nll, kl = torch.zeros(2, n_problems, device=normed.device)
-    slopes = []
-    for part, read in zip(parts, normed.split([len(part.problem) for part in parts]), strict=True):
-        if training.words and part.among is None:
-            part.among = likeliest(model, read, part.targets, training.words)
-        each, drifted, part.stay, slope = losses_and_slope(
-            model, read, part.targets, part.shares, part.stay_shares, part.stay, among=part.among
-        )
-        said, stays = part.problem.split([len(each), len(drifted)])
-        nll.index_add_(0, said, part.shares * each)
-        kl.index_add_(0, stays, part.stay_shares * drifted)
-        slopes.append(slope)
-    return nll, kl, torch.cat(slopes)
-
-
-def loss_parts(
-    model: HookedTransformer, problems: Sequence[Sequence[Row]], training: Training
-) -> list[LossPart]:
-    """Returns where final residuals are read for the losses of a batch.
-
-    With `words`, each problem has a vocabulary of its own and so is a part of its own. Otherwise a
-    part has at most HELD logits, or one problem.
-    """
-    most = 0 if training.words else HELD // model.cfg.d_vocab
-    grouped: list[list[tuple[int, int, Row]]] = []
-    n_read, number = 0, 0
-    for problem, rows in enumerate(problems):
-        n_own = sum(max(1, len(row.targets)) for row in rows)
-        if not grouped or n_read + n_own > most:
-            grouped.append([])
-            n_read = 0
-        grouped[-1] += [(problem, number + index, row) for index, row in enumerate(rows)]
-        n_read += n_own
-        number += len(rows)
-    return [_part(rows, training.kl, device(model)) for rows in grouped]
-
-
-def _part(rows: Sequence[tuple[int, int, Row]], kl: float, on: torch.device) -> LossPart:
-    """Returns where the final residuals of some rows are read.
-
-    Args:
-        rows: the number of the problem, the index in the batch, and the row.
-        kl: weight of a problem's mean KL.
-    """
-    positions, problems, targets, shares, stay_shares = [], [], [], [], []
-    n_rows = Counter((problem, bool(row.targets)) for problem, _, row in rows)
-    for problem, index, row in rows:
-        for position, target in enumerate(row.targets, len(row.tokens) - len(row.targets)):
-            positions.append((index, position - row.pos))
-            problems.append(problem)
-            targets.append(target)
-            shares.append(row.weight / len(row.targets) / n_rows[problem, True])
-    for problem, index, row in rows:
-        if not row.targets:
-            positions.append((index, 0 if row.staying is None else row.staying - row.pos))
-            problems.append(problem)
-            stay_shares.append(kl / n_rows[problem, False])
-    return LossPart(
-        torch.tensor(positions, device=on).T,
-        torch.tensor(problems, device=on),
-        torch.tensor(targets, device=on),
-        torch.tensor(shares, device=on),
-        torch.tensor(stay_shares, device=on),
-    )
