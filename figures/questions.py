@@ -67,7 +67,9 @@ def knockouts(found: HeadAnswers) -> Figure:
         ax.fill_between(layers, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.2, lw=0)
         ax.plot(layers, 100 * curve.mean, color=colour)
         layer_axis(ax, len(layers))
-        ax.set_title(cut_title(name))
+        n_facts = found.n_cut(name)
+        fewer = f" ({plural(n_facts, 'fact')})" if n_facts < len(found.facts) else ""
+        ax.set_title(cut_title(name) + fewer)
         ax.set_xlabel(layer_label(window))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("change of the answer’s\nprobability (%)")

@@ -164,6 +164,13 @@ def decoded(accuracy: float, layer: int = 0) -> Decoded:
     return Decoded("mlp_out", layer, None, own, control, gap, 0.1)
 
 
+def test_a_panel_of_knockouts_with_fewer_facts_than_the_figure_says_so():
+    both, one = {"last to subject": (0.0,), "last to the rest": (0.0,)}, {"last to subject": (0.1,)}
+    facts = [fact_of([], knockout=both), fact_of([], knockout=one)]
+    subject, rest = (ax.get_title("left") for ax in knockouts(found_of(facts)).axes)
+    assert "fact" not in subject and rest.endswith("(1 fact)")
+
+
 def test_knockouts_paths_and_decoding_are_drawn_as_they_are():
     cuts = {"last to subject": (-0.1, -0.5), "last to relation": (0.0, -0.2)}
     heads, ways = [Head(0, 1), Head(3, 0)], [{"L2.mlp": 0.3, "logits": -0.1}, {"logits": 0.2}]

@@ -89,6 +89,10 @@ class HeadAnswers(Result):
         """Relative change of the answer's probability, by cut and then by layer."""
         return {name: self._mean(rows) for name in CUTS if (rows := self._knocked_out(name))}
 
+    def n_cut(self, name: str) -> int:
+        """Returns the number of facts whose prompt has the tokens of a cut (CUTS)."""
+        return len(self._knocked_out(name))
+
     def paths(self) -> Mapping[Head, Mapping[str, Interval]]:
         """Indirect effect of each head through each receiver alone."""
         return {
@@ -160,7 +164,7 @@ class HeadAnswers(Result):
     def knockout_rows(self) -> list[dict[str, Any]]:
         """Relative change of the answer's probability with attention edges cut, by layer."""
         return [
-            {"cut": name, "layer": layer, "facts": len(self._knocked_out(name)), **_bounds(change)}
+            {"cut": name, "layer": layer, "facts": self.n_cut(name), **_bounds(change)}
             for name, curve in self.curves().items()
             for layer, change in enumerate(map(Interval._make, zip(*curve, strict=True)))
         ]
