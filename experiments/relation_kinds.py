@@ -19,7 +19,10 @@ def run(config: Config) -> Path:
     """Traces facts with modules restored and severed, and compares attention's share by kind."""
     from figures.kinds import attention_shares
     from figures.style import save
+    from probes.kinds import measures_of
     from probes.studies.kinds import compare_kinds
+
+    measures_of(config.sites)  # now, and not after the tracing
 
     def compared(model: Any, traces: Any, facts: Any, journal: Any) -> Any:
         kinds = {fact.relation.id: fact.relation.kind for fact in facts}

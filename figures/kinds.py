@@ -14,6 +14,11 @@ TITLES = {
     "restored": "Restored: attention / (attention + MLP)",
     "severed": "Severed: drop of the residual’s effect",
 }
+EXPLAINED = {
+    "restored": "Restored: effects of restoring single outputs, summed over layers and tokens.",
+    "severed": "Severed: how much the effect of the residual at the last corrupted token drops "
+    "when attention, or MLPs, above it stay corrupted.",
+}
 WIDTH = 0.38
 
 
@@ -33,11 +38,10 @@ def attention_shares(found: KindsCompared) -> Figure:
     study = Study(found.n_facts, found.corruption, found.metric, found.seed, found.model)
     title = titled("Attention’s share of the indirect effect, by kind of relation", study.model)
     chance = "; ".join(f"{test.measure}, {test.part}: p = {test.p:.2g}" for test in tests)
+    explained = " ".join(EXPLAINED[measure] for measure in measures)
     caption = (
-        f"{study.caption('lines', over='relations')} Restored: effects of restoring single "
-        "outputs, summed over layers and tokens. Severed: how much the effect of the residual at "
-        "the last corrupted token drops when attention, or MLPs, above it stay corrupted. Test "
-        f"whether kinds differ (kinds permuted among relations): {chance}."
+        f"{study.caption('lines', over='relations')} {explained} "
+        f"Test whether kinds differ (kinds permuted among relations): {chance}."
     )
     figure = new_figure(DOUBLE, 2.3, title, caption)
     axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]

@@ -13,7 +13,7 @@ A sum below zero counts as zero. A share is a ratio of sums over facts, not a me
 ratios, so that facts with hardly any effect hardly count.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -30,6 +30,11 @@ from kedit.stats import percentile_interval, permuted, resamples
 ShareMeasure = Literal["restored", "severed"]
 MEASURES: tuple[ShareMeasure, ...] = ("restored", "severed")
 SEVERED = {half: f"resid_post-severed-{half}" for half in ("attn_out", "mlp_out")}
+# the sites (`kedit.results.tracing.SITES`) that a measure compares
+SITES: Mapping[ShareMeasure, tuple[str, ...]] = {
+    "restored": ("attn_out", "mlp_out"),
+    "severed": ("resid_post", "severed"),
+}
 ALL = "all"
 
 
@@ -38,6 +43,21 @@ class Parts(NamedTuple):
 
     attention: float
     mlp: float
+
+
+def measures_of(sites: Collection[str]) -> list[ShareMeasure]:
+    """Returns the measures whose sites are all among the restored ones.
+
+    Raises:
+        InputError: there is no such measure.
+    """
+    found = [measure for measure in MEASURES if set(SITES[measure]) <= set(sites)]
+    if not found:
+        of_measures = " or ".join(" and ".join(SITES[measure]) for measure in MEASURES)
+        raise InputError(
+            f"sites: attention's share needs {of_measures}, got {', '.join(sites) or 'none'}"
+        )
+    return found
 
 
 def parts(trace: FactTrace, measure: ShareMeasure, metric: str) -> Parts:

@@ -156,6 +156,20 @@ def test_kinds_are_compared(traces: Traces) -> None:
     assert again.plot().axes
 
 
+def test_kinds_are_compared_by_the_measures_whose_sites_were_restored(traces: Traces) -> None:
+    kinds = {fact.relation.id: fact.relation.kind for fact in FACTS}
+    both = compare_kinds(traces, kinds)
+    fewer = replace(traces, settings=replace(traces.settings, sites=("mlp_out", "attn_out")))
+    found = compare_kinds(fewer, kinds)
+    restored = [one for one in both.shares if one.measure == "restored"]
+    assert len(restored) < len(both.shares)
+    assert list(map(str, found.shares)) == list(map(str, restored))
+    assert len(found.plot().axes) == 1 and "severed" not in str(found.table())
+    neither = replace(traces, settings=replace(traces.settings, sites=("z",)))
+    with pytest.raises(InputError, match="attn_out and mlp_out or resid_post and severed, got z"):
+        compare_kinds(neither, kinds)
+
+
 @pytest.mark.parametrize("part", ["relation", "subject"])
 def test_a_fact_is_traced_in_one_line(toy: HookedTransformer, part: str) -> None:
     found = trace_fact(toy, FACTS[0], part, sites=["resid_post", "z"])  # pyright: ignore

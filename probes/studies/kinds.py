@@ -9,24 +9,26 @@ from collections.abc import Mapping
 
 from kedit.results.kinds import KindsCompared
 from kedit.results.traced import Traces
-from probes.kinds import MEASURES, shares
+from probes.kinds import measures_of, shares
 
 
 def compare_kinds(traces: Traces, kinds: Mapping[str, str], metric: str = "prob") -> KindsCompared:
     """Computes attention's share of the effects by kind of relation, and tests if the kinds differ.
 
     Args:
-        traces: traces with the sites resid_post, mlp_out, attn_out and "severed", in windows of 1.
+        traces: traces in windows of 1, with the sites of at least one measure (`probes.kinds`):
+            attn_out and mlp_out, or resid_post and "severed".
         kinds: each relation's kind (Relation.kind), by relation id.
         metric: metric of the effects.
 
     Raises:
-        InputError: the traces lack a sweep.
+        InputError: the traces have the sites of no measure.
     """
+    measures = measures_of(traces.settings.sites)
     seed, averaged = traces.settings.seed, traces.averaged
     found, tests = [], []
     for part_traces in averaged.values():
-        for measure in MEASURES if part_traces else ():
+        for measure in measures if part_traces else ():
             by_kind, test = shares(part_traces, kinds, measure, metric, seed=seed)
             found += by_kind
             tests.append(test)
