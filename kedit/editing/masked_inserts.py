@@ -30,7 +30,7 @@ from kedit.editing.deltas import LowRank
 from kedit.editing.edit import Edit
 from kedit.editing.provenance import Provenance
 from kedit.editing.second_moment import Inverse
-from kedit.editing.values import STEP, Training
+from kedit.editing.values import Training, sizes_of, step_within
 from kedit.editing.write_sites import flat
 from kedit.errors import InputError
 from kedit.facts import MASK, EditRequest
@@ -205,36 +205,24 @@ def _trained(
     """
     hooks = [site.raw_hook for site in sites]
     plain = _at_masks(model, rows, hooks)
-    sizes = {hook: plain[hook].norm(dim=-1, keepdim=True).clamp(min=1e-12) for hook in hooks}
-    steps = {hook: torch.zeros_like(plain[hook], requires_grad=True) for hook in hooks}
-    d_model = plain[hooks[0]].shape[1]
-    # without a rate of its own, each delta is trained in units of the output's norm
-    scale = {hook: sizes[hook] if training.lr is None else 1.0 for hook in hooks}
-    rate = STEP / d_model**0.5 if training.lr is None else training.lr
-    optimiser = torch.optim.Adam(steps.values(), lr=rate)
+    norms = {hook: plain[hook].norm(dim=-1).clamp(min=1e-12) for hook in hooks}
+    largest = {hook: training.clamp * norms[hook] for hook in hooks}
+    deltas = {hook: torch.zeros_like(plain[hook], requires_grad=True) for hook in hooks}
+    optimiser = torch.optim.Adam(deltas.values(), lr=training.lr or 1.0)
     targets = torch.tensor([row.target for row in rows], device=plain[hooks[0]].device)
     with torch.enable_grad():
         for _ in range(training.steps):
-            deltas = {hook: scale[hook] * step for hook, step in steps.items()}
             resid, _ = _run(model, rows, [], deltas)
             logits = unembedded(model, final_norm(model, resid))
             nll = torch.nn.functional.cross_entropy(logits, targets)
-            decay = sum(
-                (delta.norm(dim=-1) / sizes[hook][:, 0] ** 2).mean()
-                for hook, delta in deltas.items()
-            )
             if float(nll.detach()) < training.stop:
                 break
+            decay = torch.stack(sizes_of(deltas, norms)).sum(0).mean()
             optimiser.zero_grad()
             (nll + training.weight_decay * decay).backward()
-            optimiser.step()
-            with torch.no_grad():
-                for hook, step in steps.items():
-                    norm = (scale[hook] * step).norm(dim=-1, keepdim=True).clamp(min=1e-12)
-                    step.mul_((training.clamp * sizes[hook] / norm).clamp(max=1))
+            step_within(optimiser, deltas, norms, largest, training)
     with torch.no_grad():
-        final = {hook: scale[hook] * step for hook, step in steps.items()}
-        _, found = _run(model, rows, hooks, final)
+        _, found = _run(model, rows, hooks, deltas)
     return {site: found[site.raw_hook] for site in sites}
 
 

@@ -7,6 +7,7 @@ al. 2022, section 3.1, step 2). A step runs only what the deltas can change: see
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +28,7 @@ from kedit.models.sites import norm
 # (medians over 40 built-in cases); a third of this needs no more steps on Gemma and SmolLM2 135M,
 # and is as good for a residual, which is longer than an MLP's output.
 STEP = 0.5
+SlotOrHook = TypeVar("SlotOrHook")  # what names the place of deltas
 
 
 @dataclass(frozen=True)
@@ -227,23 +229,23 @@ def _train_batch(
 
 
 def sizes_of(
-    deltas: Mapping[Slot, Float[Tensor, "_ d_model"]],
-    base_norms: Mapping[Slot, Float[Tensor, " _"]],
+    deltas: Mapping[SlotOrHook, Float[Tensor, "_ d_model"]],
+    base_norms: Mapping[SlotOrHook, Float[Tensor, " _"]],
 ) -> list[Float[Tensor, " _"]]:
-    """Returns ‖δ‖ / ‖v₀‖² of each slot's deltas, which the weight decay multiplies."""
+    """Returns ‖δ‖ / ‖v₀‖² of the deltas of each place, which the weight decay multiplies."""
     # 1e-12: deltas start at zero, where the norm has no gradient
     return [
-        (delta.square().sum(-1) + 1e-12).sqrt() / base_norms[slot] ** 2
-        for slot, delta in deltas.items()
+        (delta.square().sum(-1) + 1e-12).sqrt() / base_norms[place] ** 2
+        for place, delta in deltas.items()
     ]
 
 
 @torch.no_grad()
 def step_within(
     optimiser: torch.optim.Adam,
-    deltas: Mapping[Slot, Float[Tensor, "_ d_model"]],
-    base_norms: Mapping[Slot, Float[Tensor, " _"]],
-    largest: Mapping[Slot, Float[Tensor, " _"]],
+    deltas: Mapping[SlotOrHook, Float[Tensor, "_ d_model"]],
+    base_norms: Mapping[SlotOrHook, Float[Tensor, " _"]],
+    largest: Mapping[SlotOrHook, Float[Tensor, " _"]],
     training: Training,
 ) -> None:
     """Makes Adam's step, then shortens each delta that is longer than its `largest` norm."""
@@ -251,27 +253,27 @@ def step_within(
         _step_each(optimiser, deltas, base_norms)
     else:
         optimiser.step()
-    for slot, delta in deltas.items():
+    for place, delta in deltas.items():
         norms = delta.norm(dim=-1).clamp(min=1e-12)
-        delta.mul_((largest[slot] / norms).clamp(max=1)[:, None])
+        delta.mul_((largest[place] / norms).clamp(max=1)[:, None])
 
 
 @torch.no_grad()
 def _step_each(
     optimiser: torch.optim.Adam,
-    deltas: Mapping[Slot, Float[Tensor, "delta d_model"]],
-    base_norms: Mapping[Slot, Float[Tensor, " delta"]],
+    deltas: Mapping[SlotOrHook, Float[Tensor, "delta d_model"]],
+    base_norms: Mapping[SlotOrHook, Float[Tensor, " delta"]],
 ) -> None:
     """Makes Adam's step with a rate for each delta: STEP / sqrt(d_model) of its ‖v₀‖.
 
     Adam has one rate per tensor, and its step is proportional to this rate. So the optimiser's own
     rate is 1, and each delta goes only its share of the way.
     """
-    before = {slot: delta.clone() for slot, delta in deltas.items()}
+    before = {place: delta.clone() for place, delta in deltas.items()}
     optimiser.step()
-    for slot, delta in deltas.items():
-        rate = STEP / delta.shape[-1] ** 0.5 * base_norms[slot]
-        delta.copy_(before[slot].lerp(delta, rate[:, None]))
+    for place, delta in deltas.items():
+        rate = STEP / delta.shape[-1] ** 0.5 * base_norms[place]
+        delta.copy_(before[place].lerp(delta, rate[:, None]))
 
 
 def _renumbered(problems: Sequence[Sequence[Row]]) -> list[Row]:
