@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from transformer_lens import HookedTransformer
 
 from kedit.editing import forgetting as forgetting_module
 from kedit.editing import layered as layered_module
-from kedit.editing import moments as moments_module
 from kedit.editing.closed_form import Solve
 from kedit.editing.edit import Edit, LowRank, combined
 from kedit.editing.forgetting import forget_then_add
@@ -36,27 +34,14 @@ from kedit.models.sites import has_post_norms
 from kedit.scoring.score import Scoring, score
 from tests.conftest import FamilyOf, log_odds
 
+pytestmark = pytest.mark.usefixtures("cached_moments")
+
 CASES = toy_module.cases()
 RELATION = CASES[0].request("relation")
 CONTEXTS = ("", "Bruno Birch likes to speak. ")
 TRAINING = Training(steps=6, lr=0.1, weight_decay=0.05, clamp=1.0)
 LEAST = 1e-9  # λ with which every target is reached, up to rounding
 BOTH: tuple[Half, ...] = ("attn", "mlp")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One cache of moments for this file."""
-    place = tmp_path_factory.getbasetemp() / "joint"
-    monkeypatch.setattr(moments_module, "cache_dir", lambda: Path(place))
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of C: read in a tenth of the time that the models take to say something."""
-    file = tmp_path_factory.getbasetemp() / "joint.txt"
-    file.write_text("\n".join(map(" ".join, toy_module.texts())), encoding="utf-8")
-    return str(file)
 
 
 def joint(text: str, layers: tuple[int, ...] = (1, 2), **settings: Any) -> Joint:

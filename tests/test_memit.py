@@ -1,7 +1,6 @@
 """MEMIT: what it promises of keys, residuals and layers; it leaves the model alone."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.editing import moments as moments_module
 from kedit.editing.edit import Edit, LowRank
 from kedit.editing.frozen import Slot
 from kedit.editing.keys import key_texts, keys, training_rows
@@ -24,26 +22,13 @@ from kedit.models.prompts import KeyPosition
 from kedit.scoring.score import Scoring, score
 from tests.conftest import FamilyOf, log_odds
 
+pytestmark = pytest.mark.usefixtures("cached_moments")
+
 CASES = toy_module.cases()
 CASE = CASES[0]
 CONTEXTS = ("", "Bruno Birch likes to speak. ", "What links them is the. ")
 TRAINING = Training(steps=10, lr=0.1, weight_decay=0.05, clamp=4.0)
 LEAST = 1e-9  # λ with which every goal is reached, up to rounding
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One cache of moments for this file."""
-    place = tmp_path_factory.getbasetemp() / "memit"
-    monkeypatch.setattr(moments_module, "cache_dir", lambda: Path(place))
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of C: read in a tenth of the time that the models take to say something."""
-    file = tmp_path_factory.getbasetemp() / "memit.txt"
-    file.write_text("\n".join(map(" ".join, toy_module.texts())), encoding="utf-8")
-    return str(file)
 
 
 def memit(text: str, layers: tuple[int, ...] = (0, 1), **settings: Any) -> MEMIT:

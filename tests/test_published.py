@@ -10,7 +10,6 @@ import pytest
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.editing import moments as moments_module
 from kedit.editing.edit import Edit, LowRank
 from kedit.editing.moments import moment
 from kedit.editing.values import Training
@@ -24,6 +23,8 @@ from kedit.models import toy as toy_module
 from tests import published
 from tests.conftest import Family, FamilyOf
 from tests.published import Asked, Change, Knowledge, Loss, Tuning, Wanted
+
+pytestmark = pytest.mark.usefixtures("cached_moments")
 
 # Of ‖difference‖ / ‖delta‖: of float32's seven digits, five steps of Adam, a goal less the stream
 # that it is near to, and C⁻¹ (condition 2e4) lose three. Measured: 1.5e-4 at most, in MEMIT with a
@@ -60,21 +61,6 @@ RELATION = [
     relation_request(number, target)
     for number, target in ((0, "first language"), (17, "birthplace"), (34, "old instrument"))
 ]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One cache of moments for this file."""
-    place = tmp_path_factory.getbasetemp() / "published"
-    monkeypatch.setattr(moments_module, "cache_dir", lambda: Path(place))
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of C: a file, for the model's own words would be others in an edited model."""
-    file = tmp_path_factory.getbasetemp() / "published.txt"
-    file.write_text("\n".join(map(" ".join, toy_module.texts())), encoding="utf-8")
-    return str(file)
 
 
 @pytest.fixture(scope="session")

@@ -143,13 +143,11 @@ def test_it_makes_the_target_likelier(toy: HookedTransformer) -> None:
 
 
 def test_requests_are_edited_one_on_the_other_and_the_model_is_left_as_it_was(
-    toy: HookedTransformer, tmp_path: Path
+    toy: HookedTransformer, text: str
 ) -> None:
     before = {name: value.clone() for name, value in toy.state_dict().items()}
     requests = [case.entity for case in toy_module.cases()[:2]]
-    text = tmp_path / "text.txt"  # own text would be another one after the first edit
-    text.write_text("\n".join(" ".join(pair) for pair in toy_module.texts()), encoding="utf-8")
-    rome = dataclasses.replace(ROME_1, text=str(text))
+    rome = dataclasses.replace(ROME_1, text=text)
     edit = rome(toy, requests)
     assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
     assert not any(weight.requires_grad for weight in toy.parameters())

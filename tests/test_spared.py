@@ -31,6 +31,8 @@ from kedit.errors import InputError
 from kedit.models import toy as toy_module
 from kedit.studies.prepare import read_moments, with_tokens
 
+pytestmark = pytest.mark.usefixtures("cached_moments")
+
 REQUEST = toy_module.cases()[0].entity
 N = 1280
 TRAINING = Training(steps=2, lr=0.1)
@@ -44,20 +46,6 @@ EDITORS: dict[str, Any] = {
 by_editor = pytest.mark.parametrize("name", EDITORS)
 SITE = WriteSite(1)
 D_MLP = 256
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One cache of moments for this file."""
-    place = tmp_path_factory.getbasetemp() / "spared"
-    monkeypatch.setattr(moments_module, "cache_dir", lambda: Path(place))
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> str:
-    file = tmp_path / "text.txt"
-    file.write_text("\n".join(map(" ".join, toy_module.texts())), encoding="utf-8")
-    return str(file)
 
 
 @pytest.fixture
@@ -155,7 +143,7 @@ def test_an_edit_tells_what_was_handed_in(
 def test_an_edit_tells_the_text_that_was_read(toy: HookedTransformer, text: str) -> None:
     edit = replace(EDITORS["rome"], text=text)(toy, [REQUEST])
     (told,) = edit.made.settings["moments"]
-    assert told["corpus"] == "text.txt" and told["n_tokens"] >= N and "digest" not in told
+    assert told["corpus"] == Path(text).name and told["n_tokens"] >= N and "digest" not in told
     assert edit.made.settings["text"] == text
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from transformer_lens import HookedTransformer
 
 from kedit.data import builtin, relations
-from kedit.editing import moments as moments_module
 from kedit.editing.keys import last_keys
 from kedit.editing.targets import goals
 from kedit.editing.values import Training
@@ -19,16 +17,12 @@ from kedit.editing.write_sites import WriteSite
 from kedit.editors.joint import Joint
 from kedit.models import toy as toy_module
 
+pytestmark = pytest.mark.usefixtures("cached_moments")
+
 CASES = toy_module.cases()
 REQUEST = CASES[0].request("relation")
 SITES = [WriteSite(1, half) for half in ("attn", "mlp")]
 TRAINING = Training(steps=6, lr=0.1, weight_decay=0.05, clamp=1.0)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path_factory.getbasetemp() / "wordings"
-    monkeypatch.setattr(moments_module, "cache_dir", lambda: Path(place))
 
 
 def joint(**settings: Any) -> Joint:
