@@ -16,7 +16,7 @@ from figures._models import (
     require_alike,
     require_once,
 )
-from figures.kinds import TITLES
+from figures.kinds import EXPLAINED, TITLES
 from figures.score import Dots
 from figures.style import (
     DOUBLE,
@@ -91,10 +91,8 @@ def shares(found: Sequence[KindsCompared]) -> Figure:
     caption = (
         f"Corruption: {readable(found[0].corruption)}; metric: {metric_name(found[0].metric)}; "
         f"seed {listed(one.seed for one in found)}; lines: 95\u00a0% bootstrap intervals over "
-        "relations. Restored: effects of restoring single outputs, summed over layers and tokens. "
-        "Severed: how much the effect of the residual at the last corrupted token drops when "
-        "attention, or MLPs, above it stay corrupted. p of a test whether kinds differ (kinds "
-        f"permuted among relations): {_chances(found, shown)}.{OWN_FACTS}"
+        f"relations. {' '.join(EXPLAINED[name] for name in measures)} p of a test whether kinds "
+        f"differ (kinds permuted among relations): {_chances(found, shown)}.{OWN_FACTS}"
     )
     title = of_models("Attention’s share of the indirect effect, by kind of relation", shown)
     figure = _panels(title, caption, dots, shown, parts, measures, kinds, 1)
