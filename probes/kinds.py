@@ -28,10 +28,9 @@ from kedit.results.traces import FactTrace
 from kedit.stats import percentile_interval, permuted, resamples
 
 ShareMeasure = Literal["restored", "severed"]
-MEASURES: tuple[ShareMeasure, ...] = ("restored", "severed")
 SEVERED = {half: f"resid_post-severed-{half}" for half in ("attn_out", "mlp_out")}
-# the sites (`kedit.results.tracing.SITES`) that a measure compares
-SITES: Mapping[ShareMeasure, tuple[str, ...]] = {
+# the sites (`kedit.results.tracing.SITES`) that each measure compares
+MEASURES: Mapping[ShareMeasure, tuple[str, ...]] = {
     "restored": ("attn_out", "mlp_out"),
     "severed": ("resid_post", "severed"),
 }
@@ -51,11 +50,12 @@ def measures_of(sites: Collection[str]) -> list[ShareMeasure]:
     Raises:
         InputError: there is no such measure.
     """
-    found = [measure for measure in MEASURES if set(SITES[measure]) <= set(sites)]
+    found: list[ShareMeasure] = [name for name, own in MEASURES.items() if {*own} <= {*sites}]
     if not found:
-        of_measures = " or ".join(" and ".join(SITES[measure]) for measure in MEASURES)
+        of_measures = " or ".join(map(" and ".join, MEASURES.values()))
         raise InputError(
-            f"sites: attention's share needs {of_measures}, got {', '.join(sites) or 'none'}"
+            f"sites (--sites): attention's share needs {of_measures}, got "
+            f"{', '.join(sites) or 'none'}"
         )
     return found
 

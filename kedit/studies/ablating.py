@@ -38,7 +38,7 @@ from kedit.scoring.summary import LIFTS, Key, part_name, shares
 from kedit.stats import other_sign, row_interval
 from kedit.studies.equal_norms import Budget, edit_within
 from kedit.studies.prepare import EditorChoice, require_sides
-from kedit.studies.protocol import Protocol
+from kedit.studies.protocol import EditProtocol
 from kedit.studies.scoring import scores_before
 
 MIN_CASES = 5  # a kind of relation with fewer cases gets no lines in the table
@@ -85,7 +85,7 @@ def ablate(
             lacks the side that is edited, no case can be scored, or the journal holds an ablation
             with other settings or weights.
     """
-    protocol = Protocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
+    protocol = EditProtocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
     journal = protocol.begin("ablate", model, journal)
     require_sides(cases, [perspective])
     by_arm = arms_of(model, editors, perspective, n_random_heads, draws, seed)

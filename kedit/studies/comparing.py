@@ -27,7 +27,7 @@ from kedit.studies.comparison import Comparison, Norms
 from kedit.studies.edits import edit_cases
 from kedit.studies.equal_norms import edit_equally
 from kedit.studies.prepare import SIDES, Arm, Side, require_sides
-from kedit.studies.protocol import Protocol
+from kedit.studies.protocol import EditProtocol
 from kedit.studies.scoring import scores_before
 
 Perspectives = Literal["both", "entity", "relation", "together"]
@@ -90,7 +90,7 @@ def compare(
         InputError: an editor is unknown, a case lacks the side that is edited, no case can be
             scored, or the journal holds a comparison with other settings or weights.
     """
-    protocol = Protocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
+    protocol = EditProtocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
     journal = protocol.begin("compare", model, journal, labels=labels, say=say, norms=norms)
     sides = sides_of(perspective) if isinstance(perspective, str) else list(perspective)
     require_sides(cases, sides)

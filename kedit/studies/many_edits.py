@@ -28,7 +28,7 @@ from kedit.scoring.summary import BY_ALL, LIFTS, shares
 from kedit.stats import Interval, bootstrap_ratio, row_interval
 from kedit.studies.edits import CANNOT_EDIT, Assessment, edit_of_all
 from kedit.studies.prepare import Arm, one_sided, requests_of
-from kedit.studies.protocol import Protocol
+from kedit.studies.protocol import EditProtocol
 from kedit.studies.scoring import scores_before
 from kedit.tables import plural
 
@@ -104,7 +104,7 @@ def compare_many(
     """
     if not counts or min(counts) < 1:
         raise InputError(f"counts: {list(counts)}: needs numbers of edits of at least 1")
-    protocol = Protocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
+    protocol = EditProtocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
     journal = protocol.begin("compare_many", model, journal)
     cases = one_sided(cases, perspective)
     arms = protocol.prepare(model, editors, [perspective])

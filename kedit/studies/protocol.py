@@ -22,7 +22,7 @@ from kedit.studies.prepare import Arm, EditorChoice, Side, prepare, prepared_arm
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EditProtocol:
     """The settings that studies of edits have in common.
 
     Args:

@@ -31,7 +31,7 @@ from kedit.scoring.summary import BY_ALL, BY_MAGNITUDE, Key, part_name, shares
 from kedit.stats import row_interval
 from kedit.studies.edits import edit_cases
 from kedit.studies.prepare import EditorChoice, one_sided
-from kedit.studies.protocol import Protocol
+from kedit.studies.protocol import EditProtocol
 from kedit.studies.scoring import scores_before
 
 Space = Mapping[str, Sequence[Any]]  # the values to try, by the names of settings
@@ -90,7 +90,7 @@ def tune(
             the side that is edited, no case can be scored, or the journal holds a tuning with other
             settings or weights.
     """
-    protocol = Protocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
+    protocol = EditProtocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
     journal = protocol.begin("tune", model, journal)
     cases = one_sided(cases, perspective)
     space = space_of(model) if space is None else space

@@ -26,7 +26,7 @@ from kedit.results.sites import SiteFindings, SiteNumbers
 from kedit.scoring.score import Scoring
 from kedit.studies.edits import Assessment, edit_cases
 from kedit.studies.prepare import Arm
-from kedit.studies.protocol import Protocol
+from kedit.studies.protocol import EditProtocol
 from kedit.studies.scoring import scores_before
 from probes.studies.candidate_sites import (
     POSITIONS,
@@ -88,7 +88,7 @@ def choose_sites(
     Raises:
         InputError: there is no such layer or setting, or no case can be scored.
     """
-    protocol = Protocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
+    protocol = EditProtocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
     journal = protocol.begin(
         "choose_sites", model, journal, n_neighbours=n_neighbours, settings=settings
     )
