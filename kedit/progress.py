@@ -22,12 +22,14 @@ AT_ONCE = 1.0  # seconds: what is finished so soon was done by an earlier run
 
 # held while progress is shown: two live displays would overwrite each other
 _showing = threading.Lock()
+_shown: "list[Progress]" = []  # the progress that is shown now, if any
 
 
 def progress(unit: str) -> "Progress":
     """Makes a progress bar with the number of finished `unit`, the time so far and the time left.
 
-    It is used like `rich.progress.Progress`. While another bar is shown, it shows nothing.
+    It is used like `rich.progress.Progress`. While another bar is shown, a part of its work is
+    shown below it, if the part takes longer than AFTER seconds.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
@@ -35,12 +37,16 @@ def progress(unit: str) -> "Progress":
     from rich.text import Text
 
     paces: dict[int, _Pace] = defaultdict(_Pace)  # by task
+    below: dict[int, Any] = {}  # by task: its number in the progress that is shown
 
     class Shown(Progress):
         """A Progress that prints lines if its bars cannot be seen."""
 
         lines: "_Lines | None" = None
         outermost = False
+
+        def add_task(self, description: str, *given: Any, **named: Any) -> Any:
+            return super().add_task(description, *given, **{"unit": unit, **named})
 
         def update(self, task_id: Any, **changes: Any) -> None:
             super().update(task_id, **changes)
@@ -53,21 +59,35 @@ def progress(unit: str) -> "Progress":
         def _note(self, task_id: Any) -> None:
             task = self._tasks[task_id]
             paces[task_id].note(task.elapsed or 0.0, task.completed)
+            if not self.outermost and _shown and task.total is not None:
+                self._show_below(_shown[0], task)
+
+        def _show_below(self, whole: Progress, part: "Task") -> None:
+            if part.id not in below:
+                if (part.elapsed or 0.0) < AFTER:
+                    return
+                below[part.id] = whole.add_task(part.description, total=part.total, unit=unit)
+            whole.update(below[part.id], description=part.description, completed=part.completed)
 
         def start(self) -> None:
             if not self.outermost and _showing.acquire(blocking=False):
                 self.outermost = True
+                _shown.append(self)
                 if self.console.is_terminal or (self.console.is_jupyter and _has_widgets()):
                     self.disable = False
                     super().start()
                 else:
-                    self.lines = _Lines(self, unit, paces)
+                    self.lines = _Lines(self, paces)
                     self.lines.start()
 
         def stop(self) -> None:
             if not self.outermost:
+                for task_id in below.values():
+                    _shown[0].remove_task(task_id)
+                below.clear()
                 return
             self.outermost = False
+            _shown.clear()
             _showing.release()
             if self.lines is None:
                 super().stop()
@@ -89,7 +109,7 @@ def progress(unit: str) -> "Progress":
     return Shown(
         # without markup, because a relation's name may contain square brackets
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-        TextColumn(unit),
+        TextColumn("{task.fields[unit]}", markup=False),
         Elapsed(), TextColumn("left:"), Left(),
         console=Console(stderr=True), disable=True,
     )  # fmt: skip
@@ -170,9 +190,9 @@ class _Pace:
 class _Lines(threading.Thread):
     """Prints the progress of each task of `bars` at intervals."""
 
-    def __init__(self, bars: "Progress", unit: str, paces: dict[int, _Pace]) -> None:
+    def __init__(self, bars: "Progress", paces: dict[int, _Pace]) -> None:
         super().__init__(daemon=True)
-        self.bars, self.unit, self.paces = bars, unit, paces
+        self.bars, self.paces = bars, paces
         self.ended = threading.Event()
         self.has_printed = False
         self.finished: set[int] = set()  # tasks whose last line is printed
@@ -197,16 +217,16 @@ class _Lines(threading.Thread):
                 if task.finished:
                     self.finished.add(task.id)
                 left = None if has_ended else self.paces[task.id].left(task)
-                line = _line(task, self.unit, left, has_ended)
+                line = _line(task, left, has_ended)
                 self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _line(task: "Task", unit: str, left: float | None, has_ended: bool) -> str:
+def _line(task: "Task", left: float | None, has_ended: bool) -> str:
     """The line of a task: "reading notes.txt: 2048 of 8192 tokens, 21 s so far, 63 s left"."""
     seconds = task.finished_time if task.finished else task.elapsed
     parts = [f"{seconds or 0:.0f} s" + " so far" * (not task.finished and not has_ended)]
     if task.total is not None:
-        parts.insert(0, f"{task.completed:.0f} of {task.total:.0f} {unit}")
+        parts.insert(0, f"{task.completed:.0f} of {task.total:.0f} {task.fields['unit']}")
     if left and not task.finished:
         parts.append(f"{left:.0f} s left")
     return f"{task.description}: {', '.join(parts)}"

@@ -108,7 +108,7 @@ def test_work_without_steps_is_named(stream: io.StringIO, monkeypatch: pytest.Mo
     assert (first, last) == ("loading gemma: 0 s so far", "loading gemma: 0 s")
 
 
-def test_within_other_work_nothing_is_shown(
+def test_work_within_other_work_is_shown_below_it_if_it_is_long(
     stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "AFTER", 0.01)
@@ -116,9 +116,24 @@ def test_within_other_work_nothing_is_shown(
     with progress("facts") as bars:
         bars.add_task("outer", total=1)
         with progress("tokens") as inner:
-            inner.add_task("inner", total=1)
+            bar = inner.add_task("inner", total=8)
             wait_for(stream, 3)
-    assert {line.split(":")[0] for line in lines_of(stream)} == {"outer"}
+            assert {line.split(":")[0] for line in lines_of(stream)} == {"outer"}
+            inner.update(bar, completed=2)  # now it is known to be long
+            n = len(lines_of(stream))
+            wait_for(stream, n + 4)
+            assert any(line.startswith("inner: 2 of 8 tokens") for line in lines_of(stream)[n:])
+        time.sleep(0.02)
+        n = len(lines_of(stream))
+        wait_for(stream, n + 2)
+        assert {line.split(":")[0] for line in lines_of(stream)[n:]} == {"outer"}  # it has ended
+    monkeypatch.setattr(room, "AFTER", 60.0)
+    with progress("facts") as bars:
+        bars.add_task("outer", total=1)
+        with progress("tokens") as inner:
+            inner.update(inner.add_task("inner", total=8), completed=2)
+            assert len(bars.tasks) == 1  # short so far
+    monkeypatch.setattr(room, "AFTER", 0.01)
     with progress("tokens") as after:
         after.add_task("after", total=1)
         n = len(lines_of(stream))

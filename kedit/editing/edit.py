@@ -23,6 +23,7 @@ from kedit.editing.weights import enter, hold, leave
 from kedit.errors import InputError
 from kedit.facts import EditRequest
 from kedit.models.masked import AnyModel, Model
+from kedit.progress import progress
 
 log = logging.getLogger("kedit")
 
@@ -255,8 +256,8 @@ def edit_in_turn(
         InputError: there are no items.
     """
     edits: list[Edit] = []
-    with contextlib.ExitStack() as applied:
-        for item in asked:
+    with contextlib.ExitStack() as applied, progress("edits") as bars:
+        for item in bars.track(asked, description="editing one after the other"):
             edits.append(make(item))
             applied.enter_context(edits[-1].applied(model))
     return combined(edits)

@@ -22,6 +22,7 @@ from kedit.forward.packed import require_plain
 from kedit.forward.patched import max_tokens
 from kedit.models.prompts import device
 from kedit.models.sites import norm
+from kedit.progress import progress
 
 # The longest first step of a delta, in units of ‖v₀‖, where Training.lr is None. The lr of 0.3 that
 # was tuned on Gemma 3 270M gives 1.6 for ROME, and 1.3 and 1.5 for W_out and W_O of layer 11
@@ -118,17 +119,22 @@ def train_all(
     longest = max((len(row.tokens) for rows in problems for row in rows), default=0)
     # a step keeps what each of its layers computes, for the gradient
     room = max_tokens(model, longest) // (model.cfg.n_layers - min(slot.layer for slot in slots))
-    trained: list[Trained] = []
-    batch: list[Sequence[Row]] = []
+    batches: list[list[Sequence[Row]]] = []
     n_tokens = 0
     for rows in problems:
         n_own = sum(len(row.tokens) for row in rows)
-        if batch and n_tokens + n_own > room:
-            trained += _train_batch(model, batch, slots, training)
-            batch, n_tokens = [], 0
-        batch.append(rows)
+        if not batches or n_tokens + n_own > room:
+            batches.append([])
+            n_tokens = 0
+        batches[-1].append(rows)
         n_tokens += n_own
-    return trained + (_train_batch(model, batch, slots, training) if batch else [])
+    trained: list[Trained] = []
+    with progress("edits") as bars:
+        bar = bars.add_task("training values", total=len(problems))
+        for batch in batches:
+            trained += _train_batch(model, batch, slots, training)
+            bars.update(bar, completed=len(trained))
+    return trained
 
 
 def first_rows(rows: Sequence[Row]) -> list[int]:

@@ -18,6 +18,7 @@ from kedit.errors import InputError
 from kedit.facts import EditCase, Perspective
 from kedit.journal import Journal
 from kedit.models.load import source_of
+from kedit.progress import progress
 from kedit.records import require_finite
 from kedit.results.many_edits import ORDERS, PART, EditedModels, ManyEdits, Order
 from kedit.results.measures import Key
@@ -207,8 +208,8 @@ def _sequential(model: HookedTransformer, group: _Group) -> tuple[Edit | None, d
     """
     edits: list[Edit] = []
     refused: dict[EditCase, str] = {}
-    with contextlib.ExitStack() as applied:
-        for case in group.cases:
+    with contextlib.ExitStack() as applied, progress("edits") as bars:
+        for case in bars.track(group.cases, description="editing one after the other"):
             try:
                 edit = group.arm.edit(case)
                 applied.enter_context(edit.applied(model))
