@@ -48,6 +48,13 @@ def progress(unit: str) -> "Progress":
         def add_task(self, description: str, *given: Any, **named: Any) -> Any:
             return super().add_task(description, *given, **{"unit": unit, **named})
 
+        def track(self, sequence: Any, *given: Any, description: str = "", **named: Any) -> Any:
+            # rich's own updates from a thread that ends at once where bars cannot be seen
+            task_id = self.add_task(description, total=len(sequence))
+            for item in sequence:
+                yield item
+                self.advance(task_id)
+
         def update(self, task_id: Any, **changes: Any) -> None:
             super().update(task_id, **changes)
             self._note(task_id)

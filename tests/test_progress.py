@@ -63,6 +63,18 @@ def test_long_work_prints_lines_where_bars_cannot_be_seen(
     assert len(lines_of(stream)) == n  # nothing is printed once it has ended
 
 
+def test_items_are_counted_where_bars_cannot_be_seen(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "AFTER", 0.01)
+    monkeypatch.setattr(room, "EVERY", 0.01)
+    with progress("facts") as bars:
+        for item in bars.track("abc", description="asking"):
+            wait_for(stream, len(lines_of(stream)) + 2)
+            assert lines_of(stream)[-1].startswith(f"asking: {'abc'.index(item)} of 3 facts")
+    assert lines_of(stream)[-1].startswith("asking: 3 of 3 facts")
+
+
 class Clock:
     """A time that only this test moves."""
 
