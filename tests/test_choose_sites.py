@@ -34,6 +34,8 @@ from kedit.results.scores import EditScore, ProbeScore
 from kedit.results.sites import (
     EDITED,
     EVERYWHERE,
+    PARTS,
+    SHOWN,
     Estimate,
     SiteFindings,
     SiteNumbers,
@@ -494,3 +496,14 @@ def test_layers_that_were_left_out_are_blank_and_wide_scores_hatched() -> None:
         assert len(cells(ax)) == (4 if name == "Score" else 0)
     scatters = [ax for ax in figure.axes if "undefined" in ax.get_title("left")]
     assert len(scatters) == len(AGAINST)
+
+
+def test_without_a_mean_share_all_sites_are_listed_with_the_reason() -> None:
+    nothing, some = Estimate(np.nan, np.nan, np.nan, 0), Estimate(0.5, 0.25, 0.75, 6)
+    found = dict.fromkeys((*SHOWN, *PARTS.values()), some)
+    found |= dict.fromkeys((*EDITED, "other objects kept", "other relations kept"), nothing)
+    made = [SiteNumbers(layer, "mlp", None, "last", "joint", found) for layer in (16, 20)]
+    table = SiteFindings("qwen", 0, 6, 5, {}, {}, tuple(made), (), (), n_layers=28).table()
+    assert [row[0] for row in table.rows] == ["L16 mlp, last", "L20 mlp, last"]
+    assert "Sites, none with a mean share" in str(table)
+    assert "No mean share and no Score without objects and others" in table.note

@@ -160,6 +160,15 @@ class SiteFindings(Result):
         return sorted(known, key=lambda site: -site.found[SHARE].mean)[: self.n_best]
 
     @property
+    def unmeasured(self) -> list[str]:
+        """The parts of the mean share that no site has a value of: no case had what they need."""
+        return [
+            part
+            for part, name in PARTS.items()
+            if all(math.isnan(site.found[name].mean) for site in self.edited)
+        ]
+
+    @property
     def note(self) -> str:
         """A remark on the tables: what was left out, and what a correlation does not show."""
         return (
@@ -169,12 +178,19 @@ class SiteFindings(Result):
         )
 
     def table(self) -> Table:
-        """The sites where edits work best."""
+        """The sites where edits work best; all edited sites if none has a mean share."""
+        listed = "Sites where edits work best" if self.best else "Sites, none with a mean share"
+        lacking = ""
+        if self.unmeasured:
+            lacking = (
+                f"\nNo mean share and no Score without {' and '.join(self.unmeasured)}: the model "
+                "answered no such prompt right before the edit."
+            )
         totals = ", ".join(
             f"{name} {total.formatted} (n = {total.n})" for name, total in self.totals.items()
         )
         return Table(
-            f"Sites where edits work best: {self.model}, {plural(self.n_cases, 'case')}",
+            f"{listed}: {self.model}, {plural(self.n_cases, 'case')}",
             ("site", *SHOWN, *EDITED, *PARTS),
             tuple(
                 (
@@ -183,13 +199,13 @@ class SiteFindings(Result):
                     *(site.found[name].formatted_percent for name in EDITED),
                     *(site.found[name].formatted_percent.split(" ")[0] for name in PARTS.values()),
                 )
-                for site in self.best
+                for site in self.best or self.edited
             ),
             "Effects in nats, separation from 0 to 1, all others in percent. Mean share and Score "
             "summarise the columns after them: shares gained (addition, paraphrases, removal) and "
             "shares kept (neighbours, objects, others).\n95 % bootstrap intervals over cases "
             f"(seed {self.seed}). The best sites are chosen and measured on the same cases, so "
-            f"their values are likely too high. Total {totals}.",
+            f"their values are likely too high. Total {totals}.{lacking}",
         )
 
     def correlation_table(self) -> Table:
