@@ -200,11 +200,11 @@ def test_a_finished_run_does_nothing_twice(
     finished = tmp_path / "run"
     shutil.copytree(run, finished)
     for module, name in (
-        ("site_effects", "trace"), ("site_effects", "separation"), ("site_effects", "moments"),
-        ("write_sites", "prepare"),
+        ("probes.studies.site_effects", "trace"), ("probes.studies.site_effects", "separation"),
+        ("probes.studies.site_effects", "moments"), ("kedit.studies.protocol", "prepare"),
+        ("kedit.studies.scoring", "score"),
     ):  # fmt: skip
-        monkeypatch.setattr(f"probes.studies.{module}.{name}", again)
-    monkeypatch.setattr("kedit.studies.scoring.score", again)
+        monkeypatch.setattr(f"{module}.{name}", again)
     command.run(replace(TOY, out=str(finished)))
     assert (finished / "records.jsonl").read_bytes() == (run / "records.jsonl").read_bytes()
     assert findings(finished) == findings(run)
