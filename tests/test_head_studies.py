@@ -85,10 +85,10 @@ def test_kinds_of_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         assert one["share"]["mean"] is None or 0 <= one["share"]["mean"] <= 1
     assert len(rows(out / "kinds.csv")) == len(found["shares"])
     assert "differ by" in capsys.readouterr().out
-    with pytest.raises(InputError, match="needs the sweeps"):
-        relation_kinds.run(
-            replace(config, sites=["mlp_out"], corrupt="subject", out=str(tmp_path / "other"))
-        )
+    other = tmp_path / "other"
+    with pytest.raises(InputError, match="attention's share needs attn_out and mlp_out or"):
+        relation_kinds.run(replace(config, sites=["mlp_out"], corrupt="subject", out=str(other)))
+    assert not other.exists()  # refused before anything is traced
 
 
 def test_shares_are_drawn_as_they_are():
