@@ -37,7 +37,7 @@ def progress(unit: str) -> "Progress":
     from rich.text import Text
 
     paces: dict[int, _Pace] = defaultdict(_Pace)  # by task
-    below: dict[int, Any] = {}  # by task: its number in the progress that is shown
+    below: dict[int, tuple[Progress, Any]] = {}  # by task: where it is shown as a part
 
     class Shown(Progress):
         """A Progress that prints lines if its bars cannot be seen."""
@@ -73,8 +73,11 @@ def progress(unit: str) -> "Progress":
             if part.id not in below:
                 if (part.elapsed or 0.0) < AFTER:
                     return
-                below[part.id] = whole.add_task(part.description, total=part.total, unit=unit)
-            whole.update(below[part.id], description=part.description, completed=part.completed)
+                below[part.id] = whole, whole.add_task(part.description, unit=unit)
+            whole, task_id = below[part.id]
+            whole.update(
+                task_id, description=part.description, completed=part.completed, total=part.total
+            )
 
         def start(self) -> None:
             if not self.outermost and _showing.acquire(blocking=False):
@@ -89,8 +92,8 @@ def progress(unit: str) -> "Progress":
 
         def stop(self) -> None:
             if not self.outermost:
-                for task_id in below.values():
-                    _shown[0].remove_task(task_id)
+                for whole, task_id in below.values():
+                    whole.remove_task(task_id)
                 below.clear()
                 return
             self.outermost = False
