@@ -48,13 +48,6 @@ def progress(unit: str) -> "Progress":
         def add_task(self, description: str, *given: Any, **named: Any) -> Any:
             return super().add_task(description, *given, **{"unit": unit, **named})
 
-        def track(self, sequence: Any, *given: Any, description: str = "", **named: Any) -> Any:
-            # rich's own updates from a thread that ends at once where bars cannot be seen
-            task_id = self.add_task(description, total=len(sequence))
-            for item in sequence:
-                yield item
-                self.advance(task_id)
-
         def update(self, task_id: Any, **changes: Any) -> None:
             super().update(task_id, **changes)
             self._note(task_id)
@@ -84,7 +77,7 @@ def progress(unit: str) -> "Progress":
                 self.outermost = True
                 _shown.append(self)
                 if self.console.is_terminal or (self.console.is_jupyter and _has_widgets()):
-                    self.disable = False
+                    self.disable, self.live.auto_refresh = False, True
                     super().start()
                 else:
                     self.lines = _Lines(self, paces)
@@ -116,12 +109,14 @@ def progress(unit: str) -> "Progress":
             shown = "-:--:--" if seconds is None else str(timedelta(seconds=round(seconds)))
             return Text("" if task.total is None else shown)
 
+    # Without auto_refresh, `track` counts items itself. With it, it leaves this to a thread, which
+    # ends at once where bars cannot be seen.
     return Shown(
         # without markup, because a relation's name may contain square brackets
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}", markup=False),
         Elapsed(), TextColumn("left:"), Left(),
-        console=Console(stderr=True), disable=True,
+        console=Console(stderr=True), disable=True, auto_refresh=False,
     )  # fmt: skip
 
 
