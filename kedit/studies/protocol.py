@@ -26,13 +26,8 @@ class EditProtocol:
     """The settings that studies of edits have in common.
 
     Args:
-        text: the text that edits spare; see `kedit.studies.prepare.prepare`.
-        tokens_per_dim: number of tokens of this text per dimension of an editor's longest key.
-        held_out_text: text on which perplexity and KL are measured; see
-            `kedit.scoring.drift.held_out`.
-        chunks: number of chunks of the held-out text.
-        chunk_tokens: tokens per chunk.
-        seed: seed of contexts, of text that the model writes itself, and of the bootstrap.
+        text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed: see
+            `kedit.studies.comparing.compare`.
     """
 
     text: str
