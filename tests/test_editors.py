@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from kedit.editing import moments as moments_module
 from kedit.editing.edit import Delta, Edit, Editor, LowRank, combined
 from kedit.editing.values import Training
 from kedit.editing.write_sites import Half
@@ -49,16 +48,10 @@ by_side = pytest.mark.parametrize("side", PERSPECTIVES)
 
 
 @pytest.fixture(autouse=True)
-def cache(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def cache(request: pytest.FixtureRequest, cached_moments: None) -> None:
     """One cache of moments for this file, and a MEND for the toy where it is asked for."""
     if request.node.get_closest_marker("slow"):
         request.getfixturevalue("shipped_mend")
-    place = tmp_path_factory.getbasetemp() / "editors"
-    monkeypatch.setattr(moments_module, "cache_dir", lambda: Path(place))
 
 
 @pytest.fixture(scope="session")
