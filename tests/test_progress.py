@@ -20,6 +20,13 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return written
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are printed at once, and often."""
+    monkeypatch.setattr(room, "AFTER", 0.01)
+    monkeypatch.setattr(room, "EVERY", 0.01)
+
+
 def lines_of(stream: io.StringIO) -> list[str]:
     return stream.getvalue().splitlines()
 
@@ -40,11 +47,7 @@ def test_short_work_prints_nothing(stream: io.StringIO) -> None:
     assert not stream.getvalue()
 
 
-def test_long_work_prints_lines_where_bars_cannot_be_seen(
-    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "AFTER", 0.01)
-    monkeypatch.setattr(room, "EVERY", 0.01)
+def test_long_work_prints_lines_where_bars_cannot_be_seen(stream: io.StringIO, soon: None) -> None:
     with progress("facts") as bars:
         bar = bars.add_task("tracing [/old]", total=8)
         bars.update(bar, completed=3)
@@ -63,11 +66,7 @@ def test_long_work_prints_lines_where_bars_cannot_be_seen(
     assert len(lines_of(stream)) == n  # nothing is printed once it has ended
 
 
-def test_items_are_counted_where_bars_cannot_be_seen(
-    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "AFTER", 0.01)
-    monkeypatch.setattr(room, "EVERY", 0.01)
+def test_items_are_counted_where_bars_cannot_be_seen(stream: io.StringIO, soon: None) -> None:
     with progress("facts") as bars:
         for item in bars.track("abc", description="asking"):
             wait_for(stream, len(lines_of(stream)) + 2)
@@ -121,10 +120,8 @@ def test_work_without_steps_is_named(stream: io.StringIO, monkeypatch: pytest.Mo
 
 
 def test_work_within_other_work_is_shown_below_it_if_it_is_long(
-    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    stream: io.StringIO, soon: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "AFTER", 0.01)
-    monkeypatch.setattr(room, "EVERY", 0.01)
     with progress("facts") as bars:
         bars.add_task("outer", total=1)
         with progress("tokens") as inner:
@@ -177,12 +174,10 @@ def test_an_error_within_ends_it(stream: io.StringIO) -> None:
 @pytest.mark.parametrize("shown", [False, True])
 def test_a_start_that_takes_its_time_is_told_once_unless_progress_is_shown(
     stream: io.StringIO,
-    monkeypatch: pytest.MonkeyPatch,
+    soon: None,
     capsys: pytest.CaptureFixture[str],
     shown: bool,
 ) -> None:
-    monkeypatch.setattr(room, "AFTER", 0.01)
-    monkeypatch.setattr(room, "EVERY", 0.01)
     with working("loading") if shown else contextlib.nullcontext(), starting("importing"):
         time.sleep(0.3)
     assert capsys.readouterr().err == ("" if shown else "importing\n")
