@@ -52,7 +52,7 @@ def progress(unit: str) -> "Progress":
             super().update(task_id, **changes)
             self._note(task_id)
 
-        def advance(self, task_id: Any, advance: float = 1) -> None:
+        def advance(self, task_id: Any, advance: int | float = 1) -> None:
             super().advance(task_id, advance)
             self._note(task_id)
 
