@@ -144,6 +144,9 @@ def _map(
 
 def _scatter(ax: Axes, name: str, found: Sequence[SiteNumbers]) -> None:
     """Draws a dot for each site: its criterion (x) and the mean share of an edit there (y)."""
+    if not any(np.isfinite(site.found[name].mean + site.found[SHARE].mean) for site in found):
+        style: dict[str, Any] = {"ha": "center", "va": "center", "color": "0.35"}
+        ax.text(0.5, 0.5, "no data", transform=ax.transAxes, **style)
     for where, shape in SHAPES.items():
         for half, (label, colour) in HALVES.items():
             marked = [site for site in found if (site.where, site.half) == (where, half)]

@@ -503,7 +503,10 @@ def test_without_a_mean_share_all_sites_are_listed_with_the_reason() -> None:
     found = dict.fromkeys((*SHOWN, *PARTS.values()), some)
     found |= dict.fromkeys((*EDITED, "other objects kept", "other relations kept"), nothing)
     made = [SiteNumbers(layer, "mlp", None, "last", "joint", found) for layer in (16, 20)]
-    table = SiteFindings("qwen", 0, 6, 5, {}, {}, tuple(made), (), (), n_layers=28).table()
+    findings = SiteFindings("qwen", 0, 6, 5, {}, {}, tuple(made), (), (), n_layers=28)
+    table = findings.table()
     assert [row[0] for row in table.rows] == ["L16 mlp, last", "L20 mlp, last"]
     assert "Sites, none with a mean share" in str(table)
     assert "No mean share and no Score without objects and others" in table.note
+    scatters = figure_module.sites(findings).axes[-len(AGAINST) :]
+    assert [[text.get_text() for text in ax.texts] for ax in scatters] == [["no data"]] * 3
