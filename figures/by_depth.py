@@ -59,6 +59,7 @@ def effects(found: Sequence[TraceAverages]) -> Figure:
     Raises:
         InputError: the facts were traced with different settings, or a part is there twice.
     """
+    title = of_models("Average indirect effect by relative depth", [one.model for one in found])
     found = [one.of_tower(tower) for one in found for tower in one.towers]
     curves, shown = _effect_curves(found), looks(one.model for one in found)
     metric, corruption = found[0].metric, found[0].settings.corruption
@@ -88,9 +89,7 @@ def effects(found: Sequence[TraceAverages]) -> Figure:
         caption += " Strongest head: chosen and measured on the same facts."
     if any(one.settings.window > 1 for one in found):
         caption += WINDOWS
-    figure, axes = panels(
-        of_models("Average indirect effect by relative depth", shown), caption, TOKENS, columns
-    )
+    figure, axes = panels(title, caption, TOKENS, columns)
     for row, label in zip(axes, TOKENS.values(), strict=True):
         row[0].set_ylabel(f"{label}\n{effect_label(metric)}")
     notes = {model: f"n = {n}" for model, n in counts.items()}

@@ -162,6 +162,18 @@ def test_a_model_may_have_a_run_for_each_corrupted_part() -> None:
     assert legend(by_depth.effects(runs)) == legend(by_depth.effects([traced(DEEP, 9)]))
 
 
+def test_the_towers_of_one_model_have_their_own_curves_and_count_as_one_model() -> None:
+    flat = traced(FLAT, 4)
+    towers = [
+        replace(effect, name=f"{tower}.{effect.name}")
+        for tower in ("encoder", "decoder")
+        for effect in flat.effects
+    ]
+    figure = by_depth.effects([replace(flat, model="t5", effects=tuple(towers))])
+    assert figure.get_suptitle() == "Average indirect effect by relative depth, 1 model"
+    assert [text.partition(":")[0] for text in legend(figure)[:2]] == ["t5, encoder", "t5, decoder"]
+
+
 def test_what_a_model_lacks_is_left_out() -> None:
     few = traced(FLAT, 4, ["subject"])
     few = replace(few, effects=tuple(one for one in few.effects if one.name == "mlp_out"))
