@@ -15,7 +15,8 @@ def model() -> Any:
     return option(
         default="gemma-3-270m",
         help=f"The model: {', '.join(PACKAGED)}, toy, a name that TransformerLens knows, a Hugging "
-        "Face folder, or a .gguf file. BERT and T5 (also toy-bert, toy-t5) can be traced only.",
+        "Face folder, or a .gguf file. BERT and T5 (also toy-bert, toy-t5) can be traced, and "
+        "edited by rome and joint.",
     )
 
 

@@ -41,7 +41,7 @@ GEMMA_JOINT = Joint(
     neighbours=24,
     contexts=BARE,
 )
-# tuned by hand on 8 records of the tuning part (docs/relation-edits.md)
+# tuned by hand on 8 records of the tuning part (docs/entity-edits.md)
 _GEMMA_CUES = Cues(
     (
         (5, "mlp", "subject_last"),
