@@ -128,9 +128,9 @@ def test_a_number_that_does_not_divide_the_cases_gives_models_of_almost_equal_si
     toy: HookedTransformer,
 ) -> None:
     journal = Journal()
-    (point,) = compare_many(toy, CASES[:5], ["joint"], counts=[3], journal=journal).curve(
-        "joint", "batch"
-    )
+    # four of five means two models, too
+    result = compare_many(toy, CASES[:5], ["joint"], counts=[3, 4], journal=journal)
+    (point,) = result.curve("joint", "batch")
     assert (point.edits, point.models) == (3, 2)
     sizes = [len(one["ids"]) for one in journal.records.values() if one.get("order") == "batch"]
     assert sizes == [3, 2]
@@ -174,6 +174,12 @@ def test_a_case_without_an_edit_does_not_stop_the_others(
     assert [point.failed for point in result.points] == [1, 1]
     (record,) = (one for one in journal.records.values() if len(one.get("ids", ())) == 3)
     assert record["refused"] == {refused.id: f"{refused.entity.fact.subject} is refused"}
+    old, new = scored(toy, CASES[:3]), [EditScore.from_record(one) for one in record["scores"]]
+    assert new[1] != old[1]  # the others' edits reach its prompts, and are not counted as its own
+    (expected,) = shares(old, [new[0], old[1], new[2]], [Key("entity", "Score", BY_ALL)])
+    point = result.points[-1]
+    np.testing.assert_allclose(point.gained.mean, expected.generalisation[0], atol=1e-4)
+    np.testing.assert_allclose(point.kept.mean, expected.locality[0], atol=1e-4)
     assert "1" in str(result.table())
 
 
@@ -220,6 +226,8 @@ def test_impossible_numbers_and_another_study_are_refused(
     for counts in ([], [0]):
         with pytest.raises(InputError, match="^counts: .*at least 1"):
             compare_many(toy, CASES, EDITORS, counts=counts)
+    with pytest.raises(InputError, match="^editors: must be different, got joint, memit, joint$"):
+        compare_many(toy, CASES, ["joint", "memit", "joint"])
     with pytest.raises(InputError, match="journal holds results of compare_many with seed=0"):
         compare_many(toy, CASES, EDITORS, seed=1, journal=journal)
 

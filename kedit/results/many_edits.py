@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from kedit.results.base import Result
 from kedit.stats import Interval
 from kedit.tables import Table, number, percent, plural
@@ -22,8 +24,8 @@ class EditedModels:
     Args:
         editor: name of the editor.
         order: how the edits of a model were made.
-        edits: number of edits in one model; if it does not divide the number of cases, some models
-            have one edit less.
+        edits: number of edits in one model, of cases that are divided evenly: some models may have
+            one edit less.
         models: number of edited models.
         failed: number of cases without an edit; they enter with the unedited model's scores.
         scores: the Score by success ("lifts"), by magnitude, and by both ("all lifts").
@@ -49,6 +51,11 @@ class EditedModels:
     kl: Interval
     norm: Interval
     seconds: Interval
+
+
+def _known(value: Interval) -> str:
+    """A mean over models; "-" if no model has one."""
+    return number(float(value.mean)) if np.isfinite(value.mean) else "-"
 
 
 @dataclass(frozen=True)
@@ -98,9 +105,8 @@ class ManyEdits(Result):
             (
                 point.editor, "" if point.edits == 1 else point.order, str(point.edits),
                 percent(point.scores["all lifts"]), percent(point.gained), percent(point.first),
-                percent(point.last), percent(point.kept), number(float(point.perplexity.mean)),
-                number(float(point.kl.mean)), str(point.failed),
-                number(float(point.seconds.mean)),
+                percent(point.last), percent(point.kept), _known(point.perplexity),
+                _known(point.kl), str(point.failed), _known(point.seconds),
             )
             for editor in self.editors
             for point in sorted(

@@ -59,7 +59,8 @@ class Drift:
     @property
     def perplexity(self) -> tuple[float, float]:
         """Perplexity before and after: exp of the mean negative log-probability."""
-        return float(self.before.mean().exp()), float(self.after.mean().exp())
+        # float64: in float32 the perplexity of a destroyed model, above e^88, would be infinite
+        return float(self.before.double().mean().exp()), float(self.after.double().mean().exp())
 
 
 def held_out(

@@ -42,7 +42,8 @@ class _Group:
     """Cases that are edited in one model by one editor.
 
     Args:
-        count: the number of edits that was asked for; the group may have one case less.
+        count: the number of edits in the largest group of its number of models; the group may have
+            one case less.
     """
 
     arm: Arm
@@ -91,8 +92,8 @@ def compare_many(
 
     Args:
         editors: specs such as "rome:layer=5", or editors.
-        counts: numbers of edits in one model. One that is larger than the number of cases means all
-            cases.
+        counts: numbers of edits in one model, at most. The cases are divided evenly, so 100 of 150
+            cases means two models with 75 edits each; more than there are cases means all of them.
         orders: how the edits of a model are made.
         perspective: which side is edited.
         text, tokens_per_dim, held_out_text, chunks, chunk_tokens, journal: see
@@ -100,11 +101,14 @@ def compare_many(
         seed: seed of contexts, of text that the model writes, and of the bootstrap.
 
     Raises:
-        InputError: an editor is unknown, a count is below 1, a case lacks the side that is edited,
-            no case can be scored, or the journal holds another study.
+        InputError: an editor is unknown or given twice, a count is below 1, a case lacks the side
+            that is edited, no case can be scored, or the journal holds another study.
     """
     if not counts or min(counts) < 1:
         raise InputError(f"counts: {list(counts)}: needs numbers of edits of at least 1")
+    names = [editor if isinstance(editor, str) else repr(editor) for editor in editors]
+    if len(set(names)) < len(names):
+        raise InputError(f"editors: must be different, got {', '.join(names)}")
     protocol = EditProtocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
     journal = protocol.begin("compare_many", model, journal)
     cases = one_sided(cases, perspective)
@@ -112,11 +116,12 @@ def compare_many(
     assessment = protocol.assessment(model, Scoring(say=False, seed=seed))
     with journal.undivided():  # the groups are of all cases, also where a part of them is edited
         before = scores_before(model, cases, assessment.scoring, journal)
-    sizes = sorted({min(count, len(before)) for count in counts})
+    # the largest group when all cases are divided evenly into as few models as each count allows
+    sizes = sorted({-(-len(before) // -(-len(before) // count)) for count in counts})
     groups = [
         group
         for arm in arms
-        for order in orders
+        for order in dict.fromkeys(orders)
         for count in sizes
         if count > 1 or order == orders[0]  # a single edit is the same in both orders
         for group in _groups(before, arm, order, count)
@@ -239,8 +244,13 @@ def _summarised(
         last += range(start + n_cases - n_part, start + n_cases)
         old += [before[case] for case in group.cases]
         edited = [EditScore.from_record(found) for found in record.get("scores", ())]
-        new += edited or old[start:]
-        n_failed += len(record.get("refused", ())) if edited else n_cases
+        refused = record.get("refused", ())
+        without = [not edited or case.id in refused for case in group.cases]
+        new += old[start:] if not edited else [
+            before[case] if is_without else found
+            for case, found, is_without in zip(group.cases, edited, without, strict=True)
+        ]  # fmt: skip
+        n_failed += sum(without)
     of_ways = shares(old, new, [Key(side, "Score", way) for way in LIFTS], seed=seed)
     by_way = dict(zip(LIFTS, of_ways, strict=True))
 
