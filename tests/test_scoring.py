@@ -51,7 +51,7 @@ def test_a_journal_gives_no_scores_of_the_unedited_model_to_an_edited_one(
     score_cases(toy, cases[:1], say=False, journal=journal)
     before = score_cases(toy, cases, say=False, journal=journal)  # more cases: the same question
     with edit.applied(toy):
-        with pytest.raises(InputError, match="score_cases with model=.*use another journal"):
+        with pytest.raises(InputError, match="scoring with model=.*use another journal"):
             score_cases(toy, cases, say=False, journal=journal)
         with pytest.raises(InputError, match="scoring with model="):
             score_each(toy, cases, FAST, journal=journal)  # as other studies do
@@ -62,8 +62,25 @@ def test_a_journal_gives_no_scores_of_the_unedited_model_to_an_edited_one(
     assert to_record(again) == to_record(before)
     for other in ({"say": True}, {"labels": ["birthplace"]}, {"n_texts": 1}, {"seed": 1}):
         (name,) = other
-        with pytest.raises(InputError, match=f"score_cases with {name}="):
+        with pytest.raises(InputError, match=f"scoring with {name}="):
             score_cases(toy, cases, journal=journal, **{"say": False, **other})
+
+
+def test_ranks_among_other_relations_are_not_mixed(toy: HookedTransformer) -> None:
+    cases, journal = toy_module.cases()[:2], Journal()
+    relabelled = replace(
+        cases[1], probes=tuple(replace(probe, label="seat") for probe in cases[1].probes)
+    )
+    score_cases(toy, cases[:1], say=False, journal=journal)
+    with pytest.raises(InputError, match="scoring with labels="):
+        score_cases(toy, [cases[0], relabelled], say=False, journal=journal)
+
+
+def test_two_cases_of_one_id_are_told_apart_by_the_user(toy: HookedTransformer) -> None:
+    first, second = toy_module.cases()[:2]
+    assert list(scores_before(toy, [first, first], FAST, Journal())) == [first]
+    with pytest.raises(InputError, match=f"two different cases have the id '{first.id}'"):
+        scores_before(toy, [first, replace(second, id=first.id)], FAST, Journal())
 
 
 def test_the_first_cases_have_texts(toy: HookedTransformer) -> None:

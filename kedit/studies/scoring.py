@@ -5,7 +5,7 @@ cases, which studies of edits compare with the scores after an edit.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from operator import itemgetter
 from typing import Any
 
@@ -59,18 +59,11 @@ def score_cases(
 
     Raises:
         InputError: no case can be scored, the text cannot be read, or the journal holds scores
-            under other settings or of a model with other weights.
+            under other settings, such as ranks among other relations, or of a model with other
+            weights.
     """
     journal = Journal() if journal is None else journal
     # without held_out: perplexity is not kept in the journal, it is measured at each call
-    journal.ask(
-        "score_cases",
-        model=current_fingerprint(model),
-        labels=labels,
-        say=say,
-        n_texts=n_texts,
-        seed=seed,
-    )
     labels = labels_of(cases) if labels is None else tuple(labels)
     scoring = Scoring(labels, say, seed=seed)
     scores = score_each(model, cases, scoring, n_texts=n_texts, journal=journal)
@@ -112,12 +105,13 @@ def score_each(
         n_texts: number of cases, from the first on, for which texts are generated.
 
     Raises:
-        InputError: the journal holds scores of a model with other weights.
+        InputError: the journal holds scores of a model with other weights, or with other settings
+            of scoring.
     """
     journal = Journal() if journal is None else journal
-    # records are found by case, not by model: without this check a journal that several studies
-    # share would return the scores of one model for another
-    journal.ask("scoring", model=current_fingerprint(model))
+    # records are found by case alone: without this check a journal that several studies share would
+    # return the scores of one model for another, or ranks among other relations
+    journal.ask("scoring", model=current_fingerprint(model), n_texts=n_texts, **asdict(scoring))
     keyed = {key_of(case): case for case in cases}
     with_texts = set(list(keyed)[:n_texts])
 
@@ -143,8 +137,15 @@ def scores_before(
     """Returns the cases that can be scored, each with its score before any edit.
 
     Raises:
-        InputError: no case can be scored.
+        InputError: no case can be scored, or two different cases have the same id.
     """
+    by_id: dict[str, EditCase] = {}
+    for case in cases:
+        if by_id.setdefault(case.id, case) != case:
+            raise InputError(
+                f"two different cases have the id {case.id!r}: give one of them another, as in "
+                "dataclasses.replace(case, id=...)"
+            )
     scores = {score.id: score for score in score_each(model, cases, scoring, journal=journal)}
     usable = {case: scores[case.id] for case in cases if case.id in scores}
     if not usable:
