@@ -437,6 +437,35 @@ def test_embeddings_can_be_edited_and_weights_in_the_same_memory_count_as_unedit
     assert fingerprint(model) == own
 
 
+def test_an_edit_that_is_being_undone_is_undone_whole_when_interrupted(
+    family: FamilyOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = family("gpt2").model
+    before, own = bits(model), fingerprint(model)
+    copies = []
+    copy = torch.Tensor.copy_
+
+    def interrupted(self: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        copies.append(self.shape)
+        if len(copies) == 2:  # the first weight is copied
+            raise KeyboardInterrupt
+        return copy(self, source)
+
+    edit = random_edit(model)
+    block = edit.applied(model)
+    block.__enter__()
+    monkeypatch.setattr(torch.Tensor, "copy_", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        block.__exit__(None, None, None)
+    monkeypatch.undo()
+    assert len(copies) >= 2 + len(edit.deltas)
+    assert_same_bits(model, before)
+    assert fingerprint(model) == own
+    with edit.applied(model):
+        assert not torch.equal(bits(model)[W_OUT][0], before[W_OUT][0])
+    assert_same_bits(model, before)
+
+
 @pytest.mark.parametrize("raises", [False, True])
 def test_blocks_that_do_not_nest_are_refused_and_leave_the_unedited_model(
     family: FamilyOf, raises: bool

@@ -5,7 +5,7 @@ applied, the digests are those of the unedited weights.
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -171,14 +171,13 @@ def leave(model: AnyModel, applied: Applied) -> None:
     is_innermost = state.stack[-1] is applied
     ending = [applied] if is_innermost else state.stack
     parameters = dict(model.named_parameters())
+    interrupt: KeyboardInterrupt | None = None
     try:
-        for edit in reversed(ending):
-            edit.undone = True
-            with torch.no_grad():
-                # in reverse order of saving: tied weights are saved under each of their names
-                for name, before in reversed(edit.before.items()):
-                    # copied, because subtracting the delta (a + d - d) would leave rounding errors
-                    parameters[name].detach().copy_(before)
+        try:
+            _restore(parameters, ending)
+        except KeyboardInterrupt as error:  # from the start again, so that no weight stays edited
+            _restore(parameters, ending)
+            interrupt = error
         rest = [edit for edit in state.stack if edit not in ending]
         still_edited = _tied(parameters, {name for edit in rest for name in edit.before})
         released = {name: value for name, value in state.held.items() if name not in still_edited}
@@ -188,11 +187,24 @@ def leave(model: AnyModel, applied: Applied) -> None:
     finally:
         # last, so that no other thread begins while weights are copied
         state.stack = [edit for edit in state.stack if edit not in ending]
+    if interrupt is not None:
+        raise interrupt
     if not is_innermost:
         raise InputError(
             "an edit's block ended before a block inside it: blocks must be properly nested. All "
             "edits of the model have been undone"
         )
+
+
+def _restore(parameters: Mapping[str, Tensor], ending: Sequence[Applied]) -> None:
+    """Copies back the weights from before each edit, those of the last edit first."""
+    for edit in reversed(ending):
+        edit.undone = True
+        with torch.no_grad():
+            # in reverse order of saving: tied weights are saved under each of their names
+            for name, before in reversed(edit.before.items()):
+                # copied, because subtracting the delta (a + d - d) would leave rounding errors
+                parameters[name].detach().copy_(before)
 
 
 def _state(model: AnyModel) -> _State:
