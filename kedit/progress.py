@@ -46,7 +46,10 @@ def progress(unit: str) -> "Progress":
         outermost = False
 
         def add_task(self, description: str, *given: Any, **named: Any) -> Any:
-            return super().add_task(description, *given, **{"unit": unit, **named})
+            task_id = super().add_task(description, *given, **{"unit": unit, **named})
+            # what an earlier run finished says nothing about the pace
+            paces[task_id].note(0.0, self._tasks[task_id].completed)
+            return task_id
 
         def update(self, task_id: Any, **changes: Any) -> None:
             super().update(task_id, **changes)
@@ -176,17 +179,19 @@ class _Pace:
     def note(self, elapsed: float, completed: int | float) -> None:
         if completed == self.done[-1][1]:
             return
-        if elapsed < AT_ONCE:
-            self.done.clear()
-        self.done.append((elapsed, completed))
+        if elapsed < AT_ONCE:  # a new deque, because another thread may be reading this one
+            self.done = deque([(elapsed, completed)])
+        else:
+            self.done.append((elapsed, completed))
 
     def left(self, task: "Task") -> float | None:
         """The time, in seconds, that is left; None if it is not known yet."""
         if task.total is None or task.elapsed is None:
             return None
-        while len(self.done) > 2 and self.done[1][0] < task.elapsed - RECENT:
-            self.done.popleft()
-        (since, before), (_, now) = self.done[0], self.done[-1]
+        done = self.done
+        while len(done) > 2 and done[1][0] < task.elapsed - RECENT:
+            done.popleft()
+        (since, before), (_, now) = done[0], done[-1]
         if now == before:
             return None
         return (task.elapsed - since) / (now - before) * (task.total - now)

@@ -83,11 +83,15 @@ class Clock:
         return self.now
 
 
-def left_after(steps: list[tuple[float, int]], total: int) -> float | None:
-    """The time that is left after steps: each the seconds it took, and the number then done."""
+def left_after(steps: list[tuple[float, int]], total: int, completed: int = 0) -> float | None:
+    """The time that is left after steps: each the seconds it took, and the number then done.
+
+    Args:
+        completed: how much is done at the start.
+    """
     bars, clock = progress("facts"), Clock()
     bars.get_time = clock
-    bar = bars.add_task("tracing", total=total)
+    bar = bars.add_task("tracing", total=total, completed=completed)
     for seconds, done in steps:
         clock.now += seconds
         bars.update(bar, completed=done)
@@ -107,6 +111,7 @@ def test_the_time_left_is_by_the_pace_of_the_last_minutes() -> None:
     assert left_after([(100, 1), *((0, done) for done in range(2, 17))], 64) == 300
     # what an earlier run did is read in no time, and says nothing of the pace
     assert left_after([(0.1, 4), (0.1, 50), (10, 51)], 100) == 490
+    assert left_after([(10, 91)], 100, completed=90) == 90
     # long ago the pace was another one
     assert left_after([(1000, 1), *((10, done) for done in range(2, 52))], 101) == 500
 
