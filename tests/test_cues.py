@@ -22,10 +22,12 @@ from kedit.editing.values import Training
 from kedit.editing.wordings import QUESTIONS, WORDINGS, in_other_words
 from kedit.editing.write_sites import WriteSite
 from kedit.editors.cues import Cues
+from kedit.editors.registry import make_editor
 from kedit.editors.rome import ROME
 from kedit.errors import InputError
 from kedit.facts import EditRequest, Fact, Probe
 from kedit.models import toy as toy_module
+from kedit.models.load import prepare as load_prepared
 from kedit.models.prompts import KeyPosition, located, prompt_ids
 from kedit.studies.leaks import predict_leaks
 from tests.conftest import FAMILIES, FamilyOf
@@ -59,6 +61,10 @@ def dense(edit: Edit, site: WriteSite) -> Tensor:
     delta = edit.deltas[site.parameter]
     assert isinstance(delta, LowRank)
     return delta.left @ delta.right
+
+
+def low_rank(edit: Edit) -> list[LowRank]:
+    return [delta for delta in edit.deltas.values() if isinstance(delta, LowRank)]
 
 
 def inserts_of(model: HookedTransformer, *sites: WriteSite) -> dict[WriteSite, Insert]:
@@ -110,6 +116,21 @@ def test_training_sees_what_the_edited_model_does(family: FamilyOf, name: str) -
     assert fitted.losses[0] == pytest.approx(slow_loss(model, None, ROWS, TRAINING), abs=1e-5)
     assert fitted.losses[-1] == pytest.approx(slow_loss(model, edit, ROWS, TRAINING), abs=1e-5)
     assert abs(fitted.losses[-1] - fitted.losses[0]) > 1e-3
+
+
+@pytest.mark.parametrize("lr", [0.1, None])
+def test_a_model_in_half_precision_is_edited(lr: float | None) -> None:
+    half = load_prepared(*toy_module.model(torch.bfloat16))
+    training = dataclasses.replace(TRAINING, lr=lr)
+    for editor in (cues(training=training), ROME(1, training=training, text="self", n_tokens=512)):
+        edit = editor(half, [ENTITY])
+        assert all(bool(torch.isfinite(delta.left).all()) for delta in low_rank(edit))
+
+
+def test_integers_among_clamps_become_floats(toy: HookedTransformer) -> None:
+    places = '((1,"mlp","subject_last"),(2,"attn","last"))'
+    editor = make_editor(f"cues:places={places}:clamps=(1,0.5)", toy, "entity")
+    assert isinstance(editor, Cues) and [type(clamp) for clamp in editor.clamps] == [float, float]
 
 
 def test_values_stay_within_their_clamps_and_ends_are_kept(toy: HookedTransformer) -> None:

@@ -120,7 +120,8 @@ def _run(
         place = Slot(layer, part)
         if place not in sites:
             return act
-        return act + (keys[place] @ inserts[sites[place]].shares) @ values[place]
+        shares = keys[place].float() @ inserts[sites[place]].shares.float()
+        return act + (shares @ values[place]).to(act.dtype)
 
     # hooked: each family of models computes its neurons in its own way
     with model.hooks(fwd_hooks=[keep_key(place) for place in sites if place.part == "mlp"]):

@@ -279,7 +279,7 @@ def _step_each(
     optimiser.step()
     for place, delta in deltas.items():
         rate = STEP / delta.shape[-1] ** 0.5 * base_norms[place]
-        delta.copy_(before[place].lerp(delta, rate[:, None]))
+        delta.copy_(before[place].lerp(delta, rate[:, None].to(delta.dtype)))
 
 
 def _renumbered(problems: Sequence[Sequence[Row]]) -> list[Row]:

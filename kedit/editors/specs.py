@@ -98,7 +98,7 @@ def read_spec(spec: str) -> tuple[str, dict[str, Any]]:
     return name, values
 
 
-def varied(spec: str, field: str, value: float) -> str:
+def varied(spec: str, field: str, value: int | float) -> str:
     """Returns the spec with a setting changed to a number."""
     return f"{spec}:{field}={value:.12g}"
 
@@ -125,7 +125,9 @@ def require_setting(settings: type, field: str, value: Any, spec: str) -> None:
 
 
 def as_field(hint: Any, value: Any) -> Any:
-    """Returns a value that fits the annotated type: an integer as a float, where that is needed."""
+    """Returns a value that fits the annotated type: integers as floats, where that is needed."""
+    if hint == tuple[float, ...] and isinstance(value, tuple):
+        return tuple(map(float, value))
     is_number = isinstance(value, (int, float)) and hint in (float, float | None)
     return float(value) if is_number else value
 

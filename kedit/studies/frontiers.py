@@ -37,7 +37,7 @@ def compare_frontiers(
     editors: Sequence[str],
     *,
     field: str = "weight",
-    values: Sequence[float],
+    values: Sequence[int | float],
     perspective: Perspective = "relation",
     text: str = "",
     tokens_per_dim: int = 4,
