@@ -14,9 +14,8 @@ SITES = (*RULES["sites"].words,)  # pyright: ignore[reportAttributeAccessIssue]
 def model() -> Any:
     return option(
         default="gemma-3-270m",
-        help=f"The model: {', '.join(PACKAGED)}, toy, a name that TransformerLens knows, a Hugging "
-        "Face folder, or a .gguf file. BERT and T5 (also toy-bert, toy-t5) can be traced, and "
-        "edited by rome and joint.",
+        help=f"The model: {', '.join(PACKAGED)}, toy, a TransformerLens name, a Hugging Face "
+        "folder, or a .gguf file. BERT and T5 (toy-bert, toy-t5): edited by rome and joint only.",
     )
 
 
