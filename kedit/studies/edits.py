@@ -20,6 +20,7 @@ from kedit.facts import EditCase, EditRequest
 from kedit.forward.kept import KeptStates
 from kedit.journal import Journal
 from kedit.models.split import devices_of
+from kedit.progress import progress
 from kedit.records import require_finite, to_record
 from kedit.results.outcomes import Outcome
 from kedit.results.scores import EditScore
@@ -125,13 +126,15 @@ def edit_of_all(
         together = str(error)
     requests: list[EditRequest] = []
     refused: dict[EditCase, str] = {}
-    for case, of_case in asked.items() if len(asked) > 1 else ():
-        try:
-            require_consistent(model, [*requests, *of_case])
-            make(list(of_case))
-            requests += of_case
-        except CANNOT_EDIT as error:
-            refused[case] = str(error)
+    with progress("cases") as bars:
+        alone = asked.items() if len(asked) > 1 else ()
+        for case, of_case in bars.track(alone, description="editing alone what fails together"):
+            try:
+                require_consistent(model, [*requests, *of_case])
+                make(list(of_case))
+                requests += of_case
+            except CANNOT_EDIT as error:
+                refused[case] = str(error)
     if requests and refused:  # without a case that is refused, the same edit would fail again
         try:
             return make(requests), refused
