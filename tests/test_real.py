@@ -222,14 +222,13 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (first["layer"], first["head"], first["token"]) == (11, 3, " to")
     for given, small in (
         ("[:5]", "[:1]"),
-        ("layers=(11,)", "layers=(11,), n_tokens=4096"),
+        ('"joint"]', '"joint:n_tokens=4096"]'),
         ("model, cases)", 'model, cases, held_out="held_out.txt")'),
     ):
         assert given in comparing
         comparing = comparing.replace(given, small)
     exec(comparing, names)
-    joint = "joint:layers=(11,):n_tokens=4096"
-    assert [one.editor for one in names["result"].editors] == ["rome", joint]
+    assert [one.editor for one in names["result"].editors] == ["rome", "joint:n_tokens=4096"]
     assert names["scores"].n_cases == 1
     exec(editing, names)
     model, edit = names["model"], names["edit"]
