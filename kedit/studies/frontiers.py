@@ -25,7 +25,7 @@ from kedit.scoring.score import Scoring
 from kedit.scoring.summary import BY_ALL, Key, Shares, shares
 from kedit.stats import holm, other_sign, row_interval
 from kedit.studies.edits import edit_cases
-from kedit.studies.prepare import one_sided
+from kedit.studies.prepare import one_sided, require_different
 from kedit.studies.protocol import EditProtocol
 from kedit.studies.scoring import scores_before
 
@@ -64,8 +64,7 @@ def compare_frontiers(
     """
     if len(values) < 2 or len(set(values)) < len(values):
         raise InputError(f"values: must be at least two different values, got {[*values]}")
-    if len(set(editors)) < len(editors):
-        raise InputError(f"editors: must be different, got {', '.join(editors)}")
+    require_different(editors)
     protocol = EditProtocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
     journal = protocol.begin("compare_frontiers", model, journal)
     cases = one_sided(cases, perspective)

@@ -28,7 +28,7 @@ from kedit.scoring.score import Scoring, score
 from kedit.scoring.summary import BY_ALL, LIFTS, shares
 from kedit.stats import Interval, bootstrap_ratio, row_interval
 from kedit.studies.edits import CANNOT_EDIT, Assessment, edit_of_all
-from kedit.studies.prepare import Arm, one_sided, requests_of
+from kedit.studies.prepare import Arm, one_sided, requests_of, require_different
 from kedit.studies.protocol import EditProtocol
 from kedit.studies.scoring import scores_before
 from kedit.tables import plural
@@ -106,9 +106,7 @@ def compare_many(
     """
     if not counts or min(counts) < 1:
         raise InputError(f"counts: {list(counts)}: needs numbers of edits of at least 1")
-    names = [editor if isinstance(editor, str) else repr(editor) for editor in editors]
-    if len(set(names)) < len(names):
-        raise InputError(f"editors: must be different, got {', '.join(names)}")
+    require_different(editors)
     protocol = EditProtocol(text, tokens_per_dim, held_out_text, chunks, chunk_tokens, seed)
     journal = protocol.begin("compare_many", model, journal)
     cases = one_sided(cases, perspective)
@@ -242,15 +240,15 @@ def _summarised(
         n_part = -(-n_cases // PART)
         first += range(start, start + n_part)
         last += range(start + n_cases - n_part, start + n_cases)
-        old += [before[case] for case in group.cases]
+        unedited = [before[case] for case in group.cases]
         edited = [EditScore.from_record(found) for found in record.get("scores", ())]
         refused = record.get("refused", ())
-        without = [not edited or case.id in refused for case in group.cases]
-        new += old[start:] if not edited else [
-            before[case] if is_without else found
-            for case, found, is_without in zip(group.cases, edited, without, strict=True)
-        ]  # fmt: skip
-        n_failed += sum(without)
+        old += unedited
+        new += [
+            was if case.id in refused else found
+            for case, was, found in zip(group.cases, unedited, edited or unedited, strict=True)
+        ]
+        n_failed += len(refused) if edited else n_cases
     of_ways = shares(old, new, [Key(side, "Score", way) for way in LIFTS], seed=seed)
     by_way = dict(zip(LIFTS, of_ways, strict=True))
 

@@ -146,6 +146,13 @@ def require_sides(cases: Sequence[EditCase], sides: Sequence[Side]) -> None:
             )
 
 
+def require_different(editors: Sequence[str | Editor]) -> None:
+    """Raises InputError for an editor that is given twice: its results would count twice."""
+    names = [editor if isinstance(editor, str) else repr(editor) for editor in editors]
+    if len(set(names)) < len(names):
+        raise InputError(f"editors: must be different, got {', '.join(names)}")
+
+
 def one_sided(cases: Sequence[EditCase], side: Perspective) -> list[EditCase]:
     """Returns the cases with the probes of one side only, so that the other side does not count.
 
