@@ -63,12 +63,12 @@ def score_cases(
             weights.
     """
     journal = Journal() if journal is None else journal
-    # without held_out: perplexity is not kept in the journal, it is measured at each call
     labels = labels_of(cases) if labels is None else tuple(labels)
     scoring = Scoring(labels, say, seed=seed)
     scores = score_each(model, cases, scoring, n_texts=n_texts, journal=journal)
     if not scores:
         raise InputError(f"no case could be scored: see {journal.where} for the reasons")
+    # not kept in the journal: perplexity is measured at each call
     nll = surprise(model, chunks_of(model, held_out, seed=seed)).mean(1).tolist()
     mean_nll = bootstrap_ratio(np.array(nll), np.ones(len(nll)), seed=seed)
     return Scores(
